@@ -1,0 +1,193 @@
+"""A packed network as one safetensors file: tensors, and as metadata how they fit together. See docs/format.md."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from bnn_jax import layers, packed, products
+from bnn_jax.packed import PackedNetwork, role, tail_bits_clear
+from bnn_jax.windows import Window
+
+FORMAT, VERSION = 'bnn_jax', 1
+
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        packed.PackedNetwork,
+        packed.PackedProduct,
+        packed.UnpackedProduct,
+        packed.FloatProduct,
+        packed.PackedNorm,
+        packed.Chain,
+        packed.Sum,
+        packed.Stateless,
+        products.Convolution,
+        products.Dense,
+        layers.Relu,
+        layers.MaxPool,
+        layers.GlobalAveragePool,
+        layers.Flatten,
+        Window,
+    )
+}
+"""All that a file may name; anything else is refused."""
+
+
+def save(network: PackedNetwork, path: str | os.PathLike) -> Path:
+    """Write a packed network to one file; returns its path.
+
+    The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
+    there before is untouched. Raises TypeError for anything but a packed network, OSError (with the remedy) otherwise.
+    """
+    if not isinstance(network, PackedNetwork):
+        raise TypeError(f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first')
+    path = Path(path)
+    tensors: dict[str, np.ndarray] = {}
+    tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
+    metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
+    metadata['sha256'] = _digest(tensors, metadata)
+    content = to_bytes(tensors, metadata)
+    try:
+        _write(path, content)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f'save: could not write {len(content):,} bytes ({error.strerror}); '
+            'nothing that was there is changed; free space or choose another place',
+            str(path),
+        ) from error
+    return path
+
+
+def load(path: str | os.PathLike) -> PackedNetwork:
+    """Read a packed network; nothing in the file is executed.
+
+    Raises FileNotFoundError if there is none, ValueError for a file that is truncated, altered, of another program, or
+    of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'load: there is no file {path}')
+    try:
+        with safe_open(path, framework='numpy') as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f'load: {path} is truncated or not a safetensors file ({error}); save it again') from error
+    _check_origin(path, metadata)
+    if metadata.get('sha256') != _digest(tensors, metadata):
+        raise ValueError(f'load: {path} has been altered since it was saved (its checksum differs); save it again')
+    try:
+        network = _build(json.loads(_decompressed(metadata['network'])), tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+    if not isinstance(network, PackedNetwork):
+        raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
+    return network
+
+
+def _check_origin(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get('format') != FORMAT:
+        raise ValueError(
+            f'load: {path} is not a bnn_jax network (format {metadata.get("format")!r}, expected {FORMAT!r}); '
+            'expected a file written by bnn_jax.save'
+        )
+    version = metadata.get('version', '')
+    if not version.isdigit() or not 1 <= int(version) <= VERSION:
+        raise ValueError(
+            f'load: {path} has format version {version!r}, this bnn_jax reads up to {VERSION}; upgrade bnn_jax'
+        )
+
+
+def _describe(value, tensors: dict[str, np.ndarray]):
+    """JSON for a layer: {"kind": ..., its fields}; a tensor becomes its name. Fields at their default are left out."""
+    if dataclasses.is_dataclass(value):
+        described = {'kind': type(value).__name__}
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if role(field) == 'tensor':
+                described[field.name] = None if inner is None else _store(inner, tensors)
+            elif role(field) != 'derived' and inner != field.default:
+                described[field.name] = _describe(inner, tensors)
+        return described
+    if isinstance(value, tuple):
+        return [_describe(inner, tensors) for inner in value]
+    return value
+
+
+def _store(array, tensors: dict[str, np.ndarray]) -> str:
+    name = str(len(tensors))
+    tensors[name] = np.ascontiguousarray(array)
+    return name
+
+
+def _build(described, tensors: dict[str, np.ndarray]):
+    """The inverse of `_describe`."""
+    if isinstance(described, list):
+        return tuple(_build(inner, tensors) for inner in described)
+    if not isinstance(described, dict):
+        return described
+    described = dict(described)
+    name = described.pop('kind')
+    if name not in _KINDS:
+        raise ValueError(f'unknown kind {name!r}')
+    kind = _KINDS[name]
+    roles = {field.name: role(field) for field in dataclasses.fields(kind)}
+    values = {
+        key: _tensor(inner, tensors) if roles[key] == 'tensor' else _build(inner, tensors)
+        for key, inner in described.items()
+    }
+    layer = kind(**values)
+    if 'words' in roles:
+        axis = -1 if isinstance(layer.product, products.Dense) else 2
+        if not tail_bits_clear(layer.words, layer.into, axis):
+            raise ValueError(f'{name}: bits beyond the last of {layer.into} channels are set, expected 0')
+    return layer
+
+
+def _tensor(name: str | None, tensors: dict[str, np.ndarray]):
+    return None if name is None else jnp.asarray(tensors[name])
+
+
+def _compressed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _decompressed(text: str) -> str:
+    return zlib.decompress(base64.b64decode(text, validate=True)).decode()
+
+
+def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 over all metadata but itself, and over name, dtype, shape and bytes of every tensor, in order of names."""
+    digest = hashlib.sha256()
+    stated = {key: value for key, value in metadata.items() if key != 'sha256'}
+    digest.update(json.dumps(stated, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

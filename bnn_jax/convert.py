@@ -1,0 +1,107 @@
+"""Trained network -> packed network, once: signs become bits, scales and normalisation are computed for good."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnn_jax.layers import (
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Network,
+    Norm,
+    Product,
+    Relu,
+    Residual,
+    Sequential,
+)
+from bnn_jax.packed import (
+    Chain,
+    FloatProduct,
+    PackedNetwork,
+    PackedNorm,
+    PackedProduct,
+    Stateless,
+    Sum,
+    UnpackedProduct,
+)
+from bnn_jax.quantizers import sign
+from bnn_jax.schemes import Scheme, constant_k
+
+
+def convert(model: Network) -> PackedNetwork:
+    """The packed network with the answers of `model` in evaluation mode; model itself is not changed.
+
+    Signs of the latent weights become bits, alpha and folded normalisation are computed once, real layers stay float32.
+    On CPU the logits are bit-identical to `model.eval()`'s for schemes with binary activations, alpha and pads
+    included. `packed.report` names for each layer what it became.
+    Raises TypeError for a model that is not one of this library's networks or holds a layer it does not know;
+    ValueError for parameters that are NaN or infinite, quantizers that are not signs times a scale (with the layer's
+    path), and a network without any binary weights.
+    """
+    if not isinstance(model, Network):
+        raise TypeError(f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
+    packed = PackedNetwork(model.channels, model.num_classes, _convert(model.body, ''))
+    if not any(row.became in ('xnor + popcount', '1-bit storage, float product') for row in packed.report.rows):
+        raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
+    return packed
+
+
+def _convert(layer, path: str):
+    match layer:
+        case Sequential():
+            return Chain(tuple(_convert(inner, f'{path}{i}') for i, inner in enumerate(layer.layers)))
+        case Residual():
+            return Sum(_convert(layer.body, f'{path}.body.'), _convert(layer.shortcut, f'{path}.shortcut.'))
+        case Norm():
+            for name in ('scale', 'bias', 'mean', 'var'):
+                _finite(getattr(layer, name), f'{path} {name}')
+            return PackedNorm(layer.num_features, layer.coefficients())
+        case Product():
+            return _convert_product(layer, path)
+        case Relu() | MaxPool() | GlobalAveragePool() | Flatten():
+            return Stateless(layer)
+    raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of the layers of bnn_jax.layers')
+
+
+def _convert_product(layer: Product, path: str):
+    kernel = _finite(layer.kernel, f'{path} kernel')
+    bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
+    if layer.scheme.weight is None:
+        return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
+    signs = sign(kernel)
+    scale = None if layer.scheme.scale is None else layer.scheme.scale(kernel)
+    expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
+    if not np.array_equal(layer.scheme.weight(kernel), expected):
+        raise ValueError(
+            f'convert: layer {path}: its quantized weights are not scale * sign(W), expected two values +-scale a '
+            'filter; a quantizer with sign(0) = 0 or more than one bit cannot be packed'
+        )
+    words = layer.product.pack_kernel(signs)
+    if layer.scheme.activation is None:
+        return UnpackedProduct(layer.product, layer.into, layer.out, words, scale, bias)
+    _check_activation(layer.scheme, path)
+    use_k = layer.scheme.input_scale is not None
+    return PackedProduct(layer.product, layer.into, layer.out, use_k, words, scale, bias)
+
+
+def _check_activation(scheme: Scheme, path: str) -> None:
+    probe = jnp.asarray([-2, -1, -0.5, -1e-30, -0.0, 0, 1e-30, 0.5, 1, 2], jnp.float32)
+    if not np.array_equal(scheme.activation(probe), sign(probe)):
+        raise ValueError(
+            f'convert: layer {path}: its activation quantizer is not a sign, expected values +-1 with sign(0) = +1; '
+            'other activations ({0, 1}, several bits, sign(0) = 0) train, but do not fit +-1 bits'
+        )
+    if scheme.input_scale not in (None, constant_k):
+        raise ValueError(f'convert: layer {path}: got an unknown input_scale, expected None or constant_k')
+
+
+def _finite(variable: nnx.Variable, name: str):
+    value = np.asarray(variable[...])
+    if not np.isfinite(value).all():
+        count = int((~np.isfinite(value)).sum())
+        raise ValueError(
+            f'convert: layer {name}: {count} of {value.size} values are NaN or infinite, expected finite numbers; '
+            'go back to the last good checkpoint'
+        )
+    return jnp.asarray(value, jnp.float32)

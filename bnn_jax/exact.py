@@ -1,0 +1,66 @@
+"""Float arithmetic that means the same in every compilation.
+
+A compiler may contract `a * b + c` into one fused multiply-add, turn `a / sqrt(b)` into `a * rsqrt(b)`, and sum in any
+order; eager code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary
+network amplifies that bit: one flipped sign near 0 grows to a changed prediction. So whatever feeds a sign, in training
+arithmetic (eval mode) and in packed arithmetic alike, is made of the functions below.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rounded(x: jax.Array) -> jax.Array:
+    """x itself, rounded to its dtype before anything follows.
+
+    Forward: max(x, the most negative finite number): the identity on every finite x and on NaN. No compiler may remove
+    it (it does change -inf), and none can look through it, so `rounded(a * b) + c` is never contracted and
+    `a / rounded(sqrt(b))` never rewritten. `lax.optimization_barrier` does not do this on CPU (measured, jax 0.10).
+    Gradient: that of the identity, on finite x.
+    """
+    return jnp.maximum(x, jnp.finfo(x.dtype).min)
+
+
+@jax.jit
+def ordered_sum(x: jax.Array) -> jax.Array:
+    """Sum over axis 0, pairwise, always in the same order (and with an error that grows as log n, not n).
+
+    x: (n, ...), n >= 1. Returns (...). Differentiable.
+    """
+    while x.shape[0] > 1:
+        if x.shape[0] % 2:
+            x = jnp.concatenate([x, jnp.zeros_like(x[:1])])
+        half = x.shape[0] // 2
+        x = x[:half] + x[half:]
+    return x[0]
+
+
+@jax.jit
+def ordered_mean(x: jax.Array) -> jax.Array:
+    """Mean over axis 0: `ordered_sum` times the nearest number to 1/n (a division by a constant may be rewritten)."""
+    reciprocal = np.asarray(1.0 / x.shape[0], x.dtype)
+    return rounded(ordered_sum(x) * reciprocal)
+
+
+@jax.jit
+def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps) -> jax.Array:
+    """Batch normalisation with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
+
+    scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
+    (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.
+    Where gamma is 0, or so small that beta / scale is not finite, the channel is the constant beta: scale is exactly 0
+    and shift holds beta.
+    """
+    scale = gamma / rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
+    shift = beta / rounded(jnp.where(scale == 0, 1, scale)) - mean
+    constant = (scale == 0) | ~jnp.isfinite(shift)
+    return jnp.stack([jnp.where(constant, 0, scale), jnp.where(constant, beta, shift)])
+
+
+@jax.jit
+def normalize(x: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """(x + shift) * scale per channel (last axis), or the constant `shift` where scale is 0 (`norm_coefficients`)."""
+    scale, shift = coefficients
+    scale, shift = (jnp.broadcast_to(c, x.shape) for c in (scale, shift))
+    return jnp.where(scale == 0, shift, rounded((x + shift) * scale))

@@ -1,0 +1,74 @@
+"""Packed products: signs in words in, exact integers out. One definition (reference.py), interchangeable backends."""
+
+import jax
+import jax.numpy as jnp
+
+from bnn_jax.bits import words_for
+from bnn_jax.kernels import reference, xla
+from bnn_jax.windows import Padding, Window
+
+BACKENDS = {'reference': reference, 'xla': xla}
+"""Every backend has `matmul` and `conv2d` with reference.py's contract; 'auto' takes the fastest: today always 'xla'."""
+
+
+def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
+    """Product of two packed sign matrices: out[i, j] = k - 2 popcount(x[i] xor w[j]).
+
+    x_words: (m, n_words), w_words: (n, n_words), uint32 as made by `bits.pack` over the last axis of (m, k) and (n, k).
+    k: the true number of products. Returns (m, n) int32, exact. backend: a key of BACKENDS, or 'auto'.
+    Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit or an unknown backend.
+    """
+    x_words, w_words = _words('x_words', x_words, 2), _words('w_words', w_words, 2)
+    for name, words in (('x_words', x_words), ('w_words', w_words)):
+        _expect_words(name, words.shape[1], k)
+    return _backend(backend).matmul(x_words, w_words, k)
+
+
+def packed_conv2d(
+    x_words,
+    w_words,
+    channels: int,
+    *,
+    strides: int | tuple[int, int] = 1,
+    padding: Padding = 'VALID',
+    pad_value: int = 0,
+    backend: str = 'auto',
+) -> jax.Array:
+    """Convolution of packed signs: out[n, i, j, f] = sum over taps and channels of x * w.
+
+    x_words: (N, H, W, n_words), packed over channels; w_words: (kh, kw, n_words, out), packed over input channels.
+    channels: the true number of input channels. padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
+    pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1. Returns (N, H', W', out) int32, exact.
+    Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, another pad value, an unknown
+    padding or backend.
+    """
+    x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
+    _expect_words('x_words', x_words.shape[3], channels)
+    _expect_words('w_words', w_words.shape[2], channels)
+    if pad_value not in (0, 1, -1):
+        raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
+    window = Window.of(w_words.shape[:2], strides, padding)
+    window.pads(x_words.shape[1], x_words.shape[2])
+    return _backend(backend).conv2d(x_words, w_words, channels, window, int(pad_value))
+
+
+def _words(name: str, words, rank: int) -> jax.Array:
+    words = jnp.asarray(words)
+    if words.dtype != jnp.uint32:
+        raise TypeError(f'{name}: got dtype {words.dtype}, expected uint32 words as made by bits.pack')
+    if words.ndim != rank:
+        raise ValueError(f'{name}: got shape {words.shape}, expected rank {rank}')
+    return words
+
+
+def _expect_words(name: str, n_words: int, k: int) -> None:
+    if k < 1 or n_words != words_for(k):
+        raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(max(k, 0))}')
+
+
+def _backend(name: str):
+    if name == 'auto':
+        return xla
+    if name not in BACKENDS:
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(map(repr, ['auto', *BACKENDS]))}")
+    return BACKENDS[name]

@@ -1,0 +1,217 @@
+"""Layers in training arithmetic: latent weights, quantized in every forward pass."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bnn_jax import quantizers
+from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded
+from bnn_jax.products import Convolution, Dense
+from bnn_jax.schemes import Scheme, check_scale
+from bnn_jax.windows import Window
+
+
+class Latent(nnx.Param):
+    """Latent (real) weights of a binary layer. Carries the scheme's `projection`, applied after every update."""
+
+
+class Noise(nnx.Variable):
+    """The random key of a layer that draws its weights, as raw key data; it moves on with every training step."""
+
+
+@jax.jit
+def scaled(product: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """A product times one scale a filter (last axis); None is 1. Training and packed arithmetic both scale here."""
+    if scale is None:
+        return product
+    return rounded(product * jnp.broadcast_to(scale.astype(product.dtype), product.shape))
+
+
+@jax.jit
+def epilogue(y: jax.Array, k: jax.Array | None, bias: jax.Array | None) -> jax.Array:
+    """What follows a scaled product, in this order: times K, plus bias. Both arithmetics call this."""
+    if k is not None:
+        y = rounded(y * jnp.broadcast_to(k.astype(y.dtype), y.shape))
+    if bias is not None:
+        y = rounded(y) + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+    return y
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def binary_product(product: Convolution | Dense, x: jax.Array, weight: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """product(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
+
+    Forward: scaled(product(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
+    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient.
+    """
+    return scaled(product(x, quantizers.sign(weight)), scale)
+
+
+def _binary_product_fwd(product, x, weight, scale):
+    return binary_product(product, x, weight, scale), (x, weight, scale)
+
+
+def _binary_product_bwd(product, residuals, g):
+    x, weight, scale = residuals
+    _, vjp = jax.vjp(product, x, weight)
+    return *vjp(g), None if scale is None else jnp.zeros_like(scale)
+
+
+binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
+
+
+class Product(nnx.Module):
+    """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
+
+    product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
+    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights.
+    __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
+    """
+
+    def __init__(
+        self, product: Convolution | Dense, into: int, out: int, *, scheme: Scheme, use_bias: bool, rngs: nnx.Rngs
+    ):
+        check_scale(scheme)
+        if scheme.activation is not None and isinstance(product, Convolution):
+            product = dataclasses.replace(product, pad_value=scheme.pad_value)
+        self.product, self.into, self.out, self.scheme = product, into, out, scheme
+        kernel = scheme.init(rngs.params(), product.kernel_shape(into, out), jnp.float32)
+        binary = scheme.weight is not None
+        self.kernel = Latent(kernel, projection=scheme.projection) if binary else nnx.Param(kernel)
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
+        self.noise = Noise(jax.random.key_data(rngs.noise())) if scheme.training_weight is not None else None
+        self.deterministic = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        scheme, kernel = self.scheme, self.kernel[...]
+        k = None if scheme.input_scale is None else scheme.input_scale(x, self.product)
+        if scheme.activation is not None:
+            x = scheme.activation(x)
+        if scheme.weight is None:
+            y = rounded(self.product(x, kernel))
+        else:
+            y = binary_product(self.product, x, self._weight(kernel), self._scale(kernel))
+        return epilogue(y, k, None if self.bias is None else self.bias[...])
+
+    def _weight(self, kernel: jax.Array) -> jax.Array:
+        if self.noise is None or self.deterministic:
+            return self.scheme.weight(kernel)
+        key, self.noise[...] = (
+            jax.random.key_data(half) for half in jax.random.split(jax.random.wrap_key_data(self.noise[...]))
+        )
+        return self.scheme.training_weight(kernel, jax.random.wrap_key_data(key))
+
+    def _scale(self, kernel: jax.Array) -> jax.Array | None:
+        return None if self.scheme.scale is None else self.scheme.scale(jax.lax.stop_gradient(kernel))
+
+
+class Norm(nnx.BatchNorm):
+    """Batch normalisation over all axes but the last.
+
+    Training: flax's, with batch statistics. Evaluation: `exact.normalize` with running statistics, the same numbers as
+    in packed arithmetic.
+    """
+
+    def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
+        super().__init__(
+            channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs
+        )
+
+    def coefficients(self) -> jax.Array:
+        """(2, C): scale and shift, see `exact.norm_coefficients`."""
+        return norm_coefficients(self.scale[...], self.bias[...], self.mean[...], self.var[...], self.epsilon)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
+        return normalize(x, self.coefficients()) if self.use_running_average else super().__call__(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relu:
+    """max(x, 0)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool:
+    """Maximum over a window, nothing outside the image counted."""
+
+    window: Window
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.window.max(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalAveragePool:
+    """Mean over height and width: (N, H, W, C) -> (N, C)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatten:
+    """(N, ...) -> (N, all the rest)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+
+class Sequential(nnx.Module):
+    """Layers one after the other."""
+
+    def __init__(self, layers: Sequence):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Residual(nnx.Module):
+    """body(x) + shortcut(x); an empty shortcut is the identity."""
+
+    def __init__(self, body: Sequential, shortcut: Sequential):
+        self.body, self.shortcut = body, shortcut
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rounded(self.body(x)) + rounded(self.shortcut(x))
+
+
+class Network(nnx.Module):
+    """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
+
+    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
+    """
+
+    def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
+        self.body = Sequential(layers)
+        self.channels, self.num_classes = channels, num_classes
+
+    def __call__(self, images) -> jax.Array:
+        return self.body(check_images(images, self.channels))
+
+
+def check_images(images, channels: int) -> jax.Array:
+    """Images as an array of float32 or wider. Raises as `Network`."""
+    images = jnp.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f'images: got dtype {images.dtype}, expected floating numbers normalised as in training; '
+            'for bytes, for example, images.astype(float32) / 255'
+        )
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
+    if 0 in images.shape:
+        raise ValueError(f'images: got an empty batch of shape {images.shape}, expected at least one image')
+    return images.astype(jnp.promote_types(images.dtype, jnp.float32))

@@ -1,0 +1,36 @@
+"""AlexNet without groups and local response normalisation, with batch normalisation: XNOR-Net's."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from bnn_jax.layers import MaxPool, Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+from bnn_jax.windows import Window
+
+
+def alexnet(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (224, 224, 3),
+) -> Network:
+    """Five convolutions, three 3/2 poolings, two dense layers of 4096, dense head.
+
+    62,367,776 weights at width 1, 224 x 224 and 1000 classes. width: factor on all filters and units.
+    input_shape: (H, W, C) of one image; the first convolution pads by 2, as the published code does for 224.
+    Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
+    """
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    pool = MaxPool(Window.of(3, 2))
+    stack.conv(96, 11, strides=4, padding=2, pool=pool)
+    stack.conv(256, 5, padding=2, pool=pool)
+    stack.conv(384, 3, padding=1)
+    stack.conv(384, 3, padding=1)
+    stack.conv(256, 3, padding=1, pool=pool)
+    stack.dense(4096)
+    stack.dense(4096)
+    return stack.network(num_classes)

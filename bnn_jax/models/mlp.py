@@ -1,0 +1,29 @@
+"""Multi-layer perceptron: BinaryConnect's and BinaryNet's network for MNIST."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from bnn_jax.layers import Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+
+
+def mlp(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (28, 28, 1),
+    hidden: Sequence[int] = (4096, 4096, 4096),
+) -> Network:
+    """Flattened image, hidden dense blocks, dense head.
+
+    width: factor on `hidden`. input_shape: (H, W, C) of one image. Default sizes: BinaryNet (arXiv:1602.02830) section
+    2.1 (MNIST), without its dropout.
+    """
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    for features in hidden:
+        stack.dense(features)
+    return stack.network(num_classes)

@@ -1,0 +1,33 @@
+"""BinaryNet's network for CIFAR-10, known as VGG-small."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from bnn_jax.layers import MaxPool, Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+from bnn_jax.windows import Window
+
+
+def vgg_small(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (32, 32, 3),
+) -> Network:
+    """(2 x 128 C3) MP2 (2 x 256 C3) MP2 (2 x 512 C3) MP2 (2 x 1024 FC), dense head.
+
+    width: factor on all filters and units. input_shape: (H, W, C) of one image, at least 8 x 8.
+    Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.
+    """
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    pool = MaxPool(Window.of(2, 2))
+    for filters in (128, 256, 512):
+        stack.conv(filters, 3, padding=1)
+        stack.conv(filters, 3, padding=1, pool=pool)
+    stack.dense(1024)
+    stack.dense(1024)
+    return stack.network(num_classes)

@@ -1,0 +1,280 @@
+"""The layers in packed arithmetic: weights as bits, signs multiplied by XNOR and popcount. Made by `convert` and `load`.
+
+Each layer is a frozen dataclass and a pytree: fields marked `tensor()` hold what a file stores, `derived()` what is
+computed from it once, when the layer is made; all other fields are static. Layers hash and compare by identity.
+"""
+
+import dataclasses
+from typing import Any, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.bits import WORD_BITS, pack, words_for
+from bnn_jax.exact import normalize, rounded
+from bnn_jax.layers import check_images, epilogue, scaled
+from bnn_jax.products import Convolution, Dense
+
+
+def tensor() -> Any:
+    """A field that a file stores."""
+    return dataclasses.field(metadata={'role': 'tensor'})
+
+
+def derived() -> Any:
+    """A field computed from the others when a layer is made."""
+    return dataclasses.field(init=False, metadata={'role': 'derived'})
+
+
+def child() -> Any:
+    """A field that holds a layer, or a tuple of layers."""
+    return dataclasses.field(metadata={'role': 'child'})
+
+
+def role(field: dataclasses.Field) -> str:
+    """'tensor', 'derived', 'child' or 'static'."""
+    return field.metadata.get('role', 'static')
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, child))
+def packed_layer(cls):
+    """Class decorator: a frozen dataclass, compared by identity, registered as a pytree."""
+    cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
+    static = [f.name for f in dataclasses.fields(cls) if role(f) == 'static']
+    arrays = [f.name for f in dataclasses.fields(cls) if role(f) != 'static']
+
+    def flatten(layer):
+        children = [(jax.tree_util.GetAttrKey(name), getattr(layer, name)) for name in arrays]
+        return children, tuple(getattr(layer, name) for name in static)
+
+    def unflatten(values, children):
+        layer = object.__new__(cls)  # Without __init__: nothing is checked or computed again inside a trace.
+        for name, value in zip([*static, *arrays], [*values, *children], strict=True):
+            object.__setattr__(layer, name, value)
+        return layer
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+def _expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
+    array = getattr(layer, name)
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f'{type(layer).__name__}.{name}: got {array.dtype}{list(array.shape)}, '
+            f'expected {np.dtype(dtype)}{list(shape)}'
+        )
+
+
+def _expect_product(layer, weights: str, shape: tuple[int, ...], dtype) -> None:
+    _expect(layer, weights, shape, dtype)
+    for name in ('scale', 'bias'):
+        if getattr(layer, name) is not None:
+            _expect(layer, name, (layer.out,), np.float32)
+
+
+@packed_layer
+class PackedProduct:
+    """Binary weights, binary input: signs packed, XNOR and popcount, then the epilogue of training.
+
+    words: the signs, in `product.words_shape`. scale: alpha (out,) or None. bias: (out,) or None. use_k: whether K of
+    the input multiplies the product.
+    """
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    use_k: bool
+    words: jax.Array = tensor()
+    scale: jax.Array | None = tensor()
+    bias: jax.Array | None = tensor()
+    border: jax.Array | None = derived()
+
+    def __post_init__(self):
+        _expect_product(self, 'words', self.product.words_shape(self.into, self.out), np.uint32)
+        object.__setattr__(self, 'border', self.product.border(self.words, self.into))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        k = self.product.input_scale(x) if self.use_k else None
+        y = self.product.packed(pack(x), self.words, self.into, self.border).astype(jnp.float32)
+        return epilogue(scaled(y, self.scale), k, self.bias)
+
+
+@packed_layer
+class UnpackedProduct:
+    """Binary weights, real input: stored as bits, unpacked to +-1 for a float product (BinaryConnect, BWN)."""
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    words: jax.Array = tensor()
+    scale: jax.Array | None = tensor()
+    bias: jax.Array | None = tensor()
+
+    def __post_init__(self):
+        _expect_product(self, 'words', self.product.words_shape(self.into, self.out), np.uint32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        signs = self.product.unpack_kernel(self.words, self.into)
+        return epilogue(scaled(self.product(x, signs), self.scale), None, self.bias)
+
+
+@packed_layer
+class FloatProduct:
+    """Real weights, real input: kept in float32 as trained."""
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    kernel: jax.Array = tensor()
+    bias: jax.Array | None = tensor()
+
+    def __post_init__(self):
+        _expect(self, 'kernel', self.product.kernel_shape(self.into, self.out), np.float32)
+        if self.bias is not None:
+            _expect(self, 'bias', (self.out,), np.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        return epilogue(rounded(self.product(x, self.kernel)), None, self.bias)
+
+
+@packed_layer
+class PackedNorm:
+    """Batch normalisation as two numbers a channel, (2, C): see `exact.norm_coefficients`."""
+
+    channels: int
+    coefficients: jax.Array = tensor()
+
+    def __post_init__(self):
+        _expect(self, 'coefficients', (2, self.channels), np.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return normalize(x, self.coefficients)
+
+
+@packed_layer
+class Chain:
+    """Layers one after the other."""
+
+    layers: tuple = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@packed_layer
+class Sum:
+    """body(x) + shortcut(x)."""
+
+    body: Chain = child()
+    shortcut: Chain = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rounded(self.body(x)) + rounded(self.shortcut(x))
+
+
+@packed_layer
+class Stateless:
+    """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening."""
+
+    function: Any
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.function(x)
+
+
+@packed_layer
+class PackedNetwork:
+    """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
+
+    A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
+    that is not finite gives logits NaN (a bit cannot hold one). `report` says what each layer became.
+    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
+    """
+
+    channels: int
+    num_classes: int
+    body: Chain = child()
+
+    def __call__(self, images) -> jax.Array:
+        images = check_images(images, self.channels).astype(jnp.float32)
+        finite = jnp.isfinite(images).all(axis=(1, 2, 3))[:, None]
+        logits = self.body(images)
+        return jnp.where(jnp.broadcast_to(finite, logits.shape), logits, jnp.nan)
+
+    @property
+    def report(self) -> 'Report':
+        """What each layer became, in how many bytes, and why the others stayed float."""
+        return Report(tuple(_rows(self.body, '')))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One layer of a report. path: where it stands. became: its arithmetic. bytes: its stored tensors. reason: why."""
+
+    path: str
+    became: str
+    bytes: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What every layer of a packed network became."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def bytes(self) -> int:
+        """All stored tensors."""
+        return sum(row.bytes for row in self.rows)
+
+    def __str__(self) -> str:
+        from bnn_jax.tables import render
+
+        rows = [[row.path, row.became, f'{row.bytes:,}', row.reason] for row in self.rows]
+        return render('conversion', ['layer', 'became', 'bytes', 'why'], [*rows, ['total', '', f'{self.bytes:,}', '']])
+
+
+_BECAME = {
+    PackedProduct: ('xnor + popcount', 'binary weights, binary input'),
+    UnpackedProduct: ('1-bit storage, float product', 'its input is real: the weights are unpacked for a dense product'),
+    FloatProduct: ('float32', 'its weights are real: the scheme keeps this layer in float'),
+    PackedNorm: ('float32, 2 numbers a channel', 'statistics and affine parameters folded together'),
+}
+
+
+def _rows(layer, path: str):
+    if isinstance(layer, Chain):
+        for i, inner in enumerate(layer.layers):
+            yield from _rows(inner, f'{path}{i}')
+    elif isinstance(layer, Sum):
+        yield from _rows(layer.body, f'{path}.body.')
+        yield from _rows(layer.shortcut, f'{path}.shortcut.')
+    elif isinstance(layer, Stateless):
+        yield Row(path, 'float32, no parameters', 0, type(layer.function).__name__)
+    else:
+        became, reason = _BECAME[type(layer)]
+        if isinstance(layer, PackedProduct | UnpackedProduct | FloatProduct):
+            shape = 'x'.join(map(str, layer.product.kernel_shape(layer.into, layer.out)))
+            reason = f'{type(layer.product).__name__} {shape}: {reason}'
+        yield Row(path, became, stored_bytes(layer), reason)
+
+
+def stored_bytes(layer) -> int:
+    """Bytes of a layer's own stored tensors."""
+    stored = (getattr(layer, f.name) for f in dataclasses.fields(layer) if role(f) == 'tensor')
+    return sum(array.size * array.dtype.itemsize for array in stored if array is not None)
+
+
+def tail_bits_clear(words: jax.Array, into: int, axis: int) -> bool:
+    """Whether the unused bits of the last word are 0, as the convention has them."""
+    used = into - WORD_BITS * (words_for(into) - 1)
+    last = np.take(np.asarray(words), -1, axis=axis)
+    return used == WORD_BITS or not np.any(last >> np.uint32(used))

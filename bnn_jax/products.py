@@ -1,0 +1,128 @@
+"""The two products a layer can be, convolution and dense, each in floats and on packed words, as values."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnn_jax import quantizers
+from bnn_jax.bits import pack, unpack, words_for
+from bnn_jax.kernels import packed_conv2d, packed_matmul
+from bnn_jax.kernels.borders import outside_sum, tap_sums
+from bnn_jax.windows import Window, pad_channels
+
+
+def _widened(x: jax.Array):
+    """The dtype products are returned in: float32, or float64 for float64 operands."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """x (N, in) times kernel (in, out)."""
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
+        return lax.dot_general(
+            x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=_widened(x)
+        )
+
+    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return into, out
+
+    def check(self, x: jax.Array, into: int) -> None:
+        """Raises ValueError unless x fits a layer with `into` inputs."""
+        if x.ndim != 2 or x.shape[1] != into:
+            raise ValueError(
+                f'dense layer: got input of shape {x.shape}, expected (N, {into}); '
+                'give the model the image size it was built for (input_shape)'
+            )
+
+    def input_scale(self, x: jax.Array) -> jax.Array:
+        """K of a dense layer: mean |x| over its inputs, (N, 1)."""
+        return quantizers.input_scale(x[:, None, None, :], 1)[:, 0, 0]
+
+    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return out, words_for(into)
+
+    def pack_kernel(self, signs: jax.Array) -> jax.Array:
+        """(in, out) -> (out, n_words)."""
+        return pack(signs.T)
+
+    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+        return unpack(words, into).T
+
+    def border(self, words: jax.Array, into: int) -> None:
+        """A dense layer has no border."""
+        return None
+
+    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: None) -> jax.Array:
+        """Product of signs on packed words, int32."""
+        return packed_matmul(x_words, words, into)
+
+    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for one image."""
+        return into * out
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """x (N, H, W, in) convolved with kernel (kh, kw, in, out); pad_value 0, +1 or -1 lies outside the image."""
+
+    window: Window
+    pad_value: int = 0
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
+        pads = self.window.pads(x.shape[1], x.shape[2])
+        if self.pad_value != 0:
+            x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
+            pads = ((0, 0), (0, 0))
+        return lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            self.window.strides,
+            pads,
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            preferred_element_type=_widened(x),
+        )
+
+    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return *self.window.size, into, out
+
+    def check(self, x: jax.Array, into: int) -> None:
+        """Raises ValueError unless x fits a layer with `into` input channels."""
+        if x.ndim != 4 or x.shape[3] != into:
+            raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {into})')
+
+    def input_scale(self, x: jax.Array) -> jax.Array:
+        """K with this window; zeros outside the image whatever the pad value."""
+        return quantizers.input_scale(x, self.window.size, self.window.strides, self.window.padding)
+
+    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return *self.window.size, words_for(into), out
+
+    def pack_kernel(self, signs: jax.Array) -> jax.Array:
+        """(kh, kw, in, out) -> (kh, kw, n_words, out)."""
+        return pack(signs, axis=2)
+
+    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+        return unpack(words, into, axis=2)
+
+    def border(self, words: jax.Array, into: int) -> jax.Array | None:
+        """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
+        return tap_sums(words, into) if self.pad_value == 0 else None
+
+    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
+        """Product of signs on packed words, int32, equal to the float product at every border pixel."""
+        window, pad_value = self.window, self.pad_value
+        y = packed_conv2d(
+            x_words, words, into, strides=window.strides, padding=window.padding, pad_value=pad_value or 1
+        )
+        return y if border is None else y - outside_sum(border, window, x_words.shape[1], x_words.shape[2])[None]
+
+    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""
+        height, width = output_shape[1:3]
+        return height * width * self.window.size[0] * self.window.size[1] * into * out

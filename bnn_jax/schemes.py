@@ -1,0 +1,197 @@
+"""Schemes: what is binary, with which gradient, in which order of layers. A scheme is a value made of functions.
+
+A variant is `dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper)`; nobody asks a scheme for its name.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnn_jax import quantizers
+from bnn_jax.projections import centre_and_clip, clip
+
+
+class Parts(Protocol):
+    """What an order is given to arrange: each returns a list of layers, to be used once."""
+
+    def product(self) -> list: ...
+    def norm_in(self) -> list: ...
+    def norm_out(self) -> list: ...
+    def relu(self) -> list: ...
+    def pool(self) -> list: ...
+
+
+def product_norm_relu_pool(parts: Parts) -> list:
+    """Order of float networks, BinaryConnect and BWN."""
+    return [*parts.product(), *parts.norm_out(), *parts.relu(), *parts.pool()]
+
+
+def product_pool_norm(parts: Parts) -> list:
+    """Order of BinaryNet; the sign that ends it is taken by the next product."""
+    return [*parts.product(), *parts.pool(), *parts.norm_out()]
+
+
+def norm_product_pool(parts: Parts) -> list:
+    """Order of XNOR-Net (its Fig. 3): normalisation right before the sign, which the product takes."""
+    return [*parts.norm_in(), *parts.product(), *parts.pool()]
+
+
+def norm_product_relu_pool(parts: Parts) -> list:
+    """XNOR-Net's order with the optional ReLU after the product (p. 9; in the PyTorch implementation)."""
+    return [*parts.norm_in(), *parts.product(), *parts.relu(), *parts.pool()]
+
+
+def pool_product(parts: Parts) -> list:
+    """Head of float networks, BinaryConnect and BWN: their features are rectified already."""
+    return [*parts.pool(), *parts.product()]
+
+
+def norm_relu_pool_product(parts: Parts) -> list:
+    """Head of XNOR-Net: the last product is real, so its input is normalised and rectified."""
+    return [*parts.norm_in(), *parts.relu(), *parts.pool(), *parts.product()]
+
+
+def pool_product_norm(parts: Parts) -> list:
+    """Head of BinaryNet: a binary product whose integers are normalised to make logits."""
+    return [*parts.pool(), *parts.product(), *parts.norm_out()]
+
+
+def residual_norm_after(first: Parts, second: Parts) -> tuple[list, list]:
+    """Body and what follows the addition, classic ResNet: product, norm, ReLU, product, norm; ReLU after the addition."""
+    body = [*first.product(), *first.norm_out(), *first.relu(), *second.product(), *second.norm_out()]
+    return body, second.relu()
+
+
+def residual_sign_after(first: Parts, second: Parts) -> tuple[list, list]:
+    """Body and what follows the addition, BinaryNet's order: product, norm, (sign) product, norm; nothing after."""
+    return [*first.product(), *first.norm_out(), *second.product(), *second.norm_out()], []
+
+
+def residual_norm_before(first: Parts, second: Parts) -> tuple[list, list]:
+    """Body and what follows the addition, XNOR-Net's order: norm, (sign) product, twice; nothing after."""
+    return [*first.norm_in(), *first.product(), *second.norm_in(), *second.product()], []
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """One way to binarise a network.
+
+    weight: latent weights -> quantized weights, with its gradient; None: real weights.
+    scale: latent weights -> one scale a filter, so that weight(w) == scale(w) * sign(w); None: 1. The layers multiply
+        by signs, exactly, and scale afterwards; the gradient is always that of `weight` (see `check_scale`).
+    training_weight: (latent, key) -> quantized weights, takes the place of `weight` while training; scale is then None.
+    activation: what a product does to its input, with its gradient; None: real input.
+    input_scale: (x, product) -> K, which multiplies the product; None: no K.
+    projection: latent -> latent, applied after every update; None: none.
+    pad_value: what lies outside a binarised image: 0, +1 or -1 (a real image is always padded with 0).
+    chain, head, residual: the order of layers, see the functions above.
+    first, last, shortcut: the schemes of the first layer, the last layer and of shortcut convolutions; None: this one.
+    init: initializer of the weights. eps, momentum: batch normalisation's; running <- momentum running + (1 - momentum)
+        batch.
+    """
+
+    weight: Callable | None
+    scale: Callable | None
+    activation: Callable | None
+    chain: Callable[[Parts], list]
+    head: Callable[[Parts], list]
+    residual: Callable[[Parts, Parts], tuple[list, list]]
+    projection: Callable | None = None
+    input_scale: Callable | None = None
+    training_weight: Callable | None = None
+    pad_value: int = 0
+    first: 'Scheme | None' = None
+    last: 'Scheme | None' = None
+    shortcut: 'Scheme | None' = None
+    init: Callable = nnx.initializers.he_normal()
+    eps: float = 1e-4
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        if self.pad_value not in (0, 1, -1):
+            raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
+        if self.weight is None and (self.scale or self.projection or self.training_weight):
+            raise ValueError('scheme: got a scale, projection or training_weight without weight; real weights have none')
+        if self.scale is not None and self.training_weight is not None:
+            raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
+        if self.input_scale is not None and self.activation is None:
+            raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+
+
+@cache
+def check_scale(scheme: Scheme) -> None:
+    """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w)."""
+    if scheme.weight is None:
+        return
+    with jax.ensure_compile_time_eval():
+        w = jnp.asarray(np.linspace(-1.5, 1.25, 24, dtype=np.float32).reshape(2, 3, 2, 2))
+        scale = np.float32(1) if scheme.scale is None else np.asarray(scheme.scale(w))
+        matches = np.array_equal(np.asarray(scheme.weight(w)), scale * np.asarray(quantizers.sign(w)))
+    if not matches:
+        raise ValueError(
+            'scheme: weight(w) is not scale(w) * sign(w), expected equality; '
+            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs)'
+        )
+
+
+def constant_k(x: jax.Array, product) -> jax.Array:
+    """XNOR-Net's K of the tensor being binarised, without a gradient (as in its Caffe code; the paper says nothing)."""
+    return product.input_scale(jax.lax.stop_gradient(x))
+
+
+FLOAT = Scheme(
+    weight=None,
+    scale=None,
+    activation=None,
+    chain=product_norm_relu_pool,
+    head=pool_product,
+    residual=residual_norm_after,
+)
+"""Real weights and activations: the baseline."""
+
+BC = dataclasses.replace(
+    FLOAT, weight=quantizers.sign_ste, projection=clip, first=FLOAT, last=FLOAT, shortcut=FLOAT
+)
+"""BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363)."""
+
+BC_STOCHASTIC = dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste)
+"""BinaryConnect, stochastic: signs drawn anew in every training step, sign(W) in evaluation."""
+
+BWN = dataclasses.replace(BC, weight=quantizers.scaled_sign_ste, scale=quantizers.alpha)
+"""Binary-Weight-Network: weights alpha sign(W), real activations (XNOR-Net section 3.1)."""
+
+_BNN_HIDDEN = Scheme(
+    weight=quantizers.sign_ste,
+    scale=None,
+    activation=quantizers.sign_ste,
+    projection=clip,
+    chain=product_pool_norm,
+    head=pool_product_norm,
+    residual=residual_sign_after,
+)
+
+BNN = dataclasses.replace(_BNN_HIDDEN, first=dataclasses.replace(_BNN_HIDDEN, activation=None))
+"""BinaryNet: all weights and activations +-1; only the image and the logits are real (arXiv:1602.02830)."""
+
+XNOR = Scheme(
+    weight=quantizers.scaled_sign_ste,
+    scale=quantizers.alpha,
+    activation=quantizers.sign_ste,
+    projection=centre_and_clip,
+    chain=norm_product_pool,
+    head=norm_relu_pool_product,
+    residual=residual_norm_before,
+    first=FLOAT,
+    last=FLOAT,
+    shortcut=FLOAT,
+)
+"""XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real."""
+
+XNOR_K = dataclasses.replace(XNOR, input_scale=constant_k)
+"""XNOR-Net with its input scale K (eq. 11), no gradient through K."""
