@@ -1,0 +1,16 @@
+"""Strict JAX for every test: no implicit promotion of dtypes or ranks, warnings are errors, compilations are cached."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax  # noqa: E402
+
+CACHE = Path(os.environ.get('JAX_COMPILATION_CACHE_DIR', Path(__file__).parent.parent / '.jax_cache'))
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_compilation_cache_dir', str(CACHE))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
