@@ -1,6 +1,6 @@
 """Binary neural networks in JAX: train with 1-bit weights and activations, convert once, run from bits."""
 
-from bnn_jax import bits, kernels, layers, models, projections, quantizers, schemes
+from bnn_jax import bits, kernels, layers, models, projections, quantizers, schemes, training
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K
@@ -27,4 +27,5 @@ __all__ = [
     'save',
     'schemes',
     'summarize',
+    'training',
 ]

@@ -30,11 +30,11 @@ def centre_and_clip(w: jax.Array) -> jax.Array:
 def project(projections) -> optax.GradientTransformation:
     """An optax link that moves every parameter it has a projection for to its projected place.
 
-    projections: a pytree of parameters' structure, a function where a parameter is latent, None elsewhere.
+    projections: a tree of functions, a prefix of the tree of parameters; None where nothing is projected.
     update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain.
     Raises ValueError if there is no projection in it at all, or if update is called without params.
     """
-    if not any(callable(leaf) for leaf in jax.tree.leaves(projections, is_leaf=callable)):
+    if not jax.tree.leaves(projections):
         raise ValueError('project: got no latent weight to project, expected at least one; leave this link out')
 
     def update(updates, state, params=None):
@@ -42,8 +42,8 @@ def project(projections) -> optax.GradientTransformation:
             raise ValueError('project: got no params, expected tx.update(updates, state, params)')
 
         def moved(projection, u, p):
-            return u if projection is None else projection(p + u) - p
+            return u if projection is None else jax.tree.map(lambda u, p: projection(p + u) - p, u, p)
 
-        return jax.tree.map(moved, projections, updates, params, is_leaf=lambda x: x is None or callable(x)), state
+        return jax.tree.map(moved, projections, updates, params, is_leaf=lambda leaf: leaf is None), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

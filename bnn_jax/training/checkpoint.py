@@ -1,0 +1,112 @@
+"""Checkpoints of a run, by Orbax: written whole or not at all, kept until a newer one is whole."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one working directory: the newest state of a run and the config it was made with."""
+
+    def __init__(self, directory: Path, config: dict):
+        import orbax.checkpoint as ocp
+
+        self._ocp, self.directory, self.config = ocp, directory, config
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def save(self, state: TrainState) -> None:
+        """Write the state under its step, in the background. Raises as `wait` does for the one before."""
+        step = int(state.step)
+        if step == self._manager.latest_step():
+            return
+        arguments = self._ocp.args.Composite(
+            state=self._ocp.args.StandardSave(_arrays(state)), meta=self._ocp.args.JsonSave(self._meta(state))
+        )
+        try:
+            self._manager.save(step, args=arguments)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The newest state, or `state` itself if there is none yet.
+
+        Raises ValueError for a checkpoint of another model or another config, naming the first difference, and for one
+        that cannot be read.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return state
+        ocp = self._ocp
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+            self._check(meta, state)
+            target = _arrays(state)
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=arguments)['state']
+        except (OSError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'checkpoint {self.directory}/{step} cannot be read ({type(error).__name__}: {error}); '
+                'delete that folder to go on from the one before, or choose another --workdir'
+            ) from error
+        leaves = [jnp.asarray(restored[name]) for name in sorted(restored)]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def wait(self) -> None:
+        """Return when everything is on disk. Raises OSError, with the remedy, where it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+    def _failed(self, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f'could not write a checkpoint ({error.strerror or error}); earlier checkpoints are kept. '
+            'Free space, then start the same command again',
+            str(self.directory),
+        )
+
+    def _meta(self, state: TrainState) -> dict:
+        return {'config': self.config, 'arrays': _layout(state)}
+
+    def _check(self, meta: dict, state: TrainState) -> None:
+        expected = self._meta(state)
+        remedy = f'use another --workdir, or delete {self.directory} to start anew'
+        for key in sorted({*meta['config'], *expected['config']}):
+            theirs, ours = meta['config'].get(key), expected['config'].get(key)
+            if theirs != ours:
+                raise ValueError(f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}')
+        for key in sorted({*meta['arrays'], *expected['arrays']}):
+            theirs, ours = meta['arrays'].get(key), expected['arrays'].get(key)
+            if theirs != ours:
+                raise ValueError(
+                    f'checkpoint {self.directory}: is of another model: {key} is {theirs}, this model has {ours}; {remedy}'
+                )
+
+
+def _arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """All arrays of the state under sortable names: a checkpoint depends on no class of any library.
+
+    They are copied: while they are being written the next steps reuse the state's buffers.
+    """
+    return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def _layout(state: TrainState) -> dict[str, str]:
+    """Path -> dtype and shape, for comparison and for people."""
+    return {
+        jax.tree_util.keystr(path): f'{leaf.dtype}{list(np.shape(leaf))}'
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }

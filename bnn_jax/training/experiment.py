@@ -1,0 +1,148 @@
+"""An experiment from the command line to its results: fit, convert, compare, write down."""
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from bnn_jax.artifact import load, save
+from bnn_jax.convert import convert
+from bnn_jax.summary import summarize
+from bnn_jax.training.fit import Config, Interrupted, NonFiniteLoss, fit
+from bnn_jax.training.metrics import plot, read
+from bnn_jax.training.state import model_of
+from bnn_jax.training.step import evaluate, logits_of
+
+TIMED_CALLS = 20
+
+
+def main(name: str, description: str, config: Config) -> None:
+    """Run an experiment with the options of the command line, and print its results.
+
+    Every scalar field of config is an option; an unknown one is refused. Expected errors end with their message and exit
+    status 1, an interruption with 128 + the signal's number.
+    """
+    config = with_options(name, description, config)
+    try:
+        results = run(name, config)
+    except (OSError, ValueError, NonFiniteLoss) as error:
+        raise SystemExit(f'error: {error}') from None
+    except Interrupted:
+        raise
+    print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
+
+
+def with_options(name: str, description: str, config: Config) -> Config:
+    """config with the options of the command line; its default workdir is runs/<name>-<seed>."""
+    import tyro
+
+    options = [
+        (field.name, Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])], dataclasses.field(default=value))
+        for field in dataclasses.fields(config)
+        if 'help' in field.metadata
+        for value in [getattr(config, field.name)]
+    ]
+    kind = dataclasses.make_dataclass('Options', options, frozen=True)
+    chosen = tyro.cli(kind, prog=f'python -m experiments.{name}', description=description)
+    try:
+        config = dataclasses.replace(config, **dataclasses.asdict(chosen))
+    except ValueError as error:
+        raise SystemExit(f'error: {error}') from None
+    return dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
+
+
+def run(name: str, config: Config) -> dict[str, Any]:
+    """fit, then everything a run leaves: curves.png, the packed model, results.json; returns the results.
+
+    A network without binary weights is not converted: its packed results are None.
+    """
+    from bnn_jax.data import evaluation_batches
+
+    model = model_of(fit(config))
+    workdir = Path(config.workdir)
+    records = read(workdir / 'metrics.jsonl')
+    plot(workdir / 'curves.png', name, records)
+
+    def test_batches():
+        source = config.data('test', config.data_dir)
+        return evaluation_batches(source, batch_size=config.batch_size, standardize=config.standardize)
+
+    first_images = next(iter(test_batches()))['image']
+    summary = summarize(model, first_images.shape)
+    results: dict[str, Any] = {
+        'experiment': name,
+        'test_accuracy': evaluate(model, test_batches())['accuracy'],
+        'packed_test_accuracy': None,
+        'prediction_agreement': None,
+        'max_abs_logit_difference': None,
+        'float32_bytes': summary.bytes,
+        'packed_bytes': None,
+        'epochs': config.epochs,
+        'train_seconds': records[-1]['seconds'],
+        'images_per_second': records[-1]['step'] * config.batch_size / records[-1]['seconds'],
+        'milliseconds_per_batch': _milliseconds(logits_of(model), first_images),
+        'packed_milliseconds_per_batch': None,
+    }
+    if summary.binary_params:
+        packed = load(save(convert(model), workdir / 'packed.safetensors'))
+        (workdir / 'report.txt').write_text(f'{packed.report}\n')
+        results |= compare(model, packed, test_batches)
+        results |= {
+            'packed_test_accuracy': evaluate(packed, test_batches())['accuracy'],
+            'packed_bytes': packed.report.bytes,
+            'packed_milliseconds_per_batch': _milliseconds(logits_of(packed), first_images),
+        }
+    results |= {'config': _described(config), 'versions': _versions(), 'device': _device()}
+    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
+    return results
+
+
+def compare(model, packed, test_batches: Callable) -> dict[str, float]:
+    """Share of images whose predicted class is the same in both arithmetics, and the largest difference of a logit."""
+    in_training, from_bits, agree, count, difference = logits_of(model), logits_of(packed), 0, 0, 0.0
+    for batch in test_batches():
+        ours, theirs = (np.asarray(logits(batch['image'])) for logits in (in_training, from_bits))
+        agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        difference = max(difference, float(np.abs(ours - theirs).max()))
+        count += len(ours)
+    return {'prediction_agreement': agree / count, 'max_abs_logit_difference': difference}
+
+
+def _milliseconds(logits: Callable, images: np.ndarray) -> float:
+    """Median time of a compiled call on this batch, images in, logits out."""
+    times = []
+    jax.block_until_ready(logits(images))
+    for _ in range(TIMED_CALLS):
+        start = time.perf_counter()
+        jax.block_until_ready(logits(images))
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def _described(config: Config) -> dict[str, Any]:
+    return {
+        f.name: value if 'help' in f.metadata else repr(value)
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ('bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
+    installed = {dist.metadata['Name'].replace('-', '_'): dist.version for dist in importlib.metadata.distributions()}
+    return {'python': sys.version.split()[0]} | {name: installed.get(name, 'not installed') for name in packages}
+
+
+def _device() -> str:
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    return f'{len(devices)} x {kind} ({platform.machine()})'

@@ -1,0 +1,194 @@
+"""fit: a config to a trained state, resumable at any step; read from top to bottom."""
+
+import collections
+import dataclasses
+import json
+import math
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from bnn_jax.layers import Network
+from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.metrics import MetricsLog
+from bnn_jax.training.progress import Progress
+from bnn_jax.training.state import TrainState, init, model_of
+from bnn_jax.training.step import check_batch, evaluate, update
+
+
+def option(default, text: str) -> Any:
+    """A scalar field that the command line can set."""
+    return dataclasses.field(default=default, metadata={'help': text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Scalars can be set on the command line; the rest is the experiment's.
+
+    model: (rngs=, width=) -> network. data: (split, data_dir) -> source, splits 'train' and 'test'. standardize,
+    augmentations: see `bnn_jax.data`. schedule: (learning_rate, total steps) -> optax schedule. optimizer: that schedule
+    -> optax chain, without the projection of latent weights, which `init` takes from the scheme.
+    """
+
+    model: Callable[..., Network]
+    data: Callable[[str, str], Sequence[dict]]
+    standardize: Callable[[np.ndarray], np.ndarray]
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam
+    schedule: Callable[[float, int], optax.Schedule] = optax.cosine_decay_schedule
+    augmentations: tuple = ()
+    epochs: int = option(10, 'how often every training image is seen')
+    batch_size: int = option(64, 'images a step')
+    learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
+    width: float = option(1.0, "factor on the architecture's filters")
+    seed: int = option(0, 'of initialisation, shuffling and augmentation')
+    checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
+    workdir: str = option('', 'where the run keeps all it writes; default runs/<experiment>-<seed>')
+    data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
+
+    def __post_init__(self):
+        for name in ('epochs', 'batch_size', 'checkpoint_every'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
+        if self.seed < 0:
+            raise ValueError(f'seed: got {self.seed}, expected 0 or more')
+
+    def scalars(self) -> dict[str, Any]:
+        """The fields that the command line can set."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if 'help' in f.metadata}
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training diverged: the loss or its gradient is NaN or infinite."""
+
+
+class Interrupted(SystemExit):
+    """SIGTERM or Ctrl-C arrived; the state was saved first. The exit status is 128 + the signal's number."""
+
+
+def fit(config: Config) -> TrainState:
+    """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
+
+    Writes config.json, metrics.jsonl and checkpoints/ there. The parameters depend on the config alone, not on where a
+    run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
+    Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
+    directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
+    """
+    from bnn_jax.data import evaluation_batches, training_batches
+    from bnn_jax.data.pipeline import steps_from
+
+    workdir = prepare_workdir(config)
+    test_source = config.data('test', config.data_dir)
+    batches, epoch_steps = training_batches(
+        config.data('train', config.data_dir),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        standardize=config.standardize,
+        augmentations=config.augmentations,
+    )
+    last_step = config.epochs * epoch_steps
+    tx = config.optimizer(config.schedule(config.learning_rate, last_step))
+    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
+    checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
+    state = checkpoints.restore(state)
+    first_step = int(state.step)
+    step = jax.jit(update, donate_argnums=0)
+    pending = collections.deque()
+
+    with (
+        checkpoints,
+        MetricsLog(workdir / 'metrics.jsonl', first_step) as log,
+        Progress(first_step, last_step, epoch_steps, log.seconds) as progress,
+        _Signals() as signals,
+    ):
+        for number, batch in enumerate(steps_from(batches, first_step, last_step), start=first_step + 1):
+            check_batch(batch, state.num_classes)
+            state, metrics = step(state, batch)
+            pending.append((number, metrics))
+            ends_epoch = number % epoch_steps == 0
+            saves = ends_epoch or number % config.checkpoint_every == 0 or signals.received
+            while len(pending) > (0 if saves else 1):
+                record = _finite(*pending.popleft(), workdir)
+                log.write(**record, seconds=progress.seconds())
+                progress.step(record)
+            if ends_epoch:
+                test_batches = evaluation_batches(
+                    test_source, batch_size=config.batch_size, standardize=config.standardize
+                )
+                test = evaluate(model_of(state), test_batches)
+                record = log.epoch(number, epoch_steps, test, progress.seconds())
+                progress.epoch(record)
+            if saves:
+                checkpoints.save(state)
+            if signals.received:
+                checkpoints.wait()
+                progress.say(f'stopped at step {number} by signal {signals.received}, saved; start again to go on')
+                raise Interrupted(128 + signals.received)
+        checkpoints.wait()
+    return state
+
+
+def _finite(number: int, metrics: dict[str, jax.Array], workdir: Path) -> dict[str, float]:
+    """The metrics of a step as numbers. Raises NonFiniteLoss."""
+    record = {'step': number} | {name: float(value) for name, value in metrics.items()}
+    if not all(math.isfinite(value) for value in record.values()):
+        raise NonFiniteLoss(
+            f'step {number}: got loss {record["loss"]} and gradient norm {record["gradient_norm"]}, expected finite '
+            f'numbers; the last good checkpoint is in {workdir}/checkpoints. Try a smaller --learning_rate, and check the '
+            'images for NaN'
+        )
+    return record
+
+
+def _decisive(config: Config) -> dict[str, Any]:
+    """What must not change between two starts of one run: all but where things are and how often they are saved."""
+    return {k: v for k, v in config.scalars().items() if k not in ('workdir', 'data_dir', 'checkpoint_every')}
+
+
+def prepare_workdir(config: Config) -> Path:
+    """The working directory, made if need be, with config.json. Raises OSError where it cannot be written."""
+    workdir = Path(config.workdir or 'runs/unnamed').expanduser()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / '.writable'
+        probe.write_text('')
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno, f'workdir cannot be written ({error.strerror}); choose another --workdir', str(workdir)
+        ) from error
+    everything = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    path = workdir / 'config.json'
+    if not path.exists():
+        path.write_text(json.dumps(everything, indent=2, default=repr) + '\n')
+    return workdir
+
+
+class _Signals:
+    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it."""
+
+    def __enter__(self):
+        self.received, self._previous = 0, {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._receive)
+            except ValueError:  # Not the main thread: whoever runs that one handles signals.
+                break
+        return self
+
+    def _receive(self, number, frame):
+        if self.received:
+            self.__exit__()
+            signal.raise_signal(number)
+        self.received = number
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

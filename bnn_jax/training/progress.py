@@ -1,0 +1,66 @@
+"""Progress of a run for people: a bar on a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 10.0
+"""Seconds between plain lines."""
+
+
+class Progress:
+    """Shows step, steps a second, loss, accuracy and time left; keeps the run's clock, which `before` seconds precede."""
+
+    def __init__(self, first_step: int, last_step: int, epoch_steps: int, before: float):
+        self.first_step, self.last_step, self.epoch_steps = first_step, last_step, epoch_steps
+        self._started, self._before, self._line_at = time.monotonic(), before, 0.0
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[text]}'),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self):
+        self._bar.start()
+        self._task = self._bar.add_task('training', total=self.last_step, completed=self.first_step, text='')
+        if self.first_step:
+            self.say(f'going on from step {self.first_step} of {self.last_step}')
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def seconds(self) -> float:
+        """Training time so far, interruptions left out."""
+        return round(self._before + time.monotonic() - self._started, 3)
+
+    def step(self, record: dict) -> None:
+        """Show a step's record."""
+        done, elapsed = record['step'] - self.first_step, time.monotonic() - self._started
+        rate = done / elapsed
+        text = f'{rate:.1f} steps/s  loss {record["loss"]:.3f}  accuracy {record["accuracy"]:.1%}'
+        self._bar.update(self._task, completed=record['step'], text=text)
+        if not self._console.is_terminal and elapsed - self._line_at >= LINE_EVERY:
+            self._line_at = elapsed
+            left = (self.last_step - record['step']) / rate
+            self.say(f'step {record["step"]}/{self.last_step}  {text}  {left / 60:.1f} min left')
+
+    def epoch(self, record: dict) -> None:
+        """Show an epoch's record."""
+        self.say(
+            f'epoch {record["epoch"]}/{self.last_step // self.epoch_steps}  '
+            f'train loss {record["train_loss"]:.4f} accuracy {record["train_accuracy"]:.2%}  '
+            f'test loss {record["test_loss"]:.4f} accuracy {record["test_accuracy"]:.2%}'
+        )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(text, highlight=False)

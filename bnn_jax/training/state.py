@@ -1,0 +1,62 @@
+"""The state of a training run: one pytree, and how to get it from a model and back."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+
+from bnn_jax.layers import Latent, Network
+from bnn_jax.projections import project
+
+
+@struct.dataclass
+class TrainState:
+    """All that changes while training, as a pytree.
+
+    step: how many updates were made. params: trainable parameters. rest: batch-norm statistics and random keys.
+    opt_state: the optimizer's. Static: graphdef, the model's structure; tx, the chain that updates it; num_classes.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    rest: nnx.State
+    opt_state: optax.OptState
+    graphdef: nnx.GraphDef = struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = struct.field(pytree_node=False)
+    num_classes: int = struct.field(pytree_node=False)
+
+
+def init(model: Network, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; model itself is neither changed nor shared.
+
+    tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
+    touches nothing but them. Raises TypeError for a model that is not one of this library's networks.
+    """
+    if not isinstance(model, Network):
+        raise TypeError(f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
+    graphdef, params, rest = nnx.split(_copy(model, training=True), nnx.Param, ...)
+    projections = _projections(params)
+    if jax.tree.leaves(projections):
+        tx = optax.chain(tx, project(projections))
+    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params), graphdef, tx, model.num_classes)
+
+
+def model_of(state: TrainState) -> Network:
+    """A model with the state's parameters and statistics, in evaluation mode; independent of the state."""
+    return _copy(nnx.merge(state.graphdef, state.params, state.rest, copy=True), training=False)
+
+
+def _copy(model: Network, *, training: bool) -> Network:
+    graphdef, state = nnx.split(model)
+    copy = nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
+    copy.train() if training else copy.eval()
+    return copy
+
+
+def _projections(params: nnx.State):
+    """The projection in place of every latent weight, None in place of all other parameters."""
+
+    def projection(variable):
+        return variable.projection if isinstance(variable, Latent) else None
+
+    return jax.tree.map(projection, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

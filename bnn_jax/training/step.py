@@ -1,0 +1,115 @@
+"""One training step and evaluation, from loss to metrics."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from bnn_jax.layers import Network
+from bnn_jax.packed import PackedNetwork
+from bnn_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array | np.ndarray]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of every image, (N,), in nats; NaN for a label that is not a class."""
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
+    return jnp.where(valid, loss, jnp.nan)
+
+
+def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain."""
+
+    def loss_of(params):
+        model = nnx.merge(state.graphdef, params, state.rest, copy=True)
+        logits = model(batch['image'])
+        loss = cross_entropy(logits, batch['label']).mean()
+        return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
+
+    (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = state.tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        'loss': loss,
+        'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype),
+        'gradient_norm': optax.global_norm(gradient),
+    }
+    return state.replace(step=state.step + 1, params=params, rest=rest, opt_state=opt_state), metrics
+
+
+_compiled = jax.jit(update)
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update: state and a batch to the next state and metrics, compiled once a shape.
+
+    batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean softmax cross-entropy,
+    nats), `accuracy` (of this batch, in training mode), `gradient_norm`. state stays usable.
+    Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
+    of other keys or lengths, and as the model does.
+    """
+    check_batch(batch, state.num_classes)
+    return _compiled(state, {key: batch[key] for key in ('image', 'label')})
+
+
+def check_batch(batch: Batch, num_classes: int) -> None:
+    """Raises TypeError or ValueError unless batch has one integer label an image, and these (if NumPy) are classes."""
+    if not {'image', 'label'} <= set(batch):
+        raise ValueError(f'batch: got keys {sorted(batch)}, expected image and label')
+    shape, labels = np.shape(batch['image']), batch['label']
+    if np.shape(labels) != shape[:1]:
+        raise ValueError(f'batch: got images {shape} and labels {np.shape(labels)}, expected one label an image')
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f'batch: got labels of dtype {labels.dtype}, expected integers')
+    if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f'labels: got values from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; '
+            'is num_classes that of the data set?'
+        )
+
+
+def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[str, float]:
+    """Mean loss (nats), accuracy and number of images over batches, every image counted once, in evaluation mode.
+
+    model: a trained or a packed network; it is not changed. batches as `train_step` takes them; a smaller last one is
+    padded, so that it compiles once. Raises ValueError if there is no image at all, and as `train_step` for labels.
+    """
+    logits = logits_of(model)
+    size, totals = 0, np.zeros(3)
+    for batch in batches:
+        check_batch(batch, model.num_classes)
+        images, labels = np.asarray(batch['image']), np.asarray(batch['label'])
+        size, count = max(size, len(images)), len(images)
+        images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
+        batch_logits = np.asarray(logits(images))[:count]
+        loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
+        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
+    if totals[2] == 0:
+        raise ValueError('evaluate: got no images, expected at least one')
+    return {'loss': totals[0] / totals[2], 'accuracy': totals[1] / totals[2], 'count': int(totals[2])}
+
+
+def logits_of(model: Network | PackedNetwork) -> Callable[[np.ndarray], jax.Array]:
+    """images -> logits in evaluation mode, compiled once a shape; model itself is not changed."""
+    if isinstance(model, PackedNetwork):
+        return partial(_packed_logits, model)
+    graphdef, state = nnx.split(model)
+    evaluating = nnx.merge(graphdef, state, copy=True)
+    evaluating.eval()
+    return partial(_network_logits, *nnx.split(evaluating))
+
+
+@jax.jit
+def _packed_logits(packed: PackedNetwork, images):
+    return packed(images)
+
+
+@partial(jax.jit, static_argnums=0)
+def _network_logits(graphdef: nnx.GraphDef, state: nnx.State, images):
+    return nnx.merge(graphdef, state, copy=True)(images)
