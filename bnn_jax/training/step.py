@@ -92,7 +92,8 @@ def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[s
         totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
     if totals[2] == 0:
         raise ValueError('evaluate: got no images, expected at least one')
-    return {'loss': totals[0] / totals[2], 'accuracy': totals[1] / totals[2], 'count': int(totals[2])}
+    loss, correct, count = totals.tolist()
+    return {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
 
 
 def logits_of(model: Network | PackedNetwork) -> Callable[[np.ndarray], jax.Array]:
