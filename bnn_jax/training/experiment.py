@@ -17,7 +17,7 @@ import numpy as np
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
 from bnn_jax.summary import summarize
-from bnn_jax.training.fit import Config, Interrupted, NonFiniteLoss, fit
+from bnn_jax.training.fit import Config, NonFiniteLoss, fit
 from bnn_jax.training.metrics import plot, read
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
@@ -31,14 +31,16 @@ def main(name: str, description: str, config: Config) -> None:
     Every scalar field of config is an option; an unknown one is refused. Expected errors end with their message and exit
     status 1, an interruption with 128 + the signal's number.
     """
-    config = with_options(name, description, config)
+    results = run_or_exit(name, with_options(name, description, config))
+    print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
+
+
+def run_or_exit(name: str, config: Config) -> dict[str, Any]:
+    """`run`; an expected error becomes its message and exit status 1."""
     try:
-        results = run(name, config)
+        return run(name, config)
     except (OSError, ValueError, NonFiniteLoss) as error:
         raise SystemExit(f'error: {error}') from None
-    except Interrupted:
-        raise
-    print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
 
 
 def with_options(name: str, description: str, config: Config) -> Config:
