@@ -41,18 +41,20 @@ def convert(model: Network) -> PackedNetwork:
     """
     if not isinstance(model, Network):
         raise TypeError(f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-    packed = PackedNetwork(model.channels, model.num_classes, _convert(model.body, ''))
+    packed = PackedNetwork(model.channels, model.num_classes, _convert_all(model.body, ''))
     if not any(row.became in ('xnor + popcount', '1-bit storage, float product') for row in packed.report.rows):
         raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
     return packed
 
 
+def _convert_all(layers: Sequential, path: str) -> Chain:
+    return Chain(tuple(_convert(layer, f'{path}{i}') for i, layer in enumerate(layers.layers)))
+
+
 def _convert(layer, path: str):
     match layer:
-        case Sequential():
-            return Chain(tuple(_convert(inner, f'{path}{i}') for i, inner in enumerate(layer.layers)))
         case Residual():
-            return Sum(_convert(layer.body, f'{path}.body.'), _convert(layer.shortcut, f'{path}.shortcut.'))
+            return Sum(_convert_all(layer.body, f'{path}.body.'), _convert_all(layer.shortcut, f'{path}.shortcut.'))
         case Norm():
             for name in ('scale', 'bias', 'mean', 'var'):
                 _finite(getattr(layer, name), f'{path} {name}')
@@ -87,7 +89,7 @@ def _convert_product(layer: Product, path: str):
 
 def _check_activation(scheme: Scheme, path: str) -> None:
     probe = jnp.asarray([-2, -1, -0.5, -1e-30, -0.0, 0, 1e-30, 0.5, 1, 2], jnp.float32)
-    if not np.array_equal(scheme.activation(probe), sign(probe)):
+    if scheme.activation is not None and not np.array_equal(scheme.activation(probe), sign(probe)):
         raise ValueError(
             f'convert: layer {path}: its activation quantizer is not a sign, expected values +-1 with sign(0) = +1; '
             'other activations ({0, 1}, several bits, sign(0) = 0) train, but do not fit +-1 bits'

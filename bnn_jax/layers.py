@@ -1,7 +1,7 @@
 """Layers in training arithmetic: latent weights, quantized in every forward pass."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -95,19 +95,17 @@ class Product(nnx.Module):
         if scheme.weight is None:
             y = rounded(self.product(x, kernel))
         else:
-            y = binary_product(self.product, x, self._weight(kernel), self._scale(kernel))
+            scale = None if scheme.scale is None else scheme.scale(jax.lax.stop_gradient(kernel))
+            y = binary_product(self.product, x, self._weight(scheme.weight, kernel), scale)
         return epilogue(y, k, None if self.bias is None else self.bias[...])
 
-    def _weight(self, kernel: jax.Array) -> jax.Array:
-        if self.noise is None or self.deterministic:
-            return self.scheme.weight(kernel)
+    def _weight(self, quantizer: Callable, kernel: jax.Array) -> jax.Array:
+        if self.scheme.training_weight is None or self.noise is None or self.deterministic:
+            return quantizer(kernel)
         key, self.noise[...] = (
             jax.random.key_data(half) for half in jax.random.split(jax.random.wrap_key_data(self.noise[...]))
         )
         return self.scheme.training_weight(kernel, jax.random.wrap_key_data(key))
-
-    def _scale(self, kernel: jax.Array) -> jax.Array | None:
-        return None if self.scheme.scale is None else self.scheme.scale(jax.lax.stop_gradient(kernel))
 
 
 class Norm(nnx.BatchNorm):
@@ -118,12 +116,11 @@ class Norm(nnx.BatchNorm):
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
-        super().__init__(
-            channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs
-        )
+        super().__init__(channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs)
 
     def coefficients(self) -> jax.Array:
         """(2, C): scale and shift, see `exact.norm_coefficients`."""
+        assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
         return norm_coefficients(self.scale[...], self.bias[...], self.mean[...], self.var[...], self.epsilon)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -22,9 +22,9 @@ def tensor() -> Any:
     return dataclasses.field(metadata={'role': 'tensor'})
 
 
-def derived() -> Any:
+def derived(*, init: bool = False) -> Any:
     """A field computed from the others when a layer is made."""
-    return dataclasses.field(init=False, metadata={'role': 'derived'})
+    return dataclasses.field(init=init, metadata={'role': 'derived'})
 
 
 def child() -> Any:
@@ -67,8 +67,13 @@ def _expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
         )
 
 
-def _expect_product(layer, weights: str, shape: tuple[int, ...], dtype) -> None:
-    _expect(layer, weights, shape, dtype)
+def _expect_bits(layer) -> None:
+    """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
+    _expect(layer, 'words', layer.product.words_shape(layer.into, layer.out), np.uint32)
+    used = layer.into - WORD_BITS * (words_for(layer.into) - 1)
+    last = np.take(np.asarray(layer.words), -1, axis=layer.product.words_axis())
+    if used < WORD_BITS and np.any(last >> np.uint32(used)):
+        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {layer.into} are set, expected 0')
     for name in ('scale', 'bias'):
         if getattr(layer, name) is not None:
             _expect(layer, name, (layer.out,), np.float32)
@@ -92,7 +97,7 @@ class PackedProduct:
     border: jax.Array | None = derived()
 
     def __post_init__(self):
-        _expect_product(self, 'words', self.product.words_shape(self.into, self.out), np.uint32)
+        _expect_bits(self)
         object.__setattr__(self, 'border', self.product.border(self.words, self.into))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -114,7 +119,7 @@ class UnpackedProduct:
     bias: jax.Array | None = tensor()
 
     def __post_init__(self):
-        _expect_product(self, 'words', self.product.words_shape(self.into, self.out), np.uint32)
+        _expect_bits(self)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.product.check(x, self.into)
@@ -244,7 +249,10 @@ class Report:
 
 _BECAME = {
     PackedProduct: ('xnor + popcount', 'binary weights, binary input'),
-    UnpackedProduct: ('1-bit storage, float product', 'its input is real: the weights are unpacked for a dense product'),
+    UnpackedProduct: (
+        '1-bit storage, float product',
+        'its input is real: the weights are unpacked for a dense product',
+    ),
     FloatProduct: ('float32', 'its weights are real: the scheme keeps this layer in float'),
     PackedNorm: ('float32, 2 numbers a channel', 'statistics and affine parameters folded together'),
 }
@@ -271,10 +279,3 @@ def stored_bytes(layer) -> int:
     """Bytes of a layer's own stored tensors."""
     stored = (getattr(layer, f.name) for f in dataclasses.fields(layer) if role(f) == 'tensor')
     return sum(array.size * array.dtype.itemsize for array in stored if array is not None)
-
-
-def tail_bits_clear(words: jax.Array, into: int, axis: int) -> bool:
-    """Whether the unused bits of the last word are 0, as the convention has them."""
-    used = into - WORD_BITS * (words_for(into) - 1)
-    last = np.take(np.asarray(words), -1, axis=axis)
-    return used == WORD_BITS or not np.any(last >> np.uint32(used))

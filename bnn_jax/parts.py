@@ -128,8 +128,9 @@ class Stack:
         return Part(product, shape, self.scaled(filters), scheme, self.rngs, () if pool is None else (pool,))
 
     def _after(self, part: Part) -> tuple[int, ...]:
-        """The shape a block gives."""
-        spatial = part.shape[:2]
+        """The shape a convolution block gives."""
+        assert isinstance(part.product_kind, Convolution)
+        height, width = part.shape[:2]
         for window in (part.product_kind.window, *(pool.window for pool in part.pooling)):
-            spatial = window.output_size(*spatial)
-        return *spatial, part.out
+            height, width = window.output_size(height, width)
+        return height, width, part.out

@@ -24,9 +24,7 @@ class Dense:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
-        return lax.dot_general(
-            x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=_widened(x)
-        )
+        return lax.dot_general(x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=_widened(x))
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return into, out
@@ -53,11 +51,15 @@ class Dense:
     def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
         return unpack(words, into).T
 
-    def border(self, words: jax.Array, into: int) -> None:
+    def words_axis(self) -> int:
+        """Along which axis of its words the input channels are packed."""
+        return 1
+
+    def border(self, words: jax.Array, into: int) -> jax.Array | None:
         """A dense layer has no border."""
         return None
 
-    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: None) -> jax.Array:
+    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32."""
         return packed_matmul(x_words, words, into)
 
@@ -109,6 +111,10 @@ class Convolution:
 
     def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
         return unpack(words, into, axis=2)
+
+    def words_axis(self) -> int:
+        """Along which axis of its words the input channels are packed."""
+        return 2
 
     def border(self, words: jax.Array, into: int) -> jax.Array | None:
         """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""

@@ -117,7 +117,9 @@ class Scheme:
         if self.pad_value not in (0, 1, -1):
             raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
         if self.weight is None and (self.scale or self.projection or self.training_weight):
-            raise ValueError('scheme: got a scale, projection or training_weight without weight; real weights have none')
+            raise ValueError(
+                'scheme: got a scale, projection or training_weight without weight; real weights have none'
+            )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
@@ -155,9 +157,7 @@ FLOAT = Scheme(
 )
 """Real weights and activations: the baseline."""
 
-BC = dataclasses.replace(
-    FLOAT, weight=quantizers.sign_ste, projection=clip, first=FLOAT, last=FLOAT, shortcut=FLOAT
-)
+BC = dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=FLOAT, last=FLOAT, shortcut=FLOAT)
 """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363)."""
 
 BC_STOCHASTIC = dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste)

@@ -82,7 +82,18 @@ class Summary:
         return self.bytes / self.packed_bytes
 
     def __str__(self) -> str:
-        columns = ['layer', 'kind', 'bits in/w', 'output', 'params', '1-bit', 'bytes', 'packed', '1-bit MACs', '32-bit MACs']
+        columns = [
+            'layer',
+            'kind',
+            'bits in/w',
+            'output',
+            'params',
+            '1-bit',
+            'bytes',
+            'packed',
+            '1-bit MACs',
+            '32-bit MACs',
+        ]
         rows = [
             [
                 layer.path,

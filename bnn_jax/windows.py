@@ -38,7 +38,9 @@ class Window:
         """A checked window. Raises ValueError, saying what was got and expected."""
         if isinstance(padding, str):
             if padding not in ('SAME', 'VALID'):
-                raise ValueError(f"padding: got {padding!r}, expected 'SAME', 'VALID' or ((top, bottom), (left, right))")
+                raise ValueError(
+                    f"padding: got {padding!r}, expected 'SAME', 'VALID' or ((top, bottom), (left, right))"
+                )
         else:
             pairs = tuple(padding)
             if len(pairs) != 2:
@@ -77,11 +79,13 @@ class Window:
         pad_with = jnp.broadcast_to(jnp.asarray(pad_with, x.dtype), x.shape[-1:])
         x = pad_channels(x, pads, pad_with)
         (stride_h, stride_w) = self.strides
-        return jnp.stack([
-            x[:, i : i + (rows - 1) * stride_h + 1 : stride_h, j : j + (columns - 1) * stride_w + 1 : stride_w]
-            for i in range(self.size[0])
-            for j in range(self.size[1])
-        ])
+        return jnp.stack(
+            [
+                x[:, i : i + (rows - 1) * stride_h + 1 : stride_h, j : j + (columns - 1) * stride_w + 1 : stride_w]
+                for i in range(self.size[0])
+                for j in range(self.size[1])
+            ]
+        )
 
     @partial(jax.jit, static_argnums=0)
     def mean(self, x: jax.Array) -> jax.Array:

@@ -5,9 +5,12 @@ A source is anything with `len` and `source[i] -> {'image': uint8 (H, W, C), 'la
 
 from bnn_jax.data.digits import digits
 from bnn_jax.data.pipeline import Standardize, crop, evaluation_batches, flip, training_batches
+from bnn_jax.data.source import ArraySource, Source
 from bnn_jax.data.tfds_source import tfds_source
 
 __all__ = [
+    'ArraySource',
+    'Source',
     'Standardize',
     'crop',
     'digits',

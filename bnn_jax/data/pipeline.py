@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import grain
 import numpy as np
+
+from bnn_jax.data.source import Source
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -37,9 +40,7 @@ class Standardize:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (len(self.mean), 1):
-            raise ValueError(
-                f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {len(self.mean)})'
-            )
+            raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {len(self.mean)})')
         scaled = image.astype(np.float32) / np.float32(255)
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
@@ -57,7 +58,7 @@ class _Augment(grain.transforms.RandomMap):
 
 
 def training_batches(
-    source: Sequence[dict],
+    source: Source,
     *,
     batch_size: int,
     seed: int,
@@ -76,7 +77,7 @@ def training_batches(
     if not 1 <= batch_size <= len(source):
         raise ValueError(f'batch_size: got {batch_size}, expected 1 to {len(source)}, the number of images')
     batches = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.source(cast(Any, source))
         .seed(seed)
         .shuffle()
         .random_map(_Augment(tuple(augmentations), standardize))
@@ -92,10 +93,10 @@ def steps_from(batches: grain.MapDataset, first: int, last: int) -> Iterator[dic
 
 
 def evaluation_batches(
-    source: Sequence[dict], *, batch_size: int, standardize: Callable[[np.ndarray], np.ndarray]
+    source: Source, *, batch_size: int, standardize: Callable[[np.ndarray], np.ndarray]
 ) -> Iterator[dict]:
     """Every image once, in order; the last batch may be smaller. Raises ValueError for an empty source."""
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
-    dataset = grain.MapDataset.source(source).random_map(_Augment((), standardize), seed=0).batch(batch_size)
+    dataset = grain.MapDataset.source(cast(Any, source)).random_map(_Augment((), standardize), seed=0).batch(batch_size)
     yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))

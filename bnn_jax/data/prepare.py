@@ -44,7 +44,9 @@ def read_idx(path: Path) -> np.ndarray:
     shape = tuple(int(extent) for extent in np.frombuffer(data, '>u4', data[3], offset=4))
     body = data[4 + 4 * data[3] :]
     if len(body) != math.prod(shape):
-        raise ValueError(f'{path}: got {len(body)} bytes for shape {shape}, expected {math.prod(shape)}; download it again')
+        raise ValueError(
+            f'{path}: got {len(body)} bytes for shape {shape}, expected {math.prod(shape)}; download it again'
+        )
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
@@ -82,7 +84,9 @@ def _find(source: Path, name: str) -> Path:
     for candidate in (source / name, source / f'{name}.gz'):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f'{source} has neither {name} nor {name}.gz; download it there, or name its folder: --source')
+    raise FileNotFoundError(
+        f'{source} has neither {name} nor {name}.gz; download it there, or name its folder: --source'
+    )
 
 
 READERS = {
@@ -97,6 +101,7 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
     Raises ValueError for another name or damaged files, FileNotFoundError for missing ones; labels are checked.
     """
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
 
     if name not in READERS:
         raise ValueError(f'data set: got {name!r}, expected one of {", ".join(READERS)}')
@@ -112,16 +117,18 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
         'VERSION': tfds.core.Version(VERSIONS[name]),
         '_info': lambda self: tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict({
-                'image': tfds.features.Image(shape=shape, dtype=np.uint8),
-                'label': tfds.features.ClassLabel(names=list(classes)),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(shape=shape, dtype=np.uint8),
+                    'label': tfds.features.ClassLabel(names=list(classes)),
+                }
+            ),
             supervised_keys=('image', 'label'),
         ),
         '_split_generators': lambda self, manager: {split: _examples(*data) for split, data in splits.items()},
         '_generate_examples': lambda self: iter(()),
     }
-    with tfds.core.registered.skip_registration():
+    with registered.skip_registration():
         kind = type(name.title().replace('_', ''), (tfds.core.GeneratorBasedBuilder,), methods)
         builder = kind(data_dir=str(Path(data_dir).expanduser()), file_format='array_record')
         builder.download_and_prepare()

@@ -1,12 +1,12 @@
 """Any TFDS image set prepared as ArrayRecord, read without TensorFlow."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bnn_jax.data.digits import ArraySource
+from bnn_jax.data.source import ArraySource
 
 CHUNK = 1000
 
@@ -14,13 +14,13 @@ CHUNK = 1000
 class TfdsSource:
     """A source over `tfds.data_source`: decodes on access; an image that cannot be decoded is named."""
 
-    def __init__(self, records: Sequence, name: str):
+    def __init__(self, records: Any, name: str):
         self.records, self.name = records, name
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index) -> dict:
+    def __getitem__(self, index: int) -> dict:
         try:
             record = self.records[int(index)]
         except Exception as error:
@@ -67,7 +67,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
             'or name the folder it is in: --data_dir=FOLDER'
         )
     try:
-        records = tfds.data_source(name, split=split, data_dir=str(Path(data_dir).expanduser()))
+        records: Any = tfds.data_source(name, split=split, data_dir=str(Path(data_dir).expanduser()))
     except (ValueError, NotImplementedError, AssertionError, FileNotFoundError) as error:
         raise ValueError(
             f'data set {name!r}, split {split!r} in {data_dir} cannot be opened ({error}); '

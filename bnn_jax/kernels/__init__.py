@@ -70,5 +70,5 @@ def _backend(name: str):
     if name == 'auto':
         return xla
     if name not in BACKENDS:
-        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(map(repr, ['auto', *BACKENDS]))}")
+        raise ValueError(f'backend: got {name!r}, expected one of {", ".join(map(repr, ["auto", *BACKENDS]))}')
     return BACKENDS[name]

@@ -25,7 +25,8 @@ def conv2d(x_words: jax.Array, w_words: jax.Array, channels: int, window: Window
     taps = window.taps(x, pad_value)
     w = w.reshape(taps.shape[0], channels, -1)
     # One product a tap: an integer convolution would be shorter, but padded ones are miscompiled on CPU (jax 0.10).
-    return sum(
+    products = [
         lax.dot_general(tap, kernel, (((3,), (0,)), ((), ())), preferred_element_type=jnp.int32)
         for tap, kernel in zip(taps, w, strict=True)
-    )
+    ]
+    return jnp.sum(jnp.stack(products), axis=0)

@@ -50,5 +50,3 @@ def _differences(x: jax.Array, w: jax.Array) -> jax.Array:
         return total + lax.population_count(x_word ^ w_word).astype(jnp.int32)
 
     return lax.fori_loop(0, x.shape[0], add_word, jnp.zeros((x.shape[1], w.shape[1]), jnp.int32))
-
-

@@ -87,7 +87,9 @@ class Checkpoints:
         for key in sorted({*meta['config'], *expected['config']}):
             theirs, ours = meta['config'].get(key), expected['config'].get(key)
             if theirs != ours:
-                raise ValueError(f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}')
+                raise ValueError(
+                    f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}'
+                )
         for key in sorted({*meta['arrays'], *expected['arrays']}):
             theirs, ours = meta['arrays'].get(key), expected['arrays'].get(key)
             if theirs != ours:

@@ -25,7 +25,7 @@ from bnn_jax.training.step import evaluate, logits_of
 TIMED_CALLS = 20
 
 
-def main(name: str, description: str, config: Config) -> None:
+def main(name: str, description: str | None, config: Config) -> None:
     """Run an experiment with the options of the command line, and print its results.
 
     Every scalar field of config is an option; an unknown one is refused. Expected errors end with their message and exit
@@ -43,12 +43,16 @@ def run_or_exit(name: str, config: Config) -> dict[str, Any]:
         raise SystemExit(f'error: {error}') from None
 
 
-def with_options(name: str, description: str, config: Config) -> Config:
+def with_options(name: str, description: str | None, config: Config) -> Config:
     """config with the options of the command line; its default workdir is runs/<name>-<seed>."""
     import tyro
 
     options = [
-        (field.name, Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])], dataclasses.field(default=value))
+        (
+            field.name,
+            Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
+            dataclasses.field(default=value),
+        )
         for field in dataclasses.fields(config)
         if 'help' in field.metadata
         for value in [getattr(config, field.name)]

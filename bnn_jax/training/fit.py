@@ -5,9 +5,9 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,6 +20,9 @@ from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import check_batch, evaluate, update
+
+if TYPE_CHECKING:
+    from bnn_jax.data import Source
 
 
 def option(default, text: str) -> Any:
@@ -37,10 +40,10 @@ class Config:
     """
 
     model: Callable[..., Network]
-    data: Callable[[str, str], Sequence[dict]]
+    data: Callable[[str, str], 'Source']
     standardize: Callable[[np.ndarray], np.ndarray]
-    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam
-    schedule: Callable[[float, int], optax.Schedule] = optax.cosine_decay_schedule
+    optimizer: Callable[..., optax.GradientTransformation] = optax.adam
+    schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
     augmentations: tuple = ()
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
@@ -100,7 +103,7 @@ def fit(config: Config) -> TrainState:
     state = checkpoints.restore(state)
     first_step = int(state.step)
     step = jax.jit(update, donate_argnums=0)
-    pending = collections.deque()
+    pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     with (
         checkpoints,
@@ -115,7 +118,7 @@ def fit(config: Config) -> TrainState:
             ends_epoch = number % epoch_steps == 0
             saves = ends_epoch or number % config.checkpoint_every == 0 or signals.received
             while len(pending) > (0 if saves else 1):
-                record = _finite(*pending.popleft(), workdir)
+                record = _finite(workdir, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
             if ends_epoch:
@@ -135,7 +138,7 @@ def fit(config: Config) -> TrainState:
     return state
 
 
-def _finite(number: int, metrics: dict[str, jax.Array], workdir: Path) -> dict[str, float]:
+def _finite(workdir: Path, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """The metrics of a step as numbers. Raises NonFiniteLoss."""
     record = {'step': number} | {name: float(value) for name, value in metrics.items()}
     if not all(math.isfinite(value) for value in record.values()):

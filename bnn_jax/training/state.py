@@ -1,15 +1,23 @@
 """The state of a training run: one pytree, and how to get it from a model and back."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx, struct
+from flax import nnx
 
 from bnn_jax.layers import Latent, Network
 from bnn_jax.projections import project
 
 
-@struct.dataclass
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['step', 'params', 'rest', 'opt_state'],
+    meta_fields=['graphdef', 'tx', 'num_classes'],
+)
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that changes while training, as a pytree.
 
@@ -21,9 +29,9 @@ class TrainState:
     params: nnx.State
     rest: nnx.State
     opt_state: optax.OptState
-    graphdef: nnx.GraphDef = struct.field(pytree_node=False)
-    tx: optax.GradientTransformation = struct.field(pytree_node=False)
-    num_classes: int = struct.field(pytree_node=False)
+    graphdef: nnx.GraphDef
+    tx: optax.GradientTransformation
+    num_classes: int
 
 
 def init(model: Network, tx: optax.GradientTransformation) -> TrainState:

@@ -1,7 +1,9 @@
 """One training step and evaluation, from loss to metrics."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from bnn_jax.layers import Network
 from bnn_jax.packed import PackedNetwork
 from bnn_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array | np.ndarray]
+Batch = dict[str, Any]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -40,7 +42,8 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
         'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype),
         'gradient_norm': optax.global_norm(gradient),
     }
-    return state.replace(step=state.step + 1, params=params, rest=rest, opt_state=opt_state), metrics
+    state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
+    return state, metrics
 
 
 _compiled = jax.jit(update)

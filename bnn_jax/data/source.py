@@ -1,0 +1,30 @@
+"""What data sets look like to a pipeline: random access to images and labels."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+    """Indexable images: source[i] -> {'image': uint8 (H, W, C), 'label': int}."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict: ...
+
+
+class ArraySource:
+    """A source held in memory: images uint8 (n, H, W, C), labels (n,)."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        if len(images) != len(labels) or images.ndim != 4 or images.dtype != np.uint8:
+            raise ValueError(
+                f'images {images.dtype}{list(images.shape)} and labels {list(np.shape(labels))}: '
+                'expected uint8 (n, H, W, C) and (n,)'
+            )
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return {'image': self.images[index], 'label': int(self.labels[index])}
