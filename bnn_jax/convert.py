@@ -1,5 +1,8 @@
 """Trained network -> packed network, once: signs become bits, scales and normalisation are computed for good."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +28,7 @@ from bnn_jax.packed import (
     Sum,
     UnpackedProduct,
 )
+from bnn_jax.products import Convolution, Dense
 from bnn_jax.quantizers import sign
 from bnn_jax.schemes import Scheme, constant_k
 
@@ -71,20 +75,27 @@ def _convert_product(layer: Product, path: str):
     bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
-    signs = sign(kernel)
-    scale = None if layer.scheme.scale is None else layer.scheme.scale(kernel)
-    expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
-    if not np.array_equal(layer.scheme.weight(kernel), expected):
+    words, scale, faithful = _pack(layer.scheme, layer.product, kernel)
+    if not faithful:
         raise ValueError(
             f'convert: layer {path}: its quantized weights are not scale * sign(W), expected two values +-scale a '
             'filter; a quantizer with sign(0) = 0 or more than one bit cannot be packed'
         )
-    words = layer.product.pack_kernel(signs)
     if layer.scheme.activation is None:
         return UnpackedProduct(layer.product, layer.into, layer.out, words, scale, bias)
     _check_activation(layer.scheme, path)
     use_k = layer.scheme.input_scale is not None
     return PackedProduct(layer.product, layer.into, layer.out, use_k, words, scale, bias)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _pack(scheme: Scheme, product: Convolution | Dense, kernel: jax.Array):
+    """Words and scale of a latent kernel, and whether scale * sign is indeed what the scheme makes of it."""
+    signs = sign(kernel)
+    scale = None if scheme.scale is None else scheme.scale(kernel)
+    expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
+    quantized = kernel if scheme.weight is None else scheme.weight(kernel)
+    return product.pack_kernel(signs), scale, jnp.all(quantized == expected)
 
 
 def _check_activation(scheme: Scheme, path: str) -> None:

@@ -26,14 +26,15 @@ def rounded(x: jax.Array) -> jax.Array:
 def ordered_sum(x: jax.Array) -> jax.Array:
     """Sum over axis 0, pairwise, always in the same order (and with an error that grows as log n, not n).
 
-    x: (n, ...), n >= 1. Returns (...). Differentiable.
+    First half + second half, again and again; rows left over where the number is odd are added at the end, the first
+    left over first. x: (n, ...), n >= 1. Returns (...). Differentiable.
     """
+    left_over = []
     while x.shape[0] > 1:
-        if x.shape[0] % 2:
-            x = jnp.concatenate([x, jnp.zeros_like(x[:1])])
         half = x.shape[0] // 2
-        x = x[:half] + x[half:]
-    return x[0]
+        left_over += list(x[2 * half :])
+        x = x[:half] + x[half : 2 * half]
+    return sum(left_over, x[0])
 
 
 @jax.jit

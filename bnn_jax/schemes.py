@@ -11,9 +11,9 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bnn_jax import quantizers
+from bnn_jax.initializers import he_normal
 from bnn_jax.projections import centre_and_clip, clip
 
 
@@ -92,8 +92,8 @@ class Scheme:
     pad_value: what lies outside a binarised image: 0, +1 or -1 (a real image is always padded with 0).
     chain, head, residual: the order of layers, see the functions above.
     first, last, shortcut: the schemes of the first layer, the last layer and of shortcut convolutions; None: this one.
-    init: initializer of the weights. eps, momentum: batch normalisation's; running <- momentum running + (1 - momentum)
-        batch.
+    init: (key, shape, dtype) -> initial weights. eps, momentum: batch normalisation's;
+        running <- momentum running + (1 - momentum) batch.
     """
 
     weight: Callable | None
@@ -109,7 +109,7 @@ class Scheme:
     first: 'Scheme | None' = None
     last: 'Scheme | None' = None
     shortcut: 'Scheme | None' = None
-    init: Callable = nnx.initializers.he_normal()
+    init: Callable = he_normal
     eps: float = 1e-4
     momentum: float = 0.9
 

@@ -35,7 +35,8 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
         return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
 
     (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = state.tx.update(gradient, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion('standard'):  # optax relies on it (Adam's b1 ** count), where a user forbids it
+        updates, opt_state = state.tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
         'loss': loss,

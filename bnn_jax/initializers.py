@@ -1,0 +1,20 @@
+"""Initial weights."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+CHUNK = 2**17
+
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal with mean 0 and variance 2 / fan-in, fan-in being all axes but the last. Source: arXiv:1502.01852.
+
+    Drawn in chunks of one size, so that a network's many shapes share one compilation (jax.random.normal compiles for two
+    seconds a shape on CPU).
+    """
+    size, fan_in = math.prod(shape), math.prod(shape[:-1])
+    keys = jax.random.split(key, -(-size // CHUNK))
+    chunks = [jax.random.normal(chunk_key, (CHUNK,), dtype) for chunk_key in keys]
+    return jnp.concatenate(chunks)[:size].reshape(shape) * jnp.asarray(math.sqrt(2 / fan_in), dtype)

@@ -1,0 +1,48 @@
+"""Networks small enough for tests, with normalisation as training never leaves it: gamma negative, zero, tiny."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax.training import logits_of
+
+SCHEMES = {name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')}
+
+# Architecture -> keywords and the shape of a batch: odd sizes, channels that are not multiples of 32.
+SMALL = {
+    'mlp': ({'width': 45 / 4096, 'input_shape': (5, 7, 3)}, (2, 5, 7, 3)),
+    'lenet5': ({'width': 0.7, 'input_shape': (17, 19, 1)}, (2, 17, 19, 1)),
+    'vgg_small': ({'width': 0.27, 'input_shape': (11, 9, 3)}, (2, 11, 9, 3)),
+    'alexnet': ({'width': 0.11, 'input_shape': (67, 71, 3)}, (1, 67, 71, 3)),
+    'resnet18': ({'width': 0.55, 'input_shape': (35, 37, 3)}, (2, 35, 37, 3)),
+}
+
+
+def build(architecture: str, scheme, num_classes: int = 10, **keywords):
+    return getattr(bnn.models, architecture)(
+        num_classes, scheme=scheme, rngs=nnx.Rngs(0), **{**SMALL[architecture][0], **keywords}
+    )
+
+
+def images(architecture: str, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=SMALL[architecture][1]).astype(np.float32)
+
+
+def randomise_norms(model, seed: int = 0) -> None:
+    """gamma and beta of both signs, gamma 0 and tiny in some channels, statistics far from their initial values."""
+    rng = np.random.default_rng(seed)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            n = module.num_features
+            gamma = rng.normal(size=n)
+            gamma[::7], gamma[3::11], gamma[5::13] = 0, 1e-30, -1e-6
+            values = {'scale': gamma, 'bias': rng.normal(size=n), 'mean': 2 * rng.normal(size=n)}
+            values['var'] = rng.uniform(0.01, 30, size=n)
+            for name, value in values.items():
+                getattr(module, name)[...] = jnp.asarray(value, jnp.float32)
+
+
+def evaluated(model, x) -> np.ndarray:
+    """Logits in evaluation mode, jitted, parameters as arguments; compiled once for networks of one structure."""
+    return np.asarray(logits_of(model)(x))
