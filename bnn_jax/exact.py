@@ -11,6 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def wide(dtype) -> np.dtype:
+    """The dtype to compute in: float64 for float64, float32 for all narrower ones."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
 def rounded(x: jax.Array) -> jax.Array:
     """x itself, rounded to its dtype before anything follows.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax import quantizers
-from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded
+from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded, wide
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.schemes import Scheme, check_scale
 from bnn_jax.windows import Window
@@ -188,6 +188,7 @@ class Residual(nnx.Module):
 class Network(nnx.Module):
     """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
 
+    An image that is not finite gives logits NaN.
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
@@ -196,7 +197,14 @@ class Network(nnx.Module):
         self.channels, self.num_classes = channels, num_classes
 
     def __call__(self, images) -> jax.Array:
-        return self.body(check_images(images, self.channels))
+        images = check_images(images, self.channels)
+        return nan_unless_finite(self.body(images), images)
+
+
+def nan_unless_finite(logits: jax.Array, images: jax.Array) -> jax.Array:
+    """logits, but NaN for every image that is not finite: neither bits nor XLA's max pooling on CPU hand a NaN on."""
+    finite = jnp.isfinite(images).all(axis=(1, 2, 3))[:, None]
+    return jnp.where(jnp.broadcast_to(finite, logits.shape), logits, jnp.nan)
 
 
 def check_images(images, channels: int) -> jax.Array:
@@ -211,4 +219,4 @@ def check_images(images, channels: int) -> jax.Array:
         raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
     if 0 in images.shape:
         raise ValueError(f'images: got an empty batch of shape {images.shape}, expected at least one image')
-    return images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    return images.astype(wide(images.dtype))

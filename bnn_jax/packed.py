@@ -13,7 +13,7 @@ import numpy as np
 
 from bnn_jax.bits import WORD_BITS, pack, words_for
 from bnn_jax.exact import normalize, rounded
-from bnn_jax.layers import check_images, epilogue, scaled
+from bnn_jax.layers import check_images, epilogue, nan_unless_finite, scaled
 from bnn_jax.products import Convolution, Dense
 
 
@@ -199,7 +199,7 @@ class PackedNetwork:
     """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
     A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
-    that is not finite gives logits NaN (a bit cannot hold one). `report` says what each layer became.
+    that is not finite gives logits NaN. `report` says what each layer became.
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
@@ -209,9 +209,7 @@ class PackedNetwork:
 
     def __call__(self, images) -> jax.Array:
         images = check_images(images, self.channels).astype(jnp.float32)
-        finite = jnp.isfinite(images).all(axis=(1, 2, 3))[:, None]
-        logits = self.body(images)
-        return jnp.where(jnp.broadcast_to(finite, logits.shape), logits, jnp.nan)
+        return nan_unless_finite(self.body(images), images)
 
     @property
     def report(self) -> 'Report':

@@ -100,7 +100,7 @@ class Stack:
         body, after = scheme.residual(first, second)
         shortcut = []
         if self.shape != between:
-            part = self._conv_part(scheme.shortcut or scheme, self.shape, filters, 1, strides, 0, None)
+            part = self._conv_part(scheme.shortcut(scheme), self.shape, filters, 1, strides, 0, None)
             shortcut = [*part.product(), *part.norm_out()]
         self.layers += [Residual(Sequential(body), Sequential(shortcut)), *after]
         self.shape = between
@@ -109,7 +109,7 @@ class Stack:
         """The head, and the whole network. average: mean over height and width before the last product."""
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
-        last = self.scheme.last or self.scheme
+        last = self.scheme.last(self.scheme)
         norm_channels = self.shape[-1:] if average else self.shape
         pooling = (GlobalAveragePool(),) if average else ()
         # A real last layer has a bias; a binary one is followed by a normalisation.
@@ -119,7 +119,7 @@ class Stack:
         return Network(self.layers, channels=self.channels, num_classes=num_classes)
 
     def _chain_scheme(self) -> Scheme:
-        return self.scheme if self.layers else self.scheme.first or self.scheme
+        return self.scheme if self.layers else self.scheme.first(self.scheme)
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool) -> Part:
         if isinstance(padding, int):

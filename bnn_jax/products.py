@@ -8,14 +8,10 @@ from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
+from bnn_jax.exact import wide
 from bnn_jax.kernels import packed_conv2d, packed_matmul
 from bnn_jax.kernels.borders import outside_sum, tap_sums
 from bnn_jax.windows import Window, pad_channels
-
-
-def _widened(x: jax.Array):
-    """The dtype products are returned in: float32, or float64 for float64 operands."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +20,9 @@ class Dense:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
-        return lax.dot_general(x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=_widened(x))
+        return lax.dot_general(
+            x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=wide(x.dtype)
+        )
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return into, out
@@ -87,7 +85,7 @@ class Convolution:
             self.window.strides,
             pads,
             dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            preferred_element_type=_widened(x),
+            preferred_element_type=wide(x.dtype),
         )
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:

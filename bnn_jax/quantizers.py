@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.exact import ordered_mean
+from bnn_jax.exact import ordered_mean, wide
 from bnn_jax.windows import Padding, Window
 
 
@@ -106,7 +106,7 @@ def _sign_swish_fwd(x, beta):
 
 def _sign_swish_bwd(beta, x, g):
     # With u = beta x / 2 the derivative is beta (1 - u tanh u) / cosh(u)^2; in float32 it is 0 beyond |u| = 40.
-    u = jnp.clip(x.astype(jnp.promote_types(x.dtype, jnp.float32)) * (beta / 2), -40, 40)
+    u = jnp.clip(x.astype(wide(x.dtype)) * (beta / 2), -40, 40)
     slope = beta * (1 - u * jnp.tanh(u)) / jnp.cosh(u) ** 2
     return ((slope * g.astype(slope.dtype)).astype(x.dtype),)
 
@@ -125,8 +125,8 @@ def alpha(w) -> jax.Array:
     w = _floating(w, 'alpha')
     if w.ndim < 2:
         raise ValueError(f'alpha: got shape {w.shape}, expected rank >= 2 with the output filter as last axis')
-    wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
-    return ordered_mean(jnp.abs(wide).reshape(-1, w.shape[-1])).astype(w.dtype)
+    magnitudes = jnp.abs(w.astype(wide(w.dtype)))
+    return ordered_mean(magnitudes.reshape(-1, w.shape[-1])).astype(w.dtype)
 
 
 @jax.custom_vjp
@@ -146,8 +146,7 @@ def _scaled_sign_ste_fwd(w):
 
 def _scaled_sign_ste_bwd(w, g):
     s, n, axes = sign(w), w.size // w.shape[-1], tuple(range(w.ndim - 1))
-    wide = jnp.promote_types(w.dtype, jnp.float32)
-    through_alpha = jnp.sum((g * s).astype(wide), axis=axes, keepdims=True) / n
+    through_alpha = jnp.sum((g * s).astype(wide(w.dtype)), axis=axes, keepdims=True) / n
     return (_inside(w, _expand(alpha(w), w) * g) + s * through_alpha.astype(w.dtype),)
 
 
@@ -237,9 +236,8 @@ def stochastic_sign_ste(x, key) -> jax.Array:
     Source: BinaryConnect (arXiv:1511.00363) eq. 2-3.
     """
     x = _floating(x, 'stochastic_sign_ste')
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    p = jnp.clip((x.astype(wide) + 1) / 2, 0, 1)
-    drawn = jnp.where(jax.random.uniform(key, x.shape, wide) < p, 1, -1).astype(x.dtype)
+    p = jnp.clip((x.astype(wide(x.dtype)) + 1) / 2, 0, 1)
+    drawn = jnp.where(jax.random.uniform(key, x.shape, p.dtype) < p, 1, -1).astype(x.dtype)
     return jnp.where(jnp.isnan(x), x, drawn)
 
 
@@ -273,7 +271,7 @@ def _dorefa_weights(x, bits):
 
 
 def _tanh_and_largest(x):
-    t = jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    t = jnp.tanh(x.astype(wide(x.dtype)))
     largest = jnp.max(jnp.abs(t), initial=0)
     return t, jnp.where(largest == 0, 1, largest)
 
@@ -303,8 +301,8 @@ def dorefa_activations(x, bits: int) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dorefa_activations(x, bits):
     x, n = _floating(x, 'dorefa_activations'), _bits(bits)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (jnp.round(jnp.clip(wide, 0, 1) * n) / n).astype(x.dtype)
+    clipped = jnp.clip(x.astype(wide(x.dtype)), 0, 1)
+    return (jnp.round(clipped * n) / n).astype(x.dtype)
 
 
 def _dorefa_activations_fwd(x, bits):
@@ -335,8 +333,8 @@ def input_scale(
     if x.ndim != 4:
         raise ValueError(f'input_scale: got shape {x.shape}, expected rank 4: (N, H, W, C)')
     window = Window.of(kernel_size, strides, padding)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    magnitude = ordered_mean(jnp.moveaxis(jnp.abs(wide), -1, 0))[..., None]
+    magnitudes = jnp.abs(x.astype(wide(x.dtype)))
+    magnitude = ordered_mean(jnp.moveaxis(magnitudes, -1, 0))[..., None]
     return window.mean(magnitude).astype(x.dtype)
 
 

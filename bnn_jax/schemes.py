@@ -78,6 +78,21 @@ def residual_norm_before(first: Parts, second: Parts) -> tuple[list, list]:
     return [*first.norm_in(), *first.product(), *second.norm_in(), *second.product()], []
 
 
+def itself(scheme: 'Scheme') -> 'Scheme':
+    """The same scheme."""
+    return scheme
+
+
+def real(scheme: 'Scheme') -> 'Scheme':
+    """Real weights and input, with this scheme's initialisation and normalisation."""
+    return dataclasses.replace(FLOAT, init=scheme.init, eps=scheme.eps, momentum=scheme.momentum)
+
+
+def real_input(scheme: 'Scheme') -> 'Scheme':
+    """The same scheme on a real input: the image of a network whose weights are all binary."""
+    return dataclasses.replace(scheme, activation=None, input_scale=None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """One way to binarise a network.
@@ -91,7 +106,7 @@ class Scheme:
     projection: latent -> latent, applied after every update; None: none.
     pad_value: what lies outside a binarised image: 0, +1 or -1 (a real image is always padded with 0).
     chain, head, residual: the order of layers, see the functions above.
-    first, last, shortcut: the schemes of the first layer, the last layer and of shortcut convolutions; None: this one.
+    first, last, shortcut: this scheme -> that of the first layer, of the last layer, of shortcut convolutions.
     init: (key, shape, dtype) -> initial weights. eps, momentum: batch normalisation's;
         running <- momentum running + (1 - momentum) batch.
     """
@@ -106,9 +121,9 @@ class Scheme:
     input_scale: Callable | None = None
     training_weight: Callable | None = None
     pad_value: int = 0
-    first: 'Scheme | None' = None
-    last: 'Scheme | None' = None
-    shortcut: 'Scheme | None' = None
+    first: 'Callable[[Scheme], Scheme]' = itself
+    last: 'Callable[[Scheme], Scheme]' = itself
+    shortcut: 'Callable[[Scheme], Scheme]' = itself
     init: Callable = he_normal
     eps: float = 1e-4
     momentum: float = 0.9
@@ -157,7 +172,7 @@ FLOAT = Scheme(
 )
 """Real weights and activations: the baseline."""
 
-BC = dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=FLOAT, last=FLOAT, shortcut=FLOAT)
+BC = dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=real, last=real, shortcut=real)
 """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363)."""
 
 BC_STOCHASTIC = dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste)
@@ -166,7 +181,7 @@ BC_STOCHASTIC = dataclasses.replace(BC, training_weight=quantizers.stochastic_si
 BWN = dataclasses.replace(BC, weight=quantizers.scaled_sign_ste, scale=quantizers.alpha)
 """Binary-Weight-Network: weights alpha sign(W), real activations (XNOR-Net section 3.1)."""
 
-_BNN_HIDDEN = Scheme(
+BNN = Scheme(
     weight=quantizers.sign_ste,
     scale=None,
     activation=quantizers.sign_ste,
@@ -174,9 +189,8 @@ _BNN_HIDDEN = Scheme(
     chain=product_pool_norm,
     head=pool_product_norm,
     residual=residual_sign_after,
+    first=real_input,
 )
-
-BNN = dataclasses.replace(_BNN_HIDDEN, first=dataclasses.replace(_BNN_HIDDEN, activation=None))
 """BinaryNet: all weights and activations +-1; only the image and the logits are real (arXiv:1602.02830)."""
 
 XNOR = Scheme(
@@ -187,9 +201,9 @@ XNOR = Scheme(
     chain=norm_product_pool,
     head=norm_relu_pool_product,
     residual=residual_norm_before,
-    first=FLOAT,
-    last=FLOAT,
-    shortcut=FLOAT,
+    first=real,
+    last=real,
+    shortcut=real,
 )
 """XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real."""
 

@@ -10,7 +10,6 @@ from networks import SCHEMES, build, images
 import bnn_jax as bnn
 from bnn_jax.layers import Latent
 
-
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
 CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('vgg_small', 'XNOR_K'),

@@ -41,7 +41,7 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
     metrics = {
         'loss': loss,
         'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype),
-        'gradient_norm': optax.global_norm(gradient),
+        'gradient_norm': optax.tree.norm(gradient),
     }
     state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
     return state, metrics

@@ -1,0 +1,70 @@
+"""The house itself: floors, forbidden constructions, docstrings, documents that stay true."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bnn_jax as bnn
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / 'bnn_jax').rglob('*.py'))
+
+
+def test_each_floor_imports_only_from_below():
+    command = [Path(sys.executable).parent / 'lint-imports', '--no-cache']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_source(path):
+    text = path.read_text()
+    for pattern in (
+        r'nnx\.(jit|grad|value_and_grad|vmap|scan|custom_vjp|Optimizer)\b',
+        r'\bjnp\.empty',
+        r'default_backend',
+    ):
+        assert not re.search(pattern, text), f'{pattern} is not used in this library'
+    # x + stop_gradient(q - x) is not exactly +-1 in bfloat16.
+    assert not re.search(r'\+\s*(jax\.lax\.|lax\.)?stop_gradient\(', text)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith('_'):
+            assert ast.get_docstring(node), f'{node.name} has no docstring'
+
+
+def test_importing_the_library_needs_no_extra_and_touches_no_device():
+    heavy = ['grain', 'tensorflow_datasets', 'orbax.checkpoint', 'matplotlib', 'tyro', 'sklearn', 'tensorflow']
+    code = (
+        'import sys, bnn_jax; from jax._src import xla_bridge\n'
+        f'print([m for m in {heavy} if m in sys.modules], xla_bridge._backends)'
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ['[]', '{}']
+
+
+def test_public_names():
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K'):
+        assert getattr(bnn, name) is getattr(bnn.schemes, name)
+    assert bnn.bits.WORD_BITS == 32
+    for name in ('init', 'train_step', 'evaluate', 'model_of', 'fit'):
+        assert callable(getattr(bnn.training, name))
+
+
+def test_the_readme_example_and_commands_are_real():
+    readme = (ROOT / 'README.md').read_text()
+    assert readme.count('```sh\nmake demo\nmake test\n```') == 1
+    for name in re.findall(r'\]\(([^)#]+)\)', readme):
+        assert (ROOT / name).exists(), name
+    for module in re.findall(r'-m experiments\.([a-z0-9_]+)', readme):
+        assert (ROOT / 'experiments' / f'{module}.py').exists(), module
+    first, second = re.findall(r'```python\n(.*?)```', readme, re.S)[:2]
+    smaller = first.replace('224, 224', '64, 64').replace('resnet18(num', 'resnet18(width=0.1, num')
+    smaller = smaller.replace("'resnet18.safetensors'", 'path')
+    namespace = {'path': str(ROOT / '.pytest_cache' / 'readme.safetensors')}
+    (ROOT / '.pytest_cache').mkdir(exist_ok=True)
+    exec(smaller, namespace)
+    exec(second, namespace)

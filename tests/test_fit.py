@@ -1,0 +1,480 @@
+"""fit: killed, stopped, resumed and refused, a run's result is that of an uninterrupted one or a clear error.
+
+As a script (`python tests/test_fit.py WORKDIR EVENT STEP`) it trains the run of these tests and has EVENT happen at STEP.
+"""
+
+import dataclasses
+import errno
+import functools
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax.data import ArraySource, Standardize, crop, digits
+from bnn_jax.training import Config, Interrupted, NonFiniteLoss, fit, init
+from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.fit import _decisive, _Signals
+from bnn_jax.training.metrics import MetricsLog, read
+
+TESTS = Path(__file__).parent
+EPOCH, LAST = 22, 44
+"""Steps of an epoch and of a whole run."""
+
+
+def adam(schedule):
+    """optax.adam and schedules of optax, which mix dtypes in their own arithmetic; everything else stays strict."""
+    tx = optax.adam(schedule)
+
+    def update(*arguments):
+        with jax.numpy_dtype_promotion('standard'):
+            return tx.update(*arguments)
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def source(split, data_dir):
+    return digits(split)
+
+
+CONFIG = Config(
+    model=functools.partial(bnn.models.mlp, 10, scheme=bnn.BC_STOCHASTIC, input_shape=(8, 8, 1), hidden=(16, 16)),
+    data=source,
+    standardize=Standardize((0.305,), (0.376,)),
+    augmentations=(crop(1),),
+    optimizer=adam,
+    epochs=2,
+    batch_size=64,
+    learning_rate=1e-2,
+    checkpoint_every=5,
+)
+"""It has all kinds of state: latent weights, statistics, random keys, moments of the optimizer."""
+
+
+def config(workdir, **changes) -> Config:
+    return dataclasses.replace(CONFIG, workdir=str(workdir), **changes)
+
+
+# Events of a run.
+
+
+def steps_saved(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+def after(owner, method: str, step: int, action) -> None:
+    """Have `action` happen once, after a call of owner.method at that step: its first argument, or `step=`."""
+    original, happened = getattr(owner, method), []
+
+    def replaced(self, *arguments, **record):
+        result = original(self, *arguments, **record)
+        at = record['step'] if record else int(getattr(arguments[0], 'step', arguments[0]))
+        if at == step and not happened:
+            happened.append(step)
+            action(self)
+        return result
+
+    setattr(owner, method, replaced)
+
+
+def send(number: int):
+    return lambda _: os.kill(os.getpid(), number)
+
+
+def cut_line_and_kill(log: MetricsLog) -> None:
+    """The first checkpoint is whole, the last record half written."""
+    deadline = time.monotonic() + 60
+    while not steps_saved(log.path.parent) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    log.path.write_bytes(log.path.read_bytes()[:-20])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+EVENTS = {
+    'cut a line and SIGKILL': (MetricsLog, 'write', cut_line_and_kill),
+    'SIGKILL while saving': (Checkpoints, 'save', send(signal.SIGKILL)),
+    'SIGKILL after an epoch': (MetricsLog, 'epoch', send(signal.SIGKILL)),
+    'SIGTERM': (MetricsLog, 'write', send(signal.SIGTERM)),
+    'SIGINT': (MetricsLog, 'write', send(signal.SIGINT)),
+}
+
+
+def happens(workdir: Path, event: str, step: int) -> subprocess.CompletedProcess:
+    """Train in a process of its own until the event."""
+    environment = os.environ | {
+        'PYTHONPATH': str(TESTS.parent),
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+    line = [sys.executable, '-W', 'error', __file__, str(workdir), event, str(step)]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+
+
+# What a run leaves.
+
+
+def arrays(state) -> list[np.ndarray]:
+    return [np.array(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def same(ours, theirs) -> bool:
+    """Bit for bit."""
+    return all(np.array_equal(a, b) for a, b in zip(arrays(ours), arrays(theirs), strict=True))
+
+
+def saved(workdir: Path, config: Config = CONFIG):
+    """The state of the newest checkpoint."""
+    tx = config.optimizer(config.schedule(config.learning_rate, LAST))
+    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
+    with Checkpoints(workdir / 'checkpoints', _decisive(config)) as checkpoints:
+        return checkpoints.restore(state)
+
+
+def records(workdir: Path) -> list[dict]:
+    """metrics.jsonl without the times."""
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != 'seconds'} for line in lines]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The uninterrupted run: its workdir and its last state."""
+    workdir = tmp_path_factory.mktemp('finished')
+    return workdir, fit(config(workdir))
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A finished workdir, to be spoilt."""
+    return shutil.copytree(finished[0], tmp_path / 'copy')
+
+
+def test_what_a_run_leaves(finished):
+    workdir, state = finished
+    assert int(state.step) == LAST
+    assert same(saved(workdir), state)
+    log = records(workdir)
+    steps, epochs = [r for r in log if 'epoch' not in r], [r for r in log if 'epoch' in r]
+    assert [record['step'] for record in steps] == list(range(1, LAST + 1))
+    assert all(record.keys() == {'step', 'loss', 'accuracy', 'gradient_norm'} for record in steps)
+    assert [(record['step'], record['epoch']) for record in epochs] == [(EPOCH, 1), (LAST, 2)]
+    for record in epochs:
+        own = [r for r in steps if record['step'] - EPOCH < r['step'] <= record['step']]
+        for name in ('loss', 'accuracy'):
+            assert record[f'train_{name}'] == pytest.approx(np.mean([r[name] for r in own]))
+    assert epochs[1]['test_loss'] < epochs[0]['test_loss']
+    seconds = [record['seconds'] for record in read(workdir / 'metrics.jsonl')]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+    described = json.loads((workdir / 'config.json').read_text())
+    assert described.keys() == {field.name for field in dataclasses.fields(Config)}
+    assert described['epochs'] == 2 and described['learning_rate'] == 0.01
+
+
+def test_killed_and_stopped_again_and_again_a_run_ends_the_same(finished, tmp_path):
+    for event, step, status, newest in (
+        ('cut a line and SIGKILL', 8, -signal.SIGKILL, [5]),
+        ('SIGKILL while saving', 10, -signal.SIGKILL, [5, 10]),
+        ('SIGTERM', 13, 143, [14]),
+        ('SIGKILL after an epoch', EPOCH, -signal.SIGKILL, [15, 20]),
+    ):
+        done = happens(tmp_path, event, step)
+        assert done.returncode == status, done.stderr
+        assert 'Traceback' not in done.stderr
+        assert steps_saved(tmp_path)[-1] in newest
+    assert 'going on from step 14 of 44' in done.stderr
+    state = fit(config(tmp_path))
+    assert same(state, finished[1])
+    assert same(saved(tmp_path), finished[1])
+    assert records(tmp_path) == records(finished[0])
+
+
+@pytest.mark.parametrize(
+    ('event', 'step', 'status'),
+    [('SIGINT', 1, 130), ('SIGTERM', EPOCH, 143), ('SIGINT', EPOCH + 1, 130), ('SIGTERM', LAST, 143)],
+)
+def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, event, step, status):
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    owner, method, action = EVENTS[event]
+    monkeypatch.setattr(owner, method, getattr(owner, method))
+    after(owner, method, step, action)
+    with pytest.raises(Interrupted) as error:
+        fit(config(tmp_path))
+    monkeypatch.undo()
+    assert error.value.code == status
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    reached = records(tmp_path)[-1]['step']
+    assert reached - step in (0, 1)
+    assert steps_saved(tmp_path)[-1] == reached
+    assert records(tmp_path) == [record for record in records(finished[0]) if record['step'] <= reached]
+    assert same(fit(config(tmp_path)), finished[1])
+    assert records(tmp_path) == records(finished[0])
+
+
+def test_a_second_signal_is_not_waited_for():
+    with _Signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_fit_outside_the_main_thread(finished, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(config(tmp_path))))
+    thread.start()
+    thread.join()
+    assert same(results[0], finished[1])
+
+
+def test_a_finished_run_trains_no_further(finished, copy, monkeypatch):
+    def update(state, batch):
+        raise AssertionError('a step was taken')
+
+    monkeypatch.setattr(sys.modules['bnn_jax.training.fit'], 'update', update)
+    metrics = (copy / 'metrics.jsonl').read_bytes()
+    assert same(fit(config(copy, checkpoint_every=7)), finished[1])
+    assert (copy / 'metrics.jsonl').read_bytes() == metrics
+
+
+def test_a_run_can_move(finished, copy, tmp_path):
+    moved = copy.rename(tmp_path / 'elsewhere')
+    assert same(fit(config(moved, data_dir='another', checkpoint_every=1)), finished[1])
+
+
+# A working directory that is not this run's.
+
+
+def another_test_set(split, data_dir):
+    return digits('test')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'epochs': 3},
+        {'batch_size': 32},
+        {'learning_rate': 2e-2},
+        {'width': 0.5},
+        {'seed': 1},
+        {'model': functools.partial(CONFIG.model, hidden=(16, 8))},
+        {'model': functools.partial(CONFIG.model, hidden=(16, 16, 16))},
+        {'model': functools.partial(CONFIG.model, scheme=bnn.FLOAT)},
+        {'model': functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, projection=None))},
+        {'optimizer': optax.sgd},
+        {'schedule': lambda learning_rate, steps: optax.constant_schedule(learning_rate)},
+        {'augmentations': ()},
+        {'standardize': Standardize((0.5,), (0.5,))},
+        {'data': another_test_set},
+    ],
+    ids=lambda change: ', '.join(change),
+)
+def test_another_run_in_the_same_place_is_refused(copy, change):
+    before = files(copy)
+    with pytest.raises(ValueError, match='use another --workdir, or delete .*checkpoints to start anew') as error:
+        fit(config(copy, **change))
+    (name,) = change
+    if name != 'model':
+        assert name in str(error.value)
+    assert files(copy) == before
+
+
+def test_the_remedy_works(copy, tmp_path):
+    """Checkpoints deleted, another run takes place in the same directory as in an empty one."""
+    shutil.rmtree(copy / 'checkpoints')
+    changes = {'seed': 1, 'epochs': 1}
+    assert same(fit(config(copy, **changes)), fit(config(tmp_path / 'empty', **changes)))
+    assert records(copy) == records(tmp_path / 'empty')
+    assert json.loads((copy / 'config.json').read_text())['seed'] == 1
+
+
+@pytest.mark.parametrize('below', ['', 'deeper/still'])
+def test_a_workdir_that_cannot_be_written(tmp_path, below):
+    (tmp_path / 'file').write_text('')
+    workdir = tmp_path / 'file' / below
+    with pytest.raises(OSError, match='workdir cannot be written.*choose another --workdir') as error:
+        fit(config(workdir))
+    assert str(workdir) in str(error.value)
+
+
+# Storage that fails.
+
+
+def limit_file_size(limit: int) -> None:
+    """From now on no file may grow beyond so many bytes, as if the disk were full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """From the end of step 9 on."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    monkeypatch.setattr(MetricsLog, 'write', MetricsLog.write)
+    after(MetricsLog, 'write', 9, lambda _: limit_file_size(4096))
+    yield
+    limit_file_size(limit)
+
+
+def test_a_full_disk_while_saving(tmp_path, full_disk):
+    """The checkpoint of step 10 does not fit on the disk."""
+    with pytest.raises(
+        OSError, match='could not write a checkpoint.*earlier checkpoints are kept. Free space'
+    ) as error:
+        fit(config(tmp_path))
+    assert str(tmp_path) in str(error.value)
+    assert steps_saved(tmp_path) == [5]
+    assert int(saved(tmp_path).step) == 5
+
+
+def test_an_error_of_the_disk_keeps_its_number(tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    original = ocp.CheckpointManager.save
+
+    def save(self, step, **arguments):
+        if step == 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(self, step, **arguments)
+
+    monkeypatch.setattr(ocp.CheckpointManager, 'save', save)
+    with pytest.raises(OSError, match=r'could not write a checkpoint \(No space left on device\)') as error:
+        fit(config(tmp_path))
+    assert error.value.errno == errno.ENOSPC
+    assert steps_saved(tmp_path) == [5]
+
+
+def damaged(content: bytes) -> list[bytes | None]:
+    """Ways to spoil a file: cut short, emptied, one byte in the middle changed, deleted."""
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if content else b'x'
+    return [content[:middle], b'', changed, None]
+
+
+def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(finished, copy):
+    """Whatever happens to a file of it: a ValueError with place and remedy, or a state that was saved."""
+    good = {step: arrays(finished[1]) for step in [LAST]}
+    folder = copy / 'checkpoints' / str(LAST)
+    failures, refused = [], 0
+    for path, content in files(folder).items():
+        for spoilt in damaged(content):
+            shutil.rmtree(folder.parent)
+            shutil.copytree(finished[0] / 'checkpoints', folder.parent)
+            (folder / path).unlink() if spoilt is None else (folder / path).write_bytes(spoilt)
+            try:
+                state = saved(copy)
+            except ValueError as error:
+                refused += 1
+                if not (str(folder) in str(error) and 'delete that folder' in str(error)):
+                    failures.append(f'{path}, {spoilt and len(spoilt)}: message {error}')
+            except BaseException as error:
+                failures.append(f'{path}, {spoilt and len(spoilt)}: {error!r}')
+            else:
+                if int(state.step) in good and not same(state, good[int(state.step)]):
+                    failures.append(f'{path}, {spoilt and len(spoilt)}: restored another state')
+    assert not failures, '\n'.join(failures)
+    assert refused
+
+
+# Training that cannot go on.
+
+
+@pytest.mark.parametrize('checkpoint_every', [3, 1])
+def test_a_loss_that_is_not_finite(tmp_path, checkpoint_every):
+    """The update of step 8 is infinite, so the loss of step 9 is NaN; the newest checkpoint is a good one."""
+
+    def schedule(learning_rate, steps):
+        return lambda count: jnp.where(count == 7, jnp.inf, learning_rate)
+
+    run = config(tmp_path, schedule=schedule, checkpoint_every=checkpoint_every)
+    with pytest.raises(NonFiniteLoss, match=rf'^step 9: got loss nan.*{tmp_path}/checkpoints.*--learning_rate'):
+        fit(run)
+    assert [record['step'] for record in records(tmp_path)] == list(range(1, 9))
+    state = saved(tmp_path, run)
+    assert int(state.step) == (6 if checkpoint_every == 3 else 7)
+    assert all(np.isfinite(leaf).all() for leaf in arrays((state.params, state.rest)))
+
+
+def test_nan_images(tmp_path):
+    with pytest.raises(NonFiniteLoss, match='^step 1: .*check the images for NaN'):
+        fit(config(tmp_path, standardize=lambda image: np.full(image.shape, np.nan, np.float32)))
+    assert not steps_saved(tmp_path)
+
+
+def test_labels_that_are_no_classes(tmp_path):
+    def data(split, data_dir):
+        return ArraySource(digits(split).images, digits(split).labels + 1)
+
+    with pytest.raises(ValueError, match='expected 0 to 9; is num_classes that of the data set'):
+        fit(config(tmp_path, data=data))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('epochs', 0, 'epochs: got 0, expected at least 1'),
+        ('batch_size', 0, 'batch_size: got 0, expected at least 1'),
+        ('checkpoint_every', -1, 'checkpoint_every: got -1, expected at least 1'),
+        ('learning_rate', 0.0, 'learning_rate: got 0.0, expected a positive number'),
+        ('learning_rate', -0.1, 'learning_rate: got -0.1'),
+        ('learning_rate', float('nan'), 'learning_rate: got nan'),
+        ('learning_rate', float('inf'), 'learning_rate: got inf'),
+        ('seed', -1, 'seed: got -1, expected 0 or more'),
+    ],
+)
+def test_a_config_is_checked(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **{name: value})
+
+
+def test_what_only_data_and_model_can_check(tmp_path):
+    with pytest.raises(ValueError, match='batch_size: got 2000, expected 1 to 1437'):
+        fit(config(tmp_path, batch_size=2000))
+    with pytest.raises(ValueError, match='width: got 0.0, expected a positive factor'):
+        fit(config(tmp_path, width=0.0))
+
+
+# metrics.jsonl.
+
+
+@pytest.mark.parametrize('rest', ['', '{"step": 3, "lo', '\n', 'x\n{"step": 4, "seconds": 9}\n'])
+def test_metrics_with_a_damaged_end(tmp_path, rest):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text('{"step": 1, "loss": 2.0, "seconds": 0.5}\n{"step": 2, "loss": 1.0, "seconds": 1.5}\n' + rest)
+    assert [record['step'] for record in read(path)] == [1, 2]
+    with MetricsLog(path, 1) as log:
+        assert log.seconds == 0.5
+        log.write(step=2, loss=3.0, seconds=2.5)
+    assert read(path) == [{'step': 1, 'loss': 2.0, 'seconds': 0.5}, {'step': 2, 'loss': 3.0, 'seconds': 2.5}]
+    with MetricsLog(path, 0) as log:
+        assert log.seconds == 0
+    assert read(path) == []
+
+
+def test_no_metrics_yet(tmp_path):
+    assert read(tmp_path / 'metrics.jsonl') == []
+
+
+if __name__ == '__main__':
+    owner, method, action = EVENTS[sys.argv[2]]
+    after(owner, method, int(sys.argv[3]), action)
+    fit(config(sys.argv[1]))
+    sys.exit('the event did not happen')

@@ -1,0 +1,119 @@
+"""Layers in training arithmetic: exact products, gradients, padding, normalisation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax.layers import Norm, Product, binary_product
+from bnn_jax.products import Convolution, Dense
+from bnn_jax.windows import Window
+
+
+def signs(rng, *shape) -> np.ndarray:
+    return np.where(rng.normal(size=shape) >= 0, 1, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+def test_convolution_of_signs_is_exact(dtype, pad_value):
+    rng = np.random.default_rng(0)
+    x, w = signs(rng, 2, 7, 6, 37), signs(rng, 3, 3, 37, 5)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=pad_value)
+    expected = np.zeros((2, 4, 3, 5), np.float32)
+    for i in range(4):
+        for j in range(3):
+            window = padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            expected[:, i, j] = np.einsum('nhwc,hwcf->nf', window, w)
+    product = Convolution(Window.of(3, 2, ((1, 1), (1, 1))), pad_value)
+    y = product(jnp.asarray(x, dtype), jnp.asarray(w, dtype))
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_dense_product_of_many_signs_is_exact_in_bfloat16():
+    rng = np.random.default_rng(0)
+    x, w = signs(rng, 2, 70_001), signs(rng, 70_001, 3)
+    y = Dense()(jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16))
+    np.testing.assert_array_equal(y, x.astype(np.int64) @ w.astype(np.int64))
+
+
+def test_binary_product_has_the_gradient_of_the_quantized_weight():
+    rng = np.random.default_rng(0)
+    x, w, g = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4, 9), (9, 5), (4, 5)))
+
+    def ours(x, w):
+        return binary_product(Dense(), x, bnn.quantizers.scaled_sign_paper(w), bnn.quantizers.alpha(w))
+
+    def plain(x, w):
+        return x @ bnn.quantizers.scaled_sign_paper(w)
+
+    y, vjp = jax.vjp(ours, x, w)
+    expected, expected_vjp = jax.vjp(plain, x, w)
+    for actual, wanted in zip((y, *vjp(g)), (expected, *expected_vjp(g)), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)  # other order of float32 operations
+
+
+@pytest.mark.parametrize('scheme', ['BWN', 'XNOR', 'XNOR_K'])
+def test_layer_against_the_papers_formula(scheme):
+    """y = (x or sign x) * alpha sign W (* K) + b, in float64 with NumPy."""
+    layer = Product(Dense(), 33, 4, scheme=getattr(bnn, scheme), use_bias=True, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.arange(4, dtype=jnp.float32)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 33)).astype(np.float32)
+    w = np.asarray(layer.kernel[...], np.float64)
+    quantized = np.abs(w).mean(0) * np.where(w >= 0, 1, -1)
+    inputs = x if scheme == 'BWN' else np.where(x >= 0, 1, -1)
+    k = np.abs(x).astype(np.float64).mean(1, keepdims=True) if scheme == 'XNOR_K' else 1
+    expected = inputs @ quantized * k + np.arange(4)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-5, atol=1e-5)  # float32 sums of 33 terms
+
+
+def test_no_gradient_flows_through_k():
+    layer = Product(Dense(), 8, 3, scheme=bnn.XNOR_K, use_bias=False, rngs=nnx.Rngs(0))
+    x = jnp.full((1, 8), 2.0)  # outside the straight-through window: only K could pass a gradient
+    assert not np.asarray(jax.grad(lambda x: layer(x).sum())(x)).any()
+
+
+def test_real_input_is_padded_with_zero_whatever_the_scheme_says():
+    scheme = dataclasses.replace(bnn.BWN, pad_value=1)
+    layer = Product(
+        Convolution(Window.of(3, 1, ((1, 1), (1, 1)))), 2, 3, scheme=scheme, use_bias=False, rngs=nnx.Rngs(0)
+    )
+    assert layer.product.pad_value == 0
+
+
+def test_norm_in_evaluation_and_training():
+    norm = Norm(6, scheme=bnn.FLOAT, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    for name in ('scale', 'bias', 'mean'):
+        getattr(norm, name)[...] = jnp.asarray(rng.normal(size=6), jnp.float32)
+    norm.var[...] = jnp.asarray(rng.uniform(0.1, 4, size=6), jnp.float32)
+    gamma, beta, mean, var = (np.asarray(getattr(norm, n)[...], np.float64) for n in ('scale', 'bias', 'mean', 'var'))
+    x = rng.normal(size=(5, 3, 2, 6)).astype(np.float32)
+    norm.eval()
+    expected = gamma * (x - mean) / np.sqrt(var + 1e-4) + beta
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)  # float32, cancellation near 0
+    norm.train()
+    batch_mean, batch_var = x.mean((0, 1, 2), dtype=np.float64), x.var((0, 1, 2), dtype=np.float64)
+    expected = gamma * (x - batch_mean) / np.sqrt(batch_var + 1e-4) + beta
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.9 * mean + 0.1 * batch_mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 * var + 0.1 * batch_var, rtol=1e-5)
+    with pytest.raises(ValueError, match='expected 6 channels last'):
+        norm(jnp.zeros((1, 2, 2, 5)))
+
+
+def test_every_filter_of_he_normal_has_the_right_spread():
+    from bnn_jax.initializers import he_normal
+
+    w = np.asarray(he_normal(jax.random.key(0), (5, 5, 40, 300)))
+    assert w.dtype == np.float32
+    # 300,000 draws: the standard error of a standard deviation is sigma / sqrt(2 n) = 0.13 %.
+    np.testing.assert_allclose(w.std(), np.sqrt(2 / 1000), rtol=0.01)
+    assert abs(w.mean()) < 4 * np.sqrt(2 / 1000) / np.sqrt(w.size)
+    assert np.unique(w).size > 0.9 * w.size

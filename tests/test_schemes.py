@@ -1,0 +1,196 @@
+"""Schemes: scale times signs is the weight, variants by dataclasses.replace, what is refused, and the orders of layers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bnn_jax as bnn
+from bnn_jax import quantizers, schemes
+from bnn_jax.projections import centre_and_clip, clip
+from bnn_jax.schemes import Scheme, check_scale, constant_k
+
+SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
+replace = dataclasses.replace
+
+
+def test_every_scheme_is_there():
+    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K'} <= SCHEMES.keys()
+    for name, scheme in SCHEMES.items():
+        if not name.startswith('_'):
+            assert getattr(bnn, name) is scheme
+
+
+@pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
+def test_scale_belongs_to_weight(scheme):
+    for part in (scheme, scheme.first, scheme.last, scheme.shortcut):
+        if part is not None:
+            check_scale(part)
+
+
+@pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
+def test_schemes_are_values(scheme):
+    twin = replace(scheme)
+    assert twin is not scheme
+    assert twin == scheme
+    assert hash(twin) == hash(scheme)
+    assert replace(scheme, eps=0.5) != scheme
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scheme.pad_value = 1
+
+
+def test_what_the_sources_make_binary():
+    """weight, scale, activation, projection, then which of the first and last layers are real."""
+    table = {
+        'FLOAT': (None, None, None, None, None, None),
+        'BC': (quantizers.sign_ste, None, None, clip, bnn.FLOAT, bnn.FLOAT),
+        'BC_STOCHASTIC': (quantizers.sign_ste, None, None, clip, bnn.FLOAT, bnn.FLOAT),
+        'BWN': (quantizers.scaled_sign_ste, quantizers.alpha, None, clip, bnn.FLOAT, bnn.FLOAT),
+        'BNN': (quantizers.sign_ste, None, quantizers.sign_ste, clip, replace(bnn.BNN.first, activation=None), None),
+        'XNOR': (
+            quantizers.scaled_sign_ste,
+            quantizers.alpha,
+            quantizers.sign_ste,
+            centre_and_clip,
+            bnn.FLOAT,
+            bnn.FLOAT,
+        ),
+    }
+    table['XNOR_K'] = table['XNOR']
+    for name, expected in table.items():
+        s = SCHEMES[name]
+        assert (s.weight, s.scale, s.activation, s.projection, s.first, s.last) == expected, name
+        assert s.pad_value == 0, name
+    assert bnn.BC_STOCHASTIC.training_weight is quantizers.stochastic_sign_ste
+    assert bnn.BNN.first.weight is quantizers.sign_ste
+    assert bnn.XNOR.input_scale is None
+    assert replace(bnn.XNOR, input_scale=constant_k) == bnn.XNOR_K
+
+
+VARIANTS = {
+    'paper gradient': replace(bnn.XNOR, weight=quantizers.scaled_sign_paper),
+    'constant alpha': replace(bnn.XNOR, weight=quantizers.scaled_sign_ste_const_alpha),
+    'one scale a layer': replace(bnn.XNOR, weight=quantizers.layer_scaled_sign, scale=quantizers.layer_alpha),
+    'no scale': replace(bnn.XNOR, weight=quantizers.sign_approx, scale=None),
+    'plus one padding': replace(bnn.BNN, pad_value=1),
+    'minus one padding': replace(bnn.BNN, pad_value=-1),
+}
+
+
+@pytest.mark.parametrize('scheme', VARIANTS.values(), ids=VARIANTS)
+def test_variants_pass(scheme):
+    check_scale(scheme)
+
+
+def test_check_scale_works_inside_a_trace():
+    scheme = replace(bnn.BWN, weight=quantizers.scaled_sign_paper)
+    wrong = replace(bnn.BWN, weight=quantizers.scaled_sign_paper, scale=quantizers.layer_alpha)
+
+    @jax.jit
+    def checked(x):
+        check_scale(scheme)
+        with pytest.raises(ValueError, match='is not scale'):
+            check_scale(wrong)
+        return x
+
+    assert checked(jnp.ones(())) == 1
+
+
+WRONG_SCALES = {
+    'alpha forgotten': replace(bnn.XNOR, scale=None),
+    'alpha of plain signs': replace(bnn.BC, scale=quantizers.alpha),
+    'a scale a filter for one a layer': replace(bnn.XNOR, weight=quantizers.layer_scaled_sign),
+    'a scale a layer for one a filter': replace(bnn.XNOR, scale=quantizers.layer_alpha),
+    'weights of more than one bit': replace(bnn.XNOR, weight=lambda w: quantizers.dorefa_weights(w, 2), scale=None),
+    'real weights': replace(bnn.BWN, weight=lambda w: w),
+}
+
+
+@pytest.mark.parametrize('scheme', WRONG_SCALES.values(), ids=WRONG_SCALES)
+def test_a_scale_of_another_quantizer_raises(scheme):
+    with pytest.raises(ValueError, match=r'weight\(w\) is not scale\(w\) \* sign\(w\)'):
+        check_scale(scheme)
+
+
+BAD_FIELDS = {
+    'pad_value 2': (bnn.XNOR, {'pad_value': 2}, r'pad_value: got 2, expected 0, \+1 or -1'),
+    'scale without weight': (bnn.FLOAT, {'scale': quantizers.alpha}, 'without weight'),
+    'projection without weight': (bnn.FLOAT, {'projection': clip}, 'without weight'),
+    'training_weight without weight': (
+        bnn.FLOAT,
+        {'training_weight': quantizers.stochastic_sign_ste},
+        'without weight',
+    ),
+    'scale with training_weight': (
+        bnn.BWN,
+        {'training_weight': quantizers.stochastic_sign_ste},
+        'both scale and training_weight',
+    ),
+    'input_scale without activation': (bnn.BWN, {'input_scale': constant_k}, 'input_scale without activation'),
+}
+
+
+@pytest.mark.parametrize(('scheme', 'fields', 'message'), BAD_FIELDS.values(), ids=BAD_FIELDS)
+def test_bad_combinations_raise(scheme, fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(scheme, **fields)
+
+
+def test_constant_k_passes_no_gradient():
+    class Product:
+        def input_scale(self, x):
+            return jnp.abs(x).mean(-1)
+
+    x = jnp.asarray([[1.0, -3.0], [2.0, 0.5]])
+    k, vjp = jax.vjp(lambda x: constant_k(x, Product()), x)
+    np.testing.assert_array_equal(k, [2, 1.25])
+    np.testing.assert_array_equal(vjp(jnp.ones(2))[0], np.zeros((2, 2)))
+
+
+# Orders of layers
+
+
+class Named:
+    """Parts that are their own names, numbered by the product they belong to."""
+
+    def __init__(self, number=''):
+        self.number = number
+
+    def __getattr__(self, part):
+        return lambda: [part + self.number]
+
+
+CHAINS = {
+    'FLOAT': ('product norm_out relu pool', 'pool product'),
+    'BC': ('product norm_out relu pool', 'pool product'),
+    'BC_STOCHASTIC': ('product norm_out relu pool', 'pool product'),
+    'BWN': ('product norm_out relu pool', 'pool product'),
+    'BNN': ('product pool norm_out', 'pool product norm_out'),
+    'XNOR': ('norm_in product pool', 'norm_in relu pool product'),
+    'XNOR_K': ('norm_in product pool', 'norm_in relu pool product'),
+}
+
+
+@pytest.mark.parametrize(('name', 'chain', 'head'), [(name, *orders) for name, orders in CHAINS.items()])
+def test_orders_of_chain_and_head(name, chain, head):
+    assert SCHEMES[name].chain(Named()) == chain.split()
+    assert SCHEMES[name].head(Named()) == head.split()
+
+
+def test_order_with_the_optional_relu():
+    assert schemes.norm_product_relu_pool(Named()) == ['norm_in', 'product', 'relu', 'pool']
+
+
+@pytest.mark.parametrize(
+    ('name', 'body', 'after'),
+    [
+        ('FLOAT', 'product1 norm_out1 relu1 product2 norm_out2', 'relu2'),
+        ('BWN', 'product1 norm_out1 relu1 product2 norm_out2', 'relu2'),
+        ('BNN', 'product1 norm_out1 product2 norm_out2', ''),
+        ('XNOR', 'norm_in1 product1 norm_in2 product2', ''),
+    ],
+)
+def test_orders_of_residual_blocks(name, body, after):
+    assert SCHEMES[name].residual(Named('1'), Named('2')) == (body.split(), after.split())
