@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.exact import negative
+
 WORD_BITS = 32
 
 
@@ -16,10 +18,10 @@ def words_for(k: int) -> int:
 
 @partial(jax.jit, static_argnames='axis')
 def pack(x, axis: int = -1) -> jax.Array:
-    """Signs of x along `axis` as uint32 words: bit j of word i is set where not x[32 i + j] >= 0; tail bits are 0.
+    """Signs of x along `axis` as uint32 words: bit j of word i is set where x[32 i + j] < 0; tail bits are 0.
 
     x: (..., k, ...), any real dtype. Returns uint32 with ceil(k / 32) in place of k. The predicate is that of
-    `quantizers.sign`: 0 and -0.0 give +1, bit 0; a NaN, which no bit can hold, gives a set bit.
+    `quantizers.sign`: 0, -0.0 and subnormal numbers give bit 0; a NaN, which no bit can hold, gives a set bit.
     Raises TypeError for bool and complex, ValueError for an axis that is not there or is empty.
     """
     x = jnp.asarray(x)
@@ -29,11 +31,11 @@ def pack(x, axis: int = -1) -> jax.Array:
     k = x.shape[axis]
     if k == 0:
         raise ValueError(f'pack: got shape {x.shape}, expected at least one element along axis {axis}')
-    negative = jnp.moveaxis(~(x >= 0), axis, -1)
+    set_bits = jnp.moveaxis(negative(x), axis, -1)
     tail = [(0, 0)] * (x.ndim - 1) + [(0, words_for(k) * WORD_BITS - k)]
-    negative = jnp.pad(negative, tail).reshape(*negative.shape[:-1], words_for(k), WORD_BITS)
+    set_bits = jnp.pad(set_bits, tail).reshape(*set_bits.shape[:-1], words_for(k), WORD_BITS)
     shifts = np.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * x.ndim + (WORD_BITS,))
-    words = jnp.sum(negative.astype(jnp.uint32) << shifts, axis=-1, dtype=jnp.uint32)
+    words = jnp.sum(set_bits.astype(jnp.uint32) << shifts, axis=-1, dtype=jnp.uint32)
     return jnp.moveaxis(words, -1, axis)
 
 

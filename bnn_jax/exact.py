@@ -1,7 +1,8 @@
 """Float arithmetic that means the same in every compilation.
 
-A compiler may contract `a * b + c` into one fused multiply-add, turn `a / sqrt(b)` into `a * rsqrt(b)`, and sum in any
-order; eager code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary
+A compiler may contract `a * b + c` into one fused multiply-add, turn `a / sqrt(b)` into `a * rsqrt(b)` and `a / c` into
+`a * (1 / c)` for a constant c, join the constants of `a + b + c`, sum in any order, and flush subnormal numbers or not;
+eager code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary
 network amplifies that bit: one flipped sign near 0 grows to a changed prediction. So whatever feeds a sign, in training
 arithmetic (eval mode) and in packed arithmetic alike, is made of the functions below.
 """
@@ -21,10 +22,22 @@ def rounded(x: jax.Array) -> jax.Array:
 
     Forward: max(x, the most negative finite number): the identity on every finite x and on NaN. No compiler may remove
     it (it does change -inf), and none can look through it, so `rounded(a * b) + c` is never contracted and
-    `a / rounded(sqrt(b))` never rewritten. `lax.optimization_barrier` does not do this on CPU (measured, jax 0.10).
+    `rounded(a + b) + c` never joined. A division is safe as `a * rounded(1 / b)`.
+    `lax.optimization_barrier` does none of this on CPU (measured, jax 0.10).
     Gradient: that of the identity, on finite x.
     """
     return jnp.maximum(x, jnp.finfo(x.dtype).min)
+
+
+def negative(x: jax.Array) -> jax.Array:
+    """Where the sign of x is -1, or x is NaN: not x > -tiny, tiny being the smallest normal number.
+
+    Subnormal numbers count as 0, whose sign is +1: whether they are flushed depends on the compilation.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x < 0
+    x = x.astype(wide(x.dtype))
+    return ~(x > -jnp.finfo(x.dtype).tiny)
 
 
 @jax.jit
@@ -56,12 +69,19 @@ def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: j
     scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
     (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.
     Where gamma is 0, or so small that beta / scale is not finite, the channel is the constant beta: scale is exactly 0
-    and shift holds beta.
+    and shift holds beta. Divisions are by multiplying with a rounded reciprocal.
     """
-    scale = gamma / rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
-    shift = beta / rounded(jnp.where(scale == 0, 1, scale)) - mean
-    constant = (scale == 0) | ~jnp.isfinite(shift)
+    deviation = rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
+    scale = _normal(_normal(gamma) * rounded(1 / deviation))
+    ratio = _normal(beta) * rounded(1 / rounded(jnp.where(scale == 0, 1, scale)))
+    constant = (scale == 0) | ~jnp.isfinite(ratio)
+    shift = rounded(ratio) - mean
     return jnp.stack([jnp.where(constant, 0, scale), jnp.where(constant, beta, shift)])
+
+
+def _normal(x: jax.Array) -> jax.Array:
+    """x, subnormal numbers as 0."""
+    return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, 0, x)
 
 
 @jax.jit

@@ -37,7 +37,7 @@ def epilogue(y: jax.Array, k: jax.Array | None, bias: jax.Array | None) -> jax.A
     if k is not None:
         y = rounded(y * jnp.broadcast_to(k.astype(y.dtype), y.shape))
     if bias is not None:
-        y = rounded(y) + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
+        y = rounded(rounded(y) + jnp.broadcast_to(bias.astype(y.dtype), y.shape))
     return y
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.exact import ordered_mean, wide
+from bnn_jax.exact import negative, ordered_mean, wide
 from bnn_jax.windows import Padding, Window
 
 
@@ -34,7 +34,7 @@ def _inside(x: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def sign(x) -> jax.Array:
-    """+1 where x >= 0 (so also at 0 and -0.0), -1 where x < 0, NaN where x is NaN.
+    """+1 where x >= 0 (so also at 0 and -0.0), -1 where x < 0, NaN where x is NaN; subnormal numbers count as 0.
 
     Gradient: 0. For training use `sign_ste` or another quantizer below.
     Raises TypeError for a non-floating dtype. Source: XNOR-Net (arXiv:1603.05279) section 3.1, B = +1 if W >= 0.
@@ -44,7 +44,8 @@ def sign(x) -> jax.Array:
 
 @jax.jit
 def _sign(x):
-    return jnp.where(x >= 0, 1, jnp.where(x < 0, -1, jax.lax.stop_gradient(x))).astype(x.dtype)
+    signs = jnp.where(negative(x), -1, 1).astype(x.dtype)
+    return jnp.where(jnp.isnan(x), jax.lax.stop_gradient(x), signs)
 
 
 @jax.custom_vjp

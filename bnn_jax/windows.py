@@ -16,8 +16,11 @@ Padding = str | Sequence[Sequence[int]]
 
 
 def _pair(value, name: str, smallest: int = 1) -> Pair:
-    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, (int, np.integer)) and v >= smallest for v in pair):
+    pair = (value, value) if isinstance(value, int | np.integer) else value
+    integers = isinstance(pair, Sequence) and all(
+        isinstance(v, int | np.integer) and not isinstance(v, bool) for v in pair
+    )
+    if not integers or len(pair) != 2 or min(pair) < smallest:
         raise ValueError(f'{name}: got {value!r}, expected one or two integers >= {smallest}')
     return int(pair[0]), int(pair[1])
 
@@ -42,7 +45,7 @@ class Window:
                     f"padding: got {padding!r}, expected 'SAME', 'VALID' or ((top, bottom), (left, right))"
                 )
         else:
-            pairs = tuple(padding)
+            pairs = tuple(padding) if isinstance(padding, Sequence) else ()
             if len(pairs) != 2:
                 raise ValueError(f'padding: got {padding!r}, expected ((top, bottom), (left, right))')
             padding = (_pair(pairs[0], 'padding', 0), _pair(pairs[1], 'padding', 0))

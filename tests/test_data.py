@@ -181,7 +181,7 @@ def test_standardize_makes_no_colour_of_grey():
 # Batches.
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(n=st.integers(1, 40), size=st.integers(1, 40), seed=st.integers(0, 2**31 - 1))
 def test_every_epoch_sees_each_image_once_but_for_the_remainder(n, size, seed):
     size = min(size, n)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,15 @@ def test_project_moves_what_it_has_a_projection_for(wrap):
     np.testing.assert_allclose(projected['binary'][0], centre_and_clip(plain['binary'][0]), atol=8 * EPS, rtol=0)
     np.testing.assert_array_equal(projected['binary'][1]['bias'], plain['binary'][1]['bias'])
     np.testing.assert_array_equal(projected['real'], plain['real'])
+
+
+def test_project_takes_a_prefix_of_the_parameters():
+    params = {'latent': {'a': jnp.asarray([0.5, -2.0]), 'b': jnp.asarray([3.0])}, 'real': {'c': jnp.asarray([4.0])}}
+    tx = project({'latent': clip, 'real': None})
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    expected = {'latent': {'a': np.float32([1, -1]), 'b': np.float32([1])}, 'real': {'c': np.float32([5])}}
+    chex.assert_trees_all_equal(moved, expected)
 
 
 LATENT = arrays(np.float32, 8, elements=st.floats(-1, 1, width=32, allow_subnormal=False))

@@ -10,7 +10,7 @@ import pytest
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
 from bnn_jax.projections import centre_and_clip, clip
-from bnn_jax.schemes import Scheme, check_scale, constant_k
+from bnn_jax.schemes import Scheme, check_scale, constant_k, itself, real, real_input
 
 SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
 replace = dataclasses.replace
@@ -19,15 +19,13 @@ replace = dataclasses.replace
 def test_every_scheme_is_there():
     assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K'} <= SCHEMES.keys()
     for name, scheme in SCHEMES.items():
-        if not name.startswith('_'):
-            assert getattr(bnn, name) is scheme
+        assert getattr(bnn, name) is scheme
 
 
 @pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
 def test_scale_belongs_to_weight(scheme):
-    for part in (scheme, scheme.first, scheme.last, scheme.shortcut):
-        if part is not None:
-            check_scale(part)
+    for part in (scheme, scheme.first(scheme), scheme.last(scheme), scheme.shortcut(scheme)):
+        check_scale(part)
 
 
 @pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
@@ -41,32 +39,43 @@ def test_schemes_are_values(scheme):
         scheme.pad_value = 1
 
 
-def test_what_the_sources_make_binary():
-    """weight, scale, activation, projection, then which of the first and last layers are real."""
-    table = {
-        'FLOAT': (None, None, None, None, None, None),
-        'BC': (quantizers.sign_ste, None, None, clip, bnn.FLOAT, bnn.FLOAT),
-        'BC_STOCHASTIC': (quantizers.sign_ste, None, None, clip, bnn.FLOAT, bnn.FLOAT),
-        'BWN': (quantizers.scaled_sign_ste, quantizers.alpha, None, clip, bnn.FLOAT, bnn.FLOAT),
-        'BNN': (quantizers.sign_ste, None, quantizers.sign_ste, clip, replace(bnn.BNN.first, activation=None), None),
-        'XNOR': (
-            quantizers.scaled_sign_ste,
-            quantizers.alpha,
-            quantizers.sign_ste,
-            centre_and_clip,
-            bnn.FLOAT,
-            bnn.FLOAT,
-        ),
-    }
-    table['XNOR_K'] = table['XNOR']
-    for name, expected in table.items():
-        s = SCHEMES[name]
-        assert (s.weight, s.scale, s.activation, s.projection, s.first, s.last) == expected, name
-        assert s.pad_value == 0, name
-    assert bnn.BC_STOCHASTIC.training_weight is quantizers.stochastic_sign_ste
-    assert bnn.BNN.first.weight is quantizers.sign_ste
-    assert bnn.XNOR.input_scale is None
-    assert replace(bnn.XNOR, input_scale=constant_k) == bnn.XNOR_K
+BINARY_WEIGHTS = (quantizers.sign_ste, None, None, clip, real, real, real)
+XNOR = (
+    quantizers.scaled_sign_ste,
+    quantizers.alpha,
+    quantizers.sign_ste,
+    centre_and_clip,
+    real,
+    real,
+    real,
+)
+# weight, scale, activation, projection, first, last, shortcut
+SOURCES = {
+    'FLOAT': (None, None, None, None, itself, itself, itself),
+    'BC': BINARY_WEIGHTS,
+    'BC_STOCHASTIC': BINARY_WEIGHTS,
+    'BWN': (quantizers.scaled_sign_ste, quantizers.alpha, *BINARY_WEIGHTS[2:]),
+    'BNN': (quantizers.sign_ste, None, quantizers.sign_ste, clip, real_input, itself, itself),
+    'XNOR': XNOR,
+    'XNOR_K': XNOR,
+}
+
+
+@pytest.mark.parametrize(('name', 'expected'), SOURCES.items())
+def test_what_the_sources_make_binary(name, expected):
+    s = SCHEMES[name]
+    assert (s.weight, s.scale, s.activation, s.projection, s.first, s.last, s.shortcut) == expected
+    assert s.pad_value == 0
+    assert s.training_weight is (quantizers.stochastic_sign_ste if name == 'BC_STOCHASTIC' else None)
+    assert s.input_scale is (constant_k if name == 'XNOR_K' else None)
+
+
+@pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
+def test_schemes_of_the_outer_layers(scheme):
+    variant = replace(scheme, eps=0.25, momentum=0.5, init=jnp.zeros)
+    assert itself(variant) is variant
+    assert real(variant) == replace(bnn.FLOAT, eps=0.25, momentum=0.5, init=jnp.zeros)
+    assert real_input(variant) == replace(variant, activation=None, input_scale=None)
 
 
 VARIANTS = {

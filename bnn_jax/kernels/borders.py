@@ -17,7 +17,7 @@ from bnn_jax.windows import Window
 @partial(jax.jit, static_argnames='channels')
 def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
     """Sum of the weights at each tap of each filter: (kh, kw, n_words, out) -> (kh, kw, out) int32."""
-    set_bits = jnp.sum(lax.population_count(w_words).astype(jnp.int32), axis=2)
+    set_bits = jnp.sum(lax.population_count(w_words), axis=2, dtype=jnp.int32)
     return channels - 2 * set_bits
 
 

@@ -29,4 +29,4 @@ def conv2d(x_words: jax.Array, w_words: jax.Array, channels: int, window: Window
         lax.dot_general(tap, kernel, (((3,), (0,)), ((), ())), preferred_element_type=jnp.int32)
         for tap, kernel in zip(taps, w, strict=True)
     ]
-    return jnp.sum(jnp.stack(products), axis=0)
+    return jnp.sum(jnp.stack(products), axis=0, dtype=jnp.int32)

@@ -74,7 +74,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
     from bnn_jax.data import evaluation_batches
 
     model = model_of(fit(config))
-    workdir = Path(config.workdir)
+    workdir = Path(config.workdir).expanduser()
     records = read(workdir / 'metrics.jsonl')
     plot(workdir / 'curves.png', name, records)
 

@@ -51,7 +51,7 @@ class Config:
     width: float = option(1.0, "factor on the architecture's filters")
     seed: int = option(0, 'of initialisation, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
-    workdir: str = option('', 'where the run keeps all it writes; default runs/<experiment>-<seed>')
+    workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
@@ -157,7 +157,9 @@ def _decisive(config: Config) -> dict[str, Any]:
 
 def prepare_workdir(config: Config) -> Path:
     """The working directory, made if need be, with config.json. Raises OSError where it cannot be written."""
-    workdir = Path(config.workdir or 'runs/unnamed').expanduser()
+    if not config.workdir:
+        raise ValueError("workdir: got '', expected a folder for everything the run writes")
+    workdir = Path(config.workdir).expanduser()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / '.writable'
