@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import CACHE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -669,7 +668,7 @@ def test_an_unknown_name(tmp_path):
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(CACHE)}
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
     line = [sys.executable, '-W', 'error', '-m', 'bnn_jax.data.prepare', *map(str, arguments)]
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 

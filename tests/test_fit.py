@@ -1,7 +1,7 @@
 """fit: killed, stopped, resumed and refused, a run's result is that of an uninterrupted one or a clear error.
 
 As a script it is the other process of these tests: `python tests/test_fit.py train WORKDIR EVENT STEP`, or
-`python tests/test_fit.py restore WORKDIR`.
+`python tests/test_fit.py storage FINISHED EMPTY`, where storage fails in two workdirs.
 """
 
 import dataclasses
@@ -326,35 +326,79 @@ def test_a_workdir_that_cannot_be_written(tmp_path, below):
 # Storage that fails.
 
 
-def limit_file_size(limit: int) -> None:
-    """From now on no file may grow beyond so many bytes, as if the disk were full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+def full_disk(log: MetricsLog) -> None:
+    """The first checkpoint is whole; from now on no file may grow beyond 4 KiB."""
+    first_checkpoint(log)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """From the end of step 9 on, when the first checkpoint is whole."""
-
-    def fill(log):
-        first_checkpoint(log)
-        limit_file_size(4096)
-
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    monkeypatch.setattr(MetricsLog, 'write', MetricsLog.write)
-    after(MetricsLog, 'write', 9, fill)
-    yield
-    limit_file_size(limit)
+def outcome_of(case: str, action) -> dict:
+    """What becomes of an action that returns a state, as JSON holds it."""
+    try:
+        state = action()
+    except OSError as error:
+        return {'case': case, 'error': 'OSError', 'message': str(error)}
+    except ValueError as error:
+        return {'case': case, 'error': 'ValueError', 'message': str(error)}
+    except Exception as error:
+        return {'case': case, 'error': repr(type(error)), 'message': str(error)}
+    return {'case': case, 'error': None, 'state': [array.tolist() for array in arrays(state)]}
 
 
-def test_a_full_disk_while_saving(tmp_path, full_disk):
+DAMAGE = {
+    'cut short': lambda content: content[: len(content) // 2],
+    'emptied': lambda content: b'',
+    'one byte changed': lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
+    'deleted': lambda content: None,
+}
+
+
+def restore_damaged(workdir: Path):
+    """Every file of the newest checkpoint damaged in every way, one at a time: what `saved` makes of it."""
+    folder = workdir / 'checkpoints' / str(LAST)
+    for path, content in files(folder).items():
+        for damage, spoil in DAMAGE.items():
+            spoilt = spoil(content)
+            (folder / path).unlink() if spoilt is None else (folder / path).write_bytes(spoilt)
+            yield outcome_of(f'{path} {damage}', lambda: saved(workdir))
+            (folder / path).write_bytes(content)
+
+
+@pytest.fixture(scope='module')
+def storage(finished, tmp_path_factory):
+    """A finished workdir, one that was empty, and what came of failing storage there: in a process of its own, since
+    Orbax's threads complain long after an error."""
+    finished, empty = shutil.copytree(finished[0], tmp_path_factory.mktemp('a') / 'b'), tmp_path_factory.mktemp('empty')
+    done = process('storage', finished, empty)
+    assert done.returncode == 0, done.stderr
+    return finished, empty, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_full_disk_while_saving(storage):
     """The checkpoint of step 10 does not fit on the disk."""
-    with pytest.raises(
-        OSError, match='could not write a checkpoint.*earlier checkpoints are kept. Free space'
-    ) as error:
-        fit(config(tmp_path))
-    assert str(tmp_path) in str(error.value)
-    assert steps_saved(tmp_path) == [5]
-    assert int(saved(tmp_path).step) == 5
+    _, workdir, [*_, outcome] = storage
+    assert (outcome['case'], outcome['error']) == ('full disk', 'OSError')
+    assert re.search('could not write a checkpoint.*earlier checkpoints are kept. Free space', outcome['message'])
+    assert str(workdir) in outcome['message']
+    assert steps_saved(workdir) == [5]
+    assert int(saved(workdir).step) == 5
+
+
+def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(finished, storage):
+    """Whatever happens to a file of it: a ValueError with place and remedy, or the state that was saved."""
+    workdir, _, [*outcomes, _] = storage
+    good = [array.tolist() for array in arrays(finished[1])]
+    refused = [outcome for outcome in outcomes if outcome['error']]
+    assert len(outcomes) > 20 and len(refused) > 5
+    assert not [outcome['case'] for outcome in outcomes if not outcome['error'] and outcome['state'] != good]
+    unclear = [
+        (outcome['case'], outcome['error'], outcome['message'][:100])
+        for outcome in refused
+        if outcome['error'] != 'ValueError'
+        or f'{workdir}/checkpoints' not in outcome['message']
+        or 'delete ' not in outcome['message']
+    ]
+    assert not unclear
 
 
 def test_an_error_of_the_disk_keeps_its_number(tmp_path, monkeypatch):
@@ -372,50 +416,6 @@ def test_an_error_of_the_disk_keeps_its_number(tmp_path, monkeypatch):
         fit(config(tmp_path))
     assert error.value.errno == errno.ENOSPC
     assert steps_saved(tmp_path) == [5]
-
-
-DAMAGE = {
-    'cut short': lambda content: content[: len(content) // 2],
-    'emptied': lambda content: b'',
-    'one byte changed': lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
-    'deleted': lambda content: None,
-}
-
-
-def restore_damaged(workdir: Path):
-    """Every file of the newest checkpoint damaged in every way, one at a time: what `saved` makes of it."""
-    folder, good = workdir / 'checkpoints' / str(LAST), saved(workdir)
-    for path, content in files(folder).items():
-        for damage, spoil in DAMAGE.items():
-            spoilt, outcome = spoil(content), {'case': f'{path} {damage}'}
-            (folder / path).unlink() if spoilt is None else (folder / path).write_bytes(spoilt)
-            try:
-                state = saved(workdir)
-            except Exception as error:
-                refused = isinstance(error, ValueError)
-                outcome |= {'error': 'ValueError' if refused else type(error).__name__, 'message': str(error)}
-            else:
-                outcome |= {'error': None, 'same': same(state, good), 'step': int(state.step)}
-            (folder / path).write_bytes(content)
-            yield outcome
-
-
-def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(copy):
-    """Whatever happens to a file of it: a ValueError with place and remedy, or the state that was saved."""
-    done = process('restore', copy)
-    assert done.returncode == 0, done.stderr
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    refused = [outcome for outcome in outcomes if outcome['error']]
-    assert len(outcomes) > 20 and len(refused) > 5
-    assert not [outcome['case'] for outcome in outcomes if not outcome['error'] and not outcome['same']]
-    unclear = [
-        (outcome['case'], outcome['error'], outcome['message'][:100])
-        for outcome in refused
-        if outcome['error'] != 'ValueError'
-        or f'{copy}/checkpoints' not in outcome['message']
-        or 'delete ' not in outcome['message']
-    ]
-    assert not unclear
 
 
 # Training that cannot go on.
@@ -502,17 +502,15 @@ def test_no_metrics_yet(tmp_path):
     assert read(tmp_path / 'metrics.jsonl') == []
 
 
-def train_until(workdir: str, event: str, step: str) -> None:
-    owner, method, action = EVENTS[event]
-    after(owner, method, int(step), action)
-    fit(config(workdir))
-    sys.exit('the event did not happen')
-
-
 if __name__ == '__main__':
     match sys.argv[1:]:
         case ['train', workdir, event, step]:
-            train_until(workdir, event, step)
-        case ['restore', workdir]:
-            for outcome in restore_damaged(Path(workdir)):
+            owner, method, action = EVENTS[event]
+            after(owner, method, int(step), action)
+            fit(config(workdir))
+            sys.exit('the event did not happen')
+        case ['storage', finished, empty]:
+            for outcome in restore_damaged(Path(finished)):
                 print(json.dumps(outcome))
+            after(MetricsLog, 'write', 9, full_disk)
+            print(json.dumps(outcome_of('full disk', lambda: fit(config(empty)))))
