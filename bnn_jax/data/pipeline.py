@@ -39,7 +39,7 @@ class Standardize:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (len(self.mean), 1):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != len(self.mean):
             raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {len(self.mean)})')
         scaled = image.astype(np.float32) / np.float32(255)
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)

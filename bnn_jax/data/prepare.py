@@ -11,6 +11,7 @@ import gzip
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def read_idx(path: Path) -> np.ndarray:
     if data[:2] == b'\x1f\x8b':
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f'{path}: damaged gzip file ({error}); download it again') from error
     if len(data) < 4 or data[:3] != b'\x00\x00\x08' or len(data) < 4 + 4 * data[3]:
         raise ValueError(f'{path}: not an IDX file of unsigned bytes (it begins with {data[:4]!r}); download it again')
@@ -108,6 +109,8 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
     read, classes = READERS[name]
     splits = read(Path(source).expanduser())
     for split, (_, labels) in splits.items():
+        if len(labels) == 0:
+            raise ValueError(f'{source}: {split} has no images, expected at least one; download its files again')
         if labels.max(initial=0) >= len(classes):
             raise ValueError(f'{source}: {split} has label {labels.max()}, expected 0 to {len(classes) - 1}')
     shape = splits['train'][0].shape[1:]

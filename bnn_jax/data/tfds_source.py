@@ -21,6 +21,8 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f'{self.name}[{index}]: expected an index from 0 to {len(self) - 1}')
         try:
             record = self.records[int(index)]
         except Exception as error:

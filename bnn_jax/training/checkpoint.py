@@ -1,5 +1,8 @@
 """Checkpoints of a run, by Orbax: written whole or not at all, kept until a newer one is whole."""
 
+import errno
+import hashlib
+import json
 from pathlib import Path
 
 import jax
@@ -24,12 +27,14 @@ class Checkpoints:
         step = int(state.step)
         if step == self._manager.latest_step():
             return
+        arrays, meta = _arrays(state), self._meta(state)
         arguments = self._ocp.args.Composite(
-            state=self._ocp.args.StandardSave(_arrays(state)), meta=self._ocp.args.JsonSave(self._meta(state))
+            state=self._ocp.args.StandardSave(arrays),
+            meta=self._ocp.args.JsonSave(meta | {'sha256': _digest(arrays, meta)}),
         )
         try:
             self._manager.save(step, args=arguments)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # Orbax hands on a ValueError where TensorStore could not write
             raise self._failed(error) from error
 
     def restore(self, state: TrainState) -> TrainState:
@@ -41,27 +46,33 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return state
-        ocp = self._ocp
-        try:
-            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
-            self._check(meta, state)
-            target = _arrays(state)
-            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            restored = self._manager.restore(step, args=arguments)['state']
-        except (OSError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'checkpoint {self.directory}/{step} cannot be read ({type(error).__name__}: {error}); '
-                'delete that folder to go on from the one before, or choose another --workdir'
-            ) from error
-        leaves = [jnp.asarray(restored[name]) for name in sorted(restored)]
+        meta = self._read(step, 'meta', self._ocp.args.JsonRestore())
+        digest = meta.pop('sha256', None)
+        self._check(meta, state)
+        arrays = self._read(step, 'state', self._ocp.args.StandardRestore(_arrays(state)))
+        if digest != _digest(arrays, meta):
+            raise self._damaged(step, 'its checksum differs')
+        leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def _read(self, step: int, item: str, arguments):
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**{item: arguments}))[item]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(step, f'{type(error).__name__}: {error}') from error
+
+    def _damaged(self, step: int, reason: str) -> ValueError:
+        return ValueError(
+            f'checkpoint {self.directory}/{step} cannot be read ({reason}); '
+            'delete that folder to go on from the one before, or choose another --workdir'
+        )
 
     def wait(self) -> None:
         """Return when everything is on disk. Raises OSError, with the remedy, where it could not be written."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
     def __enter__(self):
@@ -70,10 +81,10 @@ class Checkpoints:
     def __exit__(self, *_):
         self._manager.close()
 
-    def _failed(self, error: OSError) -> OSError:
+    def _failed(self, error: OSError | ValueError) -> OSError:
         return OSError(
-            error.errno,
-            f'could not write a checkpoint ({error.strerror or error}); earlier checkpoints are kept. '
+            getattr(error, 'errno', None) or errno.EIO,
+            f'could not write a checkpoint ({getattr(error, "strerror", None) or error}); earlier checkpoints are kept. '
             'Free space, then start the same command again',
             str(self.directory),
         )
@@ -104,6 +115,14 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
     They are copied: while they are being written the next steps reuse the state's buffers.
     """
     return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:
+    """SHA-256 of everything a checkpoint holds: Orbax does not notice every changed byte."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def _layout(state: TrainState) -> dict[str, str]:

@@ -107,7 +107,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
             'packed_bytes': packed.report.bytes,
             'packed_milliseconds_per_batch': _milliseconds(logits_of(packed), first_images),
         }
-    results |= {'config': _described(config), 'versions': _versions(), 'device': _device()}
+    results |= {'config': config.described(), 'versions': _versions(), 'device': _device()}
     (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
     return results
 
@@ -132,14 +132,6 @@ def _milliseconds(logits: Callable, images: np.ndarray) -> float:
         jax.block_until_ready(logits(images))
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times)
-
-
-def _described(config: Config) -> dict[str, Any]:
-    return {
-        f.name: value if 'help' in f.metadata else repr(value)
-        for f in dataclasses.fields(config)
-        for value in [getattr(config, f.name)]
-    }
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -63,9 +64,9 @@ class Config:
         if self.seed < 0:
             raise ValueError(f'seed: got {self.seed}, expected 0 or more')
 
-    def scalars(self) -> dict[str, Any]:
-        """The fields that the command line can set."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if 'help' in f.metadata}
+    def described(self) -> dict[str, Any]:
+        """All fields as JSON, the same in every process: functions by name, partials and dataclasses by their parts."""
+        return {f.name: _described(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -101,6 +102,7 @@ def fit(config: Config) -> TrainState:
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
     checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
     state = checkpoints.restore(state)
+    (workdir / 'config.json').write_text(json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(update, donate_argnums=0)
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -129,8 +131,9 @@ def fit(config: Config) -> TrainState:
                 record = log.epoch(number, epoch_steps, test, progress.seconds())
                 progress.epoch(record)
             if saves:
+                _check_parameters(workdir, number, state)
                 checkpoints.save(state)
-            if signals.received:
+            if saves and signals.received:  # one that came after `saves` was decided waits for the next step
                 checkpoints.wait()
                 progress.say(f'stopped at step {number} by signal {signals.received}, saved; start again to go on')
                 raise Interrupted(128 + signals.received)
@@ -142,21 +145,47 @@ def _finite(workdir: Path, number: int, metrics: dict[str, jax.Array]) -> dict[s
     """The metrics of a step as numbers. Raises NonFiniteLoss."""
     record = {'step': number} | {name: float(value) for name, value in metrics.items()}
     if not all(math.isfinite(value) for value in record.values()):
-        raise NonFiniteLoss(
-            f'step {number}: got loss {record["loss"]} and gradient norm {record["gradient_norm"]}, expected finite '
-            f'numbers; the last good checkpoint is in {workdir}/checkpoints. Try a smaller --learning_rate, and check the '
-            'images for NaN'
-        )
+        raise _diverged(workdir, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
     return record
+
+
+def _check_parameters(workdir: Path, number: int, state: TrainState) -> None:
+    """Raises NonFiniteLoss for parameters that no good checkpoint holds: an infinite update shows in the next loss only."""
+    for leaf in jax.tree.leaves((state.params, state.rest)):
+        if not np.isfinite(np.asarray(leaf, np.float32)).all():
+            raise _diverged(workdir, number, 'parameters that are NaN or infinite')
+
+
+def _diverged(workdir: Path, number: int, got: str) -> NonFiniteLoss:
+    return NonFiniteLoss(
+        f'step {number}: got {got}, expected finite numbers; the last good checkpoint is in {workdir}/checkpoints. '
+        'Try a smaller --learning_rate, and check the images for NaN'
+    )
 
 
 def _decisive(config: Config) -> dict[str, Any]:
     """What must not change between two starts of one run: all but where things are and how often they are saved."""
-    return {k: v for k, v in config.scalars().items() if k not in ('workdir', 'data_dir', 'checkpoint_every')}
+    return {k: v for k, v in config.described().items() if k not in ('workdir', 'data_dir', 'checkpoint_every')}
+
+
+def _described(value) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_described(inner) for inner in value]
+    if isinstance(value, functools.partial):
+        arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
+        return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
+    if isinstance(value, type) or hasattr(value, '__qualname__'):
+        return value.__qualname__
+    kind = _described(type(value))
+    if dataclasses.is_dataclass(value):
+        return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return kind
 
 
 def prepare_workdir(config: Config) -> Path:
-    """The working directory, made if need be, with config.json. Raises OSError where it cannot be written."""
+    """The working directory, made if need be. Raises OSError where it cannot be written."""
     if not config.workdir:
         raise ValueError("workdir: got '', expected a folder for everything the run writes")
     workdir = Path(config.workdir).expanduser()
@@ -169,10 +198,6 @@ def prepare_workdir(config: Config) -> Path:
         raise OSError(
             error.errno, f'workdir cannot be written ({error.strerror}); choose another --workdir', str(workdir)
         ) from error
-    everything = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    path = workdir / 'config.json'
-    if not path.exists():
-        path.write_text(json.dumps(everything, indent=2, default=repr) + '\n')
     return workdir
 
 
