@@ -5,10 +5,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from bnn_jax import layers, packed, products
+from bnn_jax.files import write
 from bnn_jax.packed import PackedNetwork, role
 from bnn_jax.windows import Window
 
@@ -44,6 +44,10 @@ _KINDS: dict[str, Any] = {
 """All that a file may name; anything else is refused."""
 
 
+_LAYERS = [kind for kind in _KINDS.values() if kind.__module__ == packed.__name__ and kind is not PackedNetwork]
+"""What a chain is made of."""
+
+
 def save(network: PackedNetwork, path: str | os.PathLike) -> Path:
     """Write a packed network to one file; returns its path.
 
@@ -59,16 +63,7 @@ def save(network: PackedNetwork, path: str | os.PathLike) -> Path:
     tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
     metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
     metadata['sha256'] = _digest(tensors, metadata)
-    content = to_bytes(tensors, metadata)
-    try:
-        _write(path, content)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f'save: could not write {len(content):,} bytes ({error.strerror}); '
-            'nothing that was there is changed; free space or choose another place',
-            str(path),
-        ) from error
+    write(path, to_bytes(tensors, metadata))
     return path
 
 
@@ -84,15 +79,18 @@ def load(path: str | os.PathLike) -> PackedNetwork:
     try:
         with safe_open(path, framework='numpy') as file:
             metadata = file.metadata() or {}
+            _check_origin(path, metadata)
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, TypeError) as error:
         raise ValueError(f'load: {path} is truncated or not a safetensors file ({error}); save it again') from error
-    _check_origin(path, metadata)
     if metadata.get('sha256') != _digest(tensors, metadata):
         raise ValueError(f'load: {path} has been altered since it was saved (its checksum differs); save it again')
     try:
-        network = _build(json.loads(_decompressed(metadata['network'])), tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        used: set[str] = set()
+        network = _build(json.loads(_decompressed(metadata['network'])), tensors, used)
+        if used != set(tensors):
+            raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
         raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
     if not isinstance(network, PackedNetwork):
         raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
@@ -106,7 +104,7 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
             'expected a file written by bnn_jax.save'
         )
     version = metadata.get('version', '')
-    if not version.isdigit() or not 1 <= int(version) <= VERSION:
+    if not (version.isascii() and version.isdigit()) or not 1 <= int(version) <= VERSION:
         raise ValueError(
             f'load: {path} has format version {version!r}, this bnn_jax reads up to {VERSION}; upgrade bnn_jax'
         )
@@ -134,10 +132,10 @@ def _store(array, tensors: dict[str, np.ndarray]) -> str:
     return name
 
 
-def _build(described, tensors: dict[str, np.ndarray]):
-    """The inverse of `_describe`."""
+def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
+    """The inverse of `_describe`; the names of the tensors it takes are added to `used`."""
     if isinstance(described, list):
-        return tuple(_build(inner, tensors) for inner in described)
+        return tuple(_build(inner, tensors, used) for inner in described)
     if not isinstance(described, dict):
         return described
     described = dict(described)
@@ -145,16 +143,34 @@ def _build(described, tensors: dict[str, np.ndarray]):
     if name not in _KINDS:
         raise ValueError(f'unknown kind {name!r}')
     kind = _KINDS[name]
-    roles = {field.name: role(field) for field in dataclasses.fields(kind)}
-    values = {
-        key: _tensor(inner, tensors) if roles[key] == 'tensor' else _build(inner, tensors)
-        for key, inner in described.items()
-    }
-    return kind(**values)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    values = {}
+    for key, inner in described.items():
+        if role(fields[key]) == 'tensor':
+            values[key] = _tensor(inner, tensors, used)
+        else:
+            values[key] = _build(inner, tensors, used)
+            _check_field(kind, key, values[key])
+    return Window.of(**values) if kind is Window else kind(**values)
 
 
-def _tensor(name: str | None, tensors: dict[str, np.ndarray]):
-    return None if name is None else jnp.asarray(tensors[name])
+def _check_field(kind: type, key: str, value) -> None:
+    """Raises ValueError unless a value that a file gives is of the type that the field states."""
+    expected = get_type_hints(kind)[key]
+    if kind is Window:
+        return  # `Window.of` checks
+    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if isinstance(value, tuple):
+        fits = fits and all(type(layer) in _LAYERS for layer in value)
+    if not fits:
+        raise ValueError(f'{kind.__name__}.{key} is {value!r}, expected {expected}')
+
+
+def _tensor(name: str | None, tensors: dict[str, np.ndarray], used: set[str]):
+    if name is None:
+        return None
+    used.add(name)
+    return jnp.asarray(tensors[name])
 
 
 def _compressed(text: str) -> str:
@@ -175,17 +191,3 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
         digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
         digest.update(array.data)
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

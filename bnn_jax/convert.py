@@ -37,10 +37,11 @@ def convert(model: Network) -> PackedNetwork:
     """The packed network with the answers of `model` in evaluation mode; model itself is not changed.
 
     Signs of the latent weights become bits, alpha and folded normalisation are computed once, real layers stay float32.
-    On CPU the logits are bit-identical to `model.eval()`'s for schemes with binary activations, alpha and pads
-    included. `packed.report` names for each layer what it became.
+    On CPU the logits of float32 images are bit-identical to `model.eval()`'s for schemes with binary activations, alpha
+    and pads included, if the scheme's scale is summed in a fixed order as all scales of `quantizers` are.
+    `packed.report` names for each layer what it became.
     Raises TypeError for a model that is not one of this library's networks or holds a layer it does not know;
-    ValueError for parameters that are NaN or infinite, quantizers that are not signs times a scale (with the layer's
+    ValueError for parameters that are not finite float32 numbers, quantizers that are not signs times a scale (with the layer's
     path), and a network without any binary weights.
     """
     if not isinstance(model, Network):
@@ -62,7 +63,13 @@ def _convert(layer, path: str):
         case Norm():
             for name in ('scale', 'bias', 'mean', 'var'):
                 _finite(getattr(layer, name), f'{path} {name}')
-            return PackedNorm(layer.num_features, layer.coefficients())
+            coefficients = layer.coefficients()
+            if not np.isfinite(np.asarray(coefficients)).all():
+                raise ValueError(
+                    f'convert: layer {path}: its normalisation folds to numbers that are not finite, expected var > -eps and '
+                    'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
+                )
+            return PackedNorm(layer.num_features, coefficients)
         case Product():
             return _convert_product(layer, path)
         case Relu() | MaxPool() | GlobalAveragePool() | Flatten():
@@ -111,10 +118,15 @@ def _check_activation(scheme: Scheme, path: str) -> None:
 
 def _finite(variable: nnx.Variable, name: str):
     value = np.asarray(variable[...])
+    if value.dtype != np.float32:
+        raise ValueError(
+            f'convert: layer {name}: got dtype {value.dtype}, expected float32; keep parameters in float32 (images may be '
+            'narrower), since a cast now would change alpha and with it the answers'
+        )
     if not np.isfinite(value).all():
         count = int((~np.isfinite(value)).sum())
         raise ValueError(
             f'convert: layer {name}: {count} of {value.size} values are NaN or infinite, expected finite numbers; '
             'go back to the last good checkpoint'
         )
-    return jnp.asarray(value, jnp.float32)
+    return jnp.asarray(value)

@@ -68,13 +68,13 @@ def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: j
 
     scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
     (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.
-    Where gamma is 0, or so small that beta / scale is not finite, the channel is the constant beta: scale is exactly 0
-    and shift holds beta. Divisions are by multiplying with a rounded reciprocal.
+    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is exactly 0
+    and shift holds beta. A NaN, or a variance below -eps, gives NaN. Divisions are by multiplying with a rounded reciprocal.
     """
     deviation = rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
     scale = _normal(_normal(gamma) * rounded(1 / deviation))
     ratio = _normal(beta) * rounded(1 / rounded(jnp.where(scale == 0, 1, scale)))
-    constant = (scale == 0) | ~jnp.isfinite(ratio)
+    constant = (scale == 0) | jnp.isinf(ratio)
     shift = rounded(ratio) - mean
     return jnp.stack([jnp.where(constant, 0, scale), jnp.where(constant, beta, shift)])
 

@@ -83,7 +83,7 @@ class Product(nnx.Module):
         binary = scheme.weight is not None
         self.kernel = Latent(kernel, projection=scheme.projection) if binary else nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
-        self.noise = Noise(jax.random.key_data(rngs.noise())) if scheme.training_weight is not None else None
+        self.noise = None if scheme.training_weight is None else Noise(jax.random.key_data(_stream(rngs, 'noise')()))
         self.deterministic = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -106,6 +106,11 @@ class Product(nnx.Module):
             jax.random.key_data(half) for half in jax.random.split(jax.random.wrap_key_data(self.noise[...]))
         )
         return self.scheme.training_weight(kernel, jax.random.wrap_key_data(key))
+
+
+def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
+    """The named stream of keys, or that of the parameters where the user made no other."""
+    return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params
 
 
 class Norm(nnx.BatchNorm):

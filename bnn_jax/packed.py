@@ -13,7 +13,16 @@ import numpy as np
 
 from bnn_jax.bits import WORD_BITS, pack, words_for
 from bnn_jax.exact import normalize, rounded
-from bnn_jax.layers import check_images, epilogue, nan_unless_finite, scaled
+from bnn_jax.layers import (
+    Flatten,
+    GlobalAveragePool,
+    MaxPool,
+    Relu,
+    check_images,
+    epilogue,
+    nan_unless_finite,
+    scaled,
+)
 from bnn_jax.products import Convolution, Dense
 
 
@@ -188,7 +197,7 @@ class Sum:
 class Stateless:
     """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening."""
 
-    function: Any
+    function: Relu | MaxPool | GlobalAveragePool | Flatten
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)

@@ -6,6 +6,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
@@ -61,6 +62,10 @@ class Stack:
     """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give."""
 
     def __init__(self, input_shape: Sequence[int], *, scheme: Scheme, width: float, rngs: nnx.Rngs):
+        if not isinstance(scheme, Scheme):
+            raise TypeError(f'scheme: got {scheme!r}, expected a Scheme such as bnn_jax.XNOR')
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f'rngs: got {rngs!r}, expected flax.nnx.Rngs(seed)')
         shape = tuple(int(extent) for extent in input_shape)
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f'input_shape: got {input_shape!r}, expected (height, width, channels), all positive')
@@ -107,7 +112,7 @@ class Stack:
 
     def network(self, num_classes: int, *, average: bool = False) -> Network:
         """The head, and the whole network. average: mean over height and width before the last product."""
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
         norm_channels = self.shape[-1:] if average else self.shape
@@ -116,7 +121,7 @@ class Stack:
         use_bias = last.weight is None
         part = Part(Dense(), norm_channels, num_classes, last, self.rngs, pooling, use_bias)
         self.layers += self.scheme.head(part)
-        return Network(self.layers, channels=self.channels, num_classes=num_classes)
+        return Network(self.layers, channels=self.channels, num_classes=int(num_classes))
 
     def _chain_scheme(self) -> Scheme:
         return self.scheme if self.layers else self.scheme.first(self.scheme)

@@ -73,6 +73,10 @@ class Convolution:
     window: Window
     pad_value: int = 0
 
+    def __post_init__(self):
+        if self.pad_value not in (0, 1, -1):
+            raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
+
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
         pads = self.window.pads(x.shape[1], x.shape[2])

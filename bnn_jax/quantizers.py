@@ -102,7 +102,7 @@ def sign_swish(x, beta: float = 5.0) -> jax.Array:
 
 
 def _sign_swish_fwd(x, beta):
-    return sign(x), x
+    return sign(x), jnp.asarray(x)
 
 
 def _sign_swish_bwd(beta, x, g):

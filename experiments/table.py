@@ -5,9 +5,10 @@
 Prints Markdown: one row an experiment, mean and spread (smallest to largest) over its runs.
 """
 
+import itertools
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -31,23 +32,32 @@ def rows(workdirs: Sequence[Path]) -> dict[str, list[dict]]:
 def markdown(found: dict[str, list[dict]]) -> str:
     """The table."""
     columns = ['experiment', 'seeds', 'epochs', 'test accuracy', 'from bits', 'predictions that differ']
-    columns += ['float32 bytes', 'packed bytes', 'min a run']
+    columns += ['float32 bytes', 'packed bytes', 'min a run', 'device', 'jax', 'commit']
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for name, runs in found.items():
         packed = [r for r in runs if r['packed_bytes'] is not None]
         cells = [
             name,
             str(len(runs)),
-            '/'.join(sorted({str(r['epochs']) for r in runs})),
+            _all(str(r['epochs']) for r in runs),
             _spread([r['test_accuracy'] for r in runs]),
             _spread([r['packed_test_accuracy'] for r in packed]) if packed else 'float',
             f'{max(1 - r["prediction_agreement"] for r in packed):.2%}' if packed else '',
             f'{runs[0]["float32_bytes"]:,}',
             f'{packed[0]["packed_bytes"]:,}' if packed else '',
             f'{sum(r["train_seconds"] for r in runs) / len(runs) / 60:.1f}',
+            *(
+                _all(r['device'] for r in runs),
+                _all(r['versions']['jax'] for r in runs),
+                _all(r['commit'] for r in runs),
+            ),
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
+
+
+def _all(values: Iterable[str]) -> str:
+    return '/'.join(sorted(set(values)))
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -66,8 +76,8 @@ def picture(workdirs: Sequence[Path], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout='constrained')
     axes = figure.subplots()
     for name, runs in curves.items():
-        epochs = range(1, len(runs[0]) + 1)
-        columns = list(zip(*runs, strict=True))
+        columns = [[a for a in column if a is not None] for column in itertools.zip_longest(*runs)]
+        epochs = range(1, len(columns) + 1)
         (line,) = axes.plot(epochs, [sum(column) / len(column) for column in columns], label=name)
         axes.fill_between(
             epochs,

@@ -122,6 +122,15 @@ def test_foreign_and_newer_files_are_refused(saved):
         lambda tree: tree.pop('channels'),
         lambda tree: tree['body']['layers'][0].update(kernel='999'),
         lambda tree: tree['body']['layers'][0].update(into=7),
+        lambda tree: tree.update(channels='3'),
+        lambda tree: tree.update(num_classes=True),
+        lambda tree: tree['body']['layers'].append(7),
+        lambda tree: tree['body']['layers'].append({'kind': 'Dense'}),
+        lambda tree: tree['body']['layers'].pop(0),
+        lambda tree: tree['body']['layers'][0]['product'].update(pad_value=7),
+        lambda tree: tree['body']['layers'][0]['product']['window'].update(strides=[0, 0]),
+        lambda tree: tree['body']['layers'][0]['product']['window'].update(padding='EVIL'),
+        lambda tree: tree['body']['layers'].append({'kind': 'Stateless', 'function': {'kind': 'Dense'}}),
         lambda tree: tree['body']['layers'].append({'kind': 'Stateless', 'function': {'kind': 'eval'}}),
     ],
 )
@@ -131,6 +140,28 @@ def test_a_tree_that_is_no_network_is_refused(saved, change):
     rewritten(saved, network=artifact._compressed(json.dumps(tree)))
     with pytest.raises(ValueError, match='does not describe a network|expected a PackedNetwork'):
         bnn.load(saved)
+
+
+def test_a_tree_without_end_is_refused(saved):
+    rewritten(saved, network=artifact._compressed('[' * 100_000))
+    with pytest.raises(ValueError, match='does not describe a network'):
+        bnn.load(saved)
+
+
+@pytest.mark.parametrize('version', ['0', '-1', 'x', '\u00b2', ''])
+def test_an_odd_version_is_refused(saved, version):
+    rewritten(saved, version=version)
+    with pytest.raises(ValueError, match='has format version'):
+        bnn.load(saved)
+
+
+def test_a_file_has_the_permissions_of_its_user(packed, tmp_path):
+    mask = os.umask(0o077)
+    try:
+        path = bnn.save(packed, tmp_path / 'network.safetensors')
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_bits_beyond_the_last_channel_are_refused(packed):

@@ -207,3 +207,11 @@ def test_normalize_is_the_same_bits_in_every_compilation():
     expected = (x + shift) * scale + c  # what follows is not contracted with it
     for _, y in compilations(lambda x, coefficients, c: normalize(x, coefficients) + c, x, np.asarray(coefficients), c):
         assert_same_bits(y, expected)
+
+
+@pytest.mark.parametrize('name', ['gamma', 'beta', 'mean', 'var', 'negative var'])
+def test_a_normalisation_that_is_not_a_number_is_never_hidden(name):
+    values = {'gamma': 1.0, 'beta': 0.5, 'mean': 0.0, 'var': 1.0}
+    values |= {'var': -1.0} if name == 'negative var' else {name: np.nan}
+    coefficients = norm_coefficients(*(jnp.full(1, value) for value in values.values()), 1e-4)
+    assert jnp.isnan(normalize(jnp.ones((1, 1)), coefficients)).all()

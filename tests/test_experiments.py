@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 import bnn_jax as bnn
 from bnn_jax.data import digits, evaluation_batches
 from bnn_jax.training import Config, evaluate, experiment
+from bnn_jax.training.metrics import read
 from experiments import demo, digits_vgg_small
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +172,9 @@ def test_results(finished):
     assert results['config'].keys() == {field.name for field in dataclasses.fields(Config)}
     assert results['config']['width'] == 0.03125
     assert results['train_seconds'] > 0
-    assert results['images_per_second'] == pytest.approx(22 * 64 / results['train_seconds'])
+    seconds = [record['seconds'] for record in read(workdir / 'metrics.jsonl') if 'loss' in record]
+    assert results['images_per_second'] == pytest.approx(64 / np.median(np.diff(seconds)))
+    assert re.fullmatch('[0-9a-f]{12}(-dirty)?|unknown', results['commit'])
     assert results['versions'].keys() >= {'python', 'bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy'}
     assert results['versions']['jax'] == jax.__version__
     assert 'cpu' in results['device']
@@ -239,7 +243,9 @@ def test_the_demo_trains_both_networks_and_compares_them(monkeypatch, capsys):
     start('demo', monkeypatch, '--epochs=9', '--seed=4', '--workdir=here')
     xnor, float_twin = started['here/xnor'], started['here/float']
     assert (xnor.epochs, xnor.seed, xnor.width) == (9, 4, 0.25)
-    assert (float_twin.epochs, float_twin.seed, float_twin.width) == (8, 4, 0.25)
+    own = ('model', 'learning_rate', 'workdir')
+    others = [field.name for field in dataclasses.fields(Config) if field.name not in own]
+    assert all(getattr(float_twin, name) == getattr(xnor, name) for name in others)
     assert xnor.model.keywords['scheme'] is bnn.XNOR and float_twin.model.keywords['scheme'] is bnn.FLOAT
     text = capsys.readouterr().out
     assert demo.table(*reversed(RESULTS_OF_THE_DEMO), 64) in text and 'here' in text
@@ -272,6 +278,7 @@ def run_folder(folder: Path, name: str, accuracies: list[float], **results) -> P
     """What a finished run leaves, as far as the table reads it."""
     folder.mkdir()
     base = {'experiment': name, 'epochs': len(accuracies), 'test_accuracy': accuracies[-1], 'float32_bytes': 12_345}
+    base |= {'commit': 'abcdef', 'device': '1 x cpu', 'versions': {'jax': '0.10'}}
     base |= {'packed_test_accuracy': None, 'prediction_agreement': None, 'packed_bytes': None, 'train_seconds': 90}
     (folder / 'results.json').write_text(json.dumps(base | results))
     records = ({'step': i, 'epoch': i, 'test_accuracy': accuracy} for i, accuracy in enumerate(accuracies, 1))
@@ -284,13 +291,14 @@ def test_the_table_has_mean_and_spread_of_each_experiment(monkeypatch, capsys, t
     folders = [
         run_folder(tmp_path / 'a', 'ours', [0.25, 0.5], **packed),
         run_folder(tmp_path / 'b', 'ours', [0.5, 1.0], **packed | {'prediction_agreement': 1.0}),
-        run_folder(tmp_path / 'c', 'twin', [0.25, 0.875]),
+        run_folder(tmp_path / 'c', 'twin', [0.25, 0.5, 0.875]),
+        run_folder(tmp_path / 'd', 'twin', [0.875]),
         finished[0],
     ]
     start('table', monkeypatch, *folders, f'--picture={tmp_path / "curves.png"}')
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 3 and len({line.count('|') for line in lines}) == 1
-    for part in ('ours', '2', '75.00% (50.00% to 100.00%)', '75.00%', '10.00%', '12,345', '1,234', '1.5'):
+    for part in ('ours', '2', '75.00% (50.00% to 100.00%)', '75.00%', '10.00%', '12,345', '1,234', '1.5', 'abcdef'):
         assert f' {part} ' in lines[2]
     assert ' 87.50% ' in lines[3] and ' float ' in lines[3]
     assert 'digits_vgg_small_xnor' in lines[4] and ' 0.00% ' in lines[4]

@@ -304,6 +304,24 @@ def test_another_run_in_the_same_place_is_refused(copy, change):
     assert files(copy) == before
 
 
+def test_two_lambdas_and_two_closures_are_told_apart():
+    def scaled(factor):
+        return lambda learning_rate, steps: optax.constant_schedule(factor * learning_rate)
+
+    one, other = (dataclasses.replace(CONFIG, schedule=scaled(factor)).described()['schedule'] for factor in (1, 2))
+    assert one != other and one == dataclasses.replace(CONFIG, schedule=scaled(1)).described()['schedule']
+    here = (lambda learning_rate, steps: 1,
+            lambda learning_rate, steps: 2)  # fmt: skip
+    first, second = (dataclasses.replace(CONFIG, schedule=each).described()['schedule'] for each in here)
+    assert first != second
+
+
+def test_a_difference_is_named_by_its_place(copy):
+    model = functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, eps=0.25))
+    with pytest.raises(ValueError, match=r'was made with model.scheme.eps = 0.0001, this run has 0.25; use another'):
+        fit(config(copy, model=model))
+
+
 def test_the_remedy_works(finished, copy):
     """Checkpoints deleted, another run starts anew in the same place, and nothing of the first is left."""
     shutil.rmtree(copy / 'checkpoints')
@@ -448,9 +466,10 @@ def test_no_workdir():
         fit(CONFIG)
 
 
-def test_labels_that_are_no_classes(tmp_path):
+@pytest.mark.parametrize('bad', ['train', 'test'])
+def test_labels_that_are_no_classes(tmp_path, bad):
     def data(split, data_dir):
-        return ArraySource(digits(split).images, digits(split).labels + 1)
+        return ArraySource(digits(split).images, digits(split).labels + (split == bad))
 
     with pytest.raises(ValueError, match='expected 0 to 9; is num_classes that of the data set'):
         fit(config(tmp_path, data=data))
@@ -472,6 +491,15 @@ def test_labels_that_are_no_classes(tmp_path):
 def test_a_config_is_checked(name, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **{name: value})
+
+
+def test_an_empty_test_set_is_refused_before_the_first_step(tmp_path):
+    def data(split, data_dir):
+        return digits(split) if split == 'train' else ArraySource(digits(split).images[:0], digits(split).labels[:0])
+
+    with pytest.raises(ValueError, match='got no images'):
+        fit(config(tmp_path, data=data))
+    assert not (tmp_path / 'metrics.jsonl').exists()
 
 
 def test_what_only_data_and_model_can_check(tmp_path):

@@ -138,6 +138,19 @@ def test_bad_sizes_are_refused(keywords, message):
         bnn.models.lenet5(0, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
 
 
+def test_bad_schemes_and_keys_are_refused():
+    with pytest.raises(TypeError, match="scheme: got 'XNOR', expected a Scheme such as bnn_jax.XNOR"):
+        bnn.models.mlp(10, scheme='XNOR', rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r'rngs: got 0, expected flax.nnx.Rngs\(seed\)'):
+        bnn.models.mlp(10, scheme=bnn.XNOR, rngs=0)
+
+
+def test_one_stream_of_keys_is_enough_for_drawn_weights():
+    keywords = {'scheme': bnn.BC_STOCHASTIC, 'input_shape': (2, 2, 1), 'hidden': (4, 4)}
+    model = bnn.models.mlp(np.int64(3), rngs=nnx.Rngs(params=0), **keywords)
+    assert model(np.ones((1, 2, 2, 1), np.float32)).shape == (1, 3)
+
+
 def test_bad_images_are_refused():
     model = build('lenet5', bnn.XNOR)
     packed = bnn.convert(model)

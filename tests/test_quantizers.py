@@ -313,6 +313,11 @@ def test_bad_number_of_bits_raises(quantize, bad):
         quantize(jnp.ones((4, 2)), bad)
 
 
+@pytest.mark.parametrize('quantize', [quantizers.sign_ste, quantizers.sign_approx, quantizers.sign_swish])
+def test_python_numbers_have_gradients(quantize):
+    assert jax.grad(quantize)(0.5) == jax.grad(quantize)(jnp.float32(0.5))
+
+
 def test_dorefa_weights_of_zeros():
     y, dx = value_and_gradient(partial(quantizers.dorefa_weights, bits=2), jnp.zeros((4, 2)), jnp.ones((4, 2)))
     assert_within(y, np.full((4, 2), 1 / 3), 4)  # round(3 / 2) is 2, halves to even

@@ -38,6 +38,14 @@ def test_table_for_people():
     assert 'Convolution 5x5x14x35' in text and 'total' in text and 'packed' in text.splitlines()[0]
 
 
+def test_the_totals_of_a_large_network_stay_whole():
+    model = nnx.eval_shape(lambda: bnn.models.resnet34(1000, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))
+    summary = bnn.summarize(model, (1, 224, 224, 3))
+    total = str(summary).splitlines()[-2]
+    for number in (summary.params, summary.bytes, summary.packed_bytes, summary.macs_1bit, summary.macs_32bit):
+        assert f' {number:,} ' in total
+
+
 def test_bad_input_is_refused():
     model = build('lenet5', bnn.XNOR)
     with pytest.raises(ValueError, match=r'expected \(N, H, W, 1\)'):

@@ -106,6 +106,9 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
 
     if name not in READERS:
         raise ValueError(f'data set: got {name!r}, expected one of {", ".join(READERS)}')
+    place = Path(data_dir).expanduser() / name / VERSIONS[name]
+    if (place / 'dataset_info.json').exists():
+        return place
     read, classes = READERS[name]
     splits = read(Path(source).expanduser())
     for split, (_, labels) in splits.items():
@@ -133,9 +136,16 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
     }
     with registered.skip_registration():
         kind = type(name.title().replace('_', ''), (tfds.core.GeneratorBasedBuilder,), methods)
-        builder = kind(data_dir=str(Path(data_dir).expanduser()), file_format='array_record')
-        builder.download_and_prepare()
-    return Path(builder.data_dir)
+        try:
+            builder = kind(data_dir=str(Path(data_dir).expanduser()), file_format='array_record')
+            builder.download_and_prepare()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f'could not write the data set ({error.strerror}); choose another --data_dir',
+                str(data_dir),
+            ) from error
+    return place
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict]]:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bnn_jax.bits import words_for
 from bnn_jax.kernels import reference, xla
@@ -62,6 +63,10 @@ def _words(name: str, words, rank: int) -> jax.Array:
 
 
 def _expect_words(name: str, n_words: int, k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise TypeError(
+            f'{name}: got {k!r} for the number of signs, expected an integer known when the function is traced'
+        )
     if k < 1 or n_words != words_for(k):
         raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(max(k, 0))}')
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,12 @@ class Checkpoints:
             'delete that folder to go on from the one before, or choose another --workdir'
         )
 
+    def last(self) -> Path | None:
+        """The newest checkpoint that is whole."""
+        self.wait()
+        step = self._manager.latest_step()
+        return None if step is None else self.directory / str(step)
+
     def wait(self) -> None:
         """Return when everything is on disk. Raises OSError, with the remedy, where it could not be written."""
         try:
@@ -95,12 +102,12 @@ class Checkpoints:
     def _check(self, meta: dict, state: TrainState) -> None:
         expected = self._meta(state)
         remedy = f'use another --workdir, or delete {self.directory} to start anew'
-        for key in sorted({*meta['config'], *expected['config']}):
-            theirs, ours = meta['config'].get(key), expected['config'].get(key)
-            if theirs != ours:
-                raise ValueError(
-                    f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}'
-                )
+        difference = _difference('', meta['config'], json.loads(json.dumps(expected['config'])))
+        if difference:
+            key, theirs, ours = difference
+            raise ValueError(
+                f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}'
+            )
         for key in sorted({*meta['arrays'], *expected['arrays']}):
             theirs, ours = meta['arrays'].get(key), expected['arrays'].get(key)
             if theirs != ours:
@@ -115,6 +122,18 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
     They are copied: while they are being written the next steps reuse the state's buffers.
     """
     return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def _difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
+    """The first place where two JSON values differ, and what stands there; None if they are equal."""
+    if theirs == ours:
+        return None
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in sorted({*theirs, *ours}):
+            inner = _difference(f'{path}.{key}' if path else key, theirs.get(key), ours.get(key))
+            if inner:
+                return inner
+    return path, theirs, ours
 
 
 def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:

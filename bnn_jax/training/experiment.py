@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import numpy as np
 
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
+from bnn_jax.files import write
 from bnn_jax.summary import summarize
 from bnn_jax.training.fit import Config, NonFiniteLoss, fit
 from bnn_jax.training.metrics import plot, read
@@ -76,6 +79,10 @@ def run(name: str, config: Config) -> dict[str, Any]:
     model = model_of(fit(config))
     workdir = Path(config.workdir).expanduser()
     records = read(workdir / 'metrics.jsonl')
+    if not records:
+        raise ValueError(
+            f'{workdir}/metrics.jsonl is gone, expected the records of this run; delete {workdir} to train again'
+        )
     plot(workdir / 'curves.png', name, records)
 
     def test_batches():
@@ -94,21 +101,21 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'packed_bytes': None,
         'epochs': config.epochs,
         'train_seconds': records[-1]['seconds'],
-        'images_per_second': records[-1]['step'] * config.batch_size / records[-1]['seconds'],
+        'images_per_second': config.batch_size / _seconds_per_step(records),
         'milliseconds_per_batch': _milliseconds(logits_of(model), first_images),
         'packed_milliseconds_per_batch': None,
     }
     if summary.binary_params:
         packed = load(save(convert(model), workdir / 'packed.safetensors'))
-        (workdir / 'report.txt').write_text(f'{packed.report}\n')
+        write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, test_batches)
         results |= {
             'packed_test_accuracy': evaluate(packed, test_batches())['accuracy'],
             'packed_bytes': packed.report.bytes,
             'packed_milliseconds_per_batch': _milliseconds(logits_of(packed), first_images),
         }
-    results |= {'config': config.described(), 'versions': _versions(), 'device': _device()}
-    (workdir / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
+    results |= {'config': config.described(), 'versions': _versions(), 'commit': _commit(), 'device': _device()}
+    write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
     return results
 
 
@@ -121,6 +128,14 @@ def compare(model, packed, test_batches: Callable) -> dict[str, float]:
         difference = max(difference, float(np.abs(ours - theirs).max()))
         count += len(ours)
     return {'prediction_agreement': agree / count, 'max_abs_logit_difference': difference}
+
+
+def _seconds_per_step(records: list[dict]) -> float:
+    """Median time between two steps of one epoch: neither compilation nor evaluation is in it."""
+    pairs = [
+        (a, b) for a, b in itertools.pairwise(records) if 'loss' in a and 'loss' in b and b['step'] == a['step'] + 1
+    ]
+    return statistics.median(b['seconds'] - a['seconds'] for a, b in pairs) if pairs else records[-1]['seconds']
 
 
 def _milliseconds(logits: Callable, images: np.ndarray) -> float:
@@ -138,6 +153,16 @@ def _versions() -> dict[str, str]:
     packages = ('bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
     installed = {dist.metadata['Name'].replace('-', '_'): dist.version for dist in importlib.metadata.distributions()}
     return {'python': sys.version.split()[0]} | {name: installed.get(name, 'not installed') for name in packages}
+
+
+def _commit() -> str:
+    """The commit of the code that ran, marked where files differ from it; 'unknown' outside a checkout."""
+    command = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return 'unknown'
+    return done.stdout.strip() or 'unknown'
 
 
 def _device() -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from bnn_jax.files import write
 from bnn_jax.layers import Network
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog
@@ -85,13 +87,13 @@ def fit(config: Config) -> TrainState:
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
     directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
     """
-    from bnn_jax.data import evaluation_batches, training_batches
+    from bnn_jax.data import check_labels, evaluation_batches, training_batches
     from bnn_jax.data.pipeline import steps_from
 
     workdir = prepare_workdir(config)
-    test_source = config.data('test', config.data_dir)
+    train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
     batches, epoch_steps = training_batches(
-        config.data('train', config.data_dir),
+        train_source,
         batch_size=config.batch_size,
         seed=config.seed,
         standardize=config.standardize,
@@ -100,9 +102,10 @@ def fit(config: Config) -> TrainState:
     last_step = config.epochs * epoch_steps
     tx = config.optimizer(config.schedule(config.learning_rate, last_step))
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
+    check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
     state = checkpoints.restore(state)
-    (workdir / 'config.json').write_text(json.dumps(config.described(), indent=2) + '\n')
+    write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(update, donate_argnums=0)
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -120,7 +123,7 @@ def fit(config: Config) -> TrainState:
             ends_epoch = number % epoch_steps == 0
             saves = ends_epoch or number % config.checkpoint_every == 0 or signals.received
             while len(pending) > (0 if saves else 1):
-                record = _finite(workdir, *pending.popleft())
+                record = _finite(checkpoints, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
             if ends_epoch:
@@ -131,35 +134,39 @@ def fit(config: Config) -> TrainState:
                 record = log.epoch(number, epoch_steps, test, progress.seconds())
                 progress.epoch(record)
             if saves:
-                _check_parameters(workdir, number, state)
+                _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
             if saves and signals.received:  # one that came after `saves` was decided waits for the next step
                 checkpoints.wait()
                 progress.say(f'stopped at step {number} by signal {signals.received}, saved; start again to go on')
                 raise Interrupted(128 + signals.received)
         checkpoints.wait()
+        if signals.received:
+            raise Interrupted(128 + signals.received)
     return state
 
 
-def _finite(workdir: Path, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """The metrics of a step as numbers. Raises NonFiniteLoss."""
     record = {'step': number} | {name: float(value) for name, value in metrics.items()}
     if not all(math.isfinite(value) for value in record.values()):
-        raise _diverged(workdir, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
+        raise _diverged(checkpoints, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
     return record
 
 
-def _check_parameters(workdir: Path, number: int, state: TrainState) -> None:
+def _check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:
     """Raises NonFiniteLoss for parameters that no good checkpoint holds: an infinite update shows in the next loss only."""
     for leaf in jax.tree.leaves((state.params, state.rest)):
         if not np.isfinite(np.asarray(leaf, np.float32)).all():
-            raise _diverged(workdir, number, 'parameters that are NaN or infinite')
+            raise _diverged(checkpoints, number, 'parameters that are NaN or infinite')
 
 
-def _diverged(workdir: Path, number: int, got: str) -> NonFiniteLoss:
+def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
+    last = checkpoints.last()
+    kept = 'there is no checkpoint yet' if last is None else f'the last good checkpoint is {last}'
     return NonFiniteLoss(
-        f'step {number}: got {got}, expected finite numbers; the last good checkpoint is in {workdir}/checkpoints. '
-        'Try a smaller --learning_rate, and check the images for NaN'
+        f'step {number}: got {got}, expected finite numbers; {kept}. '
+        'Try a smaller --learning_rate in another --workdir, and check the images for NaN'
     )
 
 
@@ -177,11 +184,23 @@ def _described(value) -> Any:
         arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
         return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
     if isinstance(value, type) or hasattr(value, '__qualname__'):
-        return value.__qualname__
+        return _named(value)
     kind = _described(type(value))
     if dataclasses.is_dataclass(value):
         return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return kind
+
+
+def _named(function) -> Any:
+    """Module and name of a function or class; a lambda's line and a closure's variables as well."""
+    main = sys.modules['__main__']
+    started = main.__spec__.name if main.__spec__ else Path(getattr(main, '__file__', None) or '__main__').stem
+    module = started if function.__module__ == '__main__' else function.__module__
+    name, code = f'{module}.{function.__qualname__}', getattr(function, '__code__', None)
+    if code is not None and '<lambda>' in name:
+        name += f', line {code.co_firstlineno}'
+    variables = [_described(cell.cell_contents) for cell in getattr(function, '__closure__', None) or ()]
+    return {'function': name, 'variables': variables} if variables else name
 
 
 def prepare_workdir(config: Config) -> Path:

@@ -1,7 +1,10 @@
 """Metrics as people and programs want them: one JSON line a record, one picture a run."""
 
+import io
 import json
 from pathlib import Path
+
+from bnn_jax.files import write
 
 
 class MetricsLog:
@@ -14,9 +17,7 @@ class MetricsLog:
         self.path = path
         self._records = [record for record in read(path) if record['step'] <= resumed_at]
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
-        temporary = path.with_suffix('.tmp')
-        temporary.write_text(''.join(f'{json.dumps(record)}\n' for record in self._records))
-        temporary.replace(path)
+        write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
         self._file = path.open('a')
 
     def write(self, **record) -> None:
@@ -70,4 +71,6 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, format='png', dpi=120)
+    write(path, picture.getvalue())

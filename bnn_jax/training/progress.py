@@ -16,6 +16,7 @@ class Progress:
     def __init__(self, first_step: int, last_step: int, epoch_steps: int, before: float):
         self.first_step, self.last_step, self.epoch_steps = first_step, last_step, epoch_steps
         self._started, self._before, self._line_at = time.monotonic(), before, 0.0
+        self._counted_from: tuple[int, float] | None = None
         self._console = Console(stderr=True)
         self._bar = Bar(
             TextColumn('{task.description}'),
@@ -31,7 +32,9 @@ class Progress:
     def __enter__(self):
         self._bar.start()
         self._task = self._bar.add_task('training', total=self.last_step, completed=self.first_step, text='')
-        if self.first_step:
+        if self.first_step == self.last_step:
+            self.say(f'this run is finished ({self.last_step} steps); delete its workdir to train again')
+        elif self.first_step:
             self.say(f'going on from step {self.first_step} of {self.last_step}')
         return self
 
@@ -44,14 +47,18 @@ class Progress:
 
     def step(self, record: dict) -> None:
         """Show a step's record."""
-        done, elapsed = record['step'] - self.first_step, time.monotonic() - self._started
-        rate = done / elapsed
-        text = f'{rate:.1f} steps/s  loss {record["loss"]:.3f}  accuracy {record["accuracy"]:.1%}'
+        now = time.monotonic()
+        if self._counted_from is None:  # the first step compiles: it says nothing about the others
+            self._counted_from = record['step'], now
+        first, began = self._counted_from
+        rate = (record['step'] - first) / (now - began) if record['step'] > first else 0.0
+        speed = f'{rate:.1f} steps/s' if rate else 'compiled'
+        text = f'{speed}  loss {record["loss"]:.3f}  accuracy {record["accuracy"]:.1%}'
         self._bar.update(self._task, completed=record['step'], text=text)
-        if not self._console.is_terminal and elapsed - self._line_at >= LINE_EVERY:
-            self._line_at = elapsed
-            left = (self.last_step - record['step']) / rate
-            self.say(f'step {record["step"]}/{self.last_step}  {text}  {left / 60:.1f} min left')
+        if not self._console.is_terminal and now - self._line_at >= LINE_EVERY:
+            self._line_at = now
+            left = f'  {(self.last_step - record["step"]) / rate / 60:.1f} min left' if rate else ''
+            self.say(f'step {record["step"]}/{self.last_step}  {text}{left}')
 
     def epoch(self, record: dict) -> None:
         """Show an epoch's record."""
