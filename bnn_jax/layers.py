@@ -191,7 +191,8 @@ class Norm(nnx.BatchNorm):
             assert self.scale is not None
             self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
         kept = self.momentum * self.var[...]
-        y = super().__call__(x)
+        with jax.numpy_dtype_promotion('standard'):  # flax relies on it for float64, where a user forbids it
+            y = super().__call__(x)
         # flax's running variance is kept + (1 - momentum) * biased variance; only its last part has the factor.
         factor = self.variance_factor(x.size // self.num_features)
         self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
