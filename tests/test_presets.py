@@ -9,6 +9,7 @@ import optax
 import pytest
 import pytorch_loop
 from flax import nnx
+from networks import randomise_norms
 
 import bnn_jax as bnn
 from bnn_jax import factors, presets, quantizers, training, variants
@@ -88,3 +89,103 @@ def test_the_pytorch_loop_step_by_step_in_float64(scheme, factor):
         assert (projected == 0).any()
         assert (np.abs(stored[-1]['5.kernel']) > 1).any()
         assert (params['8.scale'] < 0.01).any()
+
+
+# The others
+
+
+@pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
+def test_presets_are_schemes_that_train(preset):
+    """Sound as schemes, documented as differences, and one step changes every trained parameter that has a gradient."""
+    for part in (preset, preset.first(preset), preset.last(preset), preset.shortcut(preset)):
+        check_scale(part)
+    assert hash(preset) == hash(dataclasses.replace(preset))
+    model = bnn.models.mlp(3, scheme=preset, rngs=nnx.Rngs(0), width=1 / 512, input_shape=(3, 3, 1))
+    batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
+    batch['label'] = np.arange(16) % 3
+    state = training.init(model, optax.sgd(0.01))
+    after, metrics = training.train_step(state, batch)
+    assert np.isfinite(metrics['loss'])
+    for path, variable in nnx.to_flat_state(after.params):
+        if path[-1] == 'kernel':
+            before = dict(nnx.to_flat_state(state.params))[path]
+            assert (np.asarray(variable[...]) != np.asarray(before[...])).any(), path
+
+
+def test_presets_are_their_sources():
+    weight = {name: preset.weight for name, preset in PRESETS.items()}
+    exact = factors.times_n(factors.less_one_channel(variants.scaled_sign_zero_ste))
+    lua = factors.less_one_channel(variants.scaled_sign_zero_lua)
+    assert weight == {
+        'XNOR_PYTORCH': exact,
+        'XNOR_PYTORCH_CIFAR': exact,
+        'XNOR_PYTORCH_IMAGENET': factors.times_1e9(exact),
+        'XNOR_LUA': lua,
+        'BWN_LUA': factors.times_n(lua),
+        'XNOR_PAPER': quantizers.scaled_sign_paper,
+        'XNOR_PAPER_ALGORITHM_1': variants.scaled_sign_identity,
+        'BWN_PAPER': quantizers.scaled_sign_paper,
+        'XNOR_CAFFE': variants.scaled_sign_identity,
+        'XNOR_THEANO': factors.times_alpha(variants.scaled_sign_identity),
+        'BNN_THEANO': quantizers.sign_ste,
+        'BC_THEANO': quantizers.sign_ste,
+    }
+    before = {name for name, preset in PRESETS.items() if preset.before is centre_and_clip}
+    assert before == {'XNOR_PYTORCH', 'XNOR_PYTORCH_CIFAR', 'XNOR_PYTORCH_IMAGENET', 'XNOR_LUA', 'BWN_LUA'}
+    assert before == {name for name, preset in PRESETS.items() if preset.sign is variants.sign_zero}
+    eps = {
+        name: [part(preset).eps for part in (preset.first, lambda s: s, preset.last)]
+        for name, preset in PRESETS.items()
+    }
+    assert eps['XNOR_LUA'] == [1e-5, 1e-4, 1e-3]
+    assert eps['XNOR_PYTORCH_IMAGENET'] == [1e-4, 1e-4, 1e-3]
+    assert eps['BWN_LUA'] == [1e-3] * 3
+
+
+def test_sign_zero_is_refused_and_deployable_converts_with_the_same_parameters():
+    keywords = {'rngs': nnx.Rngs(0), 'width': 0.2, 'input_shape': (20, 21, 2)}
+    model = bnn.models.lenet5(4, scheme=presets.XNOR_PYTORCH, **keywords)
+    with pytest.raises(ValueError, match=r'sign\(0\) = 0'):
+        bnn.convert(model)
+    randomise_norms(model)  # far from 0, where the two signs differ
+    deployed = bnn.models.lenet5(4, scheme=presets.deployable(presets.XNOR_PYTORCH), **keywords)
+    nnx.update(deployed, nnx.state(model))
+    x = np.random.default_rng(0).normal(size=(3, 20, 21, 2)).astype(np.float32)
+    logits = [np.asarray(training.logits_of(network)(x)) for network in (model, deployed, bnn.convert(deployed))]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[1], logits[2])
+    with pytest.raises(ValueError, match='this one needs no change'):
+        presets.deployable(bnn.XNOR)
+
+
+def test_a_weight_of_exactly_0_is_refused():
+    scheme = dataclasses.replace(bnn.BWN, weight=variants.scaled_sign_zero_ste, sign=variants.sign_zero)
+    model = bnn.models.mlp(3, scheme=scheme, rngs=nnx.Rngs(0), width=1 / 512, input_shape=(3, 3, 1))
+    bnn.convert(model)
+    model.body.layers[4].kernel[...] = model.body.layers[4].kernel[...].at[2, 3].set(0)
+    with pytest.raises(ValueError, match='layer 4: its quantized weights are not'):
+        bnn.convert(model)
+
+
+def test_dorefa_trains_and_is_refused_with_its_reason():
+    model = bnn.models.vgg_small(3, scheme=bnn.DOREFA, rngs=nnx.Rngs(0), width=0.04, input_shape=(8, 8, 1))
+    batch = {'image': np.random.default_rng(0).normal(size=(9, 8, 8, 1)).astype(np.float32), 'label': np.arange(9) % 3}
+    state = training.init(model, optax.adam(1e-2))
+    losses = []
+    for _ in range(30):
+        state, metrics = training.train_step(state, batch)
+        losses.append(float(metrics['loss']))
+    assert losses[-1] < 0.8 * losses[0]
+    with pytest.raises(ValueError, match=r'layer \d+: its activation quantizer is not a sign.*\{0, 1\}'):
+        bnn.convert(training.model_of(state))
+
+
+def test_dorefa_against_its_formula():
+    from bnn_jax.layers import Product
+    from bnn_jax.products import Dense
+
+    layer = Product(Dense(), 6, 4, scheme=bnn.DOREFA, use_bias=False, rngs=nnx.Rngs(0))
+    x = np.array([[-1, 0, 0.49, 0.51, 1, 3]], np.float32)
+    w = np.asarray(layer.kernel[...], np.float64)
+    expected = np.array([[0, 0, 0, 1, 1, 1]]) @ np.where(w >= 0, 1, -1) * np.abs(w).mean()
+    np.testing.assert_allclose(layer(jnp.asarray(x)), expected, rtol=1e-6)
