@@ -38,7 +38,8 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
     def update(updates, state, params=None):
         if params is None:
             raise ValueError('bop: got no params, expected tx.update(updates, state, params)')
-        rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
+        with jax.numpy_dtype_promotion('standard'):  # optax's schedules rely on it, where a user forbids it
+            rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
 
         def averaged(m, g):
             return m + jnp.asarray(rate, m.dtype) * (g.astype(m.dtype) - m)
@@ -48,6 +49,6 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
             return jnp.where(signs * m > jnp.asarray(limit, m.dtype), -signs, signs) - w
 
         momentum = jax.tree.map(averaged, state.momentum, updates)
-        return jax.tree.map(flipped, momentum, params), BopState(optax.safe_increment(state.count), momentum)
+        return jax.tree.map(flipped, momentum, params), BopState(state.count + 1, momentum)
 
     return optax.GradientTransformation(init, update)

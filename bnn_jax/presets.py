@@ -200,14 +200,14 @@ XNOR_THEANO = dataclasses.replace(
 """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
 
 Differs: its dense layers' biases are scaled by K and alpha too; it averages 1/deviation, not the variance; K has its own
-padding; in evaluation alpha is the last batch's; the step is scaled as in BNN_THEANO.
+padding; in evaluation alpha is the last batch's. The step is scaled as in BNN_THEANO.
 """
 
 BNN_THEANO = dataclasses.replace(BNN, bias=True)
 """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
-Differs: the step of binarised weights is scaled by sqrt((fan_in + fan_out) / 1.5), which is the optimizer's; it
-averages 1/deviation, not the variance; dropout on MNIST.
+The step of binarised weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
+Differs: it averages 1/deviation, not the variance; dropout on MNIST.
 """
 
 BC_THEANO = dataclasses.replace(
