@@ -195,7 +195,8 @@ class Norm(nnx.BatchNorm):
             y = super().__call__(x)
         # flax's running variance is kept + (1 - momentum) * biased variance; only its last part has the factor.
         factor = self.variance_factor(x.size // self.num_features)
-        self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
+        if factor != 1:
+            self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
         return y
 
 

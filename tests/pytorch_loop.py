@@ -6,7 +6,6 @@ batch norm, sign, binary dense layer, ReLU; dense layer. Parameters by the names
 
 import numpy as np
 
-NORMS = {'1': 'affine=False', '4': 'affine', '8': 'affine'}
 BINARY = ('5.kernel', '10.kernel')
 EPS = 1e-4
 
