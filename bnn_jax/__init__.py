@@ -1,9 +1,23 @@
 """Binary neural networks in JAX: train with 1-bit weights and activations, convert once, run from bits."""
 
-from bnn_jax import bits, kernels, layers, models, projections, quantizers, schemes, training
+from bnn_jax import (
+    bits,
+    factors,
+    kernels,
+    layers,
+    models,
+    presets,
+    projections,
+    quantizers,
+    schemes,
+    training,
+    variants,
+)
 from bnn_jax.artifact import load, save
+from bnn_jax.bop import bop
 from bnn_jax.convert import convert
-from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K
+from bnn_jax.glorot import scale_by_glorot
+from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K
 from bnn_jax.summary import summarize
 
 __version__ = '0.1.0'
@@ -13,19 +27,25 @@ __all__ = [
     'BC_STOCHASTIC',
     'BNN',
     'BWN',
+    'DOREFA',
     'FLOAT',
     'XNOR',
     'XNOR_K',
     'bits',
+    'bop',
     'convert',
+    'factors',
     'kernels',
     'layers',
     'load',
     'models',
+    'presets',
     'projections',
     'quantizers',
     'save',
+    'scale_by_glorot',
     'schemes',
     'summarize',
     'training',
+    'variants',
 ]

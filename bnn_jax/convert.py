@@ -30,7 +30,7 @@ from bnn_jax.packed import (
 )
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.quantizers import sign
-from bnn_jax.schemes import Scheme, constant_k
+from bnn_jax.schemes import Scheme, constant_k, flowing_k
 
 
 def convert(model: Network) -> PackedNetwork:
@@ -79,6 +79,8 @@ def _convert(layer, path: str):
 
 def _convert_product(layer: Product, path: str):
     kernel = _finite(layer.kernel, f'{path} kernel')
+    if layer.scheme.before is not None:
+        kernel = layer.scheme.before(kernel)
     bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
@@ -112,8 +114,8 @@ def _check_activation(scheme: Scheme, path: str) -> None:
             f'convert: layer {path}: its activation quantizer is not a sign, expected values +-1 with sign(0) = +1; '
             'other activations ({0, 1}, several bits, sign(0) = 0) train, but do not fit +-1 bits'
         )
-    if scheme.input_scale not in (None, constant_k):
-        raise ValueError(f'convert: layer {path}: got an unknown input_scale, expected None or constant_k')
+    if scheme.input_scale not in (None, constant_k, flowing_k):
+        raise ValueError(f'convert: layer {path}: got an unknown input_scale, expected None, constant_k or flowing_k')
 
 
 def _finite(variable: nnx.Variable, name: str):

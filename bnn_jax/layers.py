@@ -11,16 +11,22 @@ from flax import nnx
 from bnn_jax import quantizers
 from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded, wide
 from bnn_jax.products import Convolution, Dense
+from bnn_jax.projections import in_place
 from bnn_jax.schemes import Scheme, check_scale
 from bnn_jax.windows import Window
 
 
 class Latent(nnx.Param):
-    """Latent (real) weights of a binary layer. Carries the scheme's `projection`, applied after every update."""
+    """Latent (real) weights of a binary layer. Carries the scheme's `projection`, applied after every update, and its
+    `before`, applied before every forward pass."""
+
+
+class Fixed(nnx.Variable):
+    """Numbers that are not trained: gamma and beta of a normalisation without them."""
 
 
 class Noise(nnx.Variable):
-    """The random key of a layer that draws its weights, as raw key data; it moves on with every training step."""
+    """The random key of a layer that draws weights or drops inputs, as raw key data; moves on with every training step."""
 
 
 @jax.jit
@@ -41,21 +47,27 @@ def epilogue(y: jax.Array, k: jax.Array | None, bias: jax.Array | None) -> jax.A
     return y
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def binary_product(product: Convolution | Dense, x: jax.Array, weight: jax.Array, scale: jax.Array | None) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def binary_product(
+    product: Convolution | Dense,
+    x: jax.Array,
+    weight: jax.Array,
+    scale: jax.Array | None,
+    sign: Callable = quantizers.sign,
+) -> jax.Array:
     """product(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
 
     Forward: scaled(product(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
     Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient.
     """
-    return scaled(product(x, quantizers.sign(weight)), scale)
+    return scaled(product(x, sign(weight)), scale)
 
 
-def _binary_product_fwd(product, x, weight, scale):
-    return binary_product(product, x, weight, scale), (x, weight, scale)
+def _binary_product_fwd(product, x, weight, scale, sign):
+    return binary_product(product, x, weight, scale, sign), (x, weight, scale)
 
 
-def _binary_product_bwd(product, residuals, g):
+def _binary_product_bwd(product, sign, residuals, g):
     x, weight, scale = residuals
     _, vjp = jax.vjp(product, x, weight)
     return *vjp(g), None if scale is None else jnp.zeros_like(scale)
@@ -64,16 +76,31 @@ def _binary_product_bwd(product, residuals, g):
 binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
 
 
+def dropped(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """x, every element 0 with probability rate, the others divided by 1 - rate. Gradient: the same mask and factor."""
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
+
+
 class Product(nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
     product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
-    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights.
+    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and inputs are dropped at
+    the rate `dropout` (after they are binarised).
     __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
     """
 
     def __init__(
-        self, product: Convolution | Dense, into: int, out: int, *, scheme: Scheme, use_bias: bool, rngs: nnx.Rngs
+        self,
+        product: Convolution | Dense,
+        into: int,
+        out: int,
+        *,
+        scheme: Scheme,
+        use_bias: bool,
+        rngs: nnx.Rngs,
+        dropout: float = 0.0,
     ):
         check_scale(scheme)
         if scheme.activation is not None and isinstance(product, Convolution):
@@ -81,31 +108,47 @@ class Product(nnx.Module):
         self.product, self.into, self.out, self.scheme = product, into, out, scheme
         kernel = scheme.init(rngs.params(), product.kernel_shape(into, out), jnp.float32)
         binary = scheme.weight is not None
-        self.kernel = Latent(kernel, projection=scheme.projection) if binary else nnx.Param(kernel)
+        if binary:
+            self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
+        else:
+            self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
-        self.noise = None if scheme.training_weight is None else Noise(jax.random.key_data(_stream(rngs, 'noise')()))
+        self.dropout = dropout
+        random = scheme.training_weight is not None or dropout > 0
+        self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
         self.deterministic = False
+
+    def latent(self) -> jax.Array:
+        """The kernel as it is read: after the scheme's `before`, where it has one."""
+        before = self.scheme.before
+        return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.product.check(x, self.into)
-        scheme, kernel = self.scheme, self.kernel[...]
+        scheme, kernel = self.scheme, self.latent()
         k = None if scheme.input_scale is None else scheme.input_scale(x, self.product)
         if scheme.activation is not None:
             x = scheme.activation(x)
+        if self.dropout > 0 and not self.deterministic:
+            x = dropped(x, self.dropout, self._key())
         if scheme.weight is None:
             y = rounded(self.product(x, kernel))
         else:
             scale = None if scheme.scale is None else scheme.scale(jax.lax.stop_gradient(kernel))
-            y = binary_product(self.product, x, self._weight(scheme.weight, kernel), scale)
+            y = binary_product(self.product, x, self._weight(scheme.weight, kernel), scale, scheme.sign)
         return epilogue(y, k, None if self.bias is None else self.bias[...])
 
     def _weight(self, quantizer: Callable, kernel: jax.Array) -> jax.Array:
         if self.scheme.training_weight is None or self.noise is None or self.deterministic:
             return quantizer(kernel)
-        key, self.noise[...] = (
-            jax.random.key_data(half) for half in jax.random.split(jax.random.wrap_key_data(self.noise[...]))
-        )
-        return self.scheme.training_weight(kernel, jax.random.wrap_key_data(key))
+        return self.scheme.training_weight(kernel, self._key())
+
+    def _key(self) -> jax.Array:
+        """A fresh key; the layer's own moves on."""
+        assert self.noise is not None
+        key, following = jax.random.split(jax.random.wrap_key_data(self.noise[...]))
+        self.noise[...] = jax.random.key_data(following)
+        return key
 
 
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
@@ -117,21 +160,49 @@ class Norm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last.
 
     Training: flax's, with batch statistics. Evaluation: `exact.normalize` with running statistics, the same numbers as
-    in packed arithmetic.
+    in packed arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
         super().__init__(channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs)
+        assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
+        self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
+        if scheme.gamma_before is not None:
+            self.scale = nnx.Param(self.scale[...], before=scheme.gamma_before)
+        if not scheme.affine:
+            # Flax says Param here, and works with any Variable.
+            self.scale = Fixed(self.scale[...])  # pyright: ignore[reportAttributeAccessIssue]
+            self.bias = Fixed(self.bias[...])  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def gamma(self) -> jax.Array:
+        """The factor of every channel as it is read: after the scheme's `gamma_before`, where it has one."""
+        assert self.scale is not None
+        gamma = self.scale[...]
+        return gamma if self.gamma_before is None else in_place(self.gamma_before, gamma)
 
     def coefficients(self) -> jax.Array:
         """(2, C): scale and shift, see `exact.norm_coefficients`."""
-        assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
-        return norm_coefficients(self.scale[...], self.bias[...], self.mean[...], self.var[...], self.epsilon)
+        assert self.bias is not None
+        return norm_coefficients(self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
-        return normalize(x, self.coefficients()) if self.use_running_average else super().__call__(x)
+        return normalize(x, self.coefficients()) if self.use_running_average else self._with_batch_statistics(x)
+
+    def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
+        if self.gamma_before is not None:
+            assert self.scale is not None
+            self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
+        kept = self.momentum * self.var[...]
+        with jax.numpy_dtype_promotion('standard'):  # flax relies on it for float64, where a user forbids it
+            y = super().__call__(x)
+        # flax's running variance is kept + (1 - momentum) * biased variance; only its last part has the factor.
+        factor = self.variance_factor(x.size // self.num_features)
+        if factor != 1:
+            self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
+        return y
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,15 +39,28 @@ class Part:
     use_bias: bool = False
 
     def product(self) -> list:
-        flatten = [Flatten()] if isinstance(self.product_kind, Dense) and len(self.shape) == 3 else []
+        flatten: list = [Flatten()] if isinstance(self.product_kind, Dense) and len(self.shape) == 3 else []
         into = self.shape[-1]
         if flatten:
             into *= self.shape[0] * self.shape[1]
-        layer = Product(self.product_kind, into, self.out, scheme=self.scheme, use_bias=self.use_bias, rngs=self.rngs)
+        layer = Product(
+            self.product_kind,
+            into,
+            self.out,
+            scheme=self.scheme,
+            use_bias=self.use_bias or self.scheme.bias,
+            dropout=self.scheme.dropout if len(self.shape) == 1 else 0.0,
+            rngs=self.rngs,
+        )
         return [*flatten, layer]
 
     def norm_in(self) -> list:
         return [Norm(self.shape[-1], scheme=self.scheme, rngs=self.rngs)]
+
+    def feature_norm_in(self) -> list:
+        if not isinstance(self.product_kind, Dense):
+            return self.norm_in()
+        return [Flatten(), Norm(math.prod(self.shape), scheme=self.scheme, rngs=self.rngs)]
 
     def norm_out(self) -> list:
         return [Norm(self.out, scheme=self.scheme, rngs=self.rngs)]

@@ -22,6 +22,7 @@ class Parts(Protocol):
 
     def product(self) -> list: ...
     def norm_in(self) -> list: ...
+    def feature_norm_in(self) -> list: ...
     def norm_out(self) -> list: ...
     def relu(self) -> list: ...
     def pool(self) -> list: ...
@@ -37,6 +38,11 @@ def product_pool_norm(parts: Parts) -> list:
     return [*parts.product(), *parts.pool(), *parts.norm_out()]
 
 
+def product_pool_norm_relu(parts: Parts) -> list:
+    """Order of BinaryConnect's own code: pooled before it is normalised."""
+    return [*parts.product(), *parts.pool(), *parts.norm_out(), *parts.relu()]
+
+
 def norm_product_pool(parts: Parts) -> list:
     """Order of XNOR-Net (its Fig. 3): normalisation right before the sign, which the product takes."""
     return [*parts.norm_in(), *parts.product(), *parts.pool()]
@@ -47,6 +53,11 @@ def norm_product_relu_pool(parts: Parts) -> list:
     return [*parts.norm_in(), *parts.product(), *parts.relu(), *parts.pool()]
 
 
+def feature_norm_product_relu_pool(parts: Parts) -> list:
+    """The same, a dense layer's input normalised feature by feature after it is flattened (AlexNet in PyTorch)."""
+    return [*parts.feature_norm_in(), *parts.product(), *parts.relu(), *parts.pool()]
+
+
 def pool_product(parts: Parts) -> list:
     """Head of float networks, BinaryConnect and BWN: their features are rectified already."""
     return [*parts.pool(), *parts.product()]
@@ -55,6 +66,11 @@ def pool_product(parts: Parts) -> list:
 def norm_relu_pool_product(parts: Parts) -> list:
     """Head of XNOR-Net: the last product is real, so its input is normalised and rectified."""
     return [*parts.norm_in(), *parts.relu(), *parts.pool(), *parts.product()]
+
+
+def norm_pool_product(parts: Parts) -> list:
+    """Head where blocks end with a ReLU: the last product is real, its input normalised only (PyTorch's XNOR-Net)."""
+    return [*parts.norm_in(), *parts.pool(), *parts.product()]
 
 
 def pool_product_norm(parts: Parts) -> list:
@@ -84,13 +100,26 @@ def itself(scheme: 'Scheme') -> 'Scheme':
 
 
 def real(scheme: 'Scheme') -> 'Scheme':
-    """Real weights and input, with this scheme's initialisation and normalisation."""
-    return dataclasses.replace(FLOAT, init=scheme.init, eps=scheme.eps, momentum=scheme.momentum)
+    """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
+    kept = ('init', 'bias', 'dropout', 'eps', 'momentum', 'variance_factor', 'affine', 'gamma_before')
+    return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
 
 
 def real_input(scheme: 'Scheme') -> 'Scheme':
     """The same scheme on a real input: the image of a network whose weights are all binary."""
     return dataclasses.replace(scheme, activation=None, input_scale=None)
+
+
+def biased(n: int) -> float:
+    """1: the running variance is the mean of the batches' own variances (flax, TensorFlow, Lasagne)."""
+    return 1.0
+
+
+def unbiased(n: int) -> float:
+    """n / (n - 1), n values a channel: the running variance of Torch and PyTorch. Raises ValueError for n = 1."""
+    if n < 2:
+        raise ValueError(f'unbiased variance: got {n} value a channel, expected at least 2; use a larger batch')
+    return n / (n - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +133,19 @@ class Scheme:
     activation: what a product does to its input, with its gradient; None: real input.
     input_scale: (x, product) -> K, which multiplies the product; None: no K.
     projection: latent -> latent, applied after every update; None: none.
+    before: latent -> latent, applied before every forward pass and for good: what is quantized, updated and converted is
+        before(latent); what the update leaves is not projected until the next pass reads it. None: none.
+    sign: the sign by which the layers multiply; a parity mode has 0 at 0 here and in weight (convert then refuses a 0).
     pad_value: what lies outside a binarised image: 0, +1 or -1 (a real image is always padded with 0).
     chain, head, residual: the order of layers, see the functions above.
     first, last, shortcut: this scheme -> that of the first layer, of the last layer, of shortcut convolutions.
-    init: (key, shape, dtype) -> initial weights. eps, momentum: batch normalisation's;
-        running <- momentum running + (1 - momentum) batch.
+    init: (key, shape, dtype) -> initial weights. bias: whether all products have one (a real last layer always has).
+    dropout: the rate at which a dense layer's input is dropped while training, where that input was a vector already
+        (AlexNet's second and third dense layer), after it was binarised; what stays is divided by 1 - rate.
+    eps, momentum: batch normalisation's; running <- momentum running + (1 - momentum) batch.
+    variance_factor: number of values a channel -> what the batch's (biased) variance is multiplied with before it enters
+        the running one. affine: whether gamma and beta are trained; else they stay 1 and 0.
+    gamma_before: as before, for gamma.
     """
 
     weight: Callable | None
@@ -118,6 +155,8 @@ class Scheme:
     head: Callable[[Parts], list]
     residual: Callable[[Parts, Parts], tuple[list, list]]
     projection: Callable | None = None
+    before: Callable | None = None
+    sign: Callable = quantizers.sign
     input_scale: Callable | None = None
     training_weight: Callable | None = None
     pad_value: int = 0
@@ -125,15 +164,22 @@ class Scheme:
     last: 'Callable[[Scheme], Scheme]' = itself
     shortcut: 'Callable[[Scheme], Scheme]' = itself
     init: Callable = he_normal
+    bias: bool = False
+    dropout: float = 0.0
     eps: float = 1e-4
     momentum: float = 0.9
+    variance_factor: Callable[[int], float] = biased
+    affine: bool = True
+    gamma_before: Callable | None = None
 
     def __post_init__(self):
         if self.pad_value not in (0, 1, -1):
             raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
-        if self.weight is None and (self.scale or self.projection or self.training_weight):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout: got {self.dropout!r}, expected a rate from 0 to below 1')
+        if self.weight is None and (self.scale or self.projection or self.before or self.training_weight):
             raise ValueError(
-                'scheme: got a scale, projection or training_weight without weight; real weights have none'
+                'scheme: got a scale, projection, before or training_weight without weight; real weights have none'
             )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
@@ -149,7 +195,7 @@ def check_scale(scheme: Scheme) -> None:
     with jax.ensure_compile_time_eval():
         w = jnp.asarray(np.linspace(-1.5, 1.25, 24, dtype=np.float32).reshape(2, 3, 2, 2))
         scale = np.float32(1) if scheme.scale is None else np.asarray(scheme.scale(w))
-        matches = np.array_equal(np.asarray(scheme.weight(w)), scale * np.asarray(quantizers.sign(w)))
+        matches = np.array_equal(np.asarray(scheme.weight(w)), scale * np.asarray(scheme.sign(w)))
     if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w), expected equality; '
@@ -160,6 +206,11 @@ def check_scale(scheme: Scheme) -> None:
 def constant_k(x: jax.Array, product) -> jax.Array:
     """XNOR-Net's K of the tensor being binarised, without a gradient (as in its Caffe code; the paper says nothing)."""
     return product.input_scale(jax.lax.stop_gradient(x))
+
+
+def flowing_k(x: jax.Array, product) -> jax.Array:
+    """XNOR-Net's K with its gradient, which flows through |x| (as in its Theano code)."""
+    return product.input_scale(x)
 
 
 FLOAT = Scheme(
@@ -209,3 +260,26 @@ XNOR = Scheme(
 
 XNOR_K = dataclasses.replace(XNOR, input_scale=constant_k)
 """XNOR-Net with its input scale K (eq. 11), no gradient through K."""
+
+
+def one_bit_activation(x: jax.Array) -> jax.Array:
+    """DoReFa's activation of one bit, 0 or 1: `quantizers.dorefa_activations(x, 1)`."""
+    return quantizers.dorefa_activations(x, 1)
+
+
+def one_bit_weight(w: jax.Array) -> jax.Array:
+    """DoReFa's weights of one bit: `quantizers.dorefa_weights(w, 1)`, one scale a layer, identity gradient."""
+    return quantizers.dorefa_weights(w, 1)
+
+
+DOREFA = dataclasses.replace(
+    XNOR,
+    weight=one_bit_weight,
+    scale=quantizers.layer_alpha,
+    activation=one_bit_activation,
+    projection=None,
+)
+"""DoReFa-Net with 1-bit weights and 1-bit activations {0, 1}, in XNOR-Net's order (arXiv:1606.06160).
+
+It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not quantized.
+"""

@@ -161,7 +161,8 @@ def _row(layer, path: str, shape: tuple[int, ...]) -> Layer:
         return _product_row(layer, path, shape)
     if isinstance(layer, Norm):
         numbers = 2 * layer.num_features
-        return Layer(path, kind, None, None, shape, 0, numbers, 0, 4 * numbers, 4 * numbers, 0, 0)
+        trained = numbers if isinstance(layer.scale, nnx.Param) else 0
+        return Layer(path, kind, None, None, shape, 0, trained, 0, 4 * numbers, 4 * numbers, 0, 0)
     return Layer(path, kind, None, None, shape, 0, 0, 0, 0, 0, 0, 0)
 
 

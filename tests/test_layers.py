@@ -108,6 +108,102 @@ def test_norm_in_evaluation_and_training():
         norm(jnp.zeros((1, 2, 2, 5)))
 
 
+@pytest.mark.parametrize('shape', [(6, 3), (5, 2, 3, 3)], ids=['dense', 'map'])
+def test_norm_with_unbiased_running_variance(shape):
+    """PyTorch's: running <- 0.9 running + 0.1 n / (n - 1) biased, n values a channel; the output is not touched."""
+    norms = [
+        Norm(3, scheme=dataclasses.replace(bnn.FLOAT, variance_factor=factor), rngs=nnx.Rngs(0))
+        for factor in (bnn.schemes.biased, bnn.schemes.unbiased)
+    ]
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for norm in norms:
+        norm.var[...] = jnp.asarray([0.5, 2, 30], jnp.float32)
+        norm.train()
+    np.testing.assert_array_equal(*(norm(jnp.asarray(x)) for norm in norms))
+    np.testing.assert_array_equal(*(norm.mean[...] for norm in norms))
+    expected = 0.9 * np.array([0.5, 2, 30]) + 0.1 * x.astype(np.float64).reshape(-1, 3).var(0, ddof=1)
+    np.testing.assert_allclose(norms[1].var[...], expected, rtol=1e-6)
+    norms[1].train()
+    if len(shape) == 2:
+        with pytest.raises(ValueError, match='got 1 value a channel'):
+            norms[1](jnp.asarray(x[:1]))
+
+
+def test_norm_without_gamma_and_beta():
+    norm = Norm(3, scheme=dataclasses.replace(bnn.FLOAT, affine=False), rngs=nnx.Rngs(0))
+    assert not nnx.state(norm, nnx.Param)
+    x = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-4)
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gamma_is_projected_before_it_is_read():
+    scheme = dataclasses.replace(bnn.FLOAT, gamma_before=jnp.abs)
+    norm, plain = (Norm(3, scheme=s, rngs=nnx.Rngs(0)) for s in (scheme, bnn.FLOAT))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3)), jnp.float32)
+    for evaluate in (True, False):
+        norm.scale[...] = jnp.asarray([-2.0, 0.5, -0.25])
+        plain.scale[...] = jnp.asarray([2.0, 0.5, 0.25])
+        for layer in (norm, plain):
+            layer.eval() if evaluate else layer.train()
+        np.testing.assert_array_equal(norm(x), plain(x))
+    # Overwritten in training, and the gradient is that at the projected value.
+    np.testing.assert_array_equal(norm.scale[...], plain.scale[...])
+
+
+def test_a_latent_kernel_is_read_projected():
+    """What `before` did is outside the graph: the gradient is that of a layer whose kernel had been overwritten."""
+    scheme = dataclasses.replace(bnn.XNOR, projection=None, before=bnn.projections.centre_and_clip)
+    layer, plain = (Product(Dense(), 9, 4, scheme=s, use_bias=False, rngs=nnx.Rngs(0)) for s in (scheme, bnn.XNOR))
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(1.5 * rng.normal(size=(9, 4)), jnp.float32)
+    layer.kernel[...] = kernel
+    plain.kernel[...] = bnn.projections.centre_and_clip(kernel)
+    assert (np.asarray(layer.kernel[...]) != np.asarray(plain.kernel[...])).any()
+    x = jnp.asarray(rng.normal(size=(5, 9)), jnp.float32)
+
+    def gradient(layer):
+        graphdef, params = nnx.split(layer)
+        return jax.grad(lambda p: (nnx.merge(graphdef, p, copy=True)(x) ** 2).sum())(params)['kernel'][...]
+
+    np.testing.assert_array_equal(layer(x), plain(x))
+    np.testing.assert_array_equal(gradient(layer), gradient(plain))
+
+
+def test_dropout_of_binarised_inputs():
+    """Training: {0, +-1 / (1 - rate)}, another mask every call, the mean kept; evaluation: untouched."""
+    scheme = dataclasses.replace(bnn.BNN, weight=bnn.quantizers.sign_ste)
+    layer = Product(Dense(), 4000, 1, scheme=scheme, use_bias=False, dropout=0.75, rngs=nnx.Rngs(0))
+    layer.kernel[...] = jnp.ones((4000, 1))
+    x = jnp.full((2, 4000), 0.5)
+    layer.train()
+    first, second = (np.asarray(layer(x)) for _ in range(2))
+    assert (first % 4 == 0).all()
+    # Sums of 4,000 numbers, each 4 with probability 1/4: standard deviation 4 sqrt(4000 / 4 * 3 / 4) = 110.
+    assert (np.abs(first - 4000) < 600).all()
+    assert (first != second).any()
+    assert first[0] != first[1]
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), np.full((2, 1), 4000))
+
+
+def test_dropout_hits_dense_layers_after_vectors_only():
+    scheme = dataclasses.replace(bnn.XNOR, dropout=0.5, bias=True)
+    model = bnn.models.vgg_small(3, scheme=scheme, rngs=nnx.Rngs(0), width=0.02, input_shape=(8, 8, 3))
+    products = [layer for layer in model.body.layers if isinstance(layer, Product)]
+    assert [layer.dropout for layer in products] == [0] * 7 + [0.5, 0.5]
+    assert all(layer.bias is not None for layer in products)
+
+
+def test_features_are_normalised_one_by_one():
+    scheme = dataclasses.replace(bnn.XNOR, chain=bnn.schemes.feature_norm_product_relu_pool)
+    model = bnn.models.lenet5(3, scheme=scheme, rngs=nnx.Rngs(0), width=0.2, input_shape=(20, 24, 1))
+    norms = [layer.num_features for layer in model.body.layers if isinstance(layer, Norm)]
+    assert norms == [4, 4, 10 * 2 * 3, 100]
+    model.eval()
+    assert model(jnp.ones((2, 20, 24, 1))).shape == (2, 3)
+
+
 def test_every_filter_of_he_normal_has_the_right_spread():
     from bnn_jax.initializers import he_normal
 

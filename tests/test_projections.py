@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bnn_jax.projections import centre, centre_and_clip, clip, project
+from bnn_jax.projections import at_least, centre, centre_and_clip, clip, in_place, project, project_before
 
 DATA = Path(__file__).parent / 'data'
 EPS = np.finfo(np.float32).eps
@@ -149,7 +149,53 @@ def test_nothing_to_project_raises(projections):
         project(projections)
 
 
-def test_missing_params_raise():
-    tx = project(PROJECTIONS)
-    with pytest.raises(ValueError, match='project: got no params'):
-        tx.update(GRADIENTS, tx.init(PARAMS))
+@pytest.mark.parametrize('link', [project(PROJECTIONS), project_before(optax.sgd(1.0), PROJECTIONS)])
+def test_missing_params_raise(link):
+    with pytest.raises(ValueError, match='got no params'):
+        link.update(GRADIENTS, link.init(PARAMS))
+
+
+# Before a step
+
+
+def test_in_place_is_outside_the_differentiated_graph():
+    w = jnp.asarray([[3.0, 5.0], [1.0, -1.0]])
+    y, vjp = jax.vjp(lambda w: in_place(centre_and_clip, w), w)
+    np.testing.assert_array_equal(y, centre_and_clip(w))
+    np.testing.assert_array_equal(vjp(jnp.full((2, 2), 7.0))[0], np.full((2, 2), 7.0))
+
+
+def test_at_least():
+    np.testing.assert_array_equal(at_least(0.5, jnp.asarray([-1.0, 0.25, 0.5, 2.0])), [0.5, 0.5, 0.5, 2])
+
+
+@pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])
+def test_project_before_is_the_chain_on_projected_parameters(wrap):
+    """q = projection(p), then q + tx's update at q: decay sees q, and the result is not projected."""
+    tx = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.5, momentum=0.9))
+    projected = jax.tree.map(
+        lambda f, p: p if f is None else f(p), PROJECTIONS, PARAMS, is_leaf=lambda leaf: leaf is None
+    )
+    expected = wrap(lambda: stepped(tx, projected))()
+    actual = wrap(lambda: stepped(project_before(tx, PROJECTIONS)))()
+    # q - p + u + p against q + u, numbers below 4.
+    chex.assert_trees_all_close(actual, expected, atol=8 * EPS, rtol=0)
+    assert (jnp.abs(actual['binary'][0]) > 1).any()
+    chex.assert_trees_all_equal(actual['real'], expected['real'])
+
+
+def test_project_before_hands_extra_arguments_on():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        seen.update(extra)
+        return updates, state
+
+    tx = project_before(optax.GradientTransformationExtraArgs(lambda p: (), update), PROJECTIONS)
+    tx.update(GRADIENTS, tx.init(PARAMS), PARAMS, value=3)
+    assert seen == {'value': 3}
+
+
+def test_nothing_to_project_before_raises():
+    with pytest.raises(ValueError, match='project_before: got no parameter to project'):
+        project_before(optax.sgd(1.0), {'a': None})

@@ -10,14 +10,14 @@ import pytest
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
 from bnn_jax.projections import centre_and_clip, clip
-from bnn_jax.schemes import Scheme, check_scale, constant_k, itself, real, real_input
+from bnn_jax.schemes import Scheme, biased, check_scale, constant_k, flowing_k, itself, real, real_input, unbiased
 
 SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
 replace = dataclasses.replace
 
 
 def test_every_scheme_is_there():
-    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K'} <= SCHEMES.keys()
+    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'DOREFA'} <= SCHEMES.keys()
     for name, scheme in SCHEMES.items():
         assert getattr(bnn, name) is scheme
 
@@ -58,6 +58,7 @@ SOURCES = {
     'BNN': (quantizers.sign_ste, None, quantizers.sign_ste, clip, real_input, itself, itself),
     'XNOR': XNOR,
     'XNOR_K': XNOR,
+    'DOREFA': (schemes.one_bit_weight, quantizers.layer_alpha, schemes.one_bit_activation, None, real, real, real),
 }
 
 
@@ -72,9 +73,11 @@ def test_what_the_sources_make_binary(name, expected):
 
 @pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
 def test_schemes_of_the_outer_layers(scheme):
-    variant = replace(scheme, eps=0.25, momentum=0.5, init=jnp.zeros)
+    kept = {'eps': 0.25, 'momentum': 0.5, 'init': jnp.zeros, 'bias': True, 'dropout': 0.5, 'affine': False}
+    kept |= {'variance_factor': unbiased, 'gamma_before': clip}
+    variant = replace(scheme, **kept)
     assert itself(variant) is variant
-    assert real(variant) == replace(bnn.FLOAT, eps=0.25, momentum=0.5, init=jnp.zeros)
+    assert real(variant) == replace(bnn.FLOAT, **kept)
     assert real_input(variant) == replace(variant, activation=None, input_scale=None)
 
 
@@ -125,6 +128,8 @@ def test_a_scale_of_another_quantizer_raises(scheme):
 
 BAD_FIELDS = {
     'pad_value 2': (bnn.XNOR, {'pad_value': 2}, r'pad_value: got 2, expected 0, \+1 or -1'),
+    'dropout 1': (bnn.XNOR, {'dropout': 1.0}, 'dropout: got 1.0, expected a rate from 0 to below 1'),
+    'before without weight': (bnn.FLOAT, {'before': clip}, 'without weight'),
     'scale without weight': (bnn.FLOAT, {'scale': quantizers.alpha}, 'without weight'),
     'projection without weight': (bnn.FLOAT, {'projection': clip}, 'without weight'),
     'training_weight without weight': (
@@ -179,6 +184,7 @@ CHAINS = {
     'BNN': ('product pool norm_out', 'pool product norm_out'),
     'XNOR': ('norm_in product pool', 'norm_in relu pool product'),
     'XNOR_K': ('norm_in product pool', 'norm_in relu pool product'),
+    'DOREFA': ('norm_in product pool', 'norm_in relu pool product'),
 }
 
 
@@ -188,8 +194,35 @@ def test_orders_of_chain_and_head(name, chain, head):
     assert SCHEMES[name].head(Named()) == head.split()
 
 
-def test_order_with_the_optional_relu():
-    assert schemes.norm_product_relu_pool(Named()) == ['norm_in', 'product', 'relu', 'pool']
+@pytest.mark.parametrize(
+    ('order', 'expected'),
+    [
+        (schemes.norm_product_relu_pool, 'norm_in product relu pool'),
+        (schemes.feature_norm_product_relu_pool, 'feature_norm_in product relu pool'),
+        (schemes.product_pool_norm_relu, 'product pool norm_out relu'),
+        (schemes.norm_pool_product, 'norm_in pool product'),
+    ],
+)
+def test_orders_of_variants(order, expected):
+    assert order(Named()) == expected.split()
+
+
+def test_variance_factors():
+    assert biased(1) == biased(7) == 1
+    assert unbiased(5) == 5 / 4
+    with pytest.raises(ValueError, match='got 1 value a channel, expected at least 2'):
+        unbiased(1)
+
+
+def test_flowing_k_passes_its_gradient():
+    class Product:
+        def input_scale(self, x):
+            return jnp.abs(x).mean(-1)
+
+    x = jnp.asarray([[1.0, -3.0], [2.0, 0.5]])
+    k, vjp = jax.vjp(lambda x: flowing_k(x, Product()), x)
+    np.testing.assert_array_equal(k, [2, 1.25])
+    np.testing.assert_array_equal(vjp(jnp.ones(2))[0], [[0.5, -0.5], [0.5, 0.5]])
 
 
 @pytest.mark.parametrize(

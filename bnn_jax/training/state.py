@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bnn_jax.layers import Latent, Network
-from bnn_jax.projections import project
+from bnn_jax.layers import Network
+from bnn_jax.projections import project, project_before
 
 
 @partial(
@@ -38,14 +38,17 @@ def init(model: Network, tx: optax.GradientTransformation) -> TrainState:
     """The state before the first step; model itself is neither changed nor shared.
 
     tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
-    touches nothing but them. Raises TypeError for a model that is not one of this library's networks.
+    touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there, see
+    `projections.project_before`. Raises TypeError for a model that is not one of this library's networks.
     """
     if not isinstance(model, Network):
         raise TypeError(f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
     graphdef, params, rest = nnx.split(_copy(model, training=True), nnx.Param, ...)
-    projections = _projections(params)
+    projections, befores = _carried(params, 'projection'), _carried(params, 'before')
     if jax.tree.leaves(projections):
         tx = optax.chain(tx, project(projections))
+    if jax.tree.leaves(befores):
+        tx = project_before(tx, befores)
     return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params), graphdef, tx, model.num_classes)
 
 
@@ -61,10 +64,10 @@ def _copy(model: Network, *, training: bool) -> Network:
     return copy
 
 
-def _projections(params: nnx.State):
-    """The projection in place of every latent weight, None in place of all other parameters."""
+def _carried(params: nnx.State, name: str):
+    """The projection that a parameter carries under this name in place of every parameter, None where there is none."""
 
     def projection(variable):
-        return variable.projection if isinstance(variable, Latent) else None
+        return variable.get_metadata(name, None)
 
     return jax.tree.map(projection, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

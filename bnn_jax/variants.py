@@ -1,0 +1,111 @@
+"""Quantizers as the published codes have them where they differ from this library's conventions.
+
+`_zero` in a name: its sign is 0 at 0 (Torch's and PyTorch's), a parity mode: such values fit no bit, and `convert` refuses
+them. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the incoming gradient dC/dq, n the weights a
+filter, alpha the mean of |W| of a filter; layouts and dtypes as in `quantizers`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from bnn_jax import quantizers
+
+
+def sign_zero(x) -> jax.Array:
+    """+1 where x > 0, -1 where x < 0, 0 at 0 and -0.0, NaN where x is NaN.
+
+    Gradient: 0. Raises TypeError for a non-floating dtype. Source: sign of Torch and PyTorch.
+    """
+    return jnp.where(jnp.asarray(x) == 0, jnp.zeros_like(x), quantizers.sign(x))
+
+
+@jax.custom_vjp
+def sign_ste_exclusive(x) -> jax.Array:
+    """`quantizers.sign_ste`, but the gradient g * 1(|x| < 1) is 0 at the edges.
+
+    Any shape. Raises TypeError for a non-floating dtype. Source: XNOR-Net's code in Lua and in PyTorch.
+    """
+    return quantizers.sign(x)
+
+
+def _within(x, g):
+    return (jnp.where(jnp.abs(x) < 1, g, 0).astype(x.dtype),)
+
+
+sign_ste_exclusive.defvjp(lambda x: (quantizers.sign(x), x), _within)
+
+
+@jax.custom_vjp
+def sign_zero_ste_exclusive(x) -> jax.Array:
+    """`sign_zero` with the gradient g * 1(|x| < 1), 0 at the edges.
+
+    Any shape. Raises TypeError for a non-floating dtype. Source: the activations of XNOR-Net's code in Lua and PyTorch.
+    """
+    return sign_zero(x)
+
+
+sign_zero_ste_exclusive.defvjp(lambda x: (sign_zero(x), x), _within)
+
+
+def _scaled(sign: Callable, w: jax.Array) -> jax.Array:
+    return _filters(quantizers.alpha(w), w) * sign(w)
+
+
+def _filters(scale: jax.Array, w: jax.Array) -> jax.Array:
+    """(out,) -> (1, ..., 1, out)."""
+    return scale.reshape((1,) * (w.ndim - 1) + scale.shape)
+
+
+@jax.custom_vjp
+def scaled_sign_identity(w) -> jax.Array:
+    """alpha * sign(W) with the identity as its gradient.
+
+    Forward: alpha(W)_f sign(W). Gradient: g, everywhere. w: (..., out). Raises as `quantizers.alpha`.
+    Source: XNOR-Net's Algorithm 1, line 9; its Caffe code.
+    """
+    return _scaled(quantizers.sign, w)
+
+
+scaled_sign_identity.defvjp(lambda w: (scaled_sign_identity(w), None), lambda _, g: (g,))
+
+
+@jax.custom_vjp
+def scaled_sign_zero_ste(w) -> jax.Array:
+    """`quantizers.scaled_sign_ste` with sign(0) = 0: alpha * sign(W) with its exact gradient.
+
+    Forward: alpha(W)_f s, s = sign_zero(W). Gradient: alpha_f g 1(|W| <= 1) + s/n * sum_j g_j s_j, the sum over filter f.
+    w: (..., out). Raises as `quantizers.alpha`. Source: XNOR-Net's code in PyTorch, without its factors (`factors`);
+    its mask never fires, for it meets weights clamped to [-1, 1], where the one here is 1 as well.
+    """
+    return _scaled(sign_zero, w)
+
+
+def _scaled_sign_zero_ste_bwd(w, g):
+    s, n = sign_zero(w), w.size // w.shape[-1]
+    along = jnp.sum(g * s, axis=tuple(range(w.ndim - 1)), keepdims=True) * jnp.asarray(1 / n, g.dtype)
+    inside = jnp.where(jnp.abs(w) <= 1, _filters(quantizers.alpha(w), w) * g, 0)
+    return ((inside + s * along).astype(w.dtype),)
+
+
+scaled_sign_zero_ste.defvjp(lambda w: (scaled_sign_zero_ste(w), w), _scaled_sign_zero_ste_bwd)
+
+
+@jax.custom_vjp
+def scaled_sign_zero_lua(w) -> jax.Array:
+    """alpha * sign(W), sign(0) = 0, with the element-wise gradient of XNOR-Net's Lua code.
+
+    Forward: alpha(W)_f sign_zero(W). Gradient: g (alpha_f 1(|W| < 1) + 1/n). w: (..., out). Raises as `quantizers.alpha`.
+    Source: XNOR-Net's code in Lua, without its factors (`factors`), and the mask element by element: the code writes it
+    into an expanded view of alpha, where one weight at the edge may zero the alpha of its whole filter.
+    """
+    return _scaled(sign_zero, w)
+
+
+def _scaled_sign_zero_lua_bwd(w, g):
+    masked = jnp.where(jnp.abs(w) < 1, _filters(quantizers.alpha(w), w), 0)
+    return ((g * (masked + jnp.asarray(w.shape[-1] / w.size, w.dtype))).astype(w.dtype),)
+
+
+scaled_sign_zero_lua.defvjp(lambda w: (scaled_sign_zero_lua(w), w), _scaled_sign_zero_lua_bwd)
