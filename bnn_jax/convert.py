@@ -8,8 +8,10 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
+    AvgPool,
     Flatten,
     GlobalAveragePool,
+    LeakyRelu,
     MaxPool,
     Network,
     Norm,
@@ -65,7 +67,7 @@ def _convert(layer, path: str):
             return PackedNorm(layer.num_features, layer.coefficients())
         case Product():
             return _convert_product(layer, path)
-        case Relu() | MaxPool() | GlobalAveragePool() | Flatten():
+        case Relu() | LeakyRelu() | MaxPool() | AvgPool() | GlobalAveragePool() | Flatten():
             return Stateless(layer)
     raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of the layers of bnn_jax.layers')
 

@@ -138,6 +138,16 @@ class Relu:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeakyRelu:
+    """x where x > 0, else slope x (gradient 1 and slope). Source: Darknet, with slope 0.1."""
+
+    slope: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, x, rounded(x * jnp.asarray(self.slope, x.dtype)))
+
+
+@dataclasses.dataclass(frozen=True)
 class MaxPool:
     """Maximum over a window, nothing outside the image counted."""
 
@@ -145,6 +155,16 @@ class MaxPool:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.window.max(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class AvgPool:
+    """Mean over a window; outside the image lie zeros, which count (PyTorch's default): the divisor is always kh kw."""
+
+    window: Window
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.window.mean(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from flax import nnx
 
 from bnn_jax.layers import (
+    AvgPool,
     Flatten,
     GlobalAveragePool,
+    LeakyRelu,
     MaxPool,
     Network,
     Norm,
@@ -22,6 +24,9 @@ from bnn_jax.layers import (
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Padding, Window
+
+Pool = MaxPool | AvgPool
+RELU = Relu()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Part:
     rngs: nnx.Rngs
     pooling: tuple = ()
     use_bias: bool = False
+    activation: Relu | LeakyRelu = RELU
 
     def product(self) -> list:
         flatten = [Flatten()] if isinstance(self.product_kind, Dense) and len(self.shape) == 3 else []
@@ -51,30 +57,41 @@ class Part:
         return [Norm(self.out, scheme=self.scheme, rngs=self.rngs)]
 
     def relu(self) -> list:
-        return [Relu()]
+        return [self.activation]
 
     def pool(self) -> list:
         return list(self.pooling)
 
 
 class Stack:
-    """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give."""
+    """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
 
-    def __init__(self, input_shape: Sequence[int], *, scheme: Scheme, width: float, rngs: nnx.Rngs):
+    activation: what the architecture has where its scheme's order says ReLU.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        *,
+        scheme: Scheme,
+        width: float,
+        rngs: nnx.Rngs,
+        activation: Relu | LeakyRelu = RELU,
+    ):
         shape = tuple(int(extent) for extent in input_shape)
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f'input_shape: got {input_shape!r}, expected (height, width, channels), all positive')
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
         self.layers, self.shape, self.channels = [], shape, shape[-1]
-        self.scheme, self.width, self.rngs = scheme, width, rngs
+        self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
     def scaled(self, filters: int) -> int:
         """The number of filters at this width."""
         return max(1, round(filters * self.width))
 
     def conv(
-        self, filters: int, size: int, *, strides: int = 1, padding: Padding | int = 0, pool: MaxPool | None = None
+        self, filters: int, size: int, *, strides: int = 1, padding: Padding | int = 0, pool: Pool | None = None
     ) -> None:
         """A convolution block in the scheme's order; the first layer of the network is the scheme's `first`.
 
@@ -87,7 +104,7 @@ class Stack:
     def dense(self, features: int) -> None:
         """A dense block in the scheme's order, its input flattened."""
         scheme = self._chain_scheme()
-        part = Part(Dense(), self.shape, self.scaled(features), scheme, self.rngs)
+        part = self._part(Dense(), self.shape, self.scaled(features), scheme)
         self.layers += scheme.chain(part)
         self.shape = (part.out,)
 
@@ -106,17 +123,30 @@ class Stack:
         self.shape = between
 
     def network(self, num_classes: int, *, average: bool = False) -> Network:
-        """The head, and the whole network. average: mean over height and width before the last product."""
+        """A dense head, and the whole network. average: mean over height and width before the last product."""
+        norm_channels = self.shape[-1:] if average else self.shape
+        part = self._head_part(Dense(), norm_channels, num_classes, (GlobalAveragePool(),) if average else ())
+        return Network([*self.layers, *self.scheme.head(part)], channels=self.channels, num_classes=num_classes)
+
+    def conv_network(self, num_classes: int) -> Network:
+        """A head of one 1x1 convolution and the mean over height and width, and the whole network.
+
+        A real last convolution is rectified before the mean, as in the sources; a binary one is normalised instead.
+        """
+        part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
+        rectified = part.relu() if part.scheme.weight is None else []
+        layers = [*self.layers, *self.scheme.head(part), *rectified, GlobalAveragePool()]
+        return Network(layers, channels=self.channels, num_classes=num_classes)
+
+    def _head_part(self, product, shape: tuple[int, ...], num_classes: int, pooling: tuple = ()) -> Part:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        norm_channels = self.shape[-1:] if average else self.shape
-        pooling = (GlobalAveragePool(),) if average else ()
         # A real last layer has a bias; a binary one is followed by a normalisation.
-        use_bias = last.weight is None
-        part = Part(Dense(), norm_channels, num_classes, last, self.rngs, pooling, use_bias)
-        self.layers += self.scheme.head(part)
-        return Network(self.layers, channels=self.channels, num_classes=num_classes)
+        return self._part(product, shape, num_classes, last, pooling, use_bias=last.weight is None)
+
+    def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
+        return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation)
 
     def _chain_scheme(self) -> Scheme:
         return self.scheme if self.layers else self.scheme.first(self.scheme)
@@ -125,7 +155,7 @@ class Stack:
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
         product = Convolution(Window.of(size, strides, padding))
-        return Part(product, shape, self.scaled(filters), scheme, self.rngs, () if pool is None else (pool,))
+        return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
 
     def _after(self, part: Part) -> tuple[int, ...]:
         """The shape a convolution block gives."""

@@ -15,6 +15,8 @@ SMALL = {
     'lenet5': ({'width': 0.7, 'input_shape': (17, 19, 1)}, (2, 17, 19, 1)),
     'vgg_small': ({'width': 0.27, 'input_shape': (11, 9, 3)}, (2, 11, 9, 3)),
     'alexnet': ({'width': 0.11, 'input_shape': (67, 71, 3)}, (1, 67, 71, 3)),
+    'nin': ({'width': 0.17, 'input_shape': (13, 10, 3)}, (2, 13, 10, 3)),
+    'extraction': ({'width': 0.07, 'input_shape': (67, 65, 3)}, (2, 67, 65, 3)),
     'resnet18': ({'width': 0.55, 'input_shape': (35, 37, 3)}, (2, 35, 37, 3)),
 }
 

@@ -15,6 +15,9 @@ CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('vgg_small', 'XNOR_K'),
     ('vgg_small', 'BNN'),
     ('alexnet', 'XNOR'),
+    ('nin', 'XNOR'),
+    ('nin', 'BNN'),
+    ('extraction', 'BWN'),
     ('resnet18', 'BWN'),
     ('resnet18', 'BNN'),
     ('resnet18', 'XNOR'),
@@ -111,6 +114,57 @@ def test_lenet5_and_vgg_small_sizes():
     vgg = bnn.summarize(abstract('vgg_small', 'BNN'), (1, 32, 32, 3))
     convolutions = 9 * (3 * 128 + 128**2 + 128 * 256 + 256**2 + 256 * 512 + 512**2)
     assert vgg.weights == vgg.binary_params == convolutions + 8192 * 1024 + 1024**2 + 1024 * 1000
+
+
+EXTRACTION = [  # size, into, out, pixels of the output at 224
+    (7, 3, 64, 112),
+    (3, 64, 192, 56),
+    (1, 192, 128, 28),
+    (3, 128, 256, 28),
+    (1, 256, 256, 28),
+    (3, 256, 512, 28),
+    *[(1, 512, 256, 14), (3, 256, 512, 14)] * 4,
+    (1, 512, 512, 14),
+    (3, 512, 1024, 14),
+    *[(1, 1024, 512, 7), (3, 512, 1024, 7)] * 2,
+    (1, 1024, 1000, 7),
+]
+NIN = [
+    (5, 3, 192, 32),
+    (1, 192, 160, 32),
+    (1, 160, 96, 32),
+    (5, 96, 192, 16),
+    (1, 192, 192, 16),
+    (1, 192, 192, 16),
+    (3, 192, 192, 8),
+    (1, 192, 192, 8),
+    (1, 192, 1000, 8),
+]
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BNN'])
+@pytest.mark.parametrize(('architecture', 'layers', 'size'), [('extraction', EXTRACTION, 224), ('nin', NIN, 32)])
+def test_counts_of_networks_of_convolutions(architecture, layers, size, scheme):
+    summary = bnn.summarize(abstract(architecture, scheme), (1, size, size, 3))
+    weights = [k * k * into * out for k, into, out, _ in layers]
+    macs = [count * pixels**2 for count, (*_, pixels) in zip(weights, layers, strict=True)]
+    assert [layer.weights for layer in summary.layers if layer.weights] == weights
+    assert summary.binary_params == {'FLOAT': 0, 'BNN': sum(weights)}.get(scheme, sum(weights[1:-1]))
+    one_bit = {'XNOR': sum(macs[1:-1]), 'BNN': sum(macs[1:])}.get(scheme, 0)
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
+    if scheme == 'FLOAT':  # a scale and a shift for every filter but those of the last layer, which have a bias
+        assert summary.params == sum(weights) + 2 * sum(out for _, _, out, _ in layers[:-1]) + 1000
+    if architecture == 'extraction':
+        assert (sum(weights), sum(weights[1:-1])) == (23_418_048, 22_384_640)
+        assert scheme != 'FLOAT' or summary.params == 23_437_224
+
+
+def test_the_activation_is_the_architectures_where_the_scheme_has_one():
+    """Extraction: leaky wherever BWN rectifies, also after the real last convolution; under BNN nowhere."""
+    for scheme, leaky in (('BWN', 21), ('XNOR', 3), ('BNN', 0)):
+        kinds = [layer.kind for layer in bnn.summarize(abstract('extraction', scheme), (1, 64, 64, 3)).layers]
+        assert kinds.count('LeakyRelu') == leaky and 'Relu' not in kinds
+        assert kinds[-1] == 'GlobalAveragePool'
 
 
 def test_stride_2_convolution_pads_symmetrically():
