@@ -62,6 +62,39 @@ class Part:
     def pool(self) -> list:
         return list(self.pooling)
 
+    def average(self) -> list:
+        """Over an odd image the last row and column are averaged with zeros, as `AvgPool` counts."""
+        strides = self.window.strides
+        return [] if strides == (1, 1) else [AvgPool(Window.of(strides, strides, 'SAME'))]
+
+    def unstrided(self) -> 'Part':
+        window = dataclasses.replace(self.window, strides=(1, 1))
+        return dataclasses.replace(self, product_kind=Convolution(window))
+
+    def around(self, body: list) -> list:
+        shortcut = []
+        if self.shape != self.after:
+            product = Convolution(Window.of(1, self.window.strides))
+            part = dataclasses.replace(self, product_kind=product, scheme=self.scheme.shortcut(self.scheme))
+            shortcut = self.scheme.downsample(part)
+        return [Residual(Sequential(body), Sequential(shortcut))]
+
+    @property
+    def window(self) -> Window:
+        """The window of a convolution."""
+        assert isinstance(self.product_kind, Convolution)
+        return self.product_kind.window
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The shape that a block of these parts gives."""
+        if isinstance(self.product_kind, Dense):
+            return (self.out,)
+        height, width = self.shape[:2]
+        for window in (self.window, *(pool.window for pool in self.pooling)):
+            height, width = window.output_size(height, width)
+        return height, width, self.out
+
 
 class Stack:
     """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
@@ -99,28 +132,21 @@ class Stack:
         """
         part = self._conv_part(self._chain_scheme(), self.shape, filters, size, strides, padding, pool)
         self.layers += part.scheme.chain(part)
-        self.shape = self._after(part)
+        self.shape = part.after
 
     def dense(self, features: int) -> None:
         """A dense block in the scheme's order, its input flattened."""
         scheme = self._chain_scheme()
         part = self._part(Dense(), self.shape, self.scaled(features), scheme)
         self.layers += scheme.chain(part)
-        self.shape = (part.out,)
+        self.shape = part.after
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
-        """Two 3x3 convolutions round a shortcut: the identity, or a strided 1x1 convolution where the shape changes."""
-        scheme = self.scheme
-        first = self._conv_part(scheme, self.shape, filters, 3, strides, 1, None)
-        between = self._after(first)
-        second = self._conv_part(scheme, between, filters, 3, 1, 1, None)
-        body, after = scheme.residual(first, second)
-        shortcut = []
-        if self.shape != between:
-            part = self._conv_part(scheme.shortcut(scheme), self.shape, filters, 1, strides, 0, None)
-            shortcut = [*part.product(), *part.norm_out()]
-        self.layers += [Residual(Sequential(body), Sequential(shortcut)), *after]
-        self.shape = between
+        """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
+        first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
+        second = self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None)
+        self.layers += self.scheme.residual(first, second)
+        self.shape = second.after
 
     def network(self, num_classes: int, *, average: bool = False) -> Network:
         """A dense head, and the whole network. average: mean over height and width before the last product."""
@@ -156,11 +182,3 @@ class Stack:
             padding = ((padding, padding), (padding, padding))
         product = Convolution(Window.of(size, strides, padding))
         return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
-
-    def _after(self, part: Part) -> tuple[int, ...]:
-        """The shape a convolution block gives."""
-        assert isinstance(part.product_kind, Convolution)
-        height, width = part.shape[:2]
-        for window in (part.product_kind.window, *(pool.window for pool in part.pooling)):
-            height, width = window.output_size(height, width)
-        return height, width, part.out

@@ -7,7 +7,9 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax.training import logits_of
 
-SCHEMES = {name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')}
+SCHEMES = {
+    name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
+}
 
 # Architecture -> keywords and the shape of a batch: odd sizes, channels that are not multiples of 32.
 SMALL = {

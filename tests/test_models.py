@@ -1,5 +1,8 @@
 """Architectures x schemes: shapes, gradients, and counts derived by hand."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,8 @@ from flax import nnx
 from networks import SCHEMES, build, images
 
 import bnn_jax as bnn
-from bnn_jax.layers import Latent
+from bnn_jax import schemes
+from bnn_jax.layers import Latent, Product, Residual
 
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
 CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
@@ -21,6 +25,7 @@ CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('resnet18', 'BWN'),
     ('resnet18', 'BNN'),
     ('resnet18', 'XNOR'),
+    ('resnet18', 'BIREAL'),
 ]
 
 
@@ -81,7 +86,7 @@ def test_alexnet_counts(scheme):
     assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
 
 
-@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR'])
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BIREAL'])
 def test_resnet18_counts(scheme):
     summary = bnn.summarize(abstract('resnet18', scheme), (1, 224, 224, 3))
     stages = [(64, 64, 56), (64, 128, 28), (128, 256, 14), (256, 512, 7)]
@@ -94,10 +99,55 @@ def test_resnet18_counts(scheme):
     assert summary.binary_params == (0 if scheme == 'FLOAT' else binary)
     float_macs = 7 * 7 * 3 * 64 * 112**2 + shortcut_macs + 512_000
     assert float_macs == 137_793_536
-    if scheme == 'XNOR':
+    if scheme in ('XNOR', 'BIREAL'):
         assert (summary.macs_1bit, summary.macs_32bit) == (binary_macs, float_macs)
     else:
         assert (summary.macs_1bit, summary.macs_32bit) == (0, binary_macs + float_macs)
+
+
+def test_bireal18_is_the_published_one():
+    """11,699,112 parameters as Larq's zoo counts them: with two statistics a channel of the 4,800 normalised."""
+    model = abstract('resnet18', 'BIREAL')
+    channels = 64 + 4 * (64 + 128 + 256 + 512) + 128 + 256 + 512
+    trainable = sum(layer.params for layer in bnn.summarize(model, (1, 224, 224, 3)).layers)
+    assert channels == 4_800 and trainable + 2 * channels == 11_699_112
+    residuals = [layer for layer in model.body.layers if isinstance(layer, Residual)]
+    products = [sum(isinstance(inner, Product) for inner in layer.body.layers) for layer in residuals]
+    assert products == [1] * 16
+    changed = [
+        [type(inner).__name__ for inner in layer.shortcut.layers] for layer in residuals if layer.shortcut.layers
+    ]
+    assert changed == [['AvgPool', 'Product', 'Norm']] * 3
+    assert not any(layer.kind == 'Relu' for layer in bnn.summarize(model, (1, 224, 224, 3)).layers)
+
+
+READINGS = {
+    'FLOAT': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BC': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BWN': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BNN': (schemes.residual_sign_after, schemes.residuals_sign_after),
+    'XNOR': (schemes.residual_norm_before, schemes.residuals_norm_before),
+    'XNOR_K': (schemes.residual_norm_before, schemes.residuals_norm_before),
+    'BIREAL': (schemes.residual_sign_after, schemes.residuals_sign_after),
+}
+
+
+@pytest.mark.parametrize(('name', 'readings'), READINGS.items())
+def test_both_readings_of_a_block_multiply_the_same(name, readings):
+    """Shortcut convolutions real or binary, strided or averaged: the same multiply-adds, 1-bit where both are binary."""
+    shortcut_macs = 3 * 64 * 128 * 28**2
+    for residual, shortcut, downsample in itertools.product(
+        readings, (schemes.real, schemes.itself), (schemes.product_norm, schemes.average_product_norm)
+    ):
+        scheme = dataclasses.replace(SCHEMES[name], residual=residual, shortcut=shortcut, downsample=downsample)
+        model = nnx.eval_shape(lambda s=scheme: bnn.models.resnet18(1000, scheme=s, rngs=nnx.Rngs(0)))
+        summary = bnn.summarize(model, (1, 224, 224, 3))
+        binary_shortcuts = scheme.activation is not None and shortcut is schemes.itself
+        one_bit = 0 if scheme.activation is None else 1_676_279_808 + (512_000 if name == 'BNN' else 0)
+        assert summary.macs_1bit == one_bit + (shortcut_macs if binary_shortcuts else 0)
+        assert summary.macs_1bit + summary.macs_32bit == 1_676_279_808 + 137_793_536
+        count = sum(isinstance(layer, Residual) for layer in model.body.layers)
+        assert count == (16 if residual is readings[1] else 8)
 
 
 def test_resnet34_has_sixteen_blocks_and_odd_images_work():

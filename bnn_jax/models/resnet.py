@@ -1,4 +1,4 @@
-"""ResNet-18 and -34 with two-convolution blocks."""
+"""ResNet-18 and -34."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,8 +23,10 @@ def resnet(
     """7x7/2 stem, 3/2 pooling, four stages of 64, 128, 256, 512 filters with `blocks` residual blocks, mean, dense.
 
     width: factor on all filters. input_shape: (H, W, C) of one image; other sizes work with the same weights.
-    Where the shape changes, the shortcut is a strided 1x1 convolution with normalisation, real unless the scheme says
-    otherwise. Source: arXiv:1512.03385; for XNOR-Net, whose paper does not give its block, norm - sign - product twice.
+    The scheme's `residual` says whether one shortcut spans both convolutions of a block (`schemes.residual_...`) or each
+    has its own (`schemes.residuals_...`), `downsample` and `shortcut` what it is where the shape changes: a strided 1x1
+    convolution with normalisation by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
+    XNOR-Net, whose paper does not give its block, norm - sign - product twice; arXiv:1808.00278 for Bi-Real Net.
     """
     stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
     stack.conv(64, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
