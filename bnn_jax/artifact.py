@@ -31,6 +31,7 @@ _KINDS: dict[str, Any] = {
         packed.PackedNorm,
         packed.Chain,
         packed.Sum,
+        packed.Concat,
         packed.Stateless,
         products.Convolution,
         products.Dense,

@@ -8,7 +8,9 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
+    Auxiliary,
     AvgPool,
+    Branches,
     Flatten,
     GlobalAveragePool,
     LeakyRelu,
@@ -22,6 +24,7 @@ from bnn_jax.layers import (
 )
 from bnn_jax.packed import (
     Chain,
+    Concat,
     FloatProduct,
     PackedNetwork,
     PackedNorm,
@@ -61,6 +64,10 @@ def _convert(layer, path: str):
     match layer:
         case Residual():
             return Sum(_convert_all(layer.body, f'{path}.body.'), _convert_all(layer.shortcut, f'{path}.shortcut.'))
+        case Branches():
+            return Concat(tuple(_convert_all(b, f'{path}.branch{i}.') for i, b in enumerate(layer.branches)))
+        case Auxiliary():
+            return Chain(())  # The identity: its head is of training only.
         case Norm():
             for name in ('scale', 'bias', 'mean', 'var'):
                 _finite(getattr(layer, name), f'{path} {name}')

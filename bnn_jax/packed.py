@@ -185,6 +185,16 @@ class Sum:
 
 
 @packed_layer
+class Concat:
+    """What several chains make of one input, side by side: their channels concatenated."""
+
+    branches: tuple = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+
+
+@packed_layer
 class Stateless:
     """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening."""
 
@@ -263,6 +273,9 @@ def _rows(layer, path: str):
     elif isinstance(layer, Sum):
         yield from _rows(layer.body, f'{path}.body.')
         yield from _rows(layer.shortcut, f'{path}.shortcut.')
+    elif isinstance(layer, Concat):
+        for i, branch in enumerate(layer.branches):
+            yield from _rows(branch, f'{path}.branch{i}.')
     elif isinstance(layer, Stateless):
         yield Row(path, 'float32, no parameters', 0, type(layer.function).__name__)
     else:

@@ -3,13 +3,16 @@
 `Stack` builds a network block by block and keeps track of the shape, so that an architecture reads as its table.
 """
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flax import nnx
 
 from bnn_jax.layers import (
+    Auxiliary,
     AvgPool,
+    Branches,
     Flatten,
     GlobalAveragePool,
     LeakyRelu,
@@ -99,7 +102,8 @@ class Part:
 class Stack:
     """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
 
-    activation: what the architecture has where its scheme's order says ReLU.
+    activation: what the architecture has where its scheme's order says ReLU. chain_scheme: the next block's, at the start
+    the scheme's `first`.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Stack:
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
         self.layers, self.shape, self.channels = [], shape, shape[-1]
+        self.chain_scheme = scheme.first(scheme)
         self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
     def scaled(self, filters: int) -> int:
@@ -130,16 +135,37 @@ class Stack:
 
         padding: an integer for all four sides, or as `Window.of`. pool: what the scheme's order has as its pooling.
         """
-        part = self._conv_part(self._chain_scheme(), self.shape, filters, size, strides, padding, pool)
-        self.layers += part.scheme.chain(part)
-        self.shape = part.after
+        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool)
+        self._chain(part)
 
     def dense(self, features: int) -> None:
         """A dense block in the scheme's order, its input flattened."""
-        scheme = self._chain_scheme()
-        part = self._part(Dense(), self.shape, self.scaled(features), scheme)
-        self.layers += scheme.chain(part)
-        self.shape = part.after
+        self._chain(self._part(Dense(), self.shape, self.scaled(features), self.chain_scheme))
+
+    def pool(self, pool: Pool) -> None:
+        """A pooling that belongs to no block."""
+        self.layers.append(pool)
+        self.shape = *pool.window.output_size(*self.shape[:2]), self.shape[-1]
+
+    def branches(self, *builds: Callable[['Stack'], None]) -> None:
+        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a Stack.
+
+        Raises ValueError where they give images of different sizes.
+        """
+        stacks = [self._fork() for _ in builds]
+        for build, stack in zip(builds, stacks, strict=True):
+            build(stack)
+        sizes = {stack.shape[:-1] for stack in stacks}
+        if len(sizes) != 1:
+            raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
+        self.layers.append(Branches([Sequential(stack.layers) for stack in stacks]))
+        self.shape = *sizes.pop(), sum(stack.shape[-1] for stack in stacks)
+
+    def auxiliary(self, weight: float, num_classes: int, build: Callable[['Stack'], None]) -> None:
+        """A head for training only, on what the network has made so far: what `build` adds, then a dense head."""
+        stack = self._fork()
+        build(stack)
+        self.layers.append(Auxiliary(stack.network(num_classes).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
         """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
@@ -164,6 +190,16 @@ class Stack:
         layers = [*self.layers, *self.scheme.head(part), *rectified, GlobalAveragePool()]
         return Network(layers, channels=self.channels, num_classes=num_classes)
 
+    def _fork(self) -> 'Stack':
+        """A stack that begins with what this one gives."""
+        stack = copy.copy(self)
+        stack.layers = []
+        return stack
+
+    def _chain(self, part: Part) -> None:
+        self.layers += part.scheme.chain(part)
+        self.shape, self.chain_scheme = part.after, self.scheme
+
     def _head_part(self, product, shape: tuple[int, ...], num_classes: int, pooling: tuple = ()) -> Part:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
@@ -173,9 +209,6 @@ class Stack:
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
         return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation)
-
-    def _chain_scheme(self) -> Scheme:
-        return self.scheme if self.layers else self.scheme.first(self.scheme)
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool) -> Part:
         if isinstance(padding, int):

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.layers import AvgPool, LeakyRelu, Norm, Product, binary_product
+from bnn_jax.layers import AvgPool, Branches, LeakyRelu, Norm, Product, Sequential, binary_product
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.windows import Window
 
@@ -138,3 +138,10 @@ def test_leaky_relu_and_its_gradient():
     y, vjp = jax.vjp(LeakyRelu(0.1), x)
     np.testing.assert_allclose(y, [-0.3, -1e-4, 0, 0, 0.5, np.nan], rtol=1e-6)  # slope in float32
     np.testing.assert_array_equal(vjp(jnp.ones(6))[0][:5], np.float32([0.1, 0.1, 0.1, 0.1, 1]))
+
+
+def test_branches_lie_side_by_side():
+    branches = Branches([Sequential([LeakyRelu(0.5)]), Sequential([]), Sequential([AvgPool(Window.of(1))])])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    expected = np.concatenate([np.where(x > 0, x, x / 2), x, x], -1)
+    np.testing.assert_array_equal(branches(jnp.asarray(x)), expected)

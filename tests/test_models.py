@@ -6,13 +6,15 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
-from networks import SCHEMES, build, images
+from networks import SCHEMES, build, evaluated, images, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes
-from bnn_jax.layers import Latent, Product, Residual
+from bnn_jax.layers import Auxiliary, Latent, Product, Residual
+from bnn_jax.parts import Stack
 
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
 CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
@@ -25,7 +27,6 @@ CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('resnet18', 'BWN'),
     ('resnet18', 'BNN'),
     ('resnet18', 'XNOR'),
-    ('resnet18', 'BIREAL'),
 ]
 
 
@@ -207,6 +208,100 @@ def test_counts_of_networks_of_convolutions(architecture, layers, size, scheme):
     if architecture == 'extraction':
         assert (sum(weights), sum(weights[1:-1])) == (23_418_048, 22_384_640)
         assert scheme != 'FLOAT' or summary.params == 23_437_224
+
+
+INCEPTION = [  # input channels, pixels, and the filters of the paper's table 1
+    (192, 28, 64, 96, 128, 16, 32, 32),
+    (256, 28, 128, 128, 192, 32, 96, 64),
+    (480, 14, 192, 96, 208, 16, 48, 64),
+    (512, 14, 160, 112, 224, 24, 64, 64),
+    (512, 14, 128, 128, 256, 24, 64, 64),
+    (512, 14, 112, 144, 288, 32, 64, 64),
+    (528, 14, 256, 160, 320, 32, 128, 128),
+    (832, 7, 256, 160, 320, 32, 128, 128),
+    (832, 7, 384, 192, 384, 48, 128, 128),
+]
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BNN', 'BIREAL'])
+def test_googlenet_counts(scheme):
+    """6,998,552 is the published count of the network without normalisation, a bias for every filter."""
+    stem = [(147 * 64, 112, 64), (64 * 64, 56, 64), (576 * 192, 56, 192)]  # weights, pixels, filters
+    for into, size, one, before_3, three, before_5, five, pooled in INCEPTION:
+        stem += [(into * one, size, one), (into * before_3, size, before_3), (9 * before_3 * three, size, three)]
+        stem += [(into * before_5, size, before_5), (25 * before_5 * five, size, five), (into * pooled, size, pooled)]
+    products = [*stem, (1024 * 1000, 1, 1000)]
+    weights, macs = [w for w, *_ in products], [w * size**2 for w, size, _ in products]
+    filters = sum(out for *_, out in products)
+    assert sum(weights) + filters == 6_998_552
+    summary = bnn.summarize(abstract('googlenet', scheme), (1, 224, 224, 3))
+    assert [layer.weights for layer in summary.layers if layer.weights] == weights
+    if scheme in ('FLOAT', 'BWN', 'BIREAL'):
+        assert summary.params == sum(weights) + 2 * (filters - 1000) + 1000
+    assert summary.binary_params == {'FLOAT': 0, 'BNN': sum(weights)}.get(scheme, sum(weights[1:-1]))
+    one_bit = {'FLOAT': 0, 'BWN': 0, 'BNN': sum(macs[1:])}.get(scheme, sum(macs[1:-1]))
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
+
+
+def test_auxiliary_heads_of_googlenet():
+    """Each is a mean, 128 filters of 1x1, 1024 units and the classes, after modules of 512 and 528 channels at 14x14."""
+    model = abstract('googlenet', 'FLOAT', auxiliary=(0.3, 0.2))
+    plain = abstract('googlenet', 'FLOAT')
+    with_heads, without = (sum(v.size for _, v in nnx.to_flat_state(nnx.state(m, nnx.Param))) for m in (model, plain))
+    rest = 2 * 128 + 4 * 4 * 128 * 1024 + 2 * 1024 + 1024 * 1000 + 1000
+    assert with_heads - without == 512 * 128 + 528 * 128 + 2 * rest
+    assert bnn.summarize(model, (1, 224, 224, 3)).params == bnn.summarize(plain, (1, 224, 224, 3)).params == without
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    graphdef, state = nnx.split(model)
+    weights = []
+
+    def outputs(state, images):
+        logits, heads = nnx.merge(graphdef, state, copy=True).with_auxiliary(images)
+        weights.extend(weight for weight, _ in heads)
+        return logits, [logits for _, logits in heads]
+
+    logits, heads = jax.eval_shape(outputs, state, images)
+    assert weights == [0.3, 0.2] and [h.shape for h in heads] == [logits.shape] * 2 == [(2, 1000)] * 2
+    with pytest.raises(ValueError, match=r'auxiliary: got \(0.3,\), expected the weights of two losses'):
+        abstract('googlenet', 'FLOAT', auxiliary=(0.3,))
+
+
+def test_training_adds_the_losses_of_auxiliary_heads_and_evaluation_ignores_them():
+    model, rng = two_modules(bnn.BIREAL), np.random.default_rng(0)
+    x, labels = rng.normal(size=(4, 9, 8, 3)).astype(np.float32), np.arange(4)
+    state = bnn.training.init(model, optax.sgd(0.1))
+    after, metrics = bnn.training.train_step(state, {'image': x, 'label': labels})
+
+    @jax.jit
+    def outputs(state, x):
+        return nnx.merge(state.graphdef, state.params, state.rest, copy=True).with_auxiliary(x)
+
+    logits, ((weight, head),) = outputs(state, x)
+
+    def loss(logits):
+        z = np.asarray(logits, np.float64)
+        return np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(4), labels])
+
+    np.testing.assert_allclose(weight, 0.3, rtol=1e-6)
+    np.testing.assert_allclose(metrics['loss'], loss(logits) + 0.3 * loss(head), rtol=1e-5)  # float32
+    trained = bnn.training.model_of(after)
+    expected = evaluated(trained, x)
+    kernel = auxiliary_kernel(trained)
+    assert np.any(np.asarray(kernel[...] != auxiliary_kernel(model)[...]))
+    kernel[...] = -kernel[...]
+    np.testing.assert_array_equal(evaluated(trained, x), expected)
+
+
+def auxiliary_kernel(model):
+    """The first kernel of the auxiliary head."""
+    auxiliary = next(layer for layer in model.body.layers if isinstance(layer, Auxiliary))
+    return next(layer for layer in auxiliary.head.layers if isinstance(layer, Product)).kernel
+
+
+def test_branches_of_different_sizes_are_refused():
+    stack = Stack((9, 8, 3), scheme=bnn.FLOAT, width=1.0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r'branches: got images of sizes \[\(7, 6\), \(9, 8\)\], expected one size'):
+        stack.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
 
 
 def test_the_activation_is_the_architectures_where_the_scheme_has_one():

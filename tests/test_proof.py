@@ -8,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, evaluated, images, randomise_norms
+from networks import SMALL, build, evaluated, images, randomise_norms, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
-from bnn_jax.layers import LeakyRelu, Norm, Product, Relu, Residual
+from bnn_jax.layers import Branches, LeakyRelu, Norm, Product, Relu, Residual
 from bnn_jax.packed import PackedProduct
 from bnn_jax.parts import Stack
 from bnn_jax.quantizers import sign
@@ -75,6 +75,24 @@ def test_every_reading_of_a_residual_block_is_bit_identical(scheme, tmp_path):
     assert np.unique(expected).size > 2
     assert_same(evaluated(packed, x), expected)
     assert_same(evaluated(bnn.load(bnn.save(packed, tmp_path / 'network.safetensors')), x), expected)
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize('scheme', ['XNOR', 'BNN', 'BIREAL'])
+def test_inception_modules_are_bit_identical(scheme, tmp_path):
+    """Branches in both arithmetics and in a file; the auxiliary head is gone from the packed network."""
+    model = two_modules(getattr(bnn, scheme))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    for seed in (0, 1):
+        randomise_norms(model, seed)
+        packed, expected = bnn.convert(model), evaluated(model, x)
+        assert np.unique(expected).size > 2
+        assert_same(evaluated(packed, x), expected)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert_same(evaluated(loaded, x), expected)
+    summary = bnn.summarize(model, (1, 9, 8, 3))
+    assert loaded.report == packed.report and packed.report.bytes == summary.packed_bytes
+    assert [row.path for row in packed.report.rows] == [layer.path for layer in summary.layers]
     no_relu_before_a_sign(model.body.layers, False)
 
 
@@ -154,6 +172,8 @@ def no_relu_before_a_sign(layers, rectified: bool) -> bool:
             no_relu_before_a_sign(layer.body.layers, rectified)
             no_relu_before_a_sign(layer.shortcut.layers, rectified)
             rectified = False
+        elif isinstance(layer, Branches):
+            rectified = any([no_relu_before_a_sign(branch.layers, rectified) for branch in layer.branches])
         elif isinstance(layer, Product):
             assert not (rectified and layer.scheme.activation is not None)
             rectified = False

@@ -2,10 +2,11 @@
 
 from bnn_jax.models.alexnet import alexnet
 from bnn_jax.models.extraction import extraction
+from bnn_jax.models.googlenet import googlenet
 from bnn_jax.models.lenet5 import lenet5
 from bnn_jax.models.mlp import mlp
 from bnn_jax.models.nin import nin
 from bnn_jax.models.resnet import resnet18, resnet34
 from bnn_jax.models.vgg_small import vgg_small
 
-__all__ = ['alexnet', 'extraction', 'lenet5', 'mlp', 'nin', 'resnet18', 'resnet34', 'vgg_small']
+__all__ = ['alexnet', 'extraction', 'googlenet', 'lenet5', 'mlp', 'nin', 'resnet18', 'resnet34', 'vgg_small']
