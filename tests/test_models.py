@@ -27,6 +27,8 @@ CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('resnet18', 'BWN'),
     ('resnet18', 'BNN'),
     ('resnet18', 'XNOR'),
+    ('resnet20', 'BIREAL'),
+    ('resnet20', 'FLOAT'),
 ]
 
 
@@ -85,6 +87,33 @@ def test_alexnet_counts(scheme):
     assert sum(ALEXNET[1:-1]) == 58_236_928
     one_bit = {'BC': 0, 'BWN': 0, 'XNOR': sum(macs[1:-1]), 'BNN': sum(macs[1:])}[scheme]
     assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
+
+
+def test_alexnet_of_227_without_padding_multiplies_the_same():
+    ours = bnn.summarize(abstract('alexnet', 'XNOR'), (1, 224, 224, 3))
+    without = abstract('alexnet', 'XNOR', input_shape=(227, 227, 3), padding=0)
+    assert bnn.summarize(without, (1, 227, 227, 3)) == ours
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'XNOR', 'BIREAL'])
+def test_residual_networks_for_cifar(scheme):
+    stages = [(16, 16, 32), (16, 32, 16), (32, 64, 8)]
+    binary = [9 * out * (into + 5 * out) for into, out, _ in stages]
+    macs = sum(count * size**2 for count, (*_, size) in zip(binary, stages, strict=True))
+    summary = bnn.summarize(abstract('resnet20', scheme), (1, 32, 32, 3))
+    rest = 27 * 16 + 16 * 32 + 32 * 64 + 64 * 1000
+    assert summary.weights == sum(binary) + rest == 270_896 + 64 * 990
+    rest_macs = 27 * 16 * 32**2 + 16 * 32 * 16**2 + 32 * 64 * 8**2 + 64 * 1000
+    one_bit = 0 if scheme == 'FLOAT' else macs
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, macs + rest_macs - one_bit)
+    stem = bnn.models.small_stem
+    small = bnn.summarize(abstract('resnet18', scheme, stem=stem, input_shape=(32, 32, 3)), (1, 32, 32, 3))
+    assert small.weights == 11_678_912 - 147 * 64 + 27 * 64
+    # Four stages of 32, 16, 8, 4 pixels a side where ImageNet's have 56, 28, 14, 7.
+    one_bit = 1_676_279_808 * 32**2 // 56**2
+    assert small.macs_1bit == (0 if scheme == 'FLOAT' else one_bit)
+    with pytest.raises(ValueError, match=r'blocks: got \(1, 1\) for filters'):
+        abstract('resnet20', scheme, blocks=(1, 1))
 
 
 @pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BIREAL'])

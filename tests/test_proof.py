@@ -24,7 +24,7 @@ def assert_same(actual, expected):
 
 
 # Both orders that convert bit for bit on every architecture; Bi-Real's, which shares their layers, where it differs.
-BINARY = [(a, s) for a in SMALL for s in ('XNOR', 'BNN')] + [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet18')]
+BINARY = [(a, s) for a in SMALL for s in ('XNOR', 'BNN')] + [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
 
 
 @pytest.mark.parametrize(('architecture', 'scheme'), BINARY)

@@ -6,7 +6,20 @@ from bnn_jax.models.googlenet import googlenet
 from bnn_jax.models.lenet5 import lenet5
 from bnn_jax.models.mlp import mlp
 from bnn_jax.models.nin import nin
-from bnn_jax.models.resnet import resnet18, resnet34
+from bnn_jax.models.resnet import resnet18, resnet20, resnet34, small_stem, strided_stem
 from bnn_jax.models.vgg_small import vgg_small
 
-__all__ = ['alexnet', 'extraction', 'googlenet', 'lenet5', 'mlp', 'nin', 'resnet18', 'resnet34', 'vgg_small']
+__all__ = [
+    'alexnet',
+    'extraction',
+    'googlenet',
+    'lenet5',
+    'mlp',
+    'nin',
+    'resnet18',
+    'resnet20',
+    'resnet34',
+    'small_stem',
+    'strided_stem',
+    'vgg_small',
+]
