@@ -17,7 +17,7 @@ from bnn_jax.artifact import load, save
 from bnn_jax.bop import bop
 from bnn_jax.convert import convert
 from bnn_jax.glorot import scale_by_glorot
-from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K
+from bnn_jax.schemes import BC, BC_STOCHASTIC, BIREAL, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K
 from bnn_jax.summary import summarize
 
 __version__ = '0.1.0'
@@ -25,6 +25,7 @@ __version__ = '0.1.0'
 __all__ = [
     'BC',
     'BC_STOCHASTIC',
+    'BIREAL',
     'BNN',
     'BWN',
     'DOREFA',

@@ -8,8 +8,12 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
+    Auxiliary,
+    AvgPool,
+    Branches,
     Flatten,
     GlobalAveragePool,
+    LeakyRelu,
     MaxPool,
     Network,
     Norm,
@@ -20,6 +24,7 @@ from bnn_jax.layers import (
 )
 from bnn_jax.packed import (
     Chain,
+    Concat,
     FloatProduct,
     PackedNetwork,
     PackedNorm,
@@ -60,6 +65,10 @@ def _convert(layer, path: str):
     match layer:
         case Residual():
             return Sum(_convert_all(layer.body, f'{path}.body.'), _convert_all(layer.shortcut, f'{path}.shortcut.'))
+        case Branches():
+            return Concat(tuple(_convert_all(b, f'{path}.branch{i}.') for i, b in enumerate(layer.branches)))
+        case Auxiliary():
+            return Chain(())  # The identity: its head is of training only.
         case Norm():
             for name in ('scale', 'bias', 'mean', 'var'):
                 _finite(getattr(layer, name), f'{path} {name}')
@@ -72,7 +81,7 @@ def _convert(layer, path: str):
             return PackedNorm(layer.num_features, coefficients)
         case Product():
             return _convert_product(layer, path)
-        case Relu() | MaxPool() | GlobalAveragePool() | Flatten():
+        case Relu() | LeakyRelu() | MaxPool() | AvgPool() | GlobalAveragePool() | Flatten():
             return Stateless(layer)
     raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of the layers of bnn_jax.layers')
 

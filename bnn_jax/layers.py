@@ -214,6 +214,16 @@ class Relu:
 
 
 @dataclasses.dataclass(frozen=True)
+class LeakyRelu:
+    """x where x > 0, else slope x (gradient 1 and slope). Source: Darknet, with slope 0.1."""
+
+    slope: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, x, rounded(x * jnp.asarray(self.slope, x.dtype)))
+
+
+@dataclasses.dataclass(frozen=True)
 class MaxPool:
     """Maximum over a window, nothing outside the image counted."""
 
@@ -221,6 +231,16 @@ class MaxPool:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.window.max(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class AvgPool:
+    """Mean over a window; outside the image lie zeros, which count (PyTorch's default): the divisor is always kh kw."""
+
+    window: Window
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.window.mean(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +281,29 @@ class Residual(nnx.Module):
         return rounded(self.body(x)) + rounded(self.shortcut(x))
 
 
+class Branches(nnx.Module):
+    """What several chains of layers make of one input, side by side: their channels concatenated, (N, H, W, sum of C)."""
+
+    def __init__(self, branches: Sequence[Sequential]):
+        self.branches = nnx.List(branches)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+
+
+class Auxiliary(nnx.Module):
+    """The identity, with a head beside it that only training sees: `Network.with_auxiliary` gives its logits.
+
+    weight: of the head's loss, added to that of the network's own logits. Neither `convert` nor `summarize` counts it.
+    """
+
+    def __init__(self, head: Sequential, weight: float):
+        self.head, self.weight = head, weight
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
 class Network(nnx.Module):
     """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
 
@@ -275,6 +318,19 @@ class Network(nnx.Module):
     def __call__(self, images) -> jax.Array:
         images = check_images(images, self.channels)
         return nan_unless_finite(self.body(images), images)
+
+    def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
+        """The logits, and of every `Auxiliary` of the network the weight of its loss and its own logits; raises as a call.
+
+        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits.
+        """
+        images = x = check_images(images, self.channels)
+        heads = []
+        for layer in self.body.layers:
+            if isinstance(layer, Auxiliary):
+                heads.append((layer.weight, nan_unless_finite(layer.head(x), images)))
+            x = layer(x)
+        return nan_unless_finite(x, images), tuple(heads)
 
 
 def nan_unless_finite(logits: jax.Array, images: jax.Array) -> jax.Array:

@@ -14,8 +14,10 @@ import numpy as np
 from bnn_jax.bits import WORD_BITS, pack, words_for
 from bnn_jax.exact import normalize, rounded
 from bnn_jax.layers import (
+    AvgPool,
     Flatten,
     GlobalAveragePool,
+    LeakyRelu,
     MaxPool,
     Relu,
     check_images,
@@ -194,10 +196,20 @@ class Sum:
 
 
 @packed_layer
+class Concat:
+    """What several chains make of one input, side by side: their channels concatenated."""
+
+    branches: tuple = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+
+
+@packed_layer
 class Stateless:
     """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening."""
 
-    function: Relu | MaxPool | GlobalAveragePool | Flatten
+    function: Relu | LeakyRelu | MaxPool | AvgPool | GlobalAveragePool | Flatten
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
@@ -272,6 +284,9 @@ def _rows(layer, path: str):
     elif isinstance(layer, Sum):
         yield from _rows(layer.body, f'{path}.body.')
         yield from _rows(layer.shortcut, f'{path}.shortcut.')
+    elif isinstance(layer, Concat):
+        for i, branch in enumerate(layer.branches):
+            yield from _rows(branch, f'{path}.branch{i}.')
     elif isinstance(layer, Stateless):
         yield Row(path, 'float32, no parameters', 0, type(layer.function).__name__)
     else:

@@ -3,16 +3,21 @@
 `Stack` builds a network block by block and keeps track of the shape, so that an architecture reads as its table.
 """
 
+import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
+    Auxiliary,
+    AvgPool,
+    Branches,
     Flatten,
     GlobalAveragePool,
+    LeakyRelu,
     MaxPool,
     Network,
     Norm,
@@ -24,6 +29,9 @@ from bnn_jax.layers import (
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Padding, Window
+
+Pool = MaxPool | AvgPool
+RELU = Relu()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Part:
     rngs: nnx.Rngs
     pooling: tuple = ()
     use_bias: bool = False
+    activation: Relu | LeakyRelu = RELU
 
     def product(self) -> list:
         flatten: list = [Flatten()] if isinstance(self.product_kind, Dense) and len(self.shape) == 3 else []
@@ -66,16 +75,61 @@ class Part:
         return [Norm(self.out, scheme=self.scheme, rngs=self.rngs)]
 
     def relu(self) -> list:
-        return [Relu()]
+        return [self.activation]
 
     def pool(self) -> list:
         return list(self.pooling)
 
+    def average(self) -> list:
+        """Over an odd image the last row and column are averaged with zeros, as `AvgPool` counts."""
+        strides = self.window.strides
+        return [] if strides == (1, 1) else [AvgPool(Window.of(strides, strides, 'SAME'))]
+
+    def unstrided(self) -> 'Part':
+        window = dataclasses.replace(self.window, strides=(1, 1))
+        return dataclasses.replace(self, product_kind=Convolution(window))
+
+    def around(self, body: list) -> list:
+        shortcut = []
+        if self.shape != self.after:
+            product = Convolution(Window.of(1, self.window.strides))
+            part = dataclasses.replace(self, product_kind=product, scheme=self.scheme.shortcut(self.scheme))
+            shortcut = self.scheme.downsample(part)
+        return [Residual(Sequential(body), Sequential(shortcut))]
+
+    @property
+    def window(self) -> Window:
+        """The window of a convolution."""
+        assert isinstance(self.product_kind, Convolution)
+        return self.product_kind.window
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The shape that a block of these parts gives."""
+        if isinstance(self.product_kind, Dense):
+            return (self.out,)
+        height, width = self.shape[:2]
+        for window in (self.window, *(pool.window for pool in self.pooling)):
+            height, width = window.output_size(height, width)
+        return height, width, self.out
+
 
 class Stack:
-    """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give."""
+    """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
 
-    def __init__(self, input_shape: Sequence[int], *, scheme: Scheme, width: float, rngs: nnx.Rngs):
+    activation: what the architecture has where its scheme's order says ReLU. chain_scheme: the next block's, at the start
+    the scheme's `first`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        *,
+        scheme: Scheme,
+        width: float,
+        rngs: nnx.Rngs,
+        activation: Relu | LeakyRelu = RELU,
+    ):
         if not isinstance(scheme, Scheme):
             raise TypeError(f'scheme: got {scheme!r}, expected a Scheme such as bnn_jax.XNOR')
         if not isinstance(rngs, nnx.Rngs):
@@ -86,70 +140,97 @@ class Stack:
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
         self.layers, self.shape, self.channels = [], shape, shape[-1]
-        self.scheme, self.width, self.rngs = scheme, width, rngs
+        self.chain_scheme = scheme.first(scheme)
+        self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
     def scaled(self, filters: int) -> int:
         """The number of filters at this width."""
         return max(1, round(filters * self.width))
 
     def conv(
-        self, filters: int, size: int, *, strides: int = 1, padding: Padding | int = 0, pool: MaxPool | None = None
+        self, filters: int, size: int, *, strides: int = 1, padding: Padding | int = 0, pool: Pool | None = None
     ) -> None:
         """A convolution block in the scheme's order; the first layer of the network is the scheme's `first`.
 
         padding: an integer for all four sides, or as `Window.of`. pool: what the scheme's order has as its pooling.
         """
-        part = self._conv_part(self._chain_scheme(), self.shape, filters, size, strides, padding, pool)
-        self.layers += part.scheme.chain(part)
-        self.shape = self._after(part)
+        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool)
+        self._chain(part)
 
     def dense(self, features: int) -> None:
         """A dense block in the scheme's order, its input flattened."""
-        scheme = self._chain_scheme()
-        part = Part(Dense(), self.shape, self.scaled(features), scheme, self.rngs)
-        self.layers += scheme.chain(part)
-        self.shape = (part.out,)
+        self._chain(self._part(Dense(), self.shape, self.scaled(features), self.chain_scheme))
+
+    def pool(self, pool: Pool) -> None:
+        """A pooling that belongs to no block."""
+        self.layers.append(pool)
+        self.shape = *pool.window.output_size(*self.shape[:2]), self.shape[-1]
+
+    def branches(self, *builds: Callable[['Stack'], None]) -> None:
+        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a Stack.
+
+        Raises ValueError where they give images of different sizes.
+        """
+        stacks = [self._fork() for _ in builds]
+        for build, stack in zip(builds, stacks, strict=True):
+            build(stack)
+        sizes = {stack.shape[:-1] for stack in stacks}
+        if len(sizes) != 1:
+            raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
+        self.layers.append(Branches([Sequential(stack.layers) for stack in stacks]))
+        self.shape = *sizes.pop(), sum(stack.shape[-1] for stack in stacks)
+
+    def auxiliary(self, weight: float, num_classes: int, build: Callable[['Stack'], None]) -> None:
+        """A head for training only, on what the network has made so far: what `build` adds, then a dense head."""
+        stack = self._fork()
+        build(stack)
+        self.layers.append(Auxiliary(stack.network(num_classes).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
-        """Two 3x3 convolutions round a shortcut: the identity, or a strided 1x1 convolution where the shape changes."""
-        scheme = self.scheme
-        first = self._conv_part(scheme, self.shape, filters, 3, strides, 1, None)
-        between = self._after(first)
-        second = self._conv_part(scheme, between, filters, 3, 1, 1, None)
-        body, after = scheme.residual(first, second)
-        shortcut = []
-        if self.shape != between:
-            part = self._conv_part(scheme.shortcut(scheme), self.shape, filters, 1, strides, 0, None)
-            shortcut = [*part.product(), *part.norm_out()]
-        self.layers += [Residual(Sequential(body), Sequential(shortcut)), *after]
-        self.shape = between
+        """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
+        first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
+        second = self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None)
+        self.layers += self.scheme.residual(first, second)
+        self.shape = second.after
 
     def network(self, num_classes: int, *, average: bool = False) -> Network:
-        """The head, and the whole network. average: mean over height and width before the last product."""
+        """A dense head, and the whole network. average: mean over height and width before the last product."""
+        norm_channels = self.shape[-1:] if average else self.shape
+        part = self._head_part(Dense(), norm_channels, num_classes, (GlobalAveragePool(),) if average else ())
+        return Network([*self.layers, *self.scheme.head(part)], channels=self.channels, num_classes=part.out)
+
+    def conv_network(self, num_classes: int) -> Network:
+        """A head of one 1x1 convolution and the mean over height and width, and the whole network.
+
+        A real last convolution is rectified before the mean, as in the sources; a binary one is normalised instead.
+        """
+        part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
+        rectified = part.relu() if part.scheme.weight is None else []
+        layers = [*self.layers, *self.scheme.head(part), *rectified, GlobalAveragePool()]
+        return Network(layers, channels=self.channels, num_classes=part.out)
+
+    def _fork(self) -> 'Stack':
+        """A stack that begins with what this one gives."""
+        stack = copy.copy(self)
+        stack.layers = []
+        return stack
+
+    def _chain(self, part: Part) -> None:
+        self.layers += part.scheme.chain(part)
+        self.shape, self.chain_scheme = part.after, self.scheme
+
+    def _head_part(self, product, shape: tuple[int, ...], num_classes: int, pooling: tuple = ()) -> Part:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        norm_channels = self.shape[-1:] if average else self.shape
-        pooling = (GlobalAveragePool(),) if average else ()
         # A real last layer has a bias; a binary one is followed by a normalisation.
-        use_bias = last.weight is None
-        part = Part(Dense(), norm_channels, num_classes, last, self.rngs, pooling, use_bias)
-        self.layers += self.scheme.head(part)
-        return Network(self.layers, channels=self.channels, num_classes=int(num_classes))
+        return self._part(product, shape, int(num_classes), last, pooling, use_bias=last.weight is None)
 
-    def _chain_scheme(self) -> Scheme:
-        return self.scheme if self.layers else self.scheme.first(self.scheme)
+    def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
+        return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation)
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool) -> Part:
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
         product = Convolution(Window.of(size, strides, padding))
-        return Part(product, shape, self.scaled(filters), scheme, self.rngs, () if pool is None else (pool,))
-
-    def _after(self, part: Part) -> tuple[int, ...]:
-        """The shape a convolution block gives."""
-        assert isinstance(part.product_kind, Convolution)
-        height, width = part.shape[:2]
-        for window in (part.product_kind.window, *(pool.window for pool in part.pooling)):
-            height, width = window.output_size(height, width)
-        return height, width, part.out
+        return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))

@@ -18,7 +18,11 @@ from bnn_jax.projections import centre_and_clip, clip
 
 
 class Parts(Protocol):
-    """What an order is given to arrange: each returns a list of layers, to be used once."""
+    """What an order is given to arrange: each returns a list of layers, to be used once.
+
+    relu: what the architecture has for it. average: the mean over stride x stride pixels. unstrided: the same parts with a
+    product of stride 1. around: body with a shortcut round it, from the input of these parts to the shape they give.
+    """
 
     def product(self) -> list: ...
     def norm_in(self) -> list: ...
@@ -26,6 +30,9 @@ class Parts(Protocol):
     def norm_out(self) -> list: ...
     def relu(self) -> list: ...
     def pool(self) -> list: ...
+    def average(self) -> list: ...
+    def unstrided(self) -> 'Parts': ...
+    def around(self, body: list) -> list: ...
 
 
 def product_norm_relu_pool(parts: Parts) -> list:
@@ -58,6 +65,11 @@ def feature_norm_product_relu_pool(parts: Parts) -> list:
     return [*parts.feature_norm_in(), *parts.product(), *parts.relu(), *parts.pool()]
 
 
+def product_norm_pool(parts: Parts) -> list:
+    """Order of Bi-Real Net: nothing rectified; the next product takes the sign."""
+    return [*parts.product(), *parts.norm_out(), *parts.pool()]
+
+
 def pool_product(parts: Parts) -> list:
     """Head of float networks, BinaryConnect and BWN: their features are rectified already."""
     return [*parts.pool(), *parts.product()]
@@ -78,20 +90,53 @@ def pool_product_norm(parts: Parts) -> list:
     return [*parts.pool(), *parts.product(), *parts.norm_out()]
 
 
-def residual_norm_after(first: Parts, second: Parts) -> tuple[list, list]:
-    """Body and what follows the addition, classic ResNet: product, norm, ReLU, product, norm; ReLU after the addition."""
+def residual_norm_after(first: Parts, second: Parts) -> list:
+    """Classic ResNet: one shortcut round product, norm, ReLU, product, norm; then ReLU. Source: arXiv:1512.03385."""
     body = [*first.product(), *first.norm_out(), *first.relu(), *second.product(), *second.norm_out()]
-    return body, second.relu()
+    return [*first.around(body), *second.relu()]
 
 
-def residual_sign_after(first: Parts, second: Parts) -> tuple[list, list]:
-    """Body and what follows the addition, BinaryNet's order: product, norm, (sign) product, norm; nothing after."""
-    return [*first.product(), *first.norm_out(), *second.product(), *second.norm_out()], []
+def residual_sign_after(first: Parts, second: Parts) -> list:
+    """BinaryNet's order: one shortcut round product, norm, (sign) product, norm; nothing after."""
+    return first.around([*first.product(), *first.norm_out(), *second.product(), *second.norm_out()])
 
 
-def residual_norm_before(first: Parts, second: Parts) -> tuple[list, list]:
-    """Body and what follows the addition, XNOR-Net's order: norm, (sign) product, twice; nothing after."""
-    return [*first.norm_in(), *first.product(), *second.norm_in(), *second.product()], []
+def residual_norm_before(first: Parts, second: Parts) -> list:
+    """XNOR-Net's order: one shortcut round norm, (sign) product, twice; nothing after."""
+    return first.around([*first.norm_in(), *first.product(), *second.norm_in(), *second.product()])
+
+
+def residuals_norm_after(first: Parts, second: Parts) -> list:
+    """A shortcut round every product: product, norm, addition, ReLU, twice."""
+    halves = ([*part.around([*part.product(), *part.norm_out()]), *part.relu()] for part in (first, second))
+    return [layer for half in halves for layer in half]
+
+
+def residuals_sign_after(first: Parts, second: Parts) -> list:
+    """A shortcut round every product, Bi-Real Net's: (sign) product, norm, addition, twice (arXiv:1808.00278)."""
+    halves = (part.around([*part.product(), *part.norm_out()]) for part in (first, second))
+    return [layer for half in halves for layer in half]
+
+
+def residuals_norm_before(first: Parts, second: Parts) -> list:
+    """A shortcut round every product, in XNOR-Net's order: norm, (sign) product, addition, twice."""
+    halves = (part.around([*part.norm_in(), *part.product()]) for part in (first, second))
+    return [layer for half in halves for layer in half]
+
+
+def product_norm(parts: Parts) -> list:
+    """Shortcut where the shape changes, classic ResNet: strided 1x1 product, norm."""
+    return [*parts.product(), *parts.norm_out()]
+
+
+def norm_product(parts: Parts) -> list:
+    """Shortcut where the shape changes, for a binary one in XNOR-Net's order: norm, (sign) strided 1x1 product."""
+    return [*parts.norm_in(), *parts.product()]
+
+
+def average_product_norm(parts: Parts) -> list:
+    """Shortcut where the shape changes, Bi-Real Net's: mean over stride x stride pixels, 1x1 product, norm."""
+    return [*parts.average(), *parts.unstrided().product(), *parts.norm_out()]
 
 
 def itself(scheme: 'Scheme') -> 'Scheme':
@@ -103,6 +148,11 @@ def real(scheme: 'Scheme') -> 'Scheme':
     """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
     kept = ('init', 'bias', 'dropout', 'eps', 'momentum', 'variance_factor', 'affine', 'gamma_before')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
+
+
+def real_unrectified(scheme: 'Scheme') -> 'Scheme':
+    """`real`, in an order without ReLU: product, norm, pool."""
+    return dataclasses.replace(real(scheme), chain=product_norm_pool)
 
 
 def real_input(scheme: 'Scheme') -> 'Scheme':
@@ -137,7 +187,8 @@ class Scheme:
         before(latent); what the update leaves is not projected until the next pass reads it. None: none.
     sign: the sign by which the layers multiply; a parity mode has 0 at 0 here and in weight (convert then refuses a 0).
     pad_value: what lies outside a binarised image: 0, +1 or -1 (a real image is always padded with 0).
-    chain, head, residual: the order of layers, see the functions above.
+    chain, head, residual, downsample: the order of layers, see the functions above: of a block, of the end, of two
+        convolutions with their shortcuts, of a shortcut where the shape changes.
     first, last, shortcut: this scheme -> that of the first layer, of the last layer, of shortcut convolutions.
     init: (key, shape, dtype) -> initial weights. bias: whether all products have one (a real last layer always has).
     dropout: the rate at which a dense layer's input is dropped while training, where that input was a vector already
@@ -153,7 +204,8 @@ class Scheme:
     activation: Callable | None
     chain: Callable[[Parts], list]
     head: Callable[[Parts], list]
-    residual: Callable[[Parts, Parts], tuple[list, list]]
+    residual: Callable[[Parts, Parts], list]
+    downsample: Callable[[Parts], list] = product_norm
     projection: Callable | None = None
     before: Callable | None = None
     sign: Callable = quantizers.sign
@@ -283,3 +335,19 @@ DOREFA = dataclasses.replace(
 
 It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not quantized.
 """
+
+BIREAL = Scheme(
+    weight=quantizers.scaled_sign_ste_const_alpha,
+    scale=quantizers.alpha,
+    activation=quantizers.sign_approx,
+    projection=clip,
+    chain=product_norm_pool,
+    head=pool_product,
+    residual=residuals_sign_after,
+    downsample=average_product_norm,
+    first=real_unrectified,
+    last=real,
+    shortcut=real,
+    eps=1e-5,
+)
+"""Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, alpha a constant (arXiv:1808.00278)."""

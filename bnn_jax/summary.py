@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.layers import Network, Norm, Product, Residual, Sequential
+from bnn_jax.layers import Auxiliary, Branches, Network, Norm, Product, Residual, Sequential
 from bnn_jax.tables import render
 
 
@@ -122,6 +122,7 @@ class Summary:
 def summarize(model: Network, input_shape: Sequence[int]) -> Summary:
     """Summary of a network for images of shape (N, H, W, channels); nothing is computed, only shapes.
 
+    Heads that only training sees (`layers.Auxiliary`) are left out, as `convert` leaves them out.
     Raises TypeError for a model that is not one of this library's networks, ValueError for a shape that does not fit.
     """
     if not isinstance(model, Network):
@@ -143,6 +144,11 @@ def _visit(layer, x: jax.ShapeDtypeStruct, path: str, layers: list[Layer]) -> ja
         y = _visit(layer.body, x, f'{path}.body.', layers)
         _visit(layer.shortcut, x, f'{path}.shortcut.', layers)
         return y
+    if isinstance(layer, Branches):
+        outputs = [_visit(b, x, f'{path}.branch{i}.', layers) for i, b in enumerate(layer.branches)]
+        return jax.eval_shape(lambda *ys: jnp.concatenate(ys, axis=-1), *outputs)
+    if isinstance(layer, Auxiliary):
+        return x
     y = _output(layer, x)
     layers.append(_row(layer, path, y.shape))
     return y

@@ -5,9 +5,15 @@ import numpy as np
 from flax import nnx
 
 import bnn_jax as bnn
+from bnn_jax.layers import MaxPool
+from bnn_jax.models.googlenet import inception
+from bnn_jax.parts import Stack
 from bnn_jax.training import logits_of
+from bnn_jax.windows import Window
 
-SCHEMES = {name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')}
+SCHEMES = {
+    name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
+}
 
 # Architecture -> keywords and the shape of a batch: odd sizes, channels that are not multiples of 32.
 SMALL = {
@@ -15,6 +21,9 @@ SMALL = {
     'lenet5': ({'width': 0.7, 'input_shape': (17, 19, 1)}, (2, 17, 19, 1)),
     'vgg_small': ({'width': 0.27, 'input_shape': (11, 9, 3)}, (2, 11, 9, 3)),
     'alexnet': ({'width': 0.11, 'input_shape': (67, 71, 3)}, (1, 67, 71, 3)),
+    'nin': ({'width': 0.17, 'input_shape': (13, 10, 3)}, (2, 13, 10, 3)),
+    'extraction': ({'width': 0.07, 'input_shape': (67, 65, 3)}, (2, 67, 65, 3)),
+    'resnet20': ({'width': 0.9, 'blocks': (1, 1, 1), 'input_shape': (9, 11, 3)}, (2, 9, 11, 3)),
     'resnet18': ({'width': 0.55, 'input_shape': (35, 37, 3)}, (2, 35, 37, 3)),
 }
 
@@ -23,6 +32,16 @@ def build(architecture: str, scheme, num_classes: int = 10, **keywords):
     return getattr(bnn.models, architecture)(
         num_classes, scheme=scheme, rngs=nnx.Rngs(0), **{**SMALL[architecture][0], **keywords}
     )
+
+
+def two_modules(scheme):
+    """GoogLeNet in small: a stem, two Inception modules with an auxiliary head after the first, a head."""
+    stack = Stack((9, 8, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(20, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+    inception(stack, 5, 3, 7, 2, 4, 33)
+    stack.auxiliary(0.3, 5, lambda branch: branch.dense(11))
+    inception(stack, 8, 1, 6, 3, 9, 10)
+    return stack.network(5, average=True)
 
 
 def images(architecture: str, seed: int = 1) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_importing_the_library_needs_no_extra_and_touches_no_device():
 
 
 def test_public_names():
-    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'DOREFA'):
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'):
         assert getattr(bnn, name) is getattr(bnn.schemes, name)
     assert bnn.bits.WORD_BITS == 32
     for name in ('init', 'train_step', 'evaluate', 'model_of', 'fit'):

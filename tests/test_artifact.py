@@ -28,7 +28,7 @@ def saved(packed, tmp_path):
 
 
 @pytest.mark.parametrize('scheme', [name for name in SCHEMES if name != 'FLOAT'])
-@pytest.mark.parametrize('architecture', ['lenet5', 'resnet18'])
+@pytest.mark.parametrize('architecture', ['lenet5', 'resnet18', 'nin', 'extraction'])
 def test_round_trip(architecture, scheme, tmp_path):
     model = build(architecture, SCHEMES[scheme])
     randomise_norms(model)

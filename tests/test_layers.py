@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.layers import Norm, Product, binary_product
+from bnn_jax.layers import AvgPool, Branches, LeakyRelu, Norm, Product, Sequential, binary_product
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.windows import Window
 
@@ -213,3 +213,31 @@ def test_every_filter_of_he_normal_has_the_right_spread():
     np.testing.assert_allclose(w.std(), np.sqrt(2 / 1000), rtol=0.01)
     assert abs(w.mean()) < 4 * np.sqrt(2 / 1000) / np.sqrt(w.size)
     assert np.unique(w).size > 0.9 * w.size
+
+
+@pytest.mark.parametrize(('size', 'strides', 'pad'), [(3, 2, 1), (2, 2, 0), (5, 3, 2)])
+def test_average_pooling_counts_the_zeros_of_its_border(size, strides, pad):
+    x = np.random.default_rng(0).normal(size=(2, 7, 8, 5)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((extent + 2 * pad - size) // strides + 1 for extent in (7, 8))
+    expected = np.zeros((2, rows, columns, 5))
+    for i in range(rows):
+        for j in range(columns):
+            window = padded[:, strides * i : strides * i + size, strides * j : strides * j + size]
+            expected[:, i, j] = window.sum((1, 2), dtype=np.float64) / size**2
+    y = AvgPool(Window.of(size, strides, ((pad, pad), (pad, pad))))(jnp.asarray(x))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)  # float32 sums of up to 25 terms
+
+
+def test_leaky_relu_and_its_gradient():
+    x = jnp.asarray([-3.0, -1e-3, -0.0, 0.0, 0.5, jnp.nan])
+    y, vjp = jax.vjp(LeakyRelu(0.1), x)
+    np.testing.assert_allclose(y, [-0.3, -1e-4, 0, 0, 0.5, np.nan], rtol=1e-6)  # slope in float32
+    np.testing.assert_array_equal(vjp(jnp.ones(6))[0][:5], np.float32([0.1, 0.1, 0.1, 0.1, 1]))
+
+
+def test_branches_lie_side_by_side():
+    branches = Branches([Sequential([LeakyRelu(0.5)]), Sequential([]), Sequential([AvgPool(Window.of(1))])])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    expected = np.concatenate([np.where(x > 0, x, x / 2), x, x], -1)
+    np.testing.assert_array_equal(branches(jnp.asarray(x)), expected)

@@ -1,23 +1,34 @@
 """Architectures x schemes: shapes, gradients, and counts derived by hand."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
-from networks import SCHEMES, build, images
+from networks import SCHEMES, build, evaluated, images, two_modules
 
 import bnn_jax as bnn
-from bnn_jax.layers import Latent
+from bnn_jax import schemes
+from bnn_jax.layers import Auxiliary, Latent, Product, Residual
+from bnn_jax.parts import Stack
 
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
 CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('vgg_small', 'XNOR_K'),
     ('vgg_small', 'BNN'),
     ('alexnet', 'XNOR'),
+    ('nin', 'XNOR'),
+    ('nin', 'BNN'),
+    ('extraction', 'BWN'),
     ('resnet18', 'BWN'),
     ('resnet18', 'BNN'),
     ('resnet18', 'XNOR'),
+    ('resnet20', 'BIREAL'),
+    ('resnet20', 'FLOAT'),
 ]
 
 
@@ -78,7 +89,34 @@ def test_alexnet_counts(scheme):
     assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
 
 
-@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR'])
+def test_alexnet_of_227_without_padding_multiplies_the_same():
+    ours = bnn.summarize(abstract('alexnet', 'XNOR'), (1, 224, 224, 3))
+    without = abstract('alexnet', 'XNOR', input_shape=(227, 227, 3), padding=0)
+    assert bnn.summarize(without, (1, 227, 227, 3)) == ours
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'XNOR', 'BIREAL'])
+def test_residual_networks_for_cifar(scheme):
+    stages = [(16, 16, 32), (16, 32, 16), (32, 64, 8)]
+    binary = [9 * out * (into + 5 * out) for into, out, _ in stages]
+    macs = sum(count * size**2 for count, (*_, size) in zip(binary, stages, strict=True))
+    summary = bnn.summarize(abstract('resnet20', scheme), (1, 32, 32, 3))
+    rest = 27 * 16 + 16 * 32 + 32 * 64 + 64 * 1000
+    assert summary.weights == sum(binary) + rest == 270_896 + 64 * 990
+    rest_macs = 27 * 16 * 32**2 + 16 * 32 * 16**2 + 32 * 64 * 8**2 + 64 * 1000
+    one_bit = 0 if scheme == 'FLOAT' else macs
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, macs + rest_macs - one_bit)
+    stem = bnn.models.small_stem
+    small = bnn.summarize(abstract('resnet18', scheme, stem=stem, input_shape=(32, 32, 3)), (1, 32, 32, 3))
+    assert small.weights == 11_678_912 - 147 * 64 + 27 * 64
+    # Four stages of 32, 16, 8, 4 pixels a side where ImageNet's have 56, 28, 14, 7.
+    one_bit = 1_676_279_808 * 32**2 // 56**2
+    assert small.macs_1bit == (0 if scheme == 'FLOAT' else one_bit)
+    with pytest.raises(ValueError, match=r'blocks: got \(1, 1\) for filters'):
+        abstract('resnet20', scheme, blocks=(1, 1))
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BIREAL'])
 def test_resnet18_counts(scheme):
     summary = bnn.summarize(abstract('resnet18', scheme), (1, 224, 224, 3))
     stages = [(64, 64, 56), (64, 128, 28), (128, 256, 14), (256, 512, 7)]
@@ -91,10 +129,55 @@ def test_resnet18_counts(scheme):
     assert summary.binary_params == (0 if scheme == 'FLOAT' else binary)
     float_macs = 7 * 7 * 3 * 64 * 112**2 + shortcut_macs + 512_000
     assert float_macs == 137_793_536
-    if scheme == 'XNOR':
+    if scheme in ('XNOR', 'BIREAL'):
         assert (summary.macs_1bit, summary.macs_32bit) == (binary_macs, float_macs)
     else:
         assert (summary.macs_1bit, summary.macs_32bit) == (0, binary_macs + float_macs)
+
+
+def test_bireal18_is_the_published_one():
+    """11,699,112 parameters as Larq's zoo counts them: with two statistics a channel of the 4,800 normalised."""
+    model = abstract('resnet18', 'BIREAL')
+    channels = 64 + 4 * (64 + 128 + 256 + 512) + 128 + 256 + 512
+    trainable = sum(layer.params for layer in bnn.summarize(model, (1, 224, 224, 3)).layers)
+    assert channels == 4_800 and trainable + 2 * channels == 11_699_112
+    residuals = [layer for layer in model.body.layers if isinstance(layer, Residual)]
+    products = [sum(isinstance(inner, Product) for inner in layer.body.layers) for layer in residuals]
+    assert products == [1] * 16
+    changed = [
+        [type(inner).__name__ for inner in layer.shortcut.layers] for layer in residuals if layer.shortcut.layers
+    ]
+    assert changed == [['AvgPool', 'Product', 'Norm']] * 3
+    assert not any(layer.kind == 'Relu' for layer in bnn.summarize(model, (1, 224, 224, 3)).layers)
+
+
+READINGS = {
+    'FLOAT': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BC': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BWN': (schemes.residual_norm_after, schemes.residuals_norm_after),
+    'BNN': (schemes.residual_sign_after, schemes.residuals_sign_after),
+    'XNOR': (schemes.residual_norm_before, schemes.residuals_norm_before),
+    'XNOR_K': (schemes.residual_norm_before, schemes.residuals_norm_before),
+    'BIREAL': (schemes.residual_sign_after, schemes.residuals_sign_after),
+}
+
+
+@pytest.mark.parametrize(('name', 'readings'), READINGS.items())
+def test_both_readings_of_a_block_multiply_the_same(name, readings):
+    """Shortcut convolutions real or binary, strided or averaged: the same multiply-adds, 1-bit where both are binary."""
+    shortcut_macs = 3 * 64 * 128 * 28**2
+    for residual, shortcut, downsample in itertools.product(
+        readings, (schemes.real, schemes.itself), (schemes.product_norm, schemes.average_product_norm)
+    ):
+        scheme = dataclasses.replace(SCHEMES[name], residual=residual, shortcut=shortcut, downsample=downsample)
+        model = nnx.eval_shape(lambda s=scheme: bnn.models.resnet18(1000, scheme=s, rngs=nnx.Rngs(0)))
+        summary = bnn.summarize(model, (1, 224, 224, 3))
+        binary_shortcuts = scheme.activation is not None and shortcut is schemes.itself
+        one_bit = 0 if scheme.activation is None else 1_676_279_808 + (512_000 if name == 'BNN' else 0)
+        assert summary.macs_1bit == one_bit + (shortcut_macs if binary_shortcuts else 0)
+        assert summary.macs_1bit + summary.macs_32bit == 1_676_279_808 + 137_793_536
+        count = sum(isinstance(layer, Residual) for layer in model.body.layers)
+        assert count == (16 if residual is readings[1] else 8)
 
 
 def test_resnet34_has_sixteen_blocks_and_odd_images_work():
@@ -111,6 +194,151 @@ def test_lenet5_and_vgg_small_sizes():
     vgg = bnn.summarize(abstract('vgg_small', 'BNN'), (1, 32, 32, 3))
     convolutions = 9 * (3 * 128 + 128**2 + 128 * 256 + 256**2 + 256 * 512 + 512**2)
     assert vgg.weights == vgg.binary_params == convolutions + 8192 * 1024 + 1024**2 + 1024 * 1000
+
+
+EXTRACTION = [  # size, into, out, pixels of the output at 224
+    (7, 3, 64, 112),
+    (3, 64, 192, 56),
+    (1, 192, 128, 28),
+    (3, 128, 256, 28),
+    (1, 256, 256, 28),
+    (3, 256, 512, 28),
+    *[(1, 512, 256, 14), (3, 256, 512, 14)] * 4,
+    (1, 512, 512, 14),
+    (3, 512, 1024, 14),
+    *[(1, 1024, 512, 7), (3, 512, 1024, 7)] * 2,
+    (1, 1024, 1000, 7),
+]
+NIN = [
+    (5, 3, 192, 32),
+    (1, 192, 160, 32),
+    (1, 160, 96, 32),
+    (5, 96, 192, 16),
+    (1, 192, 192, 16),
+    (1, 192, 192, 16),
+    (3, 192, 192, 8),
+    (1, 192, 192, 8),
+    (1, 192, 1000, 8),
+]
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BNN'])
+@pytest.mark.parametrize(('architecture', 'layers', 'size'), [('extraction', EXTRACTION, 224), ('nin', NIN, 32)])
+def test_counts_of_networks_of_convolutions(architecture, layers, size, scheme):
+    summary = bnn.summarize(abstract(architecture, scheme), (1, size, size, 3))
+    weights = [k * k * into * out for k, into, out, _ in layers]
+    macs = [count * pixels**2 for count, (*_, pixels) in zip(weights, layers, strict=True)]
+    assert [layer.weights for layer in summary.layers if layer.weights] == weights
+    assert summary.binary_params == {'FLOAT': 0, 'BNN': sum(weights)}.get(scheme, sum(weights[1:-1]))
+    one_bit = {'XNOR': sum(macs[1:-1]), 'BNN': sum(macs[1:])}.get(scheme, 0)
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
+    if scheme == 'FLOAT':  # a scale and a shift for every filter but those of the last layer, which have a bias
+        assert summary.params == sum(weights) + 2 * sum(out for _, _, out, _ in layers[:-1]) + 1000
+    if architecture == 'extraction':
+        assert (sum(weights), sum(weights[1:-1])) == (23_418_048, 22_384_640)
+        assert scheme != 'FLOAT' or summary.params == 23_437_224
+
+
+INCEPTION = [  # input channels, pixels, and the filters of the paper's table 1
+    (192, 28, 64, 96, 128, 16, 32, 32),
+    (256, 28, 128, 128, 192, 32, 96, 64),
+    (480, 14, 192, 96, 208, 16, 48, 64),
+    (512, 14, 160, 112, 224, 24, 64, 64),
+    (512, 14, 128, 128, 256, 24, 64, 64),
+    (512, 14, 112, 144, 288, 32, 64, 64),
+    (528, 14, 256, 160, 320, 32, 128, 128),
+    (832, 7, 256, 160, 320, 32, 128, 128),
+    (832, 7, 384, 192, 384, 48, 128, 128),
+]
+
+
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BNN', 'BIREAL'])
+def test_googlenet_counts(scheme):
+    """6,998,552 is the published count of the network without normalisation, a bias for every filter."""
+    stem = [(147 * 64, 112, 64), (64 * 64, 56, 64), (576 * 192, 56, 192)]  # weights, pixels, filters
+    for into, size, one, before_3, three, before_5, five, pooled in INCEPTION:
+        stem += [(into * one, size, one), (into * before_3, size, before_3), (9 * before_3 * three, size, three)]
+        stem += [(into * before_5, size, before_5), (25 * before_5 * five, size, five), (into * pooled, size, pooled)]
+    products = [*stem, (1024 * 1000, 1, 1000)]
+    weights, macs = [w for w, *_ in products], [w * size**2 for w, size, _ in products]
+    filters = sum(out for *_, out in products)
+    assert sum(weights) + filters == 6_998_552
+    summary = bnn.summarize(abstract('googlenet', scheme), (1, 224, 224, 3))
+    assert [layer.weights for layer in summary.layers if layer.weights] == weights
+    if scheme in ('FLOAT', 'BWN', 'BIREAL'):
+        assert summary.params == sum(weights) + 2 * (filters - 1000) + 1000
+    assert summary.binary_params == {'FLOAT': 0, 'BNN': sum(weights)}.get(scheme, sum(weights[1:-1]))
+    one_bit = {'FLOAT': 0, 'BWN': 0, 'BNN': sum(macs[1:])}.get(scheme, sum(macs[1:-1]))
+    assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
+
+
+def test_auxiliary_heads_of_googlenet():
+    """Each is a mean, 128 filters of 1x1, 1024 units and the classes, after modules of 512 and 528 channels at 14x14."""
+    model = abstract('googlenet', 'FLOAT', auxiliary=(0.3, 0.2))
+    plain = abstract('googlenet', 'FLOAT')
+    with_heads, without = (sum(v.size for _, v in nnx.to_flat_state(nnx.state(m, nnx.Param))) for m in (model, plain))
+    rest = 2 * 128 + 4 * 4 * 128 * 1024 + 2 * 1024 + 1024 * 1000 + 1000
+    assert with_heads - without == 512 * 128 + 528 * 128 + 2 * rest
+    assert bnn.summarize(model, (1, 224, 224, 3)).params == bnn.summarize(plain, (1, 224, 224, 3)).params == without
+    images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    graphdef, state = nnx.split(model)
+    weights = []
+
+    def outputs(state, images):
+        logits, heads = nnx.merge(graphdef, state, copy=True).with_auxiliary(images)
+        weights.extend(weight for weight, _ in heads)
+        return logits, [logits for _, logits in heads]
+
+    logits, heads = jax.eval_shape(outputs, state, images)
+    assert weights == [0.3, 0.2] and [h.shape for h in heads] == [logits.shape] * 2 == [(2, 1000)] * 2
+    with pytest.raises(ValueError, match=r'auxiliary: got \(0.3,\), expected the weights of two losses'):
+        abstract('googlenet', 'FLOAT', auxiliary=(0.3,))
+
+
+def test_training_adds_the_losses_of_auxiliary_heads_and_evaluation_ignores_them():
+    model, rng = two_modules(bnn.BIREAL), np.random.default_rng(0)
+    x, labels = rng.normal(size=(4, 9, 8, 3)).astype(np.float32), np.arange(4)
+    state = bnn.training.init(model, optax.sgd(0.1))
+    after, metrics = bnn.training.train_step(state, {'image': x, 'label': labels})
+
+    @jax.jit
+    def outputs(state, x):
+        return nnx.merge(state.graphdef, state.params, state.rest, copy=True).with_auxiliary(x)
+
+    logits, ((weight, head),) = outputs(state, x)
+
+    def loss(logits):
+        z = np.asarray(logits, np.float64)
+        return np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(4), labels])
+
+    np.testing.assert_allclose(weight, 0.3, rtol=1e-6)
+    np.testing.assert_allclose(metrics['loss'], loss(logits) + 0.3 * loss(head), rtol=1e-5)  # float32
+    trained = bnn.training.model_of(after)
+    expected = evaluated(trained, x)
+    kernel = auxiliary_kernel(trained)
+    assert np.any(np.asarray(kernel[...] != auxiliary_kernel(model)[...]))
+    kernel[...] = -kernel[...]
+    np.testing.assert_array_equal(evaluated(trained, x), expected)
+
+
+def auxiliary_kernel(model):
+    """The first kernel of the auxiliary head."""
+    auxiliary = next(layer for layer in model.body.layers if isinstance(layer, Auxiliary))
+    return next(layer for layer in auxiliary.head.layers if isinstance(layer, Product)).kernel
+
+
+def test_branches_of_different_sizes_are_refused():
+    stack = Stack((9, 8, 3), scheme=bnn.FLOAT, width=1.0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r'branches: got images of sizes \[\(7, 6\), \(9, 8\)\], expected one size'):
+        stack.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
+
+
+def test_the_activation_is_the_architectures_where_the_scheme_has_one():
+    """Extraction: leaky wherever BWN rectifies, also after the real last convolution; under BNN nowhere."""
+    for scheme, leaky in (('BWN', 21), ('XNOR', 3), ('BNN', 0)):
+        kinds = [layer.kind for layer in bnn.summarize(abstract('extraction', scheme), (1, 64, 64, 3)).layers]
+        assert kinds.count('LeakyRelu') == leaky and 'Relu' not in kinds
+        assert kinds[-1] == 'GlobalAveragePool'
 
 
 def test_stride_2_convolution_pads_symmetrically():

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, evaluated, images, randomise_norms
+from networks import SMALL, build, evaluated, images, randomise_norms, two_modules
 
 import bnn_jax as bnn
-from bnn_jax import training
+from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
-from bnn_jax.layers import Product, Residual, Sequential
+from bnn_jax.layers import Branches, LeakyRelu, Norm, Product, Relu, Residual
 from bnn_jax.packed import PackedProduct
+from bnn_jax.parts import Stack
 from bnn_jax.quantizers import sign
 
 
@@ -22,8 +23,11 @@ def assert_same(actual, expected):
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), strict=True)
 
 
-@pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
-@pytest.mark.parametrize('architecture', SMALL)
+# Both orders that convert bit for bit on every architecture; Bi-Real's, which shares their layers, where it differs.
+BINARY = [(a, s) for a in SMALL for s in ('XNOR', 'BNN')] + [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), BINARY)
 def test_binary_logits_are_bit_identical(architecture, scheme):
     model, x = build(architecture, getattr(bnn, scheme)), images(architecture)
     for seed in (None, 0, 1):
@@ -32,6 +36,72 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
         expected = evaluated(model, x)
         assert np.isfinite(expected).all() and np.unique(expected).size > 2
         assert_same(evaluated(bnn.convert(model), x), expected)
+
+
+def two_blocks(scheme, seed=0):
+    """A stem, a residual block that keeps its shape and one that changes it, from an odd width; a head."""
+    stack = Stack((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(20, 3)
+    stack.residual(20)
+    stack.residual(37, strides=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model, seed)
+    return model
+
+
+replace = dataclasses.replace
+BLOCKS = {
+    'XNOR, a shortcut round every product': replace(bnn.XNOR, residual=schemes.residuals_norm_before),
+    'XNOR, binary shortcuts': replace(bnn.XNOR, shortcut=schemes.itself, downsample=schemes.norm_product),
+    'XNOR, averaged shortcuts': replace(bnn.XNOR, downsample=schemes.average_product_norm, pad_value=1),
+    'BNN, a shortcut round every product': replace(bnn.BNN, residual=schemes.residuals_sign_after),
+    'BNN, averaged real shortcuts': replace(bnn.BNN, shortcut=schemes.real, downsample=schemes.average_product_norm),
+    'BIREAL': bnn.BIREAL,
+    'BIREAL, one shortcut a block': replace(bnn.BIREAL, residual=schemes.residual_sign_after, pad_value=-1),
+    'BIREAL, binary averaged shortcuts': replace(bnn.BIREAL, shortcut=schemes.itself),
+    'BIREAL, strided shortcuts': replace(bnn.BIREAL, downsample=schemes.product_norm),
+}
+RECTIFIED = {
+    'BWN, a shortcut round every product': replace(bnn.BWN, residual=schemes.residuals_norm_after),
+    'BC, binary averaged shortcuts': replace(bnn.BC, shortcut=schemes.itself, downsample=schemes.average_product_norm),
+}
+
+
+@pytest.mark.parametrize('scheme', BLOCKS.values(), ids=BLOCKS)
+def test_every_reading_of_a_residual_block_is_bit_identical(scheme, tmp_path):
+    model = two_blocks(scheme)
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    assert np.unique(expected).size > 2
+    assert_same(evaluated(packed, x), expected)
+    assert_same(evaluated(bnn.load(bnn.save(packed, tmp_path / 'network.safetensors')), x), expected)
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize('scheme', ['XNOR', 'BNN', 'BIREAL'])
+def test_inception_modules_are_bit_identical(scheme, tmp_path):
+    """Branches in both arithmetics and in a file; the auxiliary head is gone from the packed network."""
+    model = two_modules(getattr(bnn, scheme))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    for seed in (0, 1):
+        randomise_norms(model, seed)
+        packed, expected = bnn.convert(model), evaluated(model, x)
+        assert np.unique(expected).size > 2
+        assert_same(evaluated(packed, x), expected)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert_same(evaluated(loaded, x), expected)
+    summary = bnn.summarize(model, (1, 9, 8, 3))
+    assert loaded.report == packed.report and packed.report.bytes == summary.packed_bytes
+    assert [row.path for row in packed.report.rows] == [layer.path for layer in summary.layers]
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize('scheme', RECTIFIED.values(), ids=RECTIFIED)
+def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
+    model = two_blocks(scheme)
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    expected = evaluated(model, x)
+    assert np.abs(evaluated(bnn.convert(model), x) - expected).max() <= 1e-5 * np.ptp(expected)
 
 
 @pytest.mark.parametrize('scheme', ['BC', 'BC_STOCHASTIC', 'BWN', 'XNOR_K'])
@@ -95,25 +165,27 @@ def test_integers_and_bits_of_every_block(scheme, pad_value):
     assert products >= 6
 
 
+def no_relu_before_a_sign(layers, rectified: bool) -> bool:
+    """Asserts it of these layers, whose input is rectified or not; returns whether their output is."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            no_relu_before_a_sign(layer.body.layers, rectified)
+            no_relu_before_a_sign(layer.shortcut.layers, rectified)
+            rectified = False
+        elif isinstance(layer, Branches):
+            rectified = any([no_relu_before_a_sign(branch.layers, rectified) for branch in layer.branches])
+        elif isinstance(layer, Product):
+            assert not (rectified and layer.scheme.activation is not None)
+            rectified = False
+        elif isinstance(layer, Relu | LeakyRelu):
+            rectified = True
+        elif isinstance(layer, Norm):
+            rectified = False
+    return rectified
+
+
 @pytest.mark.parametrize('architecture', SMALL)
-@pytest.mark.parametrize('scheme', ['BNN', 'XNOR', 'XNOR_K'])
+@pytest.mark.parametrize('scheme', ['BNN', 'XNOR', 'XNOR_K', 'BIREAL'])
 def test_no_relu_right_before_a_sign(architecture, scheme):
     """It would make every bit +1, silently."""
-
-    def walk(layers, rectified):
-        for layer in layers:
-            if isinstance(layer, Residual):
-                walk(layer.body.layers, rectified)
-                rectified = False
-            elif isinstance(layer, Sequential):
-                rectified = walk(layer.layers, rectified)
-            elif isinstance(layer, Product):
-                assert not (rectified and layer.scheme.activation is not None)
-                rectified = False
-            elif type(layer).__name__ == 'Relu':
-                rectified = True
-            elif type(layer).__name__ == 'Norm':
-                rectified = False
-        return rectified
-
-    walk(build(architecture, getattr(bnn, scheme)).body.layers, False)
+    no_relu_before_a_sign(build(architecture, getattr(bnn, scheme)).body.layers, False)

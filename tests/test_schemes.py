@@ -10,14 +10,25 @@ import pytest
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
 from bnn_jax.projections import centre_and_clip, clip
-from bnn_jax.schemes import Scheme, biased, check_scale, constant_k, flowing_k, itself, real, real_input, unbiased
+from bnn_jax.schemes import (
+    Scheme,
+    biased,
+    check_scale,
+    constant_k,
+    flowing_k,
+    itself,
+    real,
+    real_input,
+    real_unrectified,
+    unbiased,
+)
 
 SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
 replace = dataclasses.replace
 
 
 def test_every_scheme_is_there():
-    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'DOREFA'} <= SCHEMES.keys()
+    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'} <= SCHEMES.keys()
     for name, scheme in SCHEMES.items():
         assert getattr(bnn, name) is scheme
 
@@ -59,6 +70,15 @@ SOURCES = {
     'XNOR': XNOR,
     'XNOR_K': XNOR,
     'DOREFA': (schemes.one_bit_weight, quantizers.layer_alpha, schemes.one_bit_activation, None, real, real, real),
+    'BIREAL': (
+        quantizers.scaled_sign_ste_const_alpha,
+        quantizers.alpha,
+        quantizers.sign_approx,
+        clip,
+        real_unrectified,
+        real,
+        real,
+    ),
 }
 
 
@@ -78,6 +98,7 @@ def test_schemes_of_the_outer_layers(scheme):
     variant = replace(scheme, **kept)
     assert itself(variant) is variant
     assert real(variant) == replace(bnn.FLOAT, **kept)
+    assert real_unrectified(variant) == replace(real(variant), chain=schemes.product_norm_pool)
     assert real_input(variant) == replace(variant, activation=None, input_scale=None)
 
 
@@ -167,13 +188,19 @@ def test_constant_k_passes_no_gradient():
 
 
 class Named:
-    """Parts that are their own names, numbered by the product they belong to."""
+    """Parts that are their own names, numbered by the product they belong to; what a shortcut spans is in brackets."""
 
     def __init__(self, number=''):
         self.number = number
 
     def __getattr__(self, part):
         return lambda: [part + self.number]
+
+    def unstrided(self):
+        return Named(f'_unstrided{self.number}')
+
+    def around(self, body):
+        return [f'[{self.number}', *body, ']']
 
 
 CHAINS = {
@@ -185,6 +212,7 @@ CHAINS = {
     'XNOR': ('norm_in product pool', 'norm_in relu pool product'),
     'XNOR_K': ('norm_in product pool', 'norm_in relu pool product'),
     'DOREFA': ('norm_in product pool', 'norm_in relu pool product'),
+    'BIREAL': ('product norm_out pool', 'pool product'),
 }
 
 
@@ -225,14 +253,41 @@ def test_flowing_k_passes_its_gradient():
     np.testing.assert_array_equal(vjp(jnp.ones(2))[0], [[0.5, -0.5], [0.5, 0.5]])
 
 
+RESIDUALS = {
+    'residual_norm_after': '[1 product1 norm_out1 relu1 product2 norm_out2 ] relu2',
+    'residual_sign_after': '[1 product1 norm_out1 product2 norm_out2 ]',
+    'residual_norm_before': '[1 norm_in1 product1 norm_in2 product2 ]',
+    'residuals_norm_after': '[1 product1 norm_out1 ] relu1 [2 product2 norm_out2 ] relu2',
+    'residuals_sign_after': '[1 product1 norm_out1 ] [2 product2 norm_out2 ]',
+    'residuals_norm_before': '[1 norm_in1 product1 ] [2 norm_in2 product2 ]',
+}
+DOWNSAMPLES = {
+    'product_norm': 'product norm_out',
+    'norm_product': 'norm_in product',
+    'average_product_norm': 'average product_unstrided norm_out',
+}
+
+
+@pytest.mark.parametrize(('name', 'layers'), RESIDUALS.items())
+def test_orders_of_residual_blocks(name, layers):
+    assert getattr(schemes, name)(Named('1'), Named('2')) == layers.split()
+
+
+@pytest.mark.parametrize(('name', 'layers'), DOWNSAMPLES.items())
+def test_orders_of_shortcuts(name, layers):
+    assert getattr(schemes, name)(Named()) == layers.split()
+
+
 @pytest.mark.parametrize(
-    ('name', 'body', 'after'),
+    ('name', 'residual', 'downsample'),
     [
-        ('FLOAT', 'product1 norm_out1 relu1 product2 norm_out2', 'relu2'),
-        ('BWN', 'product1 norm_out1 relu1 product2 norm_out2', 'relu2'),
-        ('BNN', 'product1 norm_out1 product2 norm_out2', ''),
-        ('XNOR', 'norm_in1 product1 norm_in2 product2', ''),
+        ('FLOAT', 'residual_norm_after', 'product_norm'),
+        ('BWN', 'residual_norm_after', 'product_norm'),
+        ('BNN', 'residual_sign_after', 'product_norm'),
+        ('XNOR', 'residual_norm_before', 'product_norm'),
+        ('BIREAL', 'residuals_sign_after', 'average_product_norm'),
     ],
 )
-def test_orders_of_residual_blocks(name, body, after):
-    assert SCHEMES[name].residual(Named('1'), Named('2')) == (body.split(), after.split())
+def test_what_each_scheme_takes(name, residual, downsample):
+    assert SCHEMES[name].residual is getattr(schemes, residual)
+    assert SCHEMES[name].downsample is getattr(schemes, downsample)

@@ -1,9 +1,25 @@
 """Architectures, each written once for every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
 
 from bnn_jax.models.alexnet import alexnet
+from bnn_jax.models.extraction import extraction
+from bnn_jax.models.googlenet import googlenet
 from bnn_jax.models.lenet5 import lenet5
 from bnn_jax.models.mlp import mlp
-from bnn_jax.models.resnet import resnet18, resnet34
+from bnn_jax.models.nin import nin
+from bnn_jax.models.resnet import resnet18, resnet20, resnet34, small_stem, strided_stem
 from bnn_jax.models.vgg_small import vgg_small
 
-__all__ = ['alexnet', 'lenet5', 'mlp', 'resnet18', 'resnet34', 'vgg_small']
+__all__ = [
+    'alexnet',
+    'extraction',
+    'googlenet',
+    'lenet5',
+    'mlp',
+    'nin',
+    'resnet18',
+    'resnet20',
+    'resnet34',
+    'small_stem',
+    'strided_stem',
+    'vgg_small',
+]

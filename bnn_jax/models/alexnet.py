@@ -17,16 +17,18 @@ def alexnet(
     rngs: nnx.Rngs,
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
+    padding: int = 2,
 ) -> Network:
     """Five convolutions, three 3/2 poolings, two dense layers of 4096, dense head.
 
     62,367,776 weights at width 1, 224 x 224 and 1000 classes. width: factor on all filters and units.
-    input_shape: (H, W, C) of one image; the first convolution pads by 2, as the published code does for 224.
+    input_shape: (H, W, C) of one image. padding: of the first convolution: 2 for 224 x 224 (the published code), 0 for
+    227 x 227 (the PyTorch implementation); both see 55 x 55 pixels after it.
     Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
     """
     stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(3, 2))
-    stack.conv(96, 11, strides=4, padding=2, pool=pool)
+    stack.conv(96, 11, strides=4, padding=padding, pool=pool)
     stack.conv(256, 5, padding=2, pool=pool)
     stack.conv(384, 3, padding=1)
     stack.conv(384, 3, padding=1)

@@ -1,6 +1,6 @@
-"""ResNet-18 and -34 with two-convolution blocks."""
+"""ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each stem also for the other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flax import nnx
@@ -11,6 +11,16 @@ from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Window
 
 
+def strided_stem(stack: Stack, filters: int) -> None:
+    """A 7x7 convolution and a 3/2 max pooling, each of stride 2: for large images."""
+    stack.conv(filters, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
+
+
+def small_stem(stack: Stack, filters: int) -> None:
+    """A 3x3 convolution of stride 1: for images of about 32 x 32."""
+    stack.conv(filters, 3, padding=1)
+
+
 def resnet(
     num_classes: int,
     *,
@@ -19,18 +29,26 @@ def resnet(
     rngs: nnx.Rngs,
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
+    filters: Sequence[int] = (64, 128, 256, 512),
+    stem: Callable[[Stack, int], None] = strided_stem,
 ) -> Network:
-    """7x7/2 stem, 3/2 pooling, four stages of 64, 128, 256, 512 filters with `blocks` residual blocks, mean, dense.
+    """Stem, one stage for each of `filters` with as many residual blocks as `blocks` says, mean, dense head.
 
-    width: factor on all filters. input_shape: (H, W, C) of one image; other sizes work with the same weights.
-    Where the shape changes, the shortcut is a strided 1x1 convolution with normalisation, real unless the scheme says
-    otherwise. Source: arXiv:1512.03385; for XNOR-Net, whose paper does not give its block, norm - sign - product twice.
+    width: factor on all filters. input_shape: (H, W, C) of one image; other sizes work with the same weights. stem:
+    `strided_stem` (7x7/2, pooling 3/2) or `small_stem` (3x3); it is given the filters of the first stage. Stages after the
+    first begin with stride 2. Raises ValueError if `blocks` and `filters` differ in length.
+    The scheme's `residual` says whether one shortcut spans both convolutions of a block (`schemes.residual_...`) or each
+    has its own (`schemes.residuals_...`), `downsample` and `shortcut` what it is where the shape changes: a strided 1x1
+    convolution with normalisation by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
+    XNOR-Net, whose paper does not give its block, norm - sign - product twice; arXiv:1808.00278 for Bi-Real Net.
     """
+    if len(blocks) != len(filters):
+        raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number a stage in each')
     stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
-    stack.conv(64, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
-    for stage, (filters, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True)):
+    stem(stack, filters[0])
+    for stage, (features, count) in enumerate(zip(filters, blocks, strict=True)):
         for block in range(count):
-            stack.residual(filters, strides=2 if stage > 0 and block == 0 else 1)
+            stack.residual(features, strides=2 if stage > 0 and block == 0 else 1)
     return stack.network(num_classes, average=True)
 
 
@@ -39,3 +57,8 @@ resnet18 = partial(resnet, blocks=(2, 2, 2, 2))
 
 resnet34 = partial(resnet, blocks=(3, 4, 6, 3))
 """ResNet-34."""
+
+resnet20 = partial(resnet, blocks=(3, 3, 3), filters=(16, 32, 64), stem=small_stem, input_shape=(32, 32, 3))
+"""ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes, with 1x1 convolutions as shortcuts
+where the shape changes, in place of the paper's padded identity. ResNet-18 for CIFAR is
+`resnet18(..., stem=models.small_stem, input_shape=(32, 32, 3))`."""

@@ -30,8 +30,10 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
 
     def loss_of(params):
         model = nnx.merge(state.graphdef, params, state.rest, copy=True)
-        logits = model(batch['image'])
+        logits, auxiliary = model.with_auxiliary(batch['image'])
         loss = cross_entropy(logits, batch['label']).mean()
+        for weight, auxiliary_logits in auxiliary:
+            loss += weight * cross_entropy(auxiliary_logits, batch['label']).mean()
         return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
 
     (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -54,7 +56,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, j
     """One update: state and a batch to the next state and metrics, compiled once a shape.
 
     batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean softmax cross-entropy,
-    nats), `accuracy` (of this batch, in training mode), `gradient_norm`. state stays usable.
+    nats, plus the weighted ones of auxiliary heads, where the model has any), `accuracy` (of this batch, in training
+    mode), `gradient_norm`. state stays usable.
     Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
     of other keys or lengths, and as the model does.
     """

@@ -1,0 +1,43 @@
+"""Darknet's Extraction network: the branch-free network that XNOR-Net's paper calls a GoogLeNet variant."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from bnn_jax.layers import LeakyRelu, MaxPool, Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+from bnn_jax.windows import Window
+
+
+def extraction(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (224, 224, 3),
+) -> Network:
+    """Twenty-one convolutions, four 2/2 poolings, leaky ReLU 0.1, last a 1x1 convolution to the classes and the mean.
+
+    23,418,048 weights at width 1 and 1000 classes, 22,384,640 of them in its nineteen inner convolutions. width: factor on
+    all filters. input_shape: (H, W, C) of one image, at least 31 x 31.
+    Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.
+    """
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs, activation=LeakyRelu(0.1))
+    pool = MaxPool(Window.of(2, 2))
+    stack.conv(64, 7, strides=2, padding=3, pool=pool)
+    stack.conv(192, 3, padding=1, pool=pool)
+    stack.conv(128, 1)
+    stack.conv(256, 3, padding=1)
+    stack.conv(256, 1)
+    stack.conv(512, 3, padding=1, pool=pool)
+    for _ in range(4):
+        stack.conv(256, 1)
+        stack.conv(512, 3, padding=1)
+    stack.conv(512, 1)
+    stack.conv(1024, 3, padding=1, pool=pool)
+    for _ in range(2):
+        stack.conv(512, 1)
+        stack.conv(1024, 3, padding=1)
+    return stack.conv_network(num_classes)

@@ -1,0 +1,90 @@
+"""GoogLeNet (Inception v1) with batch normalisation."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from flax import nnx
+
+from bnn_jax.layers import AvgPool, MaxPool, Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+from bnn_jax.windows import Window
+
+# 1x1; 1x1 before the 3x3, 3x3; 1x1 before the 5x5, 5x5; 1x1 after the pooling
+STAGE_3 = ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64))
+STAGE_4 = (
+    (192, 96, 208, 16, 48, 64),
+    (160, 112, 224, 24, 64, 64),
+    (128, 128, 256, 24, 64, 64),
+    (112, 144, 288, 32, 64, 64),
+    (256, 160, 320, 32, 128, 128),
+)
+STAGE_5 = ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128))
+
+
+def googlenet(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (224, 224, 3),
+    auxiliary: Sequence[float] = (),
+) -> Network:
+    """Three convolutions, nine Inception modules in stages of 2, 5 and 2, mean, dense head.
+
+    6,990,272 weights at width 1 and 1000 classes. width: factor on all filters and units. input_shape: (H, W, C) of one
+    image, at least 31 x 31. auxiliary: weights of the losses of the two heads after modules 4a and 4d, (0.3, 0.3) in the
+    paper, which only training sees (`Network.with_auxiliary`; images of at least 79 x 79); (): no such heads. Raises
+    ValueError for another number of weights.
+    Poolings of stride 2 end beyond the last even row, as Caffe's. Source: arXiv:1409.4842 table 1, section 5 for the
+    auxiliary heads; with batch normalisation in place of local response normalisation, without dropout.
+    """
+    if len(auxiliary) not in (0, 2):
+        raise ValueError(
+            f'auxiliary: got {auxiliary!r}, expected the weights of two losses, or () for no auxiliary heads'
+        )
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    pool = MaxPool(Window.of(3, 2, ((0, 1), (0, 1))))
+    stack.conv(64, 7, strides=2, padding=3, pool=pool)
+    stack.conv(64, 1)
+    stack.conv(192, 3, padding=1, pool=pool)
+    for filters in STAGE_3:
+        inception(stack, *filters)
+    stack.pool(pool)
+    # The auxiliary heads stand after the first and the fourth module of this stage.
+    weights = dict(zip((0, 3), auxiliary, strict=False))
+    for module, filters in enumerate(STAGE_4):
+        inception(stack, *filters)
+        if module in weights:
+            stack.auxiliary(weights[module], num_classes, _auxiliary_body)
+    stack.pool(pool)
+    for filters in STAGE_5:
+        inception(stack, *filters)
+    return stack.network(num_classes, average=True)
+
+
+def inception(stack: Stack, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int) -> None:
+    """1x1 | 1x1, 3x3 | 1x1, 5x5 | 3x3 max pooling, 1x1: concatenated. The numbers are those of the filters."""
+    stack.branches(
+        partial(_convs, filters=((one, 1),)),
+        partial(_convs, filters=((before_3, 1), (three, 3))),
+        partial(_convs, filters=((before_5, 1), (five, 5))),
+        partial(_pooled, filters=pooled),
+    )
+
+
+def _convs(stack: Stack, filters: Sequence[tuple[int, int]]) -> None:
+    for count, size in filters:
+        stack.conv(count, size, padding=size // 2)
+
+
+def _pooled(stack: Stack, filters: int) -> None:
+    stack.pool(MaxPool(Window.of(3, 1, ((1, 1), (1, 1)))))
+    stack.conv(filters, 1)
+
+
+def _auxiliary_body(stack: Stack) -> None:
+    stack.pool(AvgPool(Window.of(5, 3)))
+    stack.conv(128, 1)
+    stack.dense(1024)

@@ -1,0 +1,36 @@
+"""Network in network for CIFAR-10, as the PyTorch implementation of XNOR-Net has it."""
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from bnn_jax.layers import AvgPool, MaxPool, Network
+from bnn_jax.parts import Stack
+from bnn_jax.schemes import Scheme
+from bnn_jax.windows import Window
+
+
+def nin(
+    num_classes: int,
+    *,
+    scheme: Scheme,
+    rngs: nnx.Rngs,
+    width: float = 1.0,
+    input_shape: Sequence[int] = (32, 32, 3),
+) -> Network:
+    """Eight convolutions, one max and one average pooling of 3/2, a 1x1 convolution to the classes and the mean.
+
+    width: factor on all filters. input_shape: (H, W, C) of one image. The average counts the zeros of its padding.
+    Source: arXiv:1312.4400, in the PyTorch implementation of XNOR-Net (without its dropout).
+    """
+    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    window = Window.of(3, 2, ((1, 1), (1, 1)))
+    stack.conv(192, 5, padding=2)
+    stack.conv(160, 1)
+    stack.conv(96, 1, pool=MaxPool(window))
+    stack.conv(192, 5, padding=2)
+    stack.conv(192, 1)
+    stack.conv(192, 1, pool=AvgPool(window))
+    stack.conv(192, 3, padding=1)
+    stack.conv(192, 1)
+    return stack.conv_network(num_classes)
