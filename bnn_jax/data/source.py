@@ -28,3 +28,16 @@ class ArraySource:
 
     def __getitem__(self, index: int) -> dict:
         return {'image': self.images[index], 'label': int(self.labels[index])}
+
+
+class Subset:
+    """Some images of a source, in the order of `indices`; `skipped` says why others are missing."""
+
+    def __init__(self, source: Source, indices: np.ndarray, skipped: tuple[str, ...] = ()):
+        self.source, self.indices, self.skipped = source, indices, skipped
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[int(self.indices[index])]
