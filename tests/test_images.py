@@ -13,8 +13,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnn_jax.data import ArraySource, CorruptImage, folder_source, skip_corrupt
+from bnn_jax.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ArraySource,
+    CorruptImage,
+    PlusMinusOne,
+    Standardize,
+    SubtractMean,
+    centre_crop,
+    evaluation_batches,
+    flip,
+    folder_source,
+    inception_crop,
+    random_crop,
+    resize_short,
+    resize_short_between,
+    resize_to,
+    skip_corrupt,
+    training_batches,
+)
+from bnn_jax.data.augmentations import bilinear
 from bnn_jax.data.images import decode, skipped_message
+from bnn_jax.data.pipeline import steps_from
 from bnn_jax.data.threads import in_threads
 
 RNG = np.random.default_rng(0)
@@ -276,3 +297,327 @@ def test_threads_keep_the_order():
 def test_skip_corrupt_of_any_source():
     source = ArraySource(np.zeros((2, 1, 1, 3), np.uint8), np.arange(2))
     assert skip_corrupt(source)[1]['label'] == 1
+
+
+# Augmentations.
+
+
+def triangle(rows: np.ndarray, size: int) -> np.ndarray:
+    """The first axis at another size: each output averages the inputs under a triangle centred on it."""
+    length, factor = len(rows), len(rows) / size
+    result = np.zeros((size, *rows.shape[1:]))
+    for i in range(size):
+        centre, total = (i + 0.5) * factor, 0.0
+        for j in range(length):
+            weight = max(0.0, 1 - abs(j + 0.5 - centre) / max(factor, 1.0))
+            result[i] += weight * rows[j]
+            total += weight
+        result[i] /= total
+    return result
+
+
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """In real numbers: rows then columns, no rounding."""
+    return triangle(triangle(image.astype(float), height).swapaxes(0, 1), width).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('size', [(3, 4), (9, 5), (13, 17), (26, 7), (1, 1), (9, 17)])
+def test_bilinear_is_its_filter(size, channels):
+    image = np.random.default_rng(1).integers(0, 256, (13, 17, channels), dtype=np.uint8)
+    result = bilinear(image, *size)
+    assert result.dtype == np.uint8 and result.shape == (*size, channels)
+    # Two roundings to whole levels, the first averaged by the second pass: less than 1/2 + 1/2, and fixed-point weights.
+    assert np.abs(result - resized(image, *size)).max() <= 1.01
+    assert bilinear(image, 13, 17) is image
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'size', 'expected'),
+    [
+        (6, 9, 4, (4, 6)),
+        (9, 6, 4, (6, 4)),
+        (7, 11, 4, (4, 6)),
+        (11, 7, 20, (31, 20)),
+        (5, 5, 3, (3, 3)),
+        (4, 9, 4, (4, 9)),
+    ],
+)
+def test_resize_short_keeps_the_aspect_ratio(height, width, size, expected):
+    image = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    result = resize_short(size)(image, RNG)
+    assert result.shape == (*expected, 3)
+    assert np.abs(result - resized(image, *expected)).max() <= 1.01
+
+
+def test_resize_short_between_draws_every_size_alike():
+    image, rng = np.zeros((8, 12, 3), np.uint8), np.random.default_rng(0)
+    shapes = [resize_short_between(4, 7)(image, rng).shape for _ in range(2000)]
+    counts = {size: shapes.count((size, 12 * size // 8, 3)) for size in (4, 5, 6, 7)}
+    assert sum(counts.values()) == 2000 and min(counts.values()) > 400
+    assert resize_short_between() == resize_short_between(256, 480)
+
+
+def test_resize_to_does_not_keep_the_aspect_ratio():
+    result = resize_to(4, 6)(PHOTO, RNG)
+    assert result.shape == (4, 6, 3) and np.abs(result - resized(PHOTO, 4, 6)).max() <= 1.01
+    assert resize_to() == resize_to(256, 256)
+
+
+LARGE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+
+
+def windows(image: np.ndarray, size: int) -> dict[bytes, tuple[int, int]]:
+    height, width = image.shape[:2]
+    return {
+        image[top : top + size, left : left + size].tobytes(): (top, left)
+        for top in range(height - size + 1)
+        for left in range(width - size + 1)
+    }
+
+
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_random_crop_cuts_every_window_alike(size):
+    rng, expected = np.random.default_rng(0), windows(LARGE, size)
+    results = [random_crop(size)(LARGE, rng) for _ in range(60 * len(expected))]
+    assert {result.shape for result in results} == {(size, size, 3)}
+    places = [expected[result.tobytes()] for result in results]
+    assert min(places.count(place) for place in expected.values()) > 20
+
+
+@pytest.mark.parametrize(('size', 'place'), [(5, (0, 1)), (4, (0, 1)), (3, (1, 2)), (2, (1, 2)), (1, (2, 3))])
+def test_centre_crop(size, place):
+    assert windows(LARGE, size)[centre_crop(size)(LARGE, RNG).tobytes()] == place
+
+
+@pytest.mark.parametrize('crop', [random_crop(6), centre_crop(6)])
+def test_crops_refuse_smaller_images(crop):
+    with pytest.raises(ValueError, match=r'got 5 x 7 pixels, expected at least 6 x 6 .*resize_short\(6\)'):
+        crop(LARGE, RNG)
+
+
+def test_the_sizes_of_imagenet_are_the_defaults():
+    photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    short = resize_short()(photo, RNG)
+    assert short.shape == (256, 341, 3)
+    for size in (224, 227):
+        assert np.array_equal(
+            centre_crop(size)(short, RNG), short[(256 - size) // 2 :][:size, (341 - size) // 2 :][:, :size]
+        )
+        assert random_crop(size)(short, RNG).shape == (size, size, 3)
+    assert random_crop() == random_crop(224) and centre_crop() == centre_crop(224)
+    assert inception_crop() == inception_crop(224, (0.08, 1), (3 / 4, 4 / 3))
+
+
+def test_inception_windows_have_the_distribution_they_say():
+    rng, height, width = np.random.default_rng(0), 400, 400
+    areas, ratios, tops, lefts = [], [], [], []
+    for _ in range(4000):
+        top, left, h, w = inception_crop(8).window(height, width, rng)
+        assert 0 <= top <= height - h and 0 <= left <= width - w
+        areas.append(h * w / (height * width))
+        ratios.append(w / h)
+        if h < height and w < width:
+            tops.append(top / (height - h))
+            lefts.append(left / (width - w))
+    assert 0.079 < min(areas) < 0.1 and max(areas) > 0.9
+    assert 0.74 < min(ratios) < 0.77 and 1.3 < max(ratios) < 1.35
+    small = [a for a in areas if a < 0.7]  # Those always fit, so their distribution is the one that is drawn from.
+    assert abs(np.mean(small) - 0.39) < 0.02 and abs(np.std(small) - 0.62 / 12**0.5) < 0.01
+    assert abs(np.mean(np.log(ratios))) < 0.02
+    assert abs(np.mean(tops) - 0.5) < 0.02 and abs(np.mean(lefts) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'expected'), [(90, 3, (43, 0, 4, 3)), (3, 90, (0, 43, 3, 4)), (1, 1, (0, 0, 1, 1))]
+)
+def test_inception_windows_of_extreme_images(height, width, expected):
+    crop = inception_crop(8, area=(0.9, 1.0))
+    assert crop.window(height, width, np.random.default_rng(0)) == expected
+
+
+def test_inception_crop_scales_its_window():
+    image = np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for seed in range(10):
+        result = inception_crop(6)(image, np.random.default_rng(seed))
+        top, left, h, w = inception_crop(6).window(20, 30, np.random.default_rng(seed))
+        assert np.abs(result - resized(image[top : top + h, left : left + w], 6, 6)).max() <= 1.01
+
+
+# Normalisations.
+
+COLOURS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+
+
+def test_normalisations_are_their_formulas():
+    x, eps = COLOURS.astype(np.float64), float(np.finfo(np.float32).eps)
+    mean, std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
+    for normalise, expected, largest in (
+        (Standardize(IMAGENET_MEAN, IMAGENET_STD), (x / 255 - mean) / std, 2 / std.min()),
+        (SubtractMean(), x - 255 * mean, 255),
+        (SubtractMean((0.0, 0.5, 1.0)), x - np.asarray([0, 127.5, 255]), 255),
+        (PlusMinusOne(), 2 * x / 255 - 1, 2),
+    ):
+        result = normalise(COLOURS)
+        assert result.dtype == np.float32 and result.shape == COLOURS.shape
+        np.testing.assert_allclose(result, expected, rtol=0, atol=2 * eps * largest)
+    assert PlusMinusOne()(COLOURS).min() == -1 and PlusMinusOne()(COLOURS).max() == 1
+    assert PlusMinusOne()(COLOURS[..., :1]).shape == (16, 16, 1)
+
+
+@pytest.mark.parametrize('normalise', [SubtractMean(), PlusMinusOne()])
+@pytest.mark.parametrize('image', [COLOURS.astype(np.float32), COLOURS[0]], ids=['dtype', 'rank'])
+def test_normalisations_refuse(normalise, image):
+    with pytest.raises(ValueError, match=r'image: got .* expected uint8 \(H, W, [3C]\)'):
+        normalise(image)
+
+
+# Batches: workers and hosts.
+
+
+def photos(count: int = 26, size: int = 12) -> ArraySource:
+    pixels = np.random.default_rng(5).integers(0, 256, (count, size, size + 3, 3), dtype=np.uint8)
+    return ArraySource(pixels, np.arange(count))
+
+
+AUGMENTATIONS = (resize_short_between(9, 14), random_crop(8), flip)
+
+
+def training(batch_size: int = 8, seed: int = 0, **options):
+    return training_batches(
+        photos(), batch_size=batch_size, seed=seed, standardize=PlusMinusOne(), augmentations=AUGMENTATIONS, **options
+    )
+
+
+def same(ours: list[dict], theirs: list[dict]) -> bool:
+    return len(ours) == len(theirs) and all(
+        np.array_equal(a[key], b[key]) and a[key].dtype == b[key].dtype
+        for a, b in zip(ours, theirs, strict=True)
+        for key in ('image', 'label')
+    )
+
+
+def test_every_augmentation_composes_in_batches():
+    lists = (
+        (resize_short(10), random_crop(8), flip),
+        (resize_short_between(9, 14), random_crop(8), flip),
+        (resize_to(9, 9), random_crop(8), flip),
+        (inception_crop(8), flip),
+    )
+    for augmentations in lists:
+        for normalise in (Standardize(IMAGENET_MEAN, IMAGENET_STD), SubtractMean(), PlusMinusOne()):
+            batches, _ = training_batches(
+                photos(), batch_size=4, seed=0, standardize=normalise, augmentations=augmentations
+            )
+            assert batches[0]['image'].shape == (4, 8, 8, 3) and batches[0]['image'].dtype == np.float32
+
+
+def test_workers_give_the_batches_of_threads_from_any_step():
+    batches, epoch_steps = training()
+    assert epoch_steps == 3
+    whole = [batches[step] for step in range(8)]
+    assert same(list(steps_from(batches, 0, 8)), whole)
+    assert same(list(steps_from(batches, 0, 2, workers=1)), whole[:2])
+    assert same(list(steps_from(batches, 2, 8, workers=2)), whole[2:])  # From the middle of an epoch, into two more.
+    assert list(steps_from(batches, 8, 8, workers=2)) == []
+
+
+def test_evaluation_is_augmented_as_it_is_told():
+    options = {'batch_size': 8, 'standardize': PlusMinusOne(), 'augmentations': (resize_short(9), centre_crop(8))}
+    batches = list(evaluation_batches(photos(), **options))
+    assert [len(batch['label']) for batch in batches] == [8, 8, 8, 2]
+    for batch in batches:
+        for image, label in zip(batch['image'], batch['label'], strict=True):
+            expected = centre_crop(8)(resize_short(9)(photos().images[label], RNG), RNG)
+            np.testing.assert_array_equal(image, PlusMinusOne()(expected))
+
+
+class Backends:
+    """Labels tell whether this process may hold a device: how many JAX backends are initialised in it."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict:
+        from jax._src import xla_bridge
+
+        return {'image': np.zeros((1, 1, 3), np.uint8), 'label': len(xla_bridge._backends)}
+
+
+def test_workers_evaluate_too_and_take_no_device():
+    (batch,) = evaluation_batches(Backends(), batch_size=2, standardize=PlusMinusOne(), workers=1)
+    assert batch['label'].tolist() == [0, 0]
+
+
+def test_a_damaged_file_is_named_from_a_worker_too(tmp_path):
+    source = folder_source(numbered_tree(tmp_path, count=4, classes=2), 'train')
+    (path,) = damage(tmp_path, 2)
+    options = {'batch_size': 4, 'standardize': PlusMinusOne(), 'augmentations': (resize_to(4, 4),)}
+    for workers in (0, 1):
+        with pytest.raises(CorruptImage, match=str(path)):
+            list(evaluation_batches(source, **options, workers=workers))
+
+
+@pytest.mark.parametrize('count', [1, 2, 4, 8])
+def test_the_parts_of_all_hosts_are_the_batch_of_one(count):
+    whole, epoch_steps = training()
+    hosts = [training(shard=(index, count)) for index in range(count)]
+    assert all(steps == epoch_steps for _, steps in hosts)
+    for step in (0, 1, 2, 3, 7, 100):
+        parts = [batches[step] for batches, _ in hosts]
+        assert {len(part['label']) for part in parts} == {8 // count}
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in ('image', 'label')}
+        assert same([joined], [whole[step]])
+
+
+class Recorded(ArraySource):
+    """Notes which images were asked for."""
+
+    def __getitem__(self, index: int) -> dict:
+        self.asked = getattr(self, 'asked', []) + [index]
+        return super().__getitem__(index)
+
+
+def test_a_host_decodes_its_own_images_only():
+    source = Recorded(photos().images, photos().labels)
+    batches, epoch_steps = training_batches(source, batch_size=8, seed=0, standardize=PlusMinusOne(), shard=(1, 2))
+    labels = [label for step in range(epoch_steps) for label in batches[step]['label'].tolist()]
+    assert source.asked == labels and len(labels) == 12
+
+
+@pytest.mark.parametrize('total', [1, 3, 4, 5, 7, 8, 9, 12, 13, 26])
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_hosts_evaluate_every_image_once_in_as_many_batches(total, count):
+    source = photos(total)
+    options = {'batch_size': 4, 'standardize': PlusMinusOne()}
+    whole = list(evaluation_batches(source, **options))
+    hosts = [list(evaluation_batches(source, **options, shard=(index, count))) for index in range(count)]
+    assert {len(batches) for batches in hosts} == {-(-total // 4)}
+    joined = [
+        {key: np.concatenate([part[key] for part in parts]) for key in ('image', 'label')}
+        for parts in zip(*hosts, strict=True)
+    ]
+    assert same(joined, whole)
+    assert np.array_equal(np.concatenate([batch['label'] for batch in joined]), np.arange(total))
+    assert all(len(part['label']) <= 4 // count for batches in hosts for part in batches)
+
+
+@pytest.mark.parametrize('shard', [(2, 2), (-1, 2), (0, 0)])
+def test_shards_that_are_none(shard):
+    with pytest.raises(ValueError, match=r'shard: got .* expected \(index, count\)'):
+        training(shard=shard)
+
+
+def test_batches_that_hosts_cannot_share():
+    with pytest.raises(ValueError, match='batch_size: got 8 for 3 hosts, expected a positive multiple of 3'):
+        training(shard=(0, 3))
+    with pytest.raises(ValueError, match='batch_size: got 5 for 2 hosts'):
+        next(evaluation_batches(photos(), batch_size=5, standardize=PlusMinusOne(), shard=(1, 2)))
+    with pytest.raises(ValueError, match='workers: got -1, expected 0'):
+        next(steps_from(training()[0], 0, 1, workers=-1))
+
+
+@pytest.mark.parametrize('augmentation', [flip, random_crop(8), resize_short_between(9, 14), inception_crop(8)])
+def test_evaluation_refuses_chance(augmentation):
+    with pytest.raises(ValueError, match=r'evaluation: an augmentation draws random numbers .*centre_crop'):
+        next(evaluation_batches(photos(), batch_size=2, standardize=PlusMinusOne(), augmentations=[augmentation]))
