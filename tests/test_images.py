@@ -6,6 +6,7 @@ The oracles are pixels known beforehand, the colour formulas, and filters comput
 import io
 import pickle
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -31,11 +32,14 @@ from bnn_jax.data import (
     resize_short_between,
     resize_to,
     skip_corrupt,
+    tfds_source,
     training_batches,
 )
 from bnn_jax.data.augmentations import bilinear
 from bnn_jax.data.images import decode, skipped_message
 from bnn_jax.data.pipeline import steps_from
+from bnn_jax.data.prepare import write
+from bnn_jax.data.prepare_folder import main, prepare_folder
 from bnn_jax.data.threads import in_threads
 
 RNG = np.random.default_rng(0)
@@ -517,8 +521,7 @@ def test_workers_give_the_batches_of_threads_from_any_step():
     assert epoch_steps == 3
     whole = [batches[step] for step in range(8)]
     assert same(list(steps_from(batches, 0, 8)), whole)
-    assert same(list(steps_from(batches, 0, 2, workers=1)), whole[:2])
-    assert same(list(steps_from(batches, 2, 8, workers=2)), whole[2:])  # From the middle of an epoch, into two more.
+    assert same(list(steps_from(batches, 2, 8, workers=2)), whole[2:])  # Into two more epochs.
     assert list(steps_from(batches, 8, 8, workers=2)) == []
 
 
@@ -621,3 +624,100 @@ def test_batches_that_hosts_cannot_share():
 def test_evaluation_refuses_chance(augmentation):
     with pytest.raises(ValueError, match=r'evaluation: an augmentation draws random numbers .*centre_crop'):
         next(evaluation_batches(photos(), batch_size=2, standardize=PlusMinusOne(), augmentations=[augmentation]))
+
+
+# TFDS: sets that hold files of every kind, and sets of pre-resized photographs.
+
+
+def test_tfds_sets_decode_as_folders_do(tmp_path):
+    import tensorflow_datasets as tfds
+
+    files = [
+        flat_jpeg('L', 77),
+        flat_jpeg('RGB', (200, 30, 90)),
+        flat_jpeg('CMYK', (30, 200, 90, 60)),
+        png(PHOTO),
+        png(np.dstack([PHOTO, PHOTO[..., 0]])),
+        flat_jpeg('RGB', 0)[:200],
+    ]
+    features = {
+        'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+        'label': tfds.features.ClassLabel(num_classes=len(files)),
+    }
+    examples = ((i, {'image': io.BytesIO(data), 'label': i}) for i, data in enumerate(files))
+    write('all_kinds', '1.0.0', features, {'train': examples}, tmp_path)
+    source = tfds_source('all_kinds', 'train', tmp_path)
+    with pytest.warns(UserWarning, match=r'skipped 1 of 6 images .*all_kinds/train\[\d\]'):
+        whole = skip_corrupt(source)
+    assert sorted(whole[i]['label'] for i in range(len(whole))) == [0, 1, 2, 3, 4]
+    for i in range(len(whole)):
+        np.testing.assert_array_equal(whole[i]['image'], decode(files[whole[i]['label']], ''))
+    again = pickle.loads(pickle.dumps(whole))
+    np.testing.assert_array_equal(again[2]['image'], whole[2]['image'])
+    with pytest.raises(CorruptImage, match=r'all_kinds/train\[\d\].*prepare it again'):
+        source.in_memory()
+
+
+def smooth(i: int, height: int = 40, width: int = 60) -> np.ndarray:
+    """A picture without edges, which JPEG keeps almost unchanged; every i another one."""
+    y, x = np.mgrid[:height, :width] / 60
+    return np.stack([40 * i + 60 * x, 200 - 60 * y, 100 + 50 * x * y], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def photo_tree(tmp_path) -> Path:
+    files = {f'train/n{i // 2}/photo{i}.JPEG': png(smooth(i)) for i in range(4)}
+    return tree(
+        tmp_path / 'tree', files | {'val/n1/one.JPEG': png(smooth(1, 60, 40)), 'val/n0/grey.JPEG': flat_jpeg('L', 9)}
+    )
+
+
+def test_pre_resized_photographs_read_back(photo_tree, tmp_path):
+    folder = prepare_folder('small_20', photo_tree, tmp_path / 'tfds', short_side=20)
+    assert folder == tmp_path / 'tfds/small_20/1.0.0'
+    for split in ('train', 'val'):
+        tree_source, small = folder_source(photo_tree, split), tfds_source('small_20', split, tmp_path / 'tfds')
+        assert small.records.dataset_info.features['label'].names == ['n0', 'n1']
+        assert len(small) == len(tree_source)
+        names = {small.records[i]['file_name'].decode(): i for i in range(len(small))}
+        for i in range(len(tree_source)):
+            ours = small[names[str(tree_source.path(i).relative_to(photo_tree / split))]]
+            expected = resize_short(20)(tree_source[i]['image'], RNG)
+            assert ours['label'] == tree_source[i]['label'] and ours['image'].shape == expected.shape
+            assert min(expected.shape[:2]) == 20
+            assert np.abs(ours['image'].astype(int) - expected).mean() < 3  # JPEG
+        assert small.records.data_source[0].find(b'\xff\xd8\xff') > 0
+    with pytest.raises(FileExistsError, match='small_20/1.0.0 is there already'):
+        prepare_folder('small_20', photo_tree, tmp_path / 'tfds')
+
+
+def test_preparing_stops_at_a_damaged_file_or_leaves_it_out(photo_tree, tmp_path):
+    first, second = damage(photo_tree, 1, 3)
+    with pytest.raises(CorruptImage, match=str(first)):
+        prepare_folder('small', photo_tree, tmp_path / 'tfds', splits=['train'], short_side=20)
+    skipped = []
+    prepare_folder('small', photo_tree, tmp_path / 'tfds', splits=['train'], short_side=20, on_corrupt=skipped.append)
+    assert [str(error).split(':')[0] for error in skipped] == [str(first), str(second)]
+    assert len(tfds_source('small', 'train', tmp_path / 'tfds')) == 2
+    damage(photo_tree, 0, 2)
+    with pytest.raises(ValueError, match='train: all 4 images are damaged'):
+        prepare_folder('none', photo_tree, tmp_path / 'tfds', splits=['train'], on_corrupt=skipped.append)
+
+
+@pytest.mark.parametrize('name', ['ImageNet', 'image net', '../up', '256'])
+def test_names_of_data_sets(name, photo_tree, tmp_path):
+    with pytest.raises(ValueError, match='expected lower-case letters'):
+        prepare_folder(name, photo_tree, tmp_path)
+
+
+def test_the_command(photo_tree, tmp_path, monkeypatch, capsys):
+    (bad,) = damage(photo_tree, 2)
+    options = [f'--source={photo_tree}', f'--data_dir={tmp_path}/tfds', '--short_side=20']
+    monkeypatch.setattr(sys, 'argv', ['prepare_folder', 'small', *options])
+    with pytest.raises(SystemExit, match=f'^error: {bad}: '):
+        main()
+    monkeypatch.setattr(sys, 'argv', ['prepare_folder', 'small', *options, '--skip_corrupt'])
+    main()
+    printed = capsys.readouterr().out
+    assert f'{tmp_path}/tfds/small/1.0.0\n' in printed and 'skipped 1 of 6 images' in printed
+    assert len(tfds_source('small', 'train', tmp_path / 'tfds')) == 3

@@ -51,7 +51,8 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(resized)[..., None] if grey else np.asarray(resized)
 
 
-def _short_side(image: np.ndarray, size: int) -> np.ndarray:
+def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
+    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`."""
     height, width = image.shape[:2]
     short = min(height, width)
     return bilinear(image, size * height // short, size * width // short)
@@ -59,12 +60,12 @@ def _short_side(image: np.ndarray, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class resize_short:
-    """Scale the short side to `size` and the long one in proportion, rounded down (as torchvision); filter: `bilinear`."""
+    """`scale_short_side`."""
 
     size: int = 256
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return _short_side(image, self.size)
+        return scale_short_side(image, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class resize_short_between:
     largest: int = 480
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return _short_side(image, int(rng.integers(self.smallest, self.largest + 1)))
+        return scale_short_side(image, int(rng.integers(self.smallest, self.largest + 1)))
 
 
 @dataclasses.dataclass(frozen=True)
