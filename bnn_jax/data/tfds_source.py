@@ -78,6 +78,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
             f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)\n'
             'or, for fashion_mnist and cifar10, from files downloaded by hand, without TensorFlow:\n'
             f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
+            'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
+            f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
             'or name the folder it is in: --data_dir=FOLDER'
         )
     try:
@@ -90,9 +92,10 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     features = cast(Any, records.dataset_info.features)
     if not {'image', 'label'} <= set(features):
         raise ValueError(f'data set {name!r} has features {sorted(features)}, expected image and label')
-    feature = features['image']
-    if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8 or feature.shape[-1] not in (1, 3):
+    image = features['image']
+    shape, dtype = image.shape, image.np_dtype
+    if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
         return TfdsSource(records, f'{name}/{split}')
     # TFDS gives CMYK as four channels, or as OpenCV reads it where that is installed: here files decode alike everywhere.
     encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
-    return TfdsSource(encoded, f'{name}/{split}', feature.shape[-1])
+    return TfdsSource(encoded, f'{name}/{split}', shape[-1])
