@@ -5,6 +5,7 @@ The oracles are pixels known beforehand, the colour formulas, and filters comput
 
 import io
 import pickle
+import re
 import struct
 import sys
 import zlib
@@ -41,6 +42,7 @@ from bnn_jax.data.pipeline import steps_from
 from bnn_jax.data.prepare import write
 from bnn_jax.data.prepare_folder import main, prepare_folder
 from bnn_jax.data.threads import in_threads
+from experiments import bench_input, picture_augmentations
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -721,3 +723,36 @@ def test_the_command(photo_tree, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert f'{tmp_path}/tfds/small/1.0.0\n' in printed and 'skipped 1 of 6 images' in printed
     assert len(tfds_source('small', 'train', tmp_path / 'tfds')) == 3
+
+
+# The picture, its page, the benchmark.
+
+DOCS = Path(__file__).parent.parent / 'docs'
+
+
+def test_the_page_shows_every_augmentation():
+    text = (DOCS / 'augmentations.md').read_text()
+    shown = ' '.join(title for title, _, _ in picture_augmentations.PANELS)
+    for name in ('resize_short', 'resize_short_between', 'resize_to', 'random_crop', 'centre_crop', 'inception_crop'):
+        assert re.search(rf'\b{name}\(', text) and re.search(rf'\b{name}\(', shown)
+    for name in ('flip', 'crop('):
+        assert name in text and name in shown
+    with Image.open(DOCS / 'augmentations.png') as picture:
+        picture.load()
+        assert picture.width > 500
+    red = IMAGENET_MEAN[0], IMAGENET_STD[0]
+    for low, high in (((0 - red[0]) / red[1], (1 - red[0]) / red[1]), (-255 * red[0], 255 - 255 * red[0])):
+        assert any(f'{low:.{digits}f} .. {high:.{digits}f} |' in text for digits in (1, 2))
+
+
+def test_the_picture_is_drawn():
+    picture = picture_augmentations.picture()
+    assert picture.width > 500 and len(picture.getcolors()) > 64
+
+
+def test_the_benchmark_prints_every_pipeline(capsys):
+    bench_input.main(workers=(0,), batch_size=2, seconds=0.01, images=4, step=False)
+    printed = capsys.readouterr().out
+    for column in ('short side 256, crop 224', '256..480', 'Inception', 'pre-resized'):
+        assert column in printed
+    assert re.search(r'│ 0 +│( +[\d,]+ │){4}', printed)

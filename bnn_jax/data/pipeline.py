@@ -5,7 +5,7 @@ Whatever decodes and augments them, one thread or many worker processes, on one 
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
 import grain
@@ -76,11 +76,12 @@ def training_batches(
     return parts.repeat(), epoch_steps
 
 
-def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int = 0) -> Iterator[dict]:
+def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
     """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
 
     Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
-    must pickle, and `workers` batches or so lie in shared memory (/dev/shm). They initialise no JAX backend.
+    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialise no JAX backend; closing the
+    iterator ends them.
     """
     return _read(batches.slice(slice(first, last)), workers)
 
@@ -126,7 +127,7 @@ def _checked_shard(shard: tuple[int, int], batch_size: int) -> tuple[int, int]:
     return index, count
 
 
-def _read(batches: grain.MapDataset, workers: int) -> Iterator[dict]:
+def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None]:
     if workers < 0:
         raise ValueError(f'workers: got {workers}, expected 0 (threads) or more')
     if workers and len(batches):
