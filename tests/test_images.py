@@ -6,6 +6,7 @@ The oracles are pixels known beforehand, the colour formulas, and filters comput
 import io
 import pickle
 import re
+import signal
 import struct
 import sys
 import zlib
@@ -537,8 +538,8 @@ def test_evaluation_is_augmented_as_it_is_told():
             np.testing.assert_array_equal(image, PlusMinusOne()(expected))
 
 
-class Backends:
-    """Labels tell whether this process may hold a device: how many JAX backends are initialised in it."""
+class Process:
+    """Labels tell about the process that reads: how many JAX backends it holds, and whether Ctrl-C ends it."""
 
     def __len__(self) -> int:
         return 2
@@ -546,11 +547,12 @@ class Backends:
     def __getitem__(self, index: int) -> dict:
         from jax._src import xla_bridge
 
-        return {'image': np.zeros((1, 1, 3), np.uint8), 'label': len(xla_bridge._backends)}
+        facts = (len(xla_bridge._backends), int(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN))
+        return {'image': np.zeros((1, 1, 3), np.uint8), 'label': facts[index]}
 
 
-def test_workers_evaluate_too_and_take_no_device():
-    (batch,) = evaluation_batches(Backends(), batch_size=2, standardize=PlusMinusOne(), workers=1)
+def test_workers_evaluate_too_take_no_device_and_outlive_an_interrupt():
+    (batch,) = evaluation_batches(Process(), batch_size=2, standardize=PlusMinusOne(), workers=1)
     assert batch['label'].tolist() == [0, 0]
 
 

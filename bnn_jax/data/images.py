@@ -23,7 +23,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM. Grey is repeated, palettes are looked
     up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS and torchvision).
     CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
-    C, as libjpeg and TensorFlow read them. Raises CorruptImage where Pillow cannot decode the whole image; a JPEG whose
+    C. Raises CorruptImage where Pillow cannot decode the whole image; a JPEG whose
     entropy-coded data were altered, not cut short, is decoded to something.
     """
     from PIL import Image

@@ -5,6 +5,7 @@ Whatever decodes and augments them, one thread or many worker processes, on one 
 
 import dataclasses
 import functools
+import signal
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
@@ -134,7 +135,8 @@ def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None
         _mark_flags_as_parsed()
         # In a worker one thread does everything: there is a worker for every core.
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=min(workers, len(batches))))
+        options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
     else:
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     iterator = iter(dataset)
@@ -142,6 +144,11 @@ def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None
         yield from iterator
     finally:
         iterator.close()
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides, and may still want batches before it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mark_flags_as_parsed() -> None:
