@@ -8,20 +8,50 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("reading data needs the extra `train`: pip install 'bnn_jax[train]'") from error
 
+from bnn_jax.data.augmentations import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PlusMinusOne,
+    Standardize,
+    SubtractMean,
+    centre_crop,
+    crop,
+    flip,
+    inception_crop,
+    random_crop,
+    resize_short,
+    resize_short_between,
+    resize_to,
+)
 from bnn_jax.data.digits import digits
-from bnn_jax.data.pipeline import Standardize, crop, evaluation_batches, flip, training_batches
+from bnn_jax.data.folder import folder_source
+from bnn_jax.data.images import CorruptImage, skip_corrupt
+from bnn_jax.data.pipeline import evaluation_batches, training_batches
 from bnn_jax.data.source import ArraySource, Source, check_labels
 from bnn_jax.data.tfds_source import tfds_source
 
 __all__ = [
+    'IMAGENET_MEAN',
+    'IMAGENET_STD',
     'ArraySource',
+    'CorruptImage',
+    'PlusMinusOne',
     'Source',
     'Standardize',
+    'SubtractMean',
+    'centre_crop',
     'check_labels',
     'crop',
     'digits',
     'evaluation_batches',
     'flip',
+    'folder_source',
+    'inception_crop',
+    'random_crop',
+    'resize_short',
+    'resize_short_between',
+    'resize_to',
+    'skip_corrupt',
     'tfds_source',
     'training_batches',
 ]

@@ -1,60 +1,46 @@
-"""From a source to batches: shuffling, augmentation, normalisation, prefetching; a function of (seed, step) alone."""
+"""From a source to batches: shuffling, augmentation, normalisation, prefetching; a function of (seed, step) alone.
+
+Whatever decodes and augments them, one thread or many worker processes, on one host or many, batches are the same.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import signal
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
 import grain
 import numpy as np
 
+from bnn_jax.data.augmentations import Augmentation, Normalisation
 from bnn_jax.data.source import Source
 
-Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror left-right with probability 1/2."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+WHOLE = (0, 1)
+"""The shard of a host that is alone."""
 
 
 @dataclasses.dataclass(frozen=True)
-class crop:
-    """Pad all four sides by `padding` zeros and cut a random window of the original size."""
-
-    padding: int = 4
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        p, (height, width) = self.padding, image.shape[:2]
-        top, left = rng.integers(0, 2 * p + 1, size=2)
-        padded = np.pad(image, ((p, p), (p, p), (0, 0)))
-        return padded[top : top + height, left : left + width]
-
-
-@dataclasses.dataclass(frozen=True)
-class Standardize:
-    """uint8 image -> float32 (image / 255 - mean) / std, per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != len(self.mean):
-            raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {len(self.mean)})')
-        scaled = image.astype(np.float32) / np.float32(255)
-        return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Augment(grain.transforms.RandomMap):
+class _Prepare:
     augmentations: tuple[Augmentation, ...]
-    standardize: Callable[[np.ndarray], np.ndarray]
+    standardize: Normalisation
 
-    def random_map(self, element: dict, rng: np.random.Generator) -> dict:
+    def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         image = element['image']
         for augmentation in self.augmentations:
             image = augmentation(image, rng)
         return {'image': self.standardize(image), 'label': np.int32(element['label'])}
+
+
+class _NoRandomness:
+    """Stands for the generator where results must not depend on chance."""
+
+    def __getattr__(self, name: str):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        raise ValueError(
+            f'evaluation: an augmentation draws random numbers ({name}), expected deterministic ones, '
+            'such as resize_short(256), centre_crop(224)'
+        )
 
 
 def training_batches(
@@ -62,41 +48,112 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
-    standardize: Callable[[np.ndarray], np.ndarray],
+    standardize: Normalisation,
     augmentations: Sequence[Augmentation] = (),
+    shard: tuple[int, int] = WHOLE,
 ) -> tuple[grain.MapDataset, int]:
     """Endless batches by step, and how many make an epoch.
 
     batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)}. Every epoch is shuffled and
     augmented anew; what is left over from whole batches is dropped, other images every epoch. batches[step] depends on
     seed and step only, so training resumes anywhere by its step number.
-    Raises ValueError for an empty source or one smaller than a batch.
+    shard (index, count): the part of host `index` of `count`, batch_size / count images of every batch; the parts of all
+    hosts, in their order, are the batch of one host alone. No host decodes another's images.
+    Raises ValueError for an empty source, one smaller than a batch, or a batch that hosts cannot share evenly.
     """
-    if len(source) == 0:
-        raise ValueError('data set: got no images, expected at least one; check data_dir and split')
+    _check_not_empty(source)
     if not 1 <= batch_size <= len(source):
         raise ValueError(f'batch_size: got {batch_size}, expected 1 to {len(source)}, the number of images')
-    batches = (
+    index, count = _checked_shard(shard, batch_size)
+    epoch_steps = len(source) // batch_size
+    parts = (
         grain.MapDataset.source(cast(Any, source))
         .seed(seed)
         .shuffle()
-        .random_map(_Augment(tuple(augmentations), standardize))
-        .batch(batch_size, drop_remainder=True)
+        .random_map(_Prepare(tuple(augmentations), standardize))
+        .batch(batch_size // count, drop_remainder=True)
+        .slice(slice(index, epoch_steps * count, count))
     )
-    return batches.repeat(), len(batches)
+    return parts.repeat(), epoch_steps
 
 
-def steps_from(batches: grain.MapDataset, first: int, last: int) -> Iterator[dict]:
-    """batches[first], ..., batches[last - 1], read ahead in threads."""
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    return iter(batches.slice(slice(first, last)).to_iter_dataset(options))
+def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
+    """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
+
+    Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
+    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialise no JAX backend; closing the
+    iterator ends them.
+    """
+    return _read(batches.slice(slice(first, last)), workers)
 
 
 def evaluation_batches(
-    source: Source, *, batch_size: int, standardize: Callable[[np.ndarray], np.ndarray]
+    source: Source,
+    *,
+    batch_size: int,
+    standardize: Normalisation,
+    augmentations: Sequence[Augmentation] = (),
+    shard: tuple[int, int] = WHOLE,
+    workers: int = 0,
 ) -> Iterator[dict]:
-    """Every image once, in order; the last batch may be smaller. Raises ValueError for an empty source."""
+    """Every image once, in order; the last batch may be smaller. augmentations: deterministic ones.
+
+    shard (index, count): the part of host `index` of `count`, at most batch_size / count images a batch; the parts of all
+    hosts, in their order, are the batch of one host alone. Every host gets as many batches, so that all take part in every
+    step; of the last batch a host's part may be smaller, or empty: (0, H, W, C). workers: as for `steps_from`.
+    Raises ValueError for an empty source, a batch that hosts cannot share evenly, or an augmentation that is random.
+    """
+    _check_not_empty(source)
+    index, count = _checked_shard(shard, batch_size)
+    prepare = functools.partial(_Prepare(tuple(augmentations), standardize), rng=cast(Any, _NoRandomness()))
+    examples = grain.MapDataset.source(cast(Any, source)).map(prepare)
+    parts = examples.batch(batch_size // count).slice(slice(index, None, count))
+    yield from _read(parts, workers)
+    if len(parts) < -(-len(source) // batch_size):
+        first = cast(dict, examples[0])
+        yield {key: np.asarray(value)[None][:0] for key, value in first.items()}
+
+
+def _check_not_empty(source: Source) -> None:
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
-    dataset = grain.MapDataset.source(cast(Any, source)).random_map(_Augment((), standardize), seed=0).batch(batch_size)
-    yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+
+
+def _checked_shard(shard: tuple[int, int], batch_size: int) -> tuple[int, int]:
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f'shard: got {shard}, expected (index, count) with 0 <= index < count')
+    if batch_size < 1 or batch_size % count:
+        raise ValueError(f'batch_size: got {batch_size} for {count} hosts, expected a positive multiple of {count}')
+    return index, count
+
+
+def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None]:
+    if workers < 0:
+        raise ValueError(f'workers: got {workers}, expected 0 (threads) or more')
+    if workers and len(batches):
+        _mark_flags_as_parsed()
+        # In a worker one thread does everything: there is a worker for every core.
+        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+    else:
+        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _ignore_interrupts(index: int, count: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides, and may still want batches before it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _mark_flags_as_parsed() -> None:
+    """Grain's workers read absl flags, an error before anyone parsed them; who parses them later still can."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

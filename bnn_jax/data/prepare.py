@@ -12,7 +12,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,6 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
     Raises ValueError for another name or damaged files, FileNotFoundError for missing ones; labels are checked.
     """
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
 
     if name not in READERS:
         raise ValueError(f'data set: got {name!r}, expected one of {", ".join(READERS)}')
@@ -116,22 +115,28 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
             raise ValueError(f'{source}: {split} has no images, expected at least one; download its files again')
         if labels.max(initial=0) >= len(classes):
             raise ValueError(f'{source}: {split} has label {labels.max()}, expected 0 to {len(classes) - 1}')
-    shape = splits['train'][0].shape[1:]
+    features = {
+        'image': tfds.features.Image(shape=splits['train'][0].shape[1:], dtype=np.uint8),
+        'label': tfds.features.ClassLabel(names=list(classes)),
+    }
+    return write(name, VERSIONS[name], features, {split: _examples(*data) for split, data in splits.items()}, data_dir)
 
-    # TFDS takes the name of a data set from the name of its class.
+
+def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable], data_dir: str | os.PathLike) -> Path:
+    """Write {split: (key, example) pairs} under data_dir in TFDS's layout, as ArrayRecord; returns the set's folder.
+
+    Images must be given encoded, as bytes in a file object. Does nothing if that version is there already.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
     methods = {
-        'VERSION': tfds.core.Version(VERSIONS[name]),
+        'name': name,
+        'VERSION': tfds.core.Version(version),
         '_info': lambda self: tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=shape, dtype=np.uint8),
-                    'label': tfds.features.ClassLabel(names=list(classes)),
-                }
-            ),
-            supervised_keys=('image', 'label'),
+            builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=('image', 'label')
         ),
-        '_split_generators': lambda self, manager: {split: _examples(*data) for split, data in splits.items()},
+        '_split_generators': lambda self, manager: splits,
         '_generate_examples': lambda self: iter(()),
     }
     with registered.skip_registration():
@@ -142,10 +147,10 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
         except OSError as error:
             raise OSError(
                 error.errno,
-                f'could not write the data set ({error.strerror}); choose another --data_dir',
+                f'could not write the data set ({error}); choose another --data_dir',
                 str(data_dir),
             ) from error
-    return place
+    return Path(builder.data_dir)
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict]]:

@@ -39,3 +39,16 @@ def check_labels(source: Source, num_classes: int) -> None:
             f'labels: got values from {source.labels.min()} to {source.labels.max()}, expected 0 to {num_classes - 1}; '
             'is num_classes that of the data set?'
         )
+
+
+class Subset:
+    """Some images of a source, in the order of `indices`; `skipped` says why others are missing."""
+
+    def __init__(self, source: Source, indices: np.ndarray, skipped: tuple[str, ...] = ()):
+        self.source, self.indices, self.skipped = source, indices, skipped
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[int(self.indices[index])]

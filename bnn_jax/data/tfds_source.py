@@ -1,21 +1,26 @@
 """Any TFDS image set prepared as ArrayRecord, read without TensorFlow."""
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from bnn_jax.data.images import CorruptImage, decode
 from bnn_jax.data.source import ArraySource
 
 CHUNK = 1000
 
 
 class TfdsSource:
-    """A source over `tfds.data_source`: decodes on access; an image that cannot be decoded is named."""
+    """A source over `tfds.data_source`: decodes on access; an image that cannot be decoded is named.
 
-    def __init__(self, records: Any, name: str):
-        self.records, self.name = records, name
+    channels: of the images in the records, which are encoded then; None where the records hold arrays.
+    """
+
+    def __init__(self, records: Any, name: str, channels: int | None = None):
+        self.records, self.name, self.channels = records, name, channels
 
     def __len__(self) -> int:
         return len(self.records)
@@ -24,13 +29,17 @@ class TfdsSource:
         if not 0 <= index < len(self):
             raise IndexError(f'{self.name}[{index}]: expected an index from 0 to {len(self) - 1}')
         try:
-            record = self.records[int(index)]
+            return self._example(self.records[int(index)])
         except Exception as error:
-            raise ValueError(
+            kind = CorruptImage if isinstance(error, CorruptImage) else ValueError
+            raise kind(
                 f'{self.name}[{index}]: this record cannot be read ({type(error).__name__}: {error}); '
                 'the data set is damaged, prepare it again'
             ) from error
-        return {'image': record['image'], 'label': int(record['label'])}
+
+    def _example(self, record: dict) -> dict:
+        image = record['image'] if self.channels is None else decode(record['image'], 'image', self.channels)
+        return {'image': image, 'label': int(record['label'])}
 
     def in_memory(self) -> ArraySource:
         """The whole split, decoded once: for sets of small images, where reading anew every epoch costs more than a step.
@@ -42,10 +51,11 @@ class TfdsSource:
             indices = range(first, min(first + CHUNK, len(self)))
             try:
                 records = self.records.__getitems__(list(indices))  # several times faster than one by one
+                examples = [self._example(record) for record in records]
             except Exception:
-                records = [self[i] for i in indices]  # names the damaged one
-            images += [record['image'] for record in records]
-            labels += [int(record['label']) for record in records]
+                examples = [self[i] for i in indices]  # names the damaged one
+            images += [example['image'] for example in examples]
+            labels += [example['label'] for example in examples]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f'{self.name}: images differ in size, expected one size; read it from disk instead')
         return ArraySource(np.stack(images), np.asarray(labels, np.int32))
@@ -53,6 +63,8 @@ class TfdsSource:
 
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
     """Split `split` (a TFDS split expression) of the data set `name` under `data_dir`, prepared as ArrayRecord.
+
+    8-bit images of 1 or 3 channels are decoded by `bnn_jax.data.images.decode`; labels as TFDS orders them.
 
     Raises FileNotFoundError, saying how to prepare it, where it is missing; ValueError where it has another file format,
     no such split, or no images with labels.
@@ -66,6 +78,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
             f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)\n'
             'or, for fashion_mnist and cifar10, from files downloaded by hand, without TensorFlow:\n'
             f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
+            'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
+            f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
             'or name the folder it is in: --data_dir=FOLDER'
         )
     try:
@@ -75,8 +89,13 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
             f'data set {name!r}, split {split!r} in {data_dir} cannot be opened ({error}); '
             'expected an existing split prepared with --file_format=array_record'
         ) from error
-    if not {'image', 'label'} <= set(records.dataset_info.features):
-        raise ValueError(
-            f'data set {name!r} has features {sorted(records.dataset_info.features)}, expected image and label'
-        )
-    return TfdsSource(records, f'{name}/{split}')
+    features = cast(Any, records.dataset_info.features)
+    if not {'image', 'label'} <= set(features):
+        raise ValueError(f'data set {name!r} has features {sorted(features)}, expected image and label')
+    image = features['image']
+    shape, dtype = image.shape, image.np_dtype
+    if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
+        return TfdsSource(records, f'{name}/{split}')
+    # TFDS gives CMYK as four channels, or as OpenCV reads it where that is installed: here files decode alike everywhere.
+    encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
+    return TfdsSource(encoded, f'{name}/{split}', shape[-1])

@@ -1,0 +1,198 @@
+"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalisations, all values.
+
+Images are uint8 (H, W, C) with C 1 or 3, and stay so until the normalisation, the last one. Randomness comes from `rng`
+alone. docs/augmentations.md shows what each does.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Normalisation = Callable[[np.ndarray], np.ndarray]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
+
+
+def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirror left-right with probability 1/2."""
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+@dataclasses.dataclass(frozen=True)
+class crop:
+    """Pad all four sides by `padding` zeros and cut a random window of the original size."""
+
+    padding: int = 4
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        p, (height, width) = self.padding, image.shape[:2]
+        top, left = rng.integers(0, 2 * p + 1, size=2)
+        padded = np.pad(image, ((p, p), (p, p), (0, 0)))
+        return padded[top : top + height, left : left + width]
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The image at another size by Pillow's BILINEAR filter, which torchvision uses too (unlike OpenCV's, it averages).
+
+    Output pixel i is centred at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
+    by weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)): a triangle that widens when shrinking. First rows,
+    then columns, rounded to uint8 after each. The image itself where it has the size.
+    """
+    from PIL import Image
+
+    if image.shape[:2] == (height, width):
+        return image
+    grey = image.shape[-1] == 1
+    resized = Image.fromarray(image[..., 0] if grey else image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[..., None] if grey else np.asarray(resized)
+
+
+def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
+    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return bilinear(image, size * height // short, size * width // short)
+
+
+@dataclasses.dataclass(frozen=True)
+class resize_short:
+    """`scale_short_side`."""
+
+    size: int = 256
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return scale_short_side(image, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class resize_short_between:
+    """`resize_short` to a size drawn uniformly from the integers smallest..largest, both included (scale jittering)."""
+
+    smallest: int = 256
+    largest: int = 480
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return scale_short_side(image, int(rng.integers(self.smallest, self.largest + 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class resize_to:
+    """Scale to height x width, not keeping the aspect ratio; filter: `bilinear`."""
+
+    height: int = 256
+    width: int = 256
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return bilinear(image, self.height, self.width)
+
+
+def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    return image[top : top + size, left : left + size]
+
+
+def _slack(image: np.ndarray, size: int) -> tuple[int, int]:
+    """How far a window of `size` may move down and right. Raises ValueError where the image is smaller."""
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise ValueError(
+            f'image: got {height} x {width} pixels, expected at least {size} x {size} for a crop; '
+            f'put resize_short({size}) or more before it'
+        )
+    return height - size, width - size
+
+
+@dataclasses.dataclass(frozen=True)
+class random_crop:
+    """A size x size window, every position equally likely. Raises ValueError for a smaller image."""
+
+    size: int = 224
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        down, right = _slack(image, self.size)
+        return _window(image, int(rng.integers(down + 1)), int(rng.integers(right + 1)), self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class centre_crop:
+    """The size x size window in the middle; of two middles the upper, left one. Raises ValueError for a smaller image."""
+
+    size: int = 224
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        down, right = _slack(image, self.size)
+        return _window(image, down // 2, right // 2, self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class inception_crop:
+    """A window of random area and aspect ratio, scaled to size x size (filter: `bilinear`).
+
+    Its share of the image's area is uniform in `area`, the logarithm of width / height uniform in `ratio`, its position
+    uniform. After ten windows that do not fit: the largest central one with a ratio in `ratio`. Szegedy et al. 2014,
+    section 6, with the details of torchvision's RandomResizedCrop.
+    """
+
+    size: int = 224
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left, height, width = self.window(image.shape[0], image.shape[1], rng)
+        return bilinear(image[top : top + height, left : left + width], self.size, self.size)
+
+    def window(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the window in an image of height x width."""
+        for _ in range(10):
+            pixels = height * width * rng.uniform(self.area[0], self.area[1])
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        h = min(height, max(1, round(width / self.ratio[0])))
+        w = min(width, max(1, round(height * self.ratio[1])))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
+        expected = 'C' if channels is None else channels
+        raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected})')
+    return image.astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardize:
+    """uint8 image -> float32 (image / 255 - mean) / std, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        scaled = _checked(image, len(self.mean)) / np.float32(255)
+        return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SubtractMean:
+    """uint8 image -> float32 255 (image / 255 - mean): 0..255 less the mean, per channel; mean is given in 0..1.
+
+    What the PyTorch code of XNOR-Net feeds its AlexNet (a standard deviation of 1/255).
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return _checked(image, len(self.mean)) - np.asarray([255 * m for m in self.mean], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlusMinusOne:
+    """uint8 image -> float32 image / 127.5 - 1, in [-1, 1], for any number of channels."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return _checked(image, None) / np.float32(127.5) - np.float32(1)

@@ -1,0 +1,90 @@
+"""Encoded images to arrays: every kind of file that photograph collections hold, and what to do with damaged ones."""
+
+import io
+import warnings
+
+import numpy as np
+
+from bnn_jax.data.source import Source, Subset
+from bnn_jax.data.threads import in_threads
+
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM')
+SHOWN = 5
+"""How many damaged images a message names."""
+
+
+class CorruptImage(ValueError):
+    """Bytes that are no whole image; the message begins with the name of the file or record."""
+
+
+def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
+    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (grey), whatever its file name promises.
+
+    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM. Grey is repeated, palettes are looked
+    up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS and torchvision).
+    CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
+    C. Raises CorruptImage where Pillow cannot decode the whole image; a JPEG whose
+    entropy-coded data were altered, not cut short, is decoded to something.
+    """
+    from PIL import Image
+
+    if channels not in (1, 3):
+        raise ValueError(f'channels: got {channels}, expected 1 (grey) or 3 (RGB)')
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            return _pixels(image, 'RGB' if channels == 3 else 'L')
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more for damaged bytes.
+        raise CorruptImage(
+            f'{name}: {len(data)} bytes that cannot be decoded as an image ({type(error).__name__}: {error}); '
+            'restore the file, or leave such files out: bnn_jax.data.skip_corrupt(source)'
+        ) from error
+
+
+def _pixels(image, mode: str) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode == 'CMYK' and image.format == 'JPEG' and 'adobe' not in image.info:
+        image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])  # Pillow inverts all.
+    if image.mode.startswith('I'):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == 'P' and 'transparency' in image.info:
+        image = image.convert('RGBA')
+    pixels = np.asarray(image.convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def skip_corrupt(source: Source) -> Subset:
+    """`source` without the images that raise CorruptImage; `.skipped` holds their messages, a warning tells the count.
+
+    Every image is decoded once, in threads, before the first batch: so batches stay a function of seed and step, and
+    evaluation counts what there is. For a set that is read often, `python -m bnn_jax.data.prepare_folder --skip_corrupt`
+    pays that once. Raises ValueError where no image is left.
+    """
+
+    def message(index: int) -> str | None:
+        try:
+            source[index]
+        except CorruptImage as error:
+            return str(error)
+        return None
+
+    messages = list(in_threads(message, range(len(source))))
+    kept = np.asarray([index for index, text in enumerate(messages) if text is None], np.int64)
+    skipped = tuple(text for text in messages if text is not None)
+    if skipped and not len(kept):
+        raise ValueError(f'data set: all {len(skipped)} images are damaged, the first one: {skipped[0]}')
+    if skipped:
+        warnings.warn(skipped_message(skipped, len(source)), stacklevel=2)
+    return Subset(source, kept, skipped)
+
+
+def skipped_message(skipped: tuple[str, ...], total: int) -> str:
+    """One line for people: how many of how many images were skipped, and the first few."""
+    more = ' ...' if len(skipped) > SHOWN else ''
+    names = '; '.join(text.split(';')[0] for text in skipped[:SHOWN])
+    return f'skipped {len(skipped):,} of {total:,} images that cannot be decoded: {names}{more}'

@@ -1,0 +1,131 @@
+"""A folder tree of photographs, made small once, to TFDS's ArrayRecord layout: for machines with few cores.
+
+    python -m bnn_jax.data.prepare_folder imagenet_256 --source=IMAGENET --data_dir=FOLDER
+
+reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256, writes JPEG. Afterwards
+`tfds_source('imagenet_256', 'train', FOLDER)` reads it. Scaling and compressing before training is not quite what a recipe
+with another resize says: for short sides of 256 to 480 use --short_side=480.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bnn_jax.data.augmentations import scale_short_side
+from bnn_jax.data.folder import FolderSource, folder_source
+from bnn_jax.data.images import CorruptImage, skipped_message
+from bnn_jax.data.prepare import write
+from bnn_jax.data.threads import in_threads
+
+VERSION = '1.0.0'
+
+
+def stop(error: CorruptImage) -> NoReturn:
+    """What is done about a damaged file unless told otherwise: raise its error."""
+    raise error
+
+
+def prepare_folder(
+    name: str,
+    source: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    splits: Sequence[str] = ('train', 'val'),
+    short_side: int = 256,
+    quality: int = 95,
+    on_corrupt: Callable[[CorruptImage], object] = stop,
+) -> Path:
+    """Write the trees source/split as TFDS data set `name`; returns its folder.
+
+    Images: RGB JPEG of `quality` (chroma at half resolution), short side scaled to `short_side` by the filter of
+    `resize_short`, smaller ones enlarged. Examples hold `file_name`, class/file, too. Labels and errors are those of
+    `folder_source`; every damaged file goes to `on_corrupt`: it stops there, or, with the append of a list, is left out.
+    Raises ValueError for a name that is none, FileExistsError where the set is there already.
+    """
+    import tensorflow_datasets as tfds
+
+    if not (name.isidentifier() and name == name.lower()):
+        raise ValueError(f'data set: got {name!r}, expected lower-case letters, digits and _, such as imagenet_256')
+    target = Path(data_dir).expanduser() / name / VERSION
+    if target.exists():
+        raise FileExistsError(f'{target} is there already; remove it to prepare it anew, or choose another name')
+    sources = {split: folder_source(source, split) for split in splits}
+    features = {
+        'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
+        'label': tfds.features.ClassLabel(names=list(next(iter(sources.values())).classes)),
+        'file_name': tfds.features.Text(),
+    }
+    examples = {split: _examples(images, short_side, quality, on_corrupt) for split, images in sources.items()}
+    return write(name, VERSION, features, examples, data_dir)
+
+
+def _examples(
+    source: FolderSource, short_side: int, quality: int, on_corrupt: Callable[[CorruptImage], object]
+) -> Iterator[tuple[str, dict]]:
+    def small(index: int) -> bytes | CorruptImage:
+        from PIL import Image
+
+        try:
+            image = scale_short_side(source[index]['image'], short_side)
+        except CorruptImage as error:
+            return error
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, 'JPEG', quality=quality)
+        return buffer.getvalue()
+
+    written = 0
+    for index, result in enumerate(in_threads(small, range(len(source)))):
+        if isinstance(result, CorruptImage):
+            on_corrupt(result)
+            continue
+        name = str(source.path(index).relative_to(source.folder))
+        yield name, {'image': io.BytesIO(result), 'label': int(source.labels[index]), 'file_name': name}
+        written += 1
+    if not written:
+        raise ValueError(f'{source.folder}: all {len(source)} images are damaged, expected at least one that is not')
+
+
+def main() -> None:
+    """The command."""
+    from typing import Annotated
+
+    import tyro
+
+    def command(
+        name: Annotated[str, tyro.conf.Positional],
+        source: Path,
+        data_dir: Path,
+        splits: tuple[str, ...] = ('train', 'val'),
+        short_side: int = 256,
+        quality: int = 95,
+        skip_corrupt: bool = False,
+    ) -> None:
+        """Prepare a data set of small JPEGs from a folder tree.
+
+        Args:
+            name: what the data set is to be called.
+            source: the folder above the splits.
+            data_dir: folder for the prepared data set.
+            splits: the folders that become splits.
+            short_side: pixels of the short side.
+            quality: of the JPEGs, 1 to 95.
+            skip_corrupt: leave damaged files out and count them, instead of stopping at the first.
+        """
+        skipped: list[CorruptImage] = []
+        on_corrupt = skipped.append if skip_corrupt else stop
+        options = {'splits': splits, 'short_side': short_side, 'quality': quality, 'on_corrupt': on_corrupt}
+        print(prepare_folder(name, source, data_dir, **options))
+        if skipped:
+            total = sum(len(folder_source(source, split)) for split in splits)
+            print(skipped_message(tuple(str(error) for error in skipped), total))
+
+    try:
+        tyro.cli(command, prog='python -m bnn_jax.data.prepare_folder', description=__doc__)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+if __name__ == '__main__':
+    main()
