@@ -35,12 +35,12 @@ def test_round_trip(architecture, scheme, tmp_path):
     packed = bnn.convert(model)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert loaded.report == packed.report
-    leaves, original = jax.tree.leaves(loaded), jax.tree.leaves(packed)
-    assert len(leaves) == len(original)
-    for a, b in zip(leaves, original, strict=True):
+    assert jax.tree.structure(loaded) == jax.tree.structure(packed)  # so one compiled function serves both
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(packed), strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
-    x = images(architecture)
-    np.testing.assert_array_equal(evaluated(loaded, x), evaluated(packed, x))
+    if architecture == 'lenet5':
+        x = images(architecture)
+        np.testing.assert_array_equal(evaluated(loaded, x), evaluated(packed, x))
 
 
 @pytest.mark.parametrize('scheme', ['BC', 'BWN', 'BNN', 'XNOR_K'])
