@@ -27,9 +27,9 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.data import ArraySource, Standardize, crop, digits
+from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, evaluation_batches, random_crop
 from bnn_jax.projections import centre
-from bnn_jax.training import Config, Interrupted, NonFiniteLoss, fit, init
+from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, fit, init, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.fit import _decisive, _Signals
 from bnn_jax.training.metrics import MetricsLog, read
@@ -314,6 +314,27 @@ def test_two_lambdas_and_two_closures_are_told_apart():
             lambda learning_rate, steps: 2)  # fmt: skip
     first, second = (dataclasses.replace(CONFIG, schedule=each).described()['schedule'] for each in here)
     assert first != second
+
+
+def test_what_changes_no_parameter_may_change(finished, copy):
+    changed = config(copy, workers=3, anchors=((1, 0.5),), data_dir='elsewhere', checkpoint_every=9)
+    assert same(fit(changed), finished[1])
+
+
+def test_worker_processes_and_augmentations_of_the_test_images(tmp_path, capfd):
+    """The parameters are those without processes; only the evaluation sees what is done to the test images."""
+    model = functools.partial(CONFIG.model, input_shape=(6, 6, 1))
+    changes = {'model': model, 'augmentations': (random_crop(6),), 'evaluation_augmentations': (centre_crop(6),)}
+    ours = fit(config(tmp_path / 'a', epochs=1, workers=1, anchors=((1, 0.25),), **changes))
+    assert same(ours, fit(config(tmp_path / 'b', epochs=1, **changes)))
+    (record,) = [r for r in records(tmp_path / 'a') if 'epoch' in r]
+    assert record == records(tmp_path / 'b')[-1]
+    test = digits('test')
+    central = ArraySource(np.ascontiguousarray(test.images[:, 1:7, 1:7]), test.labels)
+    batches = evaluation_batches(central, batch_size=64, standardize=CONFIG.standardize)
+    assert evaluate(model_of(ours), batches)['accuracy'] == record['test_accuracy']
+    points = 100 * (record['test_accuracy'] - 0.25)
+    assert capfd.readouterr().err.count(f'published 25.00% ({points:+.2f} points here)') == 1
 
 
 def test_a_difference_is_named_by_its_place(copy):
