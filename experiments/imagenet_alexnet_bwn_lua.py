@@ -9,6 +9,7 @@ SGD 0.9 from 1e-2, batch 128, L2 5e-4 until epoch 29. The code's 55 "epochs" are
 the images; its author advises 10,000, all of them, which is chosen here.
 Differs, beside the preset: every image once an epoch, where the code draws classes, then images, with replacement; mean
 and deviation are ImageNet's, the code's those of 10,000 images.
+sign(0) = 0 while training; converted with sign(0) = +1 (`presets.deployable`).
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from functools import partial
 import optax
 
 from bnn_jax.models import alexnet
-from bnn_jax.presets import BWN_LUA
+from bnn_jax.presets import BWN_LUA, deployable
 from bnn_jax.training.experiment import main
 from experiments.imagenet import LUA_FALLS, lua_decay, row, sgd
 
@@ -28,6 +29,7 @@ def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 CONFIG = row(
     model=partial(alexnet, 1000, scheme=BWN_LUA),
+    deployed=partial(alexnet, 1000, scheme=deployable(BWN_LUA)),
     optimizer=optimizer,
     schedule=LUA_FALLS,
     epochs=55,

@@ -9,6 +9,7 @@ Adam from 1e-3, batch 800 (there on four GPUs), all gradients times 10^9, L2 5e-
 "epochs" are of 1,500 batches, 51.5 times all images: here 52 epochs, with its falls at the same shares of the run.
 Differs, beside the preset: every image once an epoch, where the code draws classes, then images, with replacement; mean
 and deviation are ImageNet's, the code's those of 10,000 images.
+sign(0) = 0 while training; converted with sign(0) = +1 (`presets.deployable`).
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from functools import partial
 import optax
 
 from bnn_jax.models import alexnet
-from bnn_jax.presets import XNOR_LUA
+from bnn_jax.presets import XNOR_LUA, deployable
 from bnn_jax.training.experiment import main
 from experiments.imagenet import LUA_FALLS, lua_decay, row
 
@@ -28,6 +29,7 @@ def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 CONFIG = row(
     model=partial(alexnet, 1000, scheme=XNOR_LUA),
+    deployed=partial(alexnet, 1000, scheme=deployable(XNOR_LUA)),
     optimizer=optimizer,
     schedule=LUA_FALLS,
     epochs=52,

@@ -507,6 +507,9 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('learning_rate', float('nan'), 'learning_rate: got nan'),
         ('learning_rate', float('inf'), 'learning_rate: got inf'),
         ('seed', -1, 'seed: got -1, expected 0 or more'),
+        ('workers', -1, 'workers: got -1, expected 0 or more'),
+        ('anchors', ((1, 20.09),), r'anchors: got \(1, 20.09\), expected \(epoch from 1, accuracy from 0 to 1\)'),
+        ('anchors', ((0, 0.5),), r'anchors: got \(0, 0.5\)'),
     ],
 )
 def test_a_config_is_checked(name, value, message):

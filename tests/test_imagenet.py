@@ -1,5 +1,6 @@
 """The ImageNet rows: each is what its source says, its training step traces, and its docstring tells what it costs."""
 
+import dataclasses
 import re
 import runpy
 import sys
@@ -14,7 +15,16 @@ from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import presets
-from bnn_jax.data import SubtractMean
+from bnn_jax.data import (
+    Standardize,
+    SubtractMean,
+    centre_crop,
+    flip,
+    random_crop,
+    resize_short,
+    resize_short_between,
+    resize_to,
+)
 from bnn_jax.training import Config, experiment, init
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.step import update
@@ -134,9 +144,41 @@ def test_its_training_step_traces_on_its_images(row):
     assert state.num_classes == 1000 and metrics['loss'].shape == ()
 
 
-def test_pixels_of_the_pytorch_row_are_0_to_255_less_the_mean(monkeypatch):
-    assert isinstance(
-        SubtractMean(), type(runpy.run_module('experiments.imagenet_alexnet_xnor_pytorch')['CONFIG'].standardize)
+IMAGES = {
+    'alexnet': (resize_short(256), random_crop(224), flip),
+    'resnet18': (resize_short_between(256, 480), random_crop(224), flip),
+    'extraction': (resize_short_between(256, 320), random_crop(224), flip),
+    'pytorch': (resize_to(256, 256), random_crop(227), flip),
+}
+DECAY = {'alexnet_float': 5e-4, 'resnet18_float': 1e-4, 'extraction_float': 5e-4, 'alexnet_bwn_lua': 5e-4}
+
+
+@each_row
+def test_its_images_and_weight_decay(row):
+    name, _, config = row
+    ours = 'pytorch' if name.endswith('pytorch') else name.split('_')[1]
+    assert config.augmentations == IMAGES[ours]
+    middle = (resize_to(256, 256), centre_crop(227)) if ours == 'pytorch' else (resize_short(256), centre_crop(224))
+    assert config.evaluation_augmentations == middle
+    standard = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert config.standardize == (SubtractMean() if ours == 'pytorch' else standard)
+    (change,) = updates(config.optimizer(lambda step: 0.01), [0.0], weight=0.0625)
+    if 'xnor_' in name:  # Adam: a first step of the rate's length, whatever the decay
+        assert change == pytest.approx(0.0625 - 0.01, abs=2e-4)
+    else:
+        decay = DECAY.get(name.removeprefix('imagenet_'), 0.0)
+        assert change == pytest.approx(0.0625 * (1 - 0.01 * decay), abs=2e-8)
+
+
+@pytest.mark.parametrize('row', [name for name in ROWS if 'float' not in name], indirect=True)
+def test_what_it_trains_converts(row):
+    config = row[2]
+    width = 1 / 64
+    model = config.model(rngs=nnx.Rngs(0), width=width)
+    model.eval()
+    packed = bnn.convert(experiment.deployed(dataclasses.replace(config, width=width), model))
+    assert (
+        packed.report.bytes < bnn.summarize(model, (1, *config.model.keywords.get('input_shape', (224, 224, 3)))).bytes
     )
 
 
@@ -198,10 +240,8 @@ def photos(folder: Path, splits=('train', 'validation')) -> Path:
 
 
 def test_images_from_folders(tmp_path, capsys):
-    train, test = (
-        imagenet.source(split, str(photos(tmp_path)) if split == 'train' else str(tmp_path))
-        for split in ('train', 'test')
-    )
+    folder = str(photos(tmp_path))
+    train, test = imagenet.source('train', folder), imagenet.source('test', folder)
     assert [train[i]['label'] for i in range(2)] == [0, 1] and test[0]['image'].shape == (10, 20, 3)
     assert f'test: 2 images from {tmp_path / "validation"}' in capsys.readouterr().err
 

@@ -17,10 +17,12 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
 from bnn_jax.files import write
+from bnn_jax.layers import Network
 from bnn_jax.summary import summarize
 from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import plot, read
@@ -105,7 +107,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'packed_milliseconds_per_batch': None,
     }
     if summary.binary_params:
-        packed = load(save(convert(model), workdir / 'packed.safetensors'))
+        packed = load(save(convert(deployed(config, model)), workdir / 'packed.safetensors'))
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {
@@ -116,6 +118,16 @@ def run(name: str, config: Config) -> dict[str, Any]:
     results |= {'config': config.described(), 'versions': _versions(), 'commit': _commit(), 'device': _device()}
     write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
     return results
+
+
+def deployed(config: Config, model: Network) -> Network:
+    """What is converted: the trained model, or `config.deployed` with its parameters and statistics."""
+    if config.deployed is None:
+        return model
+    network = config.deployed(rngs=nnx.Rngs(config.seed), width=config.width)
+    nnx.update(network, nnx.state(model))
+    network.eval()
+    return network
 
 
 def compare(model, packed, batches: Callable) -> dict[str, float]:

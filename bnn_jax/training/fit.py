@@ -41,7 +41,8 @@ class Config:
     model: (rngs=, width=) -> network. data: (split, data_dir) -> source, splits 'train' and 'test'. standardize,
     augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
     optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
-    from the scheme. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what the run gets.
+    from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
+    model. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what the run gets.
     """
 
     model: Callable[..., Network]
@@ -51,6 +52,7 @@ class Config:
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
     augmentations: tuple = ()
     evaluation_augmentations: tuple = ()
+    deployed: Callable[..., Network] | None = None
     anchors: tuple[tuple[int, float], ...] = ()
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
@@ -191,9 +193,8 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """What must not change between two starts of one run: all but where things are, who reads them, what is shown and how
-    often all is saved."""
-    free = ('workdir', 'data_dir', 'checkpoint_every', 'workers', 'anchors')
+    """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
+    free = ('workdir', 'data_dir', 'checkpoint_every', 'workers', 'anchors', 'deployed')
     return {k: v for k, v in config.described().items() if k not in free}
 
 
