@@ -230,6 +230,21 @@ def test_a_float_network_has_no_packed_results(tmp_path):
     assert {**results, timed: 0} == {**again, timed: 0}
 
 
+def test_a_network_that_cannot_be_converted_is_deployed_as_another(tmp_path):
+    """sign(0) = 0 is refused, after the training; the same network with sign(0) = +1 takes its parameters."""
+    model = functools.partial(bnn.models.mlp, 10, input_shape=(8, 8, 1), hidden=(8, 8))
+    trained, converted = bnn.presets.XNOR_LUA, bnn.presets.deployable(bnn.presets.XNOR_LUA)
+    changes = {'model': functools.partial(model, scheme=trained), 'epochs': 1, 'width': 1.0, 'workdir': str(tmp_path)}
+    config = dataclasses.replace(BASE, **changes)
+    with pytest.raises(ValueError, match=r'sign\(0\) = 0'):
+        experiment.run('refused', config)
+    results = experiment.run(
+        'deployed', dataclasses.replace(config, deployed=functools.partial(model, scheme=converted))
+    )
+    assert results['prediction_agreement'] == 1
+    assert results['packed_test_accuracy'] == results['test_accuracy'] > 0.1
+
+
 # The demo.
 
 

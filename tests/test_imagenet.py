@@ -108,6 +108,8 @@ def test_the_docstring_tells_source_command_cost_and_figures(row):
     for part in ('Source: ', f'python -m experiments.{name} --data_dir=FOLDER', 'Published: top-1', 'not run'):
         assert part in text
     assert f'{config.epochs} epochs, {imagenet.hours(config.epochs, macs):.1f} hours' in text
+    line = f'| {name} | {config.epochs} | {imagenet.hours(config.epochs, macs):.1f} |'
+    assert line in (ROOT / 'experiments' / 'README.md').read_text()
     (rate,) = re.findall(r'with ([\d,]+) images decoded a second', text)
     assert int(rate.replace(',', '')) == int(0.2 * 156e12 / (6 * macs))
 
