@@ -27,9 +27,9 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.data import ArraySource, Standardize, crop, digits
+from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, evaluation_batches, random_crop
 from bnn_jax.projections import centre
-from bnn_jax.training import Config, Interrupted, NonFiniteLoss, fit, init
+from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, fit, init, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.fit import _decisive, _Signals
 from bnn_jax.training.metrics import MetricsLog, read
@@ -316,6 +316,27 @@ def test_two_lambdas_and_two_closures_are_told_apart():
     assert first != second
 
 
+def test_what_changes_no_parameter_may_change(finished, copy):
+    changed = config(copy, workers=3, anchors=((1, 0.5),), data_dir='elsewhere', checkpoint_every=9)
+    assert same(fit(changed), finished[1])
+
+
+def test_worker_processes_and_augmentations_of_the_test_images(tmp_path, capfd):
+    """The parameters are those without processes; only the evaluation sees what is done to the test images."""
+    model = functools.partial(CONFIG.model, input_shape=(6, 6, 1))
+    changes = {'model': model, 'augmentations': (random_crop(6),), 'evaluation_augmentations': (centre_crop(6),)}
+    ours = fit(config(tmp_path / 'a', epochs=1, workers=1, anchors=((1, 0.25),), **changes))
+    assert same(ours, fit(config(tmp_path / 'b', epochs=1, **changes)))
+    (record,) = [r for r in records(tmp_path / 'a') if 'epoch' in r]
+    assert record == records(tmp_path / 'b')[-1]
+    test = digits('test')
+    central = ArraySource(np.ascontiguousarray(test.images[:, 1:7, 1:7]), test.labels)
+    batches = evaluation_batches(central, batch_size=64, standardize=CONFIG.standardize)
+    assert evaluate(model_of(ours), batches)['accuracy'] == record['test_accuracy']
+    points = 100 * (record['test_accuracy'] - 0.25)
+    assert capfd.readouterr().err.count(f'published 25.00% ({points:+.2f} points here)') == 1
+
+
 def test_a_difference_is_named_by_its_place(copy):
     model = functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, eps=0.25))
     with pytest.raises(ValueError, match=r'was made with model.scheme.eps = 0.0001, this run has 0.25; use another'):
@@ -486,6 +507,9 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('learning_rate', float('nan'), 'learning_rate: got nan'),
         ('learning_rate', float('inf'), 'learning_rate: got inf'),
         ('seed', -1, 'seed: got -1, expected 0 or more'),
+        ('workers', -1, 'workers: got -1, expected 0 or more'),
+        ('anchors', ((1, 20.09),), r'anchors: got \(1, 20.09\), expected \(epoch from 1, accuracy from 0 to 1\)'),
+        ('anchors', ((0, 0.5),), r'anchors: got \(0, 0.5\)'),
     ],
 )
 def test_a_config_is_checked(name, value, message):

@@ -6,7 +6,7 @@ Whatever decodes and augments them, one thread or many worker processes, on one 
 import dataclasses
 import functools
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, cast
 
 import grain
@@ -95,7 +95,7 @@ def evaluation_batches(
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
     workers: int = 0,
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """Every image once, in order; the last batch may be smaller. augmentations: deterministic ones.
 
     shard (index, count): the part of host `index` of `count`, at most batch_size / count images a batch; the parts of all

@@ -1,6 +1,8 @@
 """An experiment from the command line to its results: fit, convert, compare, write down."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -15,12 +17,14 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
 from bnn_jax.files import write
+from bnn_jax.layers import Network
 from bnn_jax.summary import summarize
-from bnn_jax.training.fit import Config, NonFiniteLoss, fit
+from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import plot, read
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
@@ -74,8 +78,6 @@ def run(name: str, config: Config) -> dict[str, Any]:
 
     A network without binary weights is not converted: its packed results are None.
     """
-    from bnn_jax.data import evaluation_batches
-
     model = model_of(fit(config))
     workdir = Path(config.workdir).expanduser()
     records = read(workdir / 'metrics.jsonl')
@@ -85,15 +87,14 @@ def run(name: str, config: Config) -> dict[str, Any]:
         )
     plot(workdir / 'curves.png', name, records)
 
-    def test_batches():
-        source = config.data('test', config.data_dir)
-        return evaluation_batches(source, batch_size=config.batch_size, standardize=config.standardize)
-
-    first_images = next(iter(test_batches()))['image']
+    test_source = config.data('test', config.data_dir)
+    batches = functools.partial(test_batches, config, test_source)
+    with contextlib.closing(batches()) as first:
+        first_images = next(first)['image']
     summary = summarize(model, first_images.shape)
     results: dict[str, Any] = {
         'experiment': name,
-        'test_accuracy': evaluate(model, test_batches())['accuracy'],
+        'test_accuracy': evaluate(model, batches())['accuracy'],
         'packed_test_accuracy': None,
         'prediction_agreement': None,
         'max_abs_logit_difference': None,
@@ -106,11 +107,11 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'packed_milliseconds_per_batch': None,
     }
     if summary.binary_params:
-        packed = load(save(convert(model), workdir / 'packed.safetensors'))
+        packed = load(save(convert(deployed(config, model)), workdir / 'packed.safetensors'))
         write(workdir / 'report.txt', f'{packed.report}\n')
-        results |= compare(model, packed, test_batches)
+        results |= compare(model, packed, batches)
         results |= {
-            'packed_test_accuracy': evaluate(packed, test_batches())['accuracy'],
+            'packed_test_accuracy': evaluate(packed, batches())['accuracy'],
             'packed_bytes': packed.report.bytes,
             'packed_milliseconds_per_batch': _milliseconds(logits_of(packed), first_images),
         }
@@ -119,10 +120,20 @@ def run(name: str, config: Config) -> dict[str, Any]:
     return results
 
 
-def compare(model, packed, test_batches: Callable) -> dict[str, float]:
+def deployed(config: Config, model: Network) -> Network:
+    """What is converted: the trained model, or `config.deployed` with its parameters and statistics."""
+    if config.deployed is None:
+        return model
+    network = config.deployed(rngs=nnx.Rngs(config.seed), width=config.width)
+    nnx.update(network, nnx.state(model))
+    network.eval()
+    return network
+
+
+def compare(model, packed, batches: Callable) -> dict[str, float]:
     """Share of images whose predicted class is the same in both arithmetics, and the largest difference of a logit."""
     in_training, from_bits, agree, count, difference = logits_of(model), logits_of(packed), 0, 0, 0.0
-    for batch in test_batches():
+    for batch in batches():
         ours, theirs = (np.asarray(logits(batch['image'])) for logits in (in_training, from_bits))
         agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
         difference = max(difference, float(np.abs(ours - theirs).max()))

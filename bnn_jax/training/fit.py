@@ -1,13 +1,14 @@
 """fit: a config to a trained state, resumable at any step; read from top to bottom."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,10 @@ class Config:
     """Everything that decides a run. Scalars can be set on the command line; the rest is the experiment's.
 
     model: (rngs=, width=) -> network. data: (split, data_dir) -> source, splits 'train' and 'test'. standardize,
-    augmentations: see `bnn_jax.data`. schedule: (learning_rate, total steps) -> optax schedule. optimizer: that schedule
-    -> optax chain, without the projection of latent weights, which `init` takes from the scheme.
+    augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
+    optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
+    from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
+    model. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what the run gets.
     """
 
     model: Callable[..., Network]
@@ -48,12 +51,16 @@ class Config:
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
     augmentations: tuple = ()
+    evaluation_augmentations: tuple = ()
+    deployed: Callable[..., Network] | None = None
+    anchors: tuple[tuple[int, float], ...] = ()
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
     seed: int = option(0, 'of initialisation, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
+    workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
@@ -63,8 +70,12 @@ class Config:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        if self.seed < 0:
-            raise ValueError(f'seed: got {self.seed}, expected 0 or more')
+        for name in ('seed', 'workers'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
+        for epoch, accuracy in self.anchors:
+            if epoch < 1 or not 0 <= accuracy <= 1:
+                raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
 
     def described(self) -> dict[str, Any]:
         """All fields as JSON, the same in every process: functions by name, partials and dataclasses by their parts."""
@@ -87,7 +98,7 @@ def fit(config: Config) -> TrainState:
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
     directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
     """
-    from bnn_jax.data import check_labels, evaluation_batches, training_batches
+    from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
     workdir = prepare_workdir(config)
@@ -113,10 +124,11 @@ def fit(config: Config) -> TrainState:
     with (
         checkpoints,
         MetricsLog(workdir / 'metrics.jsonl', first_step) as log,
-        Progress(first_step, last_step, epoch_steps, log.seconds) as progress,
+        Progress(first_step, last_step, epoch_steps, log.seconds, config.anchors) as progress,
         _Signals() as signals,
+        contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
-        for number, batch in enumerate(steps_from(batches, first_step, last_step), start=first_step + 1):
+        for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
             state, metrics = step(state, batch)
             pending.append((number, metrics))
@@ -127,10 +139,7 @@ def fit(config: Config) -> TrainState:
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
             if ends_epoch:
-                test_batches = evaluation_batches(
-                    test_source, batch_size=config.batch_size, standardize=config.standardize
-                )
-                test = evaluate(model_of(state), test_batches)
+                test = evaluate(model_of(state), test_batches(config, test_source))
                 record = log.epoch(number, epoch_steps, test, progress.seconds())
                 progress.epoch(record)
             if saves:
@@ -144,6 +153,19 @@ def fit(config: Config) -> TrainState:
         if signals.received:
             raise Interrupted(128 + signals.received)
     return state
+
+
+def test_batches(config: Config, source: 'Source') -> Generator[dict, None, None]:
+    """The test images of a run, as it sees them."""
+    from bnn_jax.data import evaluation_batches
+
+    return evaluation_batches(
+        source,
+        batch_size=config.batch_size,
+        standardize=config.standardize,
+        augmentations=config.evaluation_augmentations,
+        workers=config.workers,
+    )
 
 
 def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
@@ -171,8 +193,9 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
 
 
 def _decisive(config: Config) -> dict[str, Any]:
-    """What must not change between two starts of one run: all but where things are and how often they are saved."""
-    return {k: v for k, v in config.described().items() if k not in ('workdir', 'data_dir', 'checkpoint_every')}
+    """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
+    free = ('workdir', 'data_dir', 'checkpoint_every', 'workers', 'anchors', 'deployed')
+    return {k: v for k, v in config.described().items() if k not in free}
 
 
 def _described(value) -> Any:

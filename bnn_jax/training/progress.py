@@ -1,6 +1,7 @@
 """Progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -11,10 +12,21 @@ LINE_EVERY = 10.0
 
 
 class Progress:
-    """Shows step, steps a second, loss, accuracy and time left; keeps the run's clock, which `before` seconds precede."""
+    """Shows step, steps a second, loss, accuracy and time left; keeps the run's clock, which `before` seconds precede.
 
-    def __init__(self, first_step: int, last_step: int, epoch_steps: int, before: float):
+    anchors: (epoch, published test accuracy), shown beside the epoch's own.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        last_step: int,
+        epoch_steps: int,
+        before: float,
+        anchors: Iterable[tuple[int, float]] = (),
+    ):
         self.first_step, self.last_step, self.epoch_steps = first_step, last_step, epoch_steps
+        self._published = dict(anchors)
         self._started, self._before, self._line_at = time.monotonic(), before, 0.0
         self._counted_from: tuple[int, float] | None = None
         self._console = Console(stderr=True)
@@ -61,11 +73,16 @@ class Progress:
             self.say(f'step {record["step"]}/{self.last_step}  {text}{left}')
 
     def epoch(self, record: dict) -> None:
-        """Show an epoch's record."""
+        """Show an epoch's record, and the published accuracy where there is an anchor."""
+        published = self._published.get(record['epoch'])
+        beside = ''
+        if published is not None:
+            points = 100 * (record['test_accuracy'] - published)
+            beside = f'  published {published:.2%} ({points:+.2f} points here)'
         self.say(
             f'epoch {record["epoch"]}/{self.last_step // self.epoch_steps}  '
             f'train loss {record["train_loss"]:.4f} accuracy {record["train_accuracy"]:.2%}  '
-            f'test loss {record["test_loss"]:.4f} accuracy {record["test_accuracy"]:.2%}'
+            f'test loss {record["test_loss"]:.4f} accuracy {record["test_accuracy"]:.2%}{beside}'
         )
 
     def say(self, text: str) -> None:
