@@ -210,10 +210,11 @@ class _Normed:
 def _products(layers: Sequential, path: str) -> tuple[list[_Normed], list[_Normed]]:
     """The products of the path through all bodies, and those of shortcuts."""
     main, shortcuts = [], []
-    for i, (layer, following) in enumerate(zip(layers.layers, [*layers.layers[1:], None], strict=True)):
+    for i, layer in enumerate(layers.layers):
         chains: list = []
         match layer:
             case Product():
+                following = next(iter(layers.layers[i + 1 : i + 2]), None)
                 main.append(_Normed(f'{path}{i}', layer, following if isinstance(following, Norm) else None))
             case Residual():
                 chains = [(layer.body, 'body')]
