@@ -27,8 +27,11 @@ def saved(packed, tmp_path):
     return bnn.save(packed, tmp_path / 'network.safetensors')
 
 
-@pytest.mark.parametrize('scheme', [name for name in SCHEMES if name != 'FLOAT'])
-@pytest.mark.parametrize('architecture', ['lenet5', 'resnet18', 'nin', 'extraction'])
+ROUND_TRIPS = [('lenet5', name) for name in SCHEMES if name != 'FLOAT']
+ROUND_TRIPS += [(name, scheme) for name in ('resnet18', 'nin', 'extraction') for scheme in ('BWN', 'XNOR_K')]
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), ROUND_TRIPS)
 def test_round_trip(architecture, scheme, tmp_path):
     model = build(architecture, SCHEMES[scheme])
     randomise_norms(model)
@@ -43,7 +46,7 @@ def test_round_trip(architecture, scheme, tmp_path):
         np.testing.assert_array_equal(evaluated(loaded, x), evaluated(packed, x))
 
 
-@pytest.mark.parametrize('scheme', ['BC', 'BWN', 'BNN', 'XNOR_K'])
+@pytest.mark.parametrize('scheme', ['BWN', 'BNN'])
 @pytest.mark.parametrize('architecture', SMALL)
 def test_bytes_are_those_promised(architecture, scheme, tmp_path):
     model = build(architecture, SCHEMES[scheme])

@@ -188,4 +188,5 @@ def no_relu_before_a_sign(layers, rectified: bool) -> bool:
 @pytest.mark.parametrize('scheme', ['BNN', 'XNOR', 'XNOR_K', 'BIREAL'])
 def test_no_relu_right_before_a_sign(architecture, scheme):
     """It would make every bit +1, silently."""
-    no_relu_before_a_sign(build(architecture, getattr(bnn, scheme)).body.layers, False)
+    model = nnx.eval_shape(lambda: build(architecture, getattr(bnn, scheme)))
+    no_relu_before_a_sign(model.body.layers, False)
