@@ -44,7 +44,7 @@ def convert(model: Network) -> PackedNetwork:
     Signs of the latent weights become bits, alpha and folded normalisation are computed once, real layers stay float32.
     On CPU the logits of float32 images are bit-identical to `model.eval()`'s for schemes with binary activations, alpha
     and pads included, if the scheme's scale is summed in a fixed order as all scales of `quantizers` are.
-    `packed.report` names for each layer what it became.
+    `packed.report` names for each layer what it became; heads that only training sees are left out.
     Raises TypeError for a model that is not one of this library's networks or holds a layer it does not know;
     ValueError for parameters that are not finite float32 numbers, quantizers that are not signs times a scale (with the layer's
     path), and a network without any binary weights.
@@ -93,6 +93,11 @@ def _convert_product(layer: Product, path: str):
     bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
+    if layer.scheme.sign(jnp.zeros((), jnp.float32)) != 1:
+        raise ValueError(
+            f'convert: layer {path}: its scheme has sign(0) = 0, expected +1, for no bit holds a 0; build the model anew '
+            'with presets.deployable(scheme) and give it these parameters'
+        )
     words, scale, faithful = _pack(layer.scheme, layer.product, kernel)
     if not faithful:
         raise ValueError(

@@ -219,6 +219,9 @@ class LeakyRelu:
 
     slope: float
 
+    def __post_init__(self):
+        object.__setattr__(self, 'slope', float(self.slope))
+
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.where(x > 0, x, rounded(x * jnp.asarray(self.slope, x.dtype)))
 
@@ -320,7 +323,7 @@ class Network(nnx.Module):
         return nan_unless_finite(self.body(images), images)
 
     def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
-        """The logits, and of every `Auxiliary` of the network the weight of its loss and its own logits; raises as a call.
+        """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
 
         The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits.
         """

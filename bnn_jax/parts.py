@@ -174,6 +174,8 @@ class Stack:
         stacks = [self._fork() for _ in builds]
         for build, stack in zip(builds, stacks, strict=True):
             build(stack)
+            if any(isinstance(layer, Auxiliary) for layer in stack.layers):
+                raise ValueError('branches: got an auxiliary head inside a branch, expected it on the main path')
         sizes = {stack.shape[:-1] for stack in stacks}
         if len(sizes) != 1:
             raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')

@@ -158,7 +158,13 @@ def _output(layer, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     if not isinstance(layer, nnx.Module):
         return jax.eval_shape(layer, x)
     graphdef, state = nnx.split(layer)
-    return jax.eval_shape(lambda state, x: nnx.merge(graphdef, state, copy=True)(x), state, x)
+
+    def output(state, x):
+        evaluating = nnx.merge(graphdef, state, copy=True)
+        evaluating.eval()  # a shape asks nothing of a batch's statistics
+        return evaluating(x)
+
+    return jax.eval_shape(output, state, x)
 
 
 def _row(layer, path: str, shape: tuple[int, ...]) -> Layer:

@@ -1,9 +1,9 @@
 """What the ImageNet rows share: data, recipes of XNOR-Net's paper, what a row costs.
 
 --data_dir=FOLDER holds either FOLDER/imagenet2012, which TFDS prepared as ArrayRecord, or the folder trees
-FOLDER/train/<synset>/*.JPEG and FOLDER/validation/<synset>/*.JPEG; the run prints which of them it reads. On a machine
-with few cores, `python -m bnn_jax.data.prepare_folder imagenet2012 --splits train validation` makes the first of the
-second, in smaller images (docs/augmentations.md).
+FOLDER/train/<synset>/*.JPEG and FOLDER/val/... (or validation); the run prints which of them it reads. For a machine with
+few cores, scale the trees once (docs/augmentations.md); FOLDER/imagenet is then read instead:
+`python -m bnn_jax.data.prepare_folder imagenet --source=FOLDER --data_dir=FOLDER`.
 
 The paper (arXiv:1603.05279v4, p. 11-13) leaves open, and here is chosen, for all rows:
 - Fall of the learning rate, AlexNet: "0.01 every 4 epochs" is read as tenfold after epochs 4, 8 and 12; a hundredfold
@@ -63,17 +63,22 @@ def hours(epochs: float, macs: int) -> float:
 def source(split: str, data_dir: str) -> Source:
     """ImageNet's images, 'train' or 'test' (the 50,000 of validation), from what is in data_dir; prints which.
 
-    Raises FileNotFoundError where data_dir holds neither TFDS's imagenet2012 nor the folder train.
+    Raises FileNotFoundError where data_dir holds neither a prepared set nor the folder train.
     """
-    folder, part = Path(data_dir).expanduser(), {'train': 'train', 'test': 'validation'}[split]
-    if (folder / 'imagenet2012').is_dir():
-        images, place = tfds_source('imagenet2012', part, folder), folder / 'imagenet2012'
+    folder = Path(data_dir).expanduser()
+    names = {'train': ('train',), 'test': ('validation', 'val')}[split]
+    prepared = next((name for name in ('imagenet2012', 'imagenet') if (folder / name).is_dir()), None)
+    if prepared:
+        place = folder / prepared
+        part = next((name for name in names if any(place.glob(f'*/*-{name}.array_record*'))), names[0])
+        images = tfds_source(prepared, part, folder)
     elif (folder / 'train').is_dir():
+        part = next((name for name in names if (folder / name).is_dir()), names[0])
         images, place = folder_source(folder, part), folder / part
     else:
         raise FileNotFoundError(
-            f'{folder} has neither imagenet2012 (prepared by TFDS as ArrayRecord) nor train and validation (folders '
-            'of class folders); name the folder that has: --data_dir=FOLDER'
+            f'{folder} has neither imagenet2012 (prepared by TFDS as ArrayRecord) nor train and val (folders of class '
+            'folders); name the folder that has: --data_dir=FOLDER'
         )
     print(f'{split}: {len(images):,} images from {place}', file=sys.stderr)
     return images

@@ -126,12 +126,9 @@ def test_quantizers_that_are_not_signs_are_refused():
         model = build('lenet5', dataclasses.replace(bnn.XNOR, activation=activation))
         with pytest.raises(ValueError, match='layer .*activation quantizer is not a sign'):
             bnn.convert(model)
-    model = build('lenet5', dataclasses.replace(bnn.BNN, weight=parity_sign))
-    layer = first_binary(model)
-    bnn.convert(model)  # no weight is exactly 0 yet
-    layer.kernel[...] = layer.kernel[...].at[0, 0, 0, 0].set(0)
-    with pytest.raises(ValueError, match=r'not scale \* sign\(W\)'):
-        bnn.convert(model)
+    model = build('lenet5', dataclasses.replace(bnn.BNN, weight=parity_sign, sign=parity_sign))
+    with pytest.raises(ValueError, match=r'has sign\(0\) = 0, expected \+1.*presets.deployable'):
+        bnn.convert(model)  # whether or not a weight is 0 today
 
 
 def test_negative_zero_weights_are_plus_one():

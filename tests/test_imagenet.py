@@ -241,11 +241,12 @@ def photos(folder: Path, splits=('train', 'validation')) -> Path:
     return folder
 
 
-def test_images_from_folders(tmp_path, capsys):
-    folder = str(photos(tmp_path))
+@pytest.mark.parametrize('validation', ['validation', 'val'])
+def test_images_from_folders(tmp_path, capsys, validation):
+    folder = str(photos(tmp_path, ('train', validation)))
     train, test = imagenet.source('train', folder), imagenet.source('test', folder)
     assert [train[i]['label'] for i in range(2)] == [0, 1] and test[0]['image'].shape == (10, 20, 3)
-    assert f'test: 2 images from {tmp_path / "validation"}' in capsys.readouterr().err
+    assert f'test: 2 images from {tmp_path / validation}' in capsys.readouterr().err
 
 
 def test_images_from_tfds_come_first(tmp_path, capsys, monkeypatch):
@@ -257,14 +258,29 @@ def test_images_from_tfds_come_first(tmp_path, capsys, monkeypatch):
     assert f'test: 50,000 images from {tmp_path / "imagenet2012"}' in capsys.readouterr().err
 
 
+def test_scaled_images_are_read_where_they_are(tmp_path, monkeypatch):
+    (tmp_path / 'imagenet' / '1.0.0').mkdir(parents=True)
+    (tmp_path / 'imagenet' / '1.0.0' / 'imagenet-val.array_record-00000-of-00001').touch()
+    asked = []
+    monkeypatch.setattr(imagenet, 'tfds_source', lambda *arguments: asked.append(arguments) or [0])
+    imagenet.source('test', str(tmp_path))
+    assert asked == [('imagenet', 'val', tmp_path)]
+
+
 def test_no_images(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match='has neither imagenet2012.*nor train and validation.*--data_dir=FOLDER'
-    ):
+    with pytest.raises(FileNotFoundError, match='has neither imagenet2012.*nor train and val .*--data_dir=FOLDER'):
         imagenet.source('train', str(tmp_path))
 
 
 # The comparison.
+
+
+@each_row
+def test_anchors_are_for_runs_like_the_published_one(row):
+    config = row[2]
+    assert config.comparable_anchors() == config.anchors
+    assert dataclasses.replace(config, epochs=1).comparable_anchors() == ()
+    assert dataclasses.replace(config, width=0.5).comparable_anchors() == ()
 
 
 def test_progress_shows_a_published_figure_beside_ours(capsys):

@@ -134,6 +134,7 @@ def test_check_scale_works_inside_a_trace():
 WRONG_SCALES = {
     'alpha forgotten': replace(bnn.XNOR, scale=None),
     'alpha of plain signs': replace(bnn.BC, scale=quantizers.alpha),
+    'sign(0) = 0 in the weight only': replace(bnn.BNN, weight=jnp.sign),
     'a scale a filter for one a layer': replace(bnn.XNOR, weight=quantizers.layer_scaled_sign),
     'a scale a layer for one a filter': replace(bnn.XNOR, scale=quantizers.layer_alpha),
     'weights of more than one bit': replace(bnn.XNOR, weight=lambda w: quantizers.dorefa_weights(w, 2), scale=None),

@@ -142,13 +142,20 @@ def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None
     iterator = iter(dataset)
     try:
         yield from iterator
+    except RuntimeError as error:
+        if 'Worker process' not in str(error):
+            raise
+        raise OSError(
+            f'a process that reads images died ({error}); use fewer --workers, or give more memory or space in /dev/shm'
+        ) from error
     finally:
         iterator.close()
 
 
 def _ignore_interrupts(index: int, count: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides, and may still want batches before it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and SIGTERM to a group, reach every process; the main one decides, and may want batches before it ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _mark_flags_as_parsed() -> None:

@@ -31,12 +31,13 @@ class ArraySource:
 
 
 def check_labels(source: Source, num_classes: int) -> None:
-    """Raises ValueError for a source without images and, where its labels are in memory, for one that is no class."""
+    """Raises ValueError for a source without images, and for one whose `labels`, in memory, are no classes."""
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
-    if isinstance(source, ArraySource) and not (source.labels.min() >= 0 and source.labels.max() < num_classes):
+    labels = getattr(source, 'labels', None)
+    if labels is not None and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
-            f'labels: got values from {source.labels.min()} to {source.labels.max()}, expected 0 to {num_classes - 1}; '
+            f'labels: got values from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; '
             'is num_classes that of the data set?'
         )
 

@@ -42,7 +42,8 @@ class Config:
     augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
     optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
     from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
-    model. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what the run gets.
+    model. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1
+    gets.
     """
 
     model: Callable[..., Network]
@@ -76,6 +77,11 @@ class Config:
         for epoch, accuracy in self.anchors:
             if epoch < 1 or not 0 <= accuracy <= 1:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
+
+    def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
+        """The anchors, if this run is as long as the published one and of full width; its rates fall at other epochs else."""
+        same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
+        return self.anchors if same else ()
 
     def described(self) -> dict[str, Any]:
         """All fields as JSON, the same in every process: functions by name, partials and dataclasses by their parts."""
@@ -124,7 +130,7 @@ def fit(config: Config) -> TrainState:
     with (
         checkpoints,
         MetricsLog(workdir / 'metrics.jsonl', first_step) as log,
-        Progress(first_step, last_step, epoch_steps, log.seconds, config.anchors) as progress,
+        Progress(first_step, last_step, epoch_steps, log.seconds, config.comparable_anchors()) as progress,
         _Signals() as signals,
         contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
