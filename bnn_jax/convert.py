@@ -8,20 +8,16 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
-    Auxiliary,
     AvgPool,
-    Branches,
     Flatten,
     GlobalAveragePool,
     LeakyRelu,
     MaxPool,
-    Network,
     Norm,
     Product,
     Relu,
-    Residual,
-    Sequential,
 )
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.packed import (
     Chain,
     Concat,
@@ -83,7 +79,9 @@ def _convert(layer, path: str):
             return _convert_product(layer, path)
         case Relu() | LeakyRelu() | MaxPool() | AvgPool() | GlobalAveragePool() | Flatten():
             return Stateless(layer)
-    raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of the layers of bnn_jax.layers')
+    raise TypeError(
+        f'convert: layer {path} is a {type(layer).__name__}, expected one of bnn_jax.layers or bnn_jax.network'
+    )
 
 
 def _convert_product(layer: Product, path: str):

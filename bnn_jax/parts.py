@@ -11,21 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from flax import nnx
 
-from bnn_jax.layers import (
-    Auxiliary,
-    AvgPool,
-    Branches,
-    Flatten,
-    GlobalAveragePool,
-    LeakyRelu,
-    MaxPool,
-    Network,
-    Norm,
-    Product,
-    Relu,
-    Residual,
-    Sequential,
-)
+from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Padding, Window

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.layers import Auxiliary, Branches, Network, Norm, Product, Residual, Sequential
+from bnn_jax.layers import Norm, Product
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.products import Dense
 
 

@@ -14,7 +14,8 @@ from networks import SCHEMES, build, evaluated, images, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes
-from bnn_jax.layers import Auxiliary, Latent, Product, Residual
+from bnn_jax.layers import Latent, Product
+from bnn_jax.network import Auxiliary, Residual
 from bnn_jax.parts import Stack
 
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
