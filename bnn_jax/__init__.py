@@ -2,6 +2,7 @@
 
 from bnn_jax import (
     bits,
+    dropout,
     factors,
     kernels,
     layers,
@@ -37,6 +38,7 @@ __all__ = [
     'bits',
     'bop',
     'convert',
+    'dropout',
     'factors',
     'kernels',
     'layers',

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax import quantizers
+from bnn_jax.dropout import Drop, elements
 from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded
+from bnn_jax.initializers import ones
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.projections import in_place
 from bnn_jax.schemes import Scheme, check_scale
@@ -76,17 +78,11 @@ def _binary_product_bwd(product, sign, residuals, g):
 binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
 
 
-def dropped(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """x, every element 0 with probability rate, the others divided by 1 - rate. Gradient: the same mask and factor."""
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
-
-
 class Product(nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
     product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
-    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and inputs are dropped at
+    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and `drop` drops inputs at
     the rate `dropout` (after they are binarised).
     __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
     """
@@ -101,6 +97,7 @@ class Product(nnx.Module):
         use_bias: bool,
         rngs: nnx.Rngs,
         dropout: float = 0.0,
+        drop: Drop = elements,
     ):
         check_scale(scheme)
         if scheme.activation is not None and isinstance(product, Convolution):
@@ -113,7 +110,7 @@ class Product(nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
-        self.dropout = dropout
+        self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
         self.deterministic = False
@@ -130,7 +127,7 @@ class Product(nnx.Module):
         if scheme.activation is not None:
             x = scheme.activation(x)
         if self.dropout > 0 and not self.deterministic:
-            x = dropped(x, self.dropout, self._key())
+            x = self.drop(x, self.dropout, self._key())
         if scheme.weight is None:
             y = rounded(self.product(x, kernel))
         else:
@@ -164,7 +161,14 @@ class Norm(nnx.BatchNorm):
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
-        super().__init__(channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs)
+        super().__init__(
+            channels,
+            epsilon=scheme.eps,
+            momentum=scheme.momentum,
+            use_fast_variance=False,
+            scale_init=scheme.gamma_init if scheme.affine else ones,
+            rngs=rngs,
+        )
         assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
         self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
         if scheme.gamma_before is not None:
