@@ -179,7 +179,8 @@ class Stack:
     ) -> None:
         """A head for training only, on what the network has made so far: what `build` adds, then a dense head.
 
-        dropout: as in `network`."""
+        dropout: as in `network`.
+        """
         stack = self._fork()
         build(stack)
         self.layers.append(Auxiliary(stack.network(num_classes, dropout=dropout).body, weight))
