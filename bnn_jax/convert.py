@@ -8,20 +8,16 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.layers import (
-    Auxiliary,
     AvgPool,
-    Branches,
     Flatten,
     GlobalAveragePool,
     LeakyRelu,
     MaxPool,
-    Network,
     Norm,
     Product,
     Relu,
-    Residual,
-    Sequential,
 )
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.packed import (
     Chain,
     Concat,
@@ -83,7 +79,9 @@ def _convert(layer, path: str):
             return _convert_product(layer, path)
         case Relu() | LeakyRelu() | MaxPool() | AvgPool() | GlobalAveragePool() | Flatten():
             return Stateless(layer)
-    raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of the layers of bnn_jax.layers')
+    raise TypeError(
+        f'convert: layer {path} is a {type(layer).__name__}, expected one of bnn_jax.layers or bnn_jax.network'
+    )
 
 
 def _convert_product(layer: Product, path: str):
@@ -93,11 +91,7 @@ def _convert_product(layer: Product, path: str):
     bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
-    if layer.scheme.sign(jnp.zeros((), jnp.float32)) != 1:
-        raise ValueError(
-            f'convert: layer {path}: its scheme has sign(0) = 0, expected +1, for no bit holds a 0; build the model anew '
-            'with presets.deployable(scheme) and give it these parameters'
-        )
+    _check_sign(layer.scheme, path)
     words, scale, faithful = _pack(layer.scheme, layer.product, kernel)
     if not faithful:
         raise ValueError(
@@ -119,6 +113,20 @@ def _pack(scheme: Scheme, product: Convolution | Dense, kernel: jax.Array):
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
     quantized = kernel if scheme.weight is None else scheme.weight(kernel)
     return product.pack_kernel(signs), scale, jnp.all(quantized == expected)
+
+
+def _check_sign(scheme: Scheme, path: str) -> None:
+    small, zero = np.asarray(scheme.sign(jnp.asarray([0.5, 0], jnp.float32)))
+    if small != 1:
+        raise ValueError(
+            f'convert: layer {path}: its scheme evaluates real weights, expected signs, for no bit holds them; build the '
+            'model anew with a scheme that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
+        )
+    if zero != 1:
+        raise ValueError(
+            f'convert: layer {path}: its scheme has sign(0) = {zero:.0f}, expected +1, which is what a bit means; build the '
+            'model anew with presets.deployable(scheme) and give it these parameters'
+        )
 
 
 def _check_activation(scheme: Scheme, path: str) -> None:

@@ -8,6 +8,16 @@ import jax.numpy as jnp
 CHUNK = 2**17
 
 
+def ones(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """1 everywhere."""
+    return jnp.ones(shape, dtype)
+
+
+def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Uniform on [0, 1). Source: gamma of a batch normalisation in Torch, and in PyTorch before 1.2."""
+    return jax.random.uniform(key, shape, dtype)
+
+
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Normal with mean 0 and variance 2 / fan-in, fan-in being all axes but the last. Source: arXiv:1502.01852.
 

@@ -1,7 +1,7 @@
 """Layers in training arithmetic: latent weights, quantized in every forward pass."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax import quantizers
-from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded, wide
+from bnn_jax.dropout import Drop, elements
+from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded
+from bnn_jax.initializers import ones
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.projections import in_place
 from bnn_jax.schemes import Scheme, check_scale
@@ -76,17 +78,11 @@ def _binary_product_bwd(product, sign, residuals, g):
 binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
 
 
-def dropped(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """x, every element 0 with probability rate, the others divided by 1 - rate. Gradient: the same mask and factor."""
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
-
-
 class Product(nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
     product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
-    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and inputs are dropped at
+    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and `drop` drops inputs at
     the rate `dropout` (after they are binarised).
     __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
     """
@@ -101,6 +97,7 @@ class Product(nnx.Module):
         use_bias: bool,
         rngs: nnx.Rngs,
         dropout: float = 0.0,
+        drop: Drop = elements,
     ):
         check_scale(scheme)
         if scheme.activation is not None and isinstance(product, Convolution):
@@ -113,7 +110,7 @@ class Product(nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
-        self.dropout = dropout
+        self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
         self.deterministic = False
@@ -130,7 +127,7 @@ class Product(nnx.Module):
         if scheme.activation is not None:
             x = scheme.activation(x)
         if self.dropout > 0 and not self.deterministic:
-            x = dropped(x, self.dropout, self._key())
+            x = self.drop(x, self.dropout, self._key())
         if scheme.weight is None:
             y = rounded(self.product(x, kernel))
         else:
@@ -164,7 +161,14 @@ class Norm(nnx.BatchNorm):
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
-        super().__init__(channels, epsilon=scheme.eps, momentum=scheme.momentum, use_fast_variance=False, rngs=rngs)
+        super().__init__(
+            channels,
+            epsilon=scheme.eps,
+            momentum=scheme.momentum,
+            use_fast_variance=False,
+            scale_init=scheme.gamma_init if scheme.affine else ones,
+            rngs=rngs,
+        )
         assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
         self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
         if scheme.gamma_before is not None:
@@ -260,98 +264,3 @@ class Flatten:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0], -1)
-
-
-class Sequential(nnx.Module):
-    """Layers one after the other."""
-
-    def __init__(self, layers: Sequence):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class Residual(nnx.Module):
-    """body(x) + shortcut(x); an empty shortcut is the identity."""
-
-    def __init__(self, body: Sequential, shortcut: Sequential):
-        self.body, self.shortcut = body, shortcut
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return rounded(self.body(x)) + rounded(self.shortcut(x))
-
-
-class Branches(nnx.Module):
-    """What several chains of layers make of one input, side by side: their channels concatenated, (N, H, W, sum of C)."""
-
-    def __init__(self, branches: Sequence[Sequential]):
-        self.branches = nnx.List(branches)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
-
-
-class Auxiliary(nnx.Module):
-    """The identity, with a head beside it that only training sees: `Network.with_auxiliary` gives its logits.
-
-    weight: of the head's loss, added to that of the network's own logits. Neither `convert` nor `summarize` counts it.
-    """
-
-    def __init__(self, head: Sequential, weight: float):
-        self.head, self.weight = head, weight
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return x
-
-
-class Network(nnx.Module):
-    """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
-
-    An image that is not finite gives logits NaN.
-    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
-    """
-
-    def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
-        self.body = Sequential(layers)
-        self.channels, self.num_classes = channels, num_classes
-
-    def __call__(self, images) -> jax.Array:
-        images = check_images(images, self.channels)
-        return nan_unless_finite(self.body(images), images)
-
-    def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
-        """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
-
-        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits.
-        """
-        images = x = check_images(images, self.channels)
-        heads = []
-        for layer in self.body.layers:
-            if isinstance(layer, Auxiliary):
-                heads.append((layer.weight, nan_unless_finite(layer.head(x), images)))
-            x = layer(x)
-        return nan_unless_finite(x, images), tuple(heads)
-
-
-def nan_unless_finite(logits: jax.Array, images: jax.Array) -> jax.Array:
-    """logits, but NaN for every image that is not finite: neither bits nor XLA's max pooling on CPU hand a NaN on."""
-    finite = jnp.isfinite(images).all(axis=(1, 2, 3))[:, None]
-    return jnp.where(jnp.broadcast_to(finite, logits.shape), logits, jnp.nan)
-
-
-def check_images(images, channels: int) -> jax.Array:
-    """Images as an array of float32 or wider. Raises as `Network`."""
-    images = jnp.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f'images: got dtype {images.dtype}, expected floating numbers normalised as in training; '
-            'for bytes, for example, images.astype(float32) / 255'
-        )
-    if images.ndim != 4 or images.shape[-1] != channels:
-        raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
-    if 0 in images.shape:
-        raise ValueError(f'images: got an empty batch of shape {images.shape}, expected at least one image')
-    return images.astype(wide(images.dtype))

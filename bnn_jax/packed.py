@@ -13,18 +13,8 @@ import numpy as np
 
 from bnn_jax.bits import WORD_BITS, pack, words_for
 from bnn_jax.exact import normalize, rounded
-from bnn_jax.layers import (
-    AvgPool,
-    Flatten,
-    GlobalAveragePool,
-    LeakyRelu,
-    MaxPool,
-    Relu,
-    check_images,
-    epilogue,
-    nan_unless_finite,
-    scaled,
-)
+from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu, epilogue, scaled
+from bnn_jax.network import check_images, nan_unless_finite
 from bnn_jax.products import Convolution, Dense
 
 

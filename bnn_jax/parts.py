@@ -11,21 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from flax import nnx
 
-from bnn_jax.layers import (
-    Auxiliary,
-    AvgPool,
-    Branches,
-    Flatten,
-    GlobalAveragePool,
-    LeakyRelu,
-    MaxPool,
-    Network,
-    Norm,
-    Product,
-    Relu,
-    Residual,
-    Sequential,
-)
+from bnn_jax.dropout import Place, elements, everywhere
+from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Padding, Window
@@ -46,9 +34,12 @@ class Part:
     pooling: tuple = ()
     use_bias: bool = False
     activation: Relu | LeakyRelu = RELU
+    pooled: bool = False
 
     def product(self) -> list:
-        flatten: list = [Flatten()] if isinstance(self.product_kind, Dense) and len(self.shape) == 3 else []
+        dense = isinstance(self.product_kind, Dense)
+        flatten: list = [Flatten()] if dense and len(self.shape) == 3 else []
+        drop = self.scheme.drops(Place(self.shape, dense, self.pooled)) if self.scheme.dropout > 0 else None
         into = self.shape[-1]
         if flatten:
             into *= self.shape[0] * self.shape[1]
@@ -58,7 +49,8 @@ class Part:
             self.out,
             scheme=self.scheme,
             use_bias=self.use_bias or self.scheme.bias,
-            dropout=self.scheme.dropout if len(self.shape) == 1 else 0.0,
+            dropout=0.0 if drop is None else self.scheme.dropout,
+            drop=drop or elements,
             rngs=self.rngs,
         )
         return [*flatten, layer]
@@ -118,7 +110,7 @@ class Stack:
     """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
 
     activation: what the architecture has where its scheme's order says ReLU. chain_scheme: the next block's, at the start
-    the scheme's `first`.
+    the scheme's `first`. pooled: whether a pooling was the last of what there is.
     """
 
     def __init__(
@@ -139,7 +131,7 @@ class Stack:
             raise ValueError(f'input_shape: got {input_shape!r}, expected (height, width, channels), all positive')
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
-        self.layers, self.shape, self.channels = [], shape, shape[-1]
+        self.layers, self.shape, self.channels, self.pooled = [], shape, shape[-1], False
         self.chain_scheme = scheme.first(scheme)
         self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
@@ -164,7 +156,7 @@ class Stack:
     def pool(self, pool: Pool) -> None:
         """A pooling that belongs to no block."""
         self.layers.append(pool)
-        self.shape = *pool.window.output_size(*self.shape[:2]), self.shape[-1]
+        self.shape, self.pooled = (*pool.window.output_size(*self.shape[:2]), self.shape[-1]), True
 
     def branches(self, *builds: Callable[['Stack'], None]) -> None:
         """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a Stack.
@@ -180,25 +172,36 @@ class Stack:
         if len(sizes) != 1:
             raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
         self.layers.append(Branches([Sequential(stack.layers) for stack in stacks]))
-        self.shape = *sizes.pop(), sum(stack.shape[-1] for stack in stacks)
+        self.shape, self.pooled = (*sizes.pop(), sum(stack.shape[-1] for stack in stacks)), False
 
-    def auxiliary(self, weight: float, num_classes: int, build: Callable[['Stack'], None]) -> None:
-        """A head for training only, on what the network has made so far: what `build` adds, then a dense head."""
+    def auxiliary(
+        self, weight: float, num_classes: int, build: Callable[['Stack'], None], *, dropout: float | None = None
+    ) -> None:
+        """A head for training only, on what the network has made so far: what `build` adds, then a dense head.
+
+        dropout: as in `network`.
+        """
         stack = self._fork()
         build(stack)
-        self.layers.append(Auxiliary(stack.network(num_classes).body, weight))
+        self.layers.append(Auxiliary(stack.network(num_classes, dropout=dropout).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
         """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
         first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
-        second = self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None)
+        second = dataclasses.replace(self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None), pooled=False)
         self.layers += self.scheme.residual(first, second)
-        self.shape = second.after
+        self.shape, self.pooled = second.after, False
 
-    def network(self, num_classes: int, *, average: bool = False) -> Network:
-        """A dense head, and the whole network. average: mean over height and width before the last product."""
+    def network(self, num_classes: int, *, average: bool = False, dropout: float | None = None) -> Network:
+        """A dense head, and the whole network. average: mean over height and width before the last product.
+
+        dropout: the rate at which elements of the last product's input are dropped; None: as the scheme says.
+        """
         norm_channels = self.shape[-1:] if average else self.shape
         part = self._head_part(Dense(), norm_channels, num_classes, (GlobalAveragePool(),) if average else ())
+        if dropout is not None:
+            scheme = dataclasses.replace(part.scheme, dropout=dropout, drops=everywhere)
+            part = dataclasses.replace(part, scheme=scheme)
         return Network([*self.layers, *self.scheme.head(part)], channels=self.channels, num_classes=part.out)
 
     def conv_network(self, num_classes: int) -> Network:
@@ -219,7 +222,7 @@ class Stack:
 
     def _chain(self, part: Part) -> None:
         self.layers += part.scheme.chain(part)
-        self.shape, self.chain_scheme = part.after, self.scheme
+        self.shape, self.chain_scheme, self.pooled = part.after, self.scheme, bool(part.pooling)
 
     def _head_part(self, product, shape: tuple[int, ...], num_classes: int, pooling: tuple = ()) -> Part:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
@@ -229,7 +232,7 @@ class Stack:
         return self._part(product, shape, int(num_classes), last, pooling, use_bias=last.weight is None)
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
-        return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation)
+        return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation, self.pooled)
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool) -> Part:
         if isinstance(padding, int):

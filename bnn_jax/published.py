@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.layers import Auxiliary, Branches, Network, Norm, Product, Residual, Sequential
+from bnn_jax.layers import Norm, Product
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.products import Dense
 
 
@@ -29,7 +30,7 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     The networks that published checkpoints fit, in the scheme whose arithmetic they were trained in:
     - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalised the 800 inputs of
       the first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
-    - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`; its dropout is not here, which evaluation does not see.
+    - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
     - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`; 1e-5 is PyTorch's default
       epsilon, which no state dict holds. `start_from` begins a binary run with it.

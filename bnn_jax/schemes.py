@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax import quantizers
-from bnn_jax.initializers import he_normal
+from bnn_jax.dropout import Drop, Place, of_vectors
+from bnn_jax.initializers import he_normal, ones
 from bnn_jax.projections import centre_and_clip, clip
 
 
@@ -146,7 +147,8 @@ def itself(scheme: 'Scheme') -> 'Scheme':
 
 def real(scheme: 'Scheme') -> 'Scheme':
     """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
-    kept = ('init', 'bias', 'dropout', 'eps', 'momentum', 'variance_factor', 'affine', 'gamma_before')
+    kept = ('init', 'bias', 'dropout', 'drops')
+    kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
 
 
@@ -191,12 +193,12 @@ class Scheme:
         convolutions with their shortcuts, of a shortcut where the shape changes.
     first, last, shortcut: this scheme -> that of the first layer, of the last layer, of shortcut convolutions.
     init: (key, shape, dtype) -> initial weights. bias: whether all products have one (a real last layer always has).
-    dropout: the rate at which a dense layer's input is dropped while training, where that input was a vector already
-        (AlexNet's second and third dense layer), after it was binarised; what stays is divided by 1 - rate.
+    dropout: the rate at which inputs of products are dropped while training, after they were binarised; what stays is
+        divided by 1 - rate. drops: which inputs, and what together, see `bnn_jax.dropout`.
     eps, momentum: batch normalisation's; running <- momentum running + (1 - momentum) batch.
     variance_factor: number of values a channel -> what the batch's (biased) variance is multiplied with before it enters
         the running one. affine: whether gamma and beta are trained; else they stay 1 and 0.
-    gamma_before: as before, for gamma.
+    gamma_init: (key, shape, dtype) -> initial gamma, where it is trained. gamma_before: as before, for gamma.
     """
 
     weight: Callable | None
@@ -218,10 +220,12 @@ class Scheme:
     init: Callable = he_normal
     bias: bool = False
     dropout: float = 0.0
+    drops: Callable[[Place], Drop | None] = of_vectors
     eps: float = 1e-4
     momentum: float = 0.9
     variance_factor: Callable[[int], float] = biased
     affine: bool = True
+    gamma_init: Callable = ones
     gamma_before: Callable | None = None
 
     def __post_init__(self):

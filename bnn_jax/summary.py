@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.layers import Auxiliary, Branches, Network, Norm, Product, Residual, Sequential
+from bnn_jax.layers import Norm, Product
+from bnn_jax.network import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.tables import render
 
 
@@ -122,7 +123,7 @@ class Summary:
 def summarize(model: Network, input_shape: Sequence[int]) -> Summary:
     """Summary of a network for images of shape (N, H, W, channels); nothing is computed, only shapes.
 
-    Heads that only training sees (`layers.Auxiliary`) are left out, as `convert` leaves them out.
+    Heads that only training sees (`network.Auxiliary`) are left out, as `convert` leaves them out.
     Raises TypeError for a model that is not one of this library's networks, ValueError for a shape that does not fit.
     """
     if not isinstance(model, Network):

@@ -1,8 +1,8 @@
 """Quantizers as the published codes have them where they differ from this library's conventions.
 
-`_zero` in a name: its sign is 0 at 0 (Torch's and PyTorch's), a parity mode: such values fit no bit, and `convert` refuses
-them. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the incoming gradient dC/dq, n the weights a
-filter, alpha the mean of |W| of a filter; layouts and dtypes as in `quantizers`.
+`_zero` in a name: its sign is 0 at 0 (Torch's and PyTorch's); `_minus`: it is -1 there (Darknet's). Both are parity modes:
+a bit means sign(0) = +1, and `convert` refuses them. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the
+incoming gradient dC/dq, n the weights a filter, alpha the mean of |W| of a filter; layouts and dtypes as in `quantizers`.
 """
 
 from collections.abc import Callable
@@ -49,6 +49,35 @@ def sign_zero_ste_exclusive(x) -> jax.Array:
 sign_zero_ste_exclusive.defvjp(lambda x: (sign_zero(x), x), _within)
 
 
+def sign_minus(x) -> jax.Array:
+    """+1 where x > 0, -1 where x < 0 and at 0 and -0.0, NaN where x is NaN.
+
+    Gradient: 0. Raises TypeError for a non-floating dtype. Source: Darknet, on CPU (a NaN is -1 there).
+    """
+    return jnp.where(jnp.asarray(x) == 0, -jnp.ones_like(x), quantizers.sign(x))
+
+
+@jax.custom_vjp
+def sign_minus_ste_exclusive(x) -> jax.Array:
+    """`sign_minus` with the gradient g * 1(|x| < 1), 0 at the edges.
+
+    Any shape. Raises TypeError for a non-floating dtype. Source: the activations of XNOR layers in Darknet.
+    """
+    return sign_minus(x)
+
+
+sign_minus_ste_exclusive.defvjp(lambda x: (sign_minus(x), x), _within)
+
+
+def unquantized(w) -> jax.Array:
+    """w itself, a real weight. Gradient: g.
+
+    As `weight` and `sign` of a scheme whose `training_weight` draws: evaluated on the real weights, which `convert` refuses.
+    Source: BinaryConnect's code, which evaluates its stochastic runs so.
+    """
+    return jnp.asarray(w)
+
+
 def _scaled(sign: Callable, w: jax.Array) -> jax.Array:
     return _filters(quantizers.alpha(w), w) * sign(w)
 
@@ -69,6 +98,19 @@ def scaled_sign_identity(w) -> jax.Array:
 
 
 scaled_sign_identity.defvjp(lambda w: (scaled_sign_identity(w), None), lambda _, g: (g,))
+
+
+@jax.custom_vjp
+def scaled_sign_minus_identity(w) -> jax.Array:
+    """alpha * sign(W), sign(0) = -1, with the identity as its gradient.
+
+    Forward: alpha(W)_f sign_minus(W). Gradient: g, everywhere. w: (..., out). Raises as `quantizers.alpha`.
+    Source: XNOR layers in Darknet.
+    """
+    return _scaled(sign_minus, w)
+
+
+scaled_sign_minus_identity.defvjp(lambda w: (scaled_sign_minus_identity(w), None), lambda _, g: (g,))
 
 
 @jax.custom_vjp

@@ -19,6 +19,7 @@ from bnn_jax.data import (
     crop,
     flip,
     inception_crop,
+    lighting,
     random_crop,
     resize_short,
     resize_short_between,
@@ -40,6 +41,8 @@ PANELS: list[tuple[str, tuple[Callable, ...], int]] = [
     ('... drawn again', (inception_crop(224),), 2),
     ('resize_short(256), flip', (resize_short(256), flip), 2),
     ('centre_crop(224), crop(padding=40)', (centre_crop(224), crop(40)), 0),
+    ('resize_short(256), lighting(0.1)', (resize_short(256), lighting(0.1)), 13),
+    ('resize_short(256), lighting(1)', (resize_short(256), lighting(1)), 13),
 ]
 """Title, augmentations, seed."""
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_packed_is_refused():
     with pytest.raises(TypeError, match='expected a Network'):
         bnn.convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
     with pytest.raises(TypeError, match='layer 0 is a Linear'):
-        bnn.convert(bnn.layers.Network([nnx.Linear(3, 4, rngs=nnx.Rngs(0))], channels=3, num_classes=4))
+        bnn.convert(bnn.network.Network([nnx.Linear(3, 4, rngs=nnx.Rngs(0))], channels=3, num_classes=4))
 
 
 def parity_sign(x):

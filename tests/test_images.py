@@ -29,6 +29,7 @@ from bnn_jax.data import (
     flip,
     folder_source,
     inception_crop,
+    lighting,
     random_crop,
     resize_short,
     resize_short_between,
@@ -37,7 +38,7 @@ from bnn_jax.data import (
     tfds_source,
     training_batches,
 )
-from bnn_jax.data.augmentations import bilinear
+from bnn_jax.data.augmentations import RGB_AXES, RGB_DEVIATIONS, bilinear
 from bnn_jax.data.images import decode, skipped_message
 from bnn_jax.data.pipeline import steps_from
 from bnn_jax.data.prepare import write
@@ -453,6 +454,45 @@ def test_inception_crop_scales_its_window():
 
 # Normalisations.
 
+
+def test_lighting_adds_one_colour():
+    """Pixel by pixel in plain Python, in 0..1 as the source has it; another generator of the same seed gives the draws."""
+    axes = {'r': (-0.5675, 0.7192, 0.4009), 'g': (-0.5808, -0.0045, -0.8140), 'b': (-0.5836, -0.6948, 0.4203)}
+    clipped = set()
+    for seed in range(20):
+        draws = np.random.default_rng(seed).normal(scale=2.0, size=3)
+        shift = [
+            sum(v * e * a for v, e, a in zip(axes[c], (0.2175, 0.0188, 0.0045), draws, strict=True)) for c in 'rgb'
+        ]
+        actual = lighting(2.0)(PHOTO, np.random.default_rng(seed))
+        assert actual.dtype == np.uint8 and actual.shape == PHOTO.shape
+        for place in np.ndindex(PHOTO.shape):
+            exact = 255 * (PHOTO[place] / 255 + shift[place[2]])
+            clipped |= {exact < 0, exact > 255}
+            assert abs(int(actual[place]) - min(max(exact, 0), 255)) <= 0.5 + 1e-6
+    assert clipped == {False, True}
+    np.testing.assert_array_equal(lighting(0)(PHOTO, np.random.default_rng(0)), PHOTO)
+
+
+def test_lighting_has_the_covariance_it_says():
+    """Of a grey image: std^2 sum over axes of their outer products times the squared deviations, red, green, blue."""
+    grey, rng = np.full((1, 1, 3), 128, np.uint8), np.random.default_rng(0)
+    drawn = np.array([lighting(0.5)(grey, rng)[0, 0] for _ in range(4000)]) - 128.0
+    axes, deviations = np.array(RGB_AXES), np.array(RGB_DEVIATIONS)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=2e-4)
+    expected = (0.5 * 255) ** 2 * axes @ np.diag(deviations**2) @ axes.T
+    # A variance of 4,000 draws has a relative standard error of sqrt(2 / 4000) = 2.2 %; rounding adds 1 / 12.
+    np.testing.assert_allclose(np.cov(drawn.T), expected, rtol=0.1)
+    assert (np.abs(drawn.mean(0)) < 4 * np.sqrt(np.diag(expected) / 4000)).all()
+
+
+def test_lighting_refuses():
+    with pytest.raises(ValueError, match=r'image: got uint8\[5, 7, 1\], expected uint8 \(H, W, 3\)'):
+        lighting()(PHOTO[..., :1], np.random.default_rng(0))
+    with pytest.raises(ValueError, match='lighting: got std -1, expected a standard deviation of at least 0'):
+        lighting(-1)
+
+
 COLOURS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 
 
@@ -509,7 +549,7 @@ def test_every_augmentation_composes_in_batches():
         (resize_short(10), random_crop(8), flip),
         (resize_short_between(9, 14), random_crop(8), flip),
         (resize_to(9, 9), random_crop(8), flip),
-        (inception_crop(8), flip),
+        (inception_crop(8), lighting(0.1), flip),
     )
     for augmentations in lists:
         for normalise in (Standardize(IMAGENET_MEAN, IMAGENET_STD), SubtractMean(), PlusMinusOne()):
@@ -624,7 +664,9 @@ def test_batches_that_hosts_cannot_share():
         next(steps_from(training()[0], 0, 1, workers=-1))
 
 
-@pytest.mark.parametrize('augmentation', [flip, random_crop(8), resize_short_between(9, 14), inception_crop(8)])
+@pytest.mark.parametrize(
+    'augmentation', [flip, random_crop(8), resize_short_between(9, 14), inception_crop(8), lighting(0.1)]
+)
 def test_evaluation_refuses_chance(augmentation):
     with pytest.raises(ValueError, match=r'evaluation: an augmentation draws random numbers .*centre_crop'):
         next(evaluation_batches(photos(), batch_size=2, standardize=PlusMinusOne(), augmentations=[augmentation]))
@@ -735,7 +777,15 @@ DOCS = Path(__file__).parent.parent / 'docs'
 def test_the_page_shows_every_augmentation():
     text = (DOCS / 'augmentations.md').read_text()
     shown = ' '.join(title for title, _, _ in picture_augmentations.PANELS)
-    for name in ('resize_short', 'resize_short_between', 'resize_to', 'random_crop', 'centre_crop', 'inception_crop'):
+    for name in (
+        'resize_short',
+        'resize_short_between',
+        'resize_to',
+        'random_crop',
+        'centre_crop',
+        'inception_crop',
+        'lighting',
+    ):
         assert re.search(rf'\b{name}\(', text) and re.search(rf'\b{name}\(', shown)
     for name in ('flip', 'crop('):
         assert name in text and name in shown

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.layers import AvgPool, Branches, LeakyRelu, Norm, Product, Sequential, binary_product
+from bnn_jax.layers import AvgPool, LeakyRelu, Norm, Product, binary_product
+from bnn_jax.network import Branches, Sequential
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.windows import Window
 

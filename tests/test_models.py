@@ -14,7 +14,8 @@ from networks import SCHEMES, build, evaluated, images, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes
-from bnn_jax.layers import Auxiliary, Latent, Product, Residual
+from bnn_jax.layers import Latent, Product
+from bnn_jax.network import Auxiliary, Residual
 from bnn_jax.parts import Stack
 
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
@@ -76,14 +77,14 @@ ALEXNET = [
 ALEXNET_PIXELS = [55 * 55, 27 * 27, 13 * 13, 13 * 13, 13 * 13, 1, 1, 1]
 
 
-@pytest.mark.parametrize('scheme', ['BC', 'BWN', 'XNOR', 'BNN'])
+@pytest.mark.parametrize('scheme', ['FLOAT', 'BC', 'BWN', 'XNOR', 'BNN'])
 def test_alexnet_counts(scheme):
     summary = bnn.summarize(abstract('alexnet', scheme), (1, 224, 224, 3))
     macs = [weights * pixels for weights, pixels in zip(ALEXNET, ALEXNET_PIXELS, strict=True)]
     assert summary.weights == sum(ALEXNET) == 62_367_776
-    assert summary.binary_params == (sum(ALEXNET) if scheme == 'BNN' else sum(ALEXNET[1:-1]))
+    assert summary.binary_params == {'FLOAT': 0, 'BNN': sum(ALEXNET)}.get(scheme, sum(ALEXNET[1:-1]))
     assert sum(ALEXNET[1:-1]) == 58_236_928
-    one_bit = {'BC': 0, 'BWN': 0, 'XNOR': sum(macs[1:-1]), 'BNN': sum(macs[1:])}[scheme]
+    one_bit = {'XNOR': sum(macs[1:-1]), 'BNN': sum(macs[1:])}.get(scheme, 0)
     assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
 
 
@@ -114,16 +115,24 @@ def test_residual_networks_for_cifar(scheme):
         abstract('resnet20', scheme, blocks=(1, 1))
 
 
+RESNETS = {  # blocks a stage; weights, multiply-adds of the 3x3 convolutions; all weights; all parameters as published
+    'resnet18': ((2, 2, 2, 2), 10_985_472, 1_676_279_808, 11_678_912, 11_689_512),
+    'resnet34': ((3, 4, 6, 3), 21_086_208, 3_525_967_872, 21_779_648, 21_797_672),
+}
+
+
 @pytest.mark.parametrize('scheme', ['FLOAT', 'BWN', 'XNOR', 'BIREAL'])
-def test_resnet18_counts(scheme):
-    summary = bnn.summarize(abstract('resnet18', scheme), (1, 224, 224, 3))
+@pytest.mark.parametrize('architecture', RESNETS)
+def test_residual_networks_for_imagenet(architecture, scheme):
+    blocks, weights_3x3, macs_3x3, all_weights, published = RESNETS[architecture]
+    summary = bnn.summarize(abstract(architecture, scheme), (1, 224, 224, 3))
     stages = [(64, 64, 56), (64, 128, 28), (128, 256, 14), (256, 512, 7)]
-    binary = sum(9 * out * (into + 3 * out) for into, out, _ in stages)
-    binary_macs = sum(9 * out * (into + 3 * out) * size**2 for into, out, size in stages)
+    weights = [9 * out * (into + (2 * count - 1) * out) for (into, out, _), count in zip(stages, blocks, strict=True)]
+    binary, binary_macs = sum(weights), sum(w * size**2 for w, (*_, size) in zip(weights, stages, strict=True))
     shortcuts, shortcut_macs = 64 * 128 + 128 * 256 + 256 * 512, 3 * 64 * 128 * 28**2
-    assert binary == 10_985_472 and binary_macs == 1_676_279_808
-    assert summary.weights == binary + shortcuts + 7 * 7 * 3 * 64 + 512_000 == 11_678_912
-    assert summary.params == 11_689_512 or scheme == 'XNOR'  # as published; XNOR normalises inputs, not outputs
+    assert binary == weights_3x3 and binary_macs == macs_3x3
+    assert summary.weights == binary + shortcuts + 7 * 7 * 3 * 64 + 512_000 == all_weights
+    assert summary.params == published or scheme == 'XNOR'  # XNOR normalises inputs, not outputs
     assert summary.binary_params == (0 if scheme == 'FLOAT' else binary)
     float_macs = 7 * 7 * 3 * 64 * 112**2 + shortcut_macs + 512_000
     assert float_macs == 137_793_536
@@ -186,12 +195,19 @@ def test_resnet34_has_sixteen_blocks_and_odd_images_work():
     assert summary.layers[0].output_shape == (1, 113, 112, 64)
 
 
-def test_lenet5_and_vgg_small_sizes():
+def test_lenet5_mlp_and_vgg_small_counts():
     lenet = bnn.summarize(abstract('lenet5', 'XNOR'), (1, 28, 28, 1))
     assert [layer.weights for layer in lenet.layers if layer.weights] == [500, 25_000, 400_000, 500_000]
+    assert (lenet.macs_1bit, lenet.macs_32bit) == (25_000 * 8**2 + 400_000, 500 * 24**2 + 500_000)
+    mlp = bnn.summarize(abstract('mlp', 'BNN'), (1, 28, 28, 1))
+    assert mlp.weights == mlp.binary_params == 784 * 4096 + 2 * 4096**2 + 4096 * 1000
+    assert (mlp.macs_1bit, mlp.macs_32bit) == (2 * 4096**2 + 4096 * 1000, 784 * 4096)
     vgg = bnn.summarize(abstract('vgg_small', 'BNN'), (1, 32, 32, 3))
-    convolutions = 9 * (3 * 128 + 128**2 + 128 * 256 + 256**2 + 256 * 512 + 512**2)
-    assert vgg.weights == vgg.binary_params == convolutions + 8192 * 1024 + 1024**2 + 1024 * 1000
+    weights = [9 * 3 * 128, 9 * 128**2, 9 * 128 * 256, 9 * 256**2, 9 * 256 * 512, 9 * 512**2]
+    weights += [8192 * 1024, 1024**2, 1024 * 1000]
+    macs = [w * side**2 for w, side in zip(weights, (32, 32, 16, 16, 8, 8, 1, 1, 1), strict=True)]
+    assert vgg.weights == vgg.binary_params == sum(weights)
+    assert (vgg.macs_1bit, vgg.macs_32bit) == (sum(macs[1:]), macs[0])
 
 
 EXTRACTION = [  # size, into, out, pixels of the output at 224

@@ -12,9 +12,12 @@ from flax import nnx
 from networks import randomise_norms
 
 import bnn_jax as bnn
-from bnn_jax import factors, presets, quantizers, training, variants
+from bnn_jax import factors, initializers, presets, quantizers, training, variants
+from bnn_jax.layers import LeakyRelu, MaxPool
+from bnn_jax.parts import Stack
 from bnn_jax.projections import centre_and_clip
 from bnn_jax.schemes import Scheme, check_scale
+from bnn_jax.windows import Window
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Scheme) and name.isupper()}
 PRESETS = {name: value for name, value in PRESETS.items() if not hasattr(bnn, name)}
@@ -129,7 +132,10 @@ def test_presets_are_their_sources():
         'XNOR_CAFFE': variants.scaled_sign_identity,
         'XNOR_THEANO': factors.times_alpha(variants.scaled_sign_identity),
         'BNN_THEANO': quantizers.sign_ste,
+        'BNN_THEANO_MNIST': quantizers.sign_ste,
         'BC_THEANO': quantizers.sign_ste,
+        'BC_STOCHASTIC_THEANO': variants.unquantized,
+        'XNOR_DARKNET': variants.scaled_sign_minus_identity,
     }
     before = {name for name, preset in PRESETS.items() if preset.before is centre_and_clip}
     assert before == {'XNOR_PYTORCH', 'XNOR_PYTORCH_CIFAR', 'XNOR_PYTORCH_IMAGENET', 'XNOR_LUA', 'BWN_LUA'}
@@ -141,6 +147,8 @@ def test_presets_are_their_sources():
     assert eps['XNOR_LUA'] == [1e-5, 1e-4, 1e-3]
     assert eps['XNOR_PYTORCH_IMAGENET'] == [1e-4, 1e-4, 1e-3]
     assert eps['BWN_LUA'] == [1e-3] * 3
+    uniform = {name for name, preset in PRESETS.items() if preset.gamma_init is initializers.unit_uniform}
+    assert uniform == {'XNOR_LUA', 'BWN_LUA'}
 
 
 def test_sign_zero_is_refused_and_deployable_converts_with_the_same_parameters():
@@ -164,6 +172,94 @@ def test_sign_0_of_0_is_refused_whether_or_not_a_weight_is_0():
     model = bnn.models.mlp(3, scheme=scheme, rngs=nnx.Rngs(0), width=1 / 512, input_shape=(3, 3, 1))
     with pytest.raises(ValueError, match=r'layer 4: its scheme has sign\(0\) = 0, expected \+1.*presets.deployable'):
         bnn.convert(model)
+
+
+def small_mlp(scheme):
+    return bnn.models.mlp(3, scheme=scheme, rngs=nnx.Rngs(0), width=1 / 512, input_shape=(3, 3, 1))
+
+
+def test_gamma_of_lua_starts_uniform_in_every_layer():
+    """One seed, one network: gammas of U(0, 1), all else as with gammas of 1."""
+    variant = dataclasses.replace(presets.XNOR_LUA, gamma_init=initializers.ones)
+    keywords = {'width': 0.5, 'input_shape': (20, 21, 2)}
+    model, plain = (
+        named(nnx.state(bnn.models.lenet5(4, scheme=s, rngs=nnx.Rngs(0), **keywords)))
+        for s in (presets.XNOR_LUA, variant)
+    )
+    gammas = np.concatenate([value for name, value in model.items() if name.endswith('scale')])
+    assert gammas.size == 10 + 10 + 25 + 250
+    assert gammas.min() >= 0 and gammas.max() < 1 and len(set(gammas.tolist())) > 290
+    # 295 draws: the standard error of the mean is sqrt(1 / 12 / 295) = 0.017.
+    assert abs(gammas.mean() - 0.5) < 4 * 0.017
+    for name, value in plain.items():
+        expected = np.ones_like(value) if name.endswith('scale') else model[name]
+        np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+def test_gamma_that_is_not_trained_is_1_however_it_would_start():
+    scheme = dataclasses.replace(bnn.XNOR, gamma_init=initializers.unit_uniform, affine=False)
+    scales = [value for name, value in named(nnx.state(small_mlp(scheme))).items() if name.endswith('scale')]
+    assert scales and all((value == 1).all() for value in scales)
+
+
+def test_darknets_sign_is_refused_and_deployable_converts():
+    def network(scheme):
+        stack = Stack((9, 8, 3), scheme=scheme, width=1, rngs=nnx.Rngs(0), activation=LeakyRelu(0.1))
+        stack.conv(5, 3, padding=1)
+        stack.conv(7, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+        stack.conv(6, 3)
+        return stack.conv_network(4)
+
+    model = network(presets.XNOR_DARKNET)
+    with pytest.raises(ValueError, match=r'its scheme has sign\(0\) = -1, expected \+1.*presets.deployable'):
+        bnn.convert(model)
+    randomise_norms(model)  # far from 0, where the two signs differ
+    deployed = network(presets.deployable(presets.XNOR_DARKNET))
+    nnx.update(deployed, nnx.state(model))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    logits = [np.asarray(training.logits_of(n)(x)) for n in (model, deployed, bnn.convert(deployed))]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[1], logits[2])
+
+
+def test_stochastic_binaryconnect_is_evaluated_on_real_weights():
+    """Training: products with drawn signs; evaluation: NumPy's network of W itself; conversion: refused, then of sign W."""
+    preset = presets.BC_STOCHASTIC_THEANO
+    model = small_mlp(preset)
+    x = np.random.default_rng(0).normal(size=(5, 3, 3, 1)).astype(np.float32)
+    values = {name: value.astype(np.float64) for name, value in named(nnx.state(model)).items() if 'noise' not in name}
+    y = x.reshape(5, 9).astype(np.float64)
+    for product, relu in zip((1, 4, 7, 10), (True, True, True, False), strict=True):
+        y = y @ values[f'{product}.kernel'] + values[f'{product}.bias']
+        y = y / np.sqrt(1 + 1e-4)  # gamma 1, beta 0, running mean 0 and variance 1
+        y = np.maximum(y, 0) if relu else y
+    np.testing.assert_allclose(training.logits_of(model)(x), y, rtol=1e-4, atol=1e-5)  # float32
+    first = model.body.layers[1]
+    first.train()
+    columns = np.asarray(first(jnp.eye(9)))  # rows of the drawn weights
+    assert set(np.unique(columns)) == {-1, 1}
+    assert (columns != np.asarray(first(jnp.eye(9)))).any()
+    with pytest.raises(ValueError, match='layer 1: its scheme evaluates real weights, expected signs.*BC_STOCHASTIC'):
+        bnn.convert(model)
+    signs = small_mlp(dataclasses.replace(preset, weight=quantizers.sign_ste, sign=quantizers.sign))
+    nnx.update(signs, nnx.state(model))
+    np.testing.assert_allclose(bnn.convert(signs)(x), training.logits_of(signs)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_trained_parameters_of_alexnet_under_the_published_codes():
+    """Weights, biases, gamma and beta, as the published models have them."""
+    sizes = {'BWN_LUA': (224, 2), 'XNOR_LUA': (224, 2), 'XNOR_PYTORCH_IMAGENET': (227, 0)}
+    channels = [96, 256, 384, 384, 256, 4096, 4096]
+    inputs = [96, 96, 256, 384, 384, 256, 4096, 4096]  # after the first convolution, then before every other product
+    features = [*inputs[:5], 256 * 6 * 6, *inputs[6:]]
+    normalised = {'BWN_LUA': channels, 'XNOR_LUA': inputs, 'XNOR_PYTORCH_IMAGENET': features}
+    for name, (size, padding) in sizes.items():
+        keywords = {'input_shape': (size, size, 3), 'padding': padding, 'scheme': PRESETS[name]}
+        model = nnx.eval_shape(lambda k=keywords: bnn.models.alexnet(1000, rngs=nnx.Rngs(0), **k))
+        expected = 62_367_776 + sum(channels) + 1000 + 2 * sum(normalised[name])
+        assert bnn.summarize(model, (1, size, size, 3)).params == expected
+    assert [2 * sum(n) for n in normalised.values()] == [19_136, 19_328, 37_248]
+    assert sum(channels) + 1000 == 10_568
 
 
 def test_dorefa_trains_and_is_refused_with_its_reason():

@@ -13,7 +13,8 @@ from networks import SMALL, build, evaluated, images, randomise_norms, two_modul
 import bnn_jax as bnn
 from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
-from bnn_jax.layers import Branches, LeakyRelu, Norm, Product, Relu, Residual
+from bnn_jax.layers import LeakyRelu, Norm, Product, Relu
+from bnn_jax.network import Branches, Residual
 from bnn_jax.packed import PackedProduct
 from bnn_jax.parts import Stack
 from bnn_jax.quantizers import sign

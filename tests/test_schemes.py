@@ -9,6 +9,8 @@ import pytest
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
+from bnn_jax.dropout import everywhere
+from bnn_jax.initializers import unit_uniform
 from bnn_jax.projections import centre_and_clip, clip
 from bnn_jax.schemes import (
     Scheme,
@@ -94,7 +96,7 @@ def test_what_the_sources_make_binary(name, expected):
 @pytest.mark.parametrize('scheme', SCHEMES.values(), ids=SCHEMES)
 def test_schemes_of_the_outer_layers(scheme):
     kept = {'eps': 0.25, 'momentum': 0.5, 'init': jnp.zeros, 'bias': True, 'dropout': 0.5, 'affine': False}
-    kept |= {'variance_factor': unbiased, 'gamma_before': clip}
+    kept |= {'variance_factor': unbiased, 'gamma_before': clip, 'gamma_init': unit_uniform, 'drops': everywhere}
     variant = replace(scheme, **kept)
     assert itself(variant) is variant
     assert real(variant) == replace(bnn.FLOAT, **kept)

@@ -109,6 +109,41 @@ def test_sign_zero_at_the_edges(dtype):
     np.testing.assert_array_equal(gradient(variants.sign_zero, x[:-1], jnp.ones(8, dtype)), np.zeros(8))
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_sign_minus_at_the_edges(dtype):
+    """Darknet's: x > 0 ? 1 : -1; the gradient is that of its hard tanh, 0 from 1 on."""
+    x = jnp.asarray(EDGES, dtype)
+    for quantize in (variants.sign_minus, variants.sign_minus_ste_exclusive):
+        y = quantize(x)
+        assert y.dtype == x.dtype
+        np.testing.assert_array_equal(np.asarray(y, np.float32), [-1, -1, -1, -1, -1, 1, 1, 1, np.nan])
+        with pytest.raises(TypeError, match='expected a floating dtype'):
+            quantize(jnp.ones(2, jnp.int32))
+    g = np.arange(1, 9, dtype=np.float32)
+    actual = gradient(variants.sign_minus_ste_exclusive, x[:-1], jnp.asarray(g, dtype))
+    np.testing.assert_array_equal(np.asarray(actual, np.float32), np.where(np.abs(EDGES[:-1]) < 1, g, 0))
+    np.testing.assert_array_equal(gradient(variants.sign_minus, x[:-1], jnp.ones(8, dtype)), np.zeros(8))
+
+
+def test_weights_of_darknet():
+    """Filter by filter in NumPy: w > 0 ? mean : -mean; the gradient passes as it is."""
+    rng = np.random.default_rng(0)
+    w, g = (rng.normal(size=(3, 3, 4, 5)).astype(np.float32) for _ in range(2))
+    w[0, 0, 0], w[1, 1, 2, 3] = 0, -0.0
+    expected = np.empty_like(w)
+    for f in range(5):
+        mean = np.abs(w[..., f].astype(np.float64)).mean()
+        expected[..., f] = np.where(w[..., f] > 0, mean, -mean)
+    np.testing.assert_allclose(variants.scaled_sign_minus_identity(jnp.asarray(w)), expected, rtol=1e-6)
+    np.testing.assert_array_equal(gradient(variants.scaled_sign_minus_identity, jnp.asarray(w), jnp.asarray(g)), g)
+
+
+def test_unquantized_weights():
+    w = jnp.asarray([[0.5, -0.0], [-2, 0.25]])
+    np.testing.assert_array_equal(variants.unquantized(w), w)
+    np.testing.assert_array_equal(gradient(variants.unquantized, w, 3 * jnp.ones_like(w)), np.full((2, 2), 3))
+
+
 WEIGHTS = [value for name, value in vars(variants).items() if name.startswith('scaled_')]
 FACTORS = [factors.times_n, factors.times_1e9, factors.less_one_channel, factors.times_alpha]
 

@@ -17,6 +17,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
 
 
+RGB_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+"""Along the principal axes of ImageNet's pixels in 0..1 (fb.resnet.torch, which calls them eigenvalues)."""
+
+RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+"""Those axes: a row for red, green and blue, a column for each axis (fb.resnet.torch)."""
+
+
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror left-right with probability 1/2."""
     return image[:, ::-1] if rng.random() < 0.5 else image
@@ -155,6 +162,28 @@ class inception_crop:
         h = min(height, max(1, round(width / self.ratio[0])))
         w = min(width, max(1, round(height * self.ratio[1])))
         return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclasses.dataclass(frozen=True)
+class lighting:
+    """Another light: one colour drawn for the image is added to all its pixels.
+
+    Colour c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
+    (halves to even) and clipped to 0..255, for images stay uint8. Raises ValueError for an image that is not RGB, and a std
+    below 0. Source: AlexNet (Krizhevsky et al. 2012, section 4.1) with the numbers of fb.resnet.torch, which adds it to
+    floats, not rounded or clipped; Bi-Real Net's code, after its crop and before its flip, has std 0.1.
+    """
+
+    std: float = 0.1
+
+    def __post_init__(self):
+        if not self.std >= 0:
+            raise ValueError(f'lighting: got std {self.std!r}, expected a standard deviation of at least 0')
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        drawn = rng.normal(0, self.std, 3)
+        colour = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
+        return np.clip(np.rint(_checked(image, 3) + colour), 0, 255).astype(np.uint8)
 
 
 def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:

@@ -5,7 +5,8 @@ from functools import partial
 
 from flax import nnx
 
-from bnn_jax.layers import AvgPool, MaxPool, Network
+from bnn_jax.layers import AvgPool, MaxPool
+from bnn_jax.network import Network
 from bnn_jax.parts import Stack
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Window
@@ -30,15 +31,18 @@ def googlenet(
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
     auxiliary: Sequence[float] = (),
+    dropout: float | None = None,
+    auxiliary_dropout: float | None = None,
 ) -> Network:
     """Three convolutions, nine Inception modules in stages of 2, 5 and 2, mean, dense head.
 
     6,990,272 weights at width 1 and 1000 classes. width: factor on all filters and units. input_shape: (H, W, C) of one
     image, at least 31 x 31. auxiliary: weights of the losses of the two heads after modules 4a and 4d, (0.3, 0.3) in the
     paper, which only training sees (`Network.with_auxiliary`; images of at least 79 x 79); (): no such heads. Raises
-    ValueError for another number of weights.
+    ValueError for another number of weights. dropout: the rate at which the last dense layer's input is dropped in
+    training, 0.4 in the paper; auxiliary_dropout: the same in the auxiliary heads, 0.7; None: as the scheme says.
     Poolings of stride 2 end beyond the last even row, as Caffe's. Source: arXiv:1409.4842 table 1, section 5 for the
-    auxiliary heads; with batch normalisation in place of local response normalisation, without dropout.
+    auxiliary heads; with batch normalisation in place of local response normalisation.
     """
     if len(auxiliary) not in (0, 2):
         raise ValueError(
@@ -57,11 +61,11 @@ def googlenet(
     for module, filters in enumerate(STAGE_4):
         inception(stack, *filters)
         if module in weights:
-            stack.auxiliary(weights[module], num_classes, _auxiliary_body)
+            stack.auxiliary(weights[module], num_classes, _auxiliary_body, dropout=auxiliary_dropout)
     stack.pool(pool)
     for filters in STAGE_5:
         inception(stack, *filters)
-    return stack.network(num_classes, average=True)
+    return stack.network(num_classes, average=True, dropout=dropout)
 
 
 def inception(stack: Stack, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import MaxPool, Network
+from bnn_jax.layers import MaxPool
+from bnn_jax.network import Network
 from bnn_jax.parts import Stack
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Window

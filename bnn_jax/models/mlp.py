@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.parts import Stack
 from bnn_jax.schemes import Scheme
 
@@ -21,7 +21,7 @@ def mlp(
     """Flattened image, hidden dense blocks, dense head.
 
     width: factor on `hidden`. input_shape: (H, W, C) of one image. Default sizes: BinaryNet (arXiv:1602.02830) section
-    2.1 (MNIST), without its dropout.
+    2.1 (MNIST); its dropout is `presets.BNN_THEANO_MNIST`'s.
     """
     stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
     for features in hidden:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import AvgPool, MaxPool, Network
+from bnn_jax.layers import AvgPool, MaxPool
+from bnn_jax.network import Network
 from bnn_jax.parts import Stack
 from bnn_jax.schemes import Scheme
 from bnn_jax.windows import Window
@@ -21,7 +22,7 @@ def nin(
     """Eight convolutions, one max and one average pooling of 3/2, a 1x1 convolution to the classes and the mean.
 
     width: factor on all filters. input_shape: (H, W, C) of one image. The average counts the zeros of its padding.
-    Source: arXiv:1312.4400, in the PyTorch implementation of XNOR-Net (without its dropout).
+    Source: arXiv:1312.4400, in the PyTorch implementation of XNOR-Net, whose dropout is `presets.XNOR_PYTORCH_CIFAR`'s.
     """
     stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
     window = Window.of(3, 2, ((1, 1), (1, 1)))

@@ -22,7 +22,7 @@ from flax import nnx
 from bnn_jax.artifact import load, save
 from bnn_jax.convert import convert
 from bnn_jax.files import write
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.summary import summarize
 from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import plot, read

@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 
 from bnn_jax.files import write
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress

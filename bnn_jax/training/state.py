@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.projections import project, project_before
 
 

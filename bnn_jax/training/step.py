@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.packed import PackedNetwork
 from bnn_jax.training.state import TrainState
 
