@@ -11,6 +11,7 @@ from bnn_jax import (
     published,
     quantizers,
     schemes,
+    stages,
     training,
     variants,
 )
@@ -48,6 +49,7 @@ __all__ = [
     'save',
     'scale_by_glorot',
     'schemes',
+    'stages',
     'summarize',
     'training',
     'variants',

@@ -87,10 +87,11 @@ def test_a_run_is_what_its_name_says(name, monkeypatch):
     called = []
     monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
     start(name, monkeypatch)
-    ((stated, description, config),) = called
+    ((stated, description, config, *_),) = called
     assert stated == name
     assert description and description.splitlines()[0].endswith('.')
-    assert config.model.keywords['scheme'] is getattr(bnn, name.rpartition('_')[2].upper())
+    scheme = name.removesuffix('_distilled').removesuffix('_two_stage').rpartition('_')[2]
+    assert config.model.keywords['scheme'] is getattr(bnn, scheme.upper())
     assert config.workdir == ''
 
 
