@@ -70,7 +70,8 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
     """The loss of a student of this teacher, which is copied and neither changed nor trained.
 
     temperature: T, positive; the larger, the more the teacher's small logits count. share: of the teacher's part, from 0
-    (labels only) to 1 (the teacher only). The defaults are ReActNet's distributional loss from a real teacher.
+    (labels only) to 1 (the teacher only). The defaults are ReActNet's distributional loss from a real teacher. A run saves
+    its teacher with its state: resumed, it keeps the one it began with; one of another structure is refused.
     Raises TypeError for a teacher that is not one of this library's networks, ValueError for a temperature or share out
     of range. Sources: arXiv:1503.02531; for binary students ReActNet, arXiv:2003.03488, section 4.3.
     """
