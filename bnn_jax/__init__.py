@@ -13,6 +13,7 @@ from bnn_jax import (
     published,
     quantizers,
     schemes,
+    stages,
     training,
     variants,
 )
@@ -52,6 +53,7 @@ __all__ = [
     'save',
     'scale_by_glorot',
     'schemes',
+    'stages',
     'summarize',
     'training',
     'variants',

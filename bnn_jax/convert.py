@@ -89,6 +89,11 @@ def _convert_product(layer: Product, path: str):
     if layer.scheme.before is not None:
         kernel = layer.scheme.before(kernel)
     bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
+    if layer.scheme.weight is None and layer.scheme.activation is not None:
+        raise ValueError(
+            f'convert: layer {path}: it has real weights on a binary input (the first stage of two, say), expected binary '
+            'weights, for no bit operation multiplies by a real weight; train the second stage and convert that'
+        )
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
     _check_sign(layer.scheme, path)

@@ -210,7 +210,7 @@ class Stack:
         A real last convolution is rectified before the mean, as in the sources; a binary one is normalised instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
-        rectified = part.relu() if part.scheme.weight is None else []
+        rectified = part.relu() if _is_real(part.scheme) else []
         layers = [*self.layers, *self.scheme.head(part), *rectified, GlobalAveragePool()]
         return Network(layers, channels=self.channels, num_classes=part.out)
 
@@ -229,7 +229,7 @@ class Stack:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
         # A real last layer has a bias; a binary one is followed by a normalisation.
-        return self._part(product, shape, int(num_classes), last, pooling, use_bias=last.weight is None)
+        return self._part(product, shape, int(num_classes), last, pooling, use_bias=_is_real(last))
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
         return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation, self.pooled)
@@ -239,3 +239,8 @@ class Stack:
             padding = ((padding, padding), (padding, padding))
         product = Convolution(Window.of(size, strides, padding))
         return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
+
+
+def _is_real(scheme: Scheme) -> bool:
+    """Neither weights nor input binary: what a last layer is, where its scheme leaves it real."""
+    return scheme.weight is None and scheme.activation is None

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax.data import digits, evaluation_batches
-from bnn_jax.training import Config, evaluate, experiment
+from bnn_jax.layers import Product
+from bnn_jax.stages import activations_only
+from bnn_jax.training import Config, evaluate, experiment, init
 from bnn_jax.training.metrics import read
-from experiments import demo, digits_vgg_small
+from experiments import demo, digits_vgg_small, digits_vgg_small_xnor_distilled, digits_vgg_small_xnor_two_stage
 
 ROOT = Path(__file__).parent.parent
 RUNS = [
@@ -87,10 +91,11 @@ def test_a_run_is_what_its_name_says(name, monkeypatch):
     called = []
     monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
     start(name, monkeypatch)
-    ((stated, description, config),) = called
+    ((stated, description, config, *_),) = called
     assert stated == name
     assert description and description.splitlines()[0].endswith('.')
-    assert config.model.keywords['scheme'] is getattr(bnn, name.rpartition('_')[2].upper())
+    scheme = name.removesuffix('_distilled').removesuffix('_two_stage').rpartition('_')[2]
+    assert config.model.keywords['scheme'] is getattr(bnn, scheme.upper())
     assert config.workdir == ''
 
 
@@ -243,6 +248,61 @@ def test_a_network_that_cannot_be_converted_is_deployed_as_another(tmp_path):
     )
     assert results['prediction_agreement'] == 1
     assert results['packed_test_accuracy'] == results['test_accuracy'] > 0.1
+
+
+# Runs before which another is trained.
+
+
+def fitted(monkeypatch, module) -> list[Config]:
+    """The configs that module fits; what it gets is a network as it is initialised."""
+    configs = []
+
+    def fit(config):
+        configs.append(config)
+        return init(config.model(rngs=nnx.Rngs(5), width=config.width), optax.sgd(0.1))
+
+    monkeypatch.setattr(module, 'fit', fit)
+    return configs
+
+
+SMALL = dataclasses.replace(BASE, workdir='here', epochs=3, width=0.03125, seed=4)
+
+
+def test_the_teacher_is_the_float_row(monkeypatch):
+    configs = fitted(monkeypatch, digits_vgg_small_xnor_distilled)
+    student = digits_vgg_small_xnor_distilled.taught(SMALL)
+    (teacher,) = configs
+    twin = digits_vgg_small.config(bnn.FLOAT, 1e-3)
+    own = {name: getattr(SMALL, name) for name in ('epochs', 'width', 'seed')}
+    assert teacher.described() == dataclasses.replace(twin, workdir='here/teacher', **own).described()
+    loss = student.loss()
+    assert (loss.temperature, loss.share) == (4, 0.5)
+    assert dataclasses.replace(student, loss=SMALL.loss) == SMALL
+    assert json.dumps(student.described())
+
+
+def test_the_second_stage_starts_from_the_first(monkeypatch):
+    configs = fitted(monkeypatch, digits_vgg_small_xnor_two_stage)
+    second = digits_vgg_small_xnor_two_stage.after_the_first(SMALL)
+    (first,) = configs
+    assert first.model.keywords['scheme'] == activations_only(bnn.XNOR)
+    assert dataclasses.replace(first, model=SMALL.model, workdir='here') == SMALL
+    assert dataclasses.replace(second, model=SMALL.model) == SMALL
+    start, trained = second.model(rngs=nnx.Rngs(4), width=0.03125), first.model(rngs=nnx.Rngs(5), width=0.03125)
+    kernels = ([layer.kernel[...] for _, layer in nnx.iter_modules(network) if isinstance(layer, Product)]
+               for network in (start, trained))  # fmt: skip
+    for ours, theirs in zip(*kernels, strict=True):
+        binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
+        assert np.array_equal(ours, bnn.projections.centre_and_clip(theirs) if binary else theirs)
+    assert json.dumps(second.described())
+
+
+def test_what_goes_before_a_run_fails_with_a_message():
+    def prepare(config):
+        raise ValueError('teacher: no')
+
+    with pytest.raises(SystemExit, match='^error: teacher: no$'):
+        experiment.run_or_exit('x', BASE, prepare)
 
 
 # The demo.

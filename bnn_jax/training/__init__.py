@@ -1,17 +1,23 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
+from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Config, Interrupted, NonFiniteLoss, fit
 from bnn_jax.training.groups import biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step
 
 __all__ = [
     'Config',
+    'CrossEntropy',
+    'Distillation',
     'Interrupted',
+    'Loss',
     'NonFiniteLoss',
     'TrainState',
     'biases',
     'by_kind',
+    'distillation',
     'evaluate',
     'fit',
     'float_weights',
@@ -20,5 +26,6 @@ __all__ = [
     'logits_of',
     'model_of',
     'norms',
+    'soft_cross_entropy',
     'train_step',
 ]

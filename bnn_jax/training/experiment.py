@@ -32,20 +32,26 @@ from bnn_jax.training.step import evaluate, logits_of
 TIMED_CALLS = 20
 
 
-def main(name: str, description: str | None, config: Config) -> None:
+def unprepared(config: Config) -> Config:
+    """The same config: nothing has to be trained before this run."""
+    return config
+
+
+def main(name: str, description: str | None, config: Config, prepare: Callable[[Config], Config] = unprepared) -> None:
     """Run an experiment with the options of the command line, and print its results.
 
-    Every scalar field of config is an option; an unknown one is refused. Expected errors end with their message and exit
-    status 1, an interruption with 128 + the signal's number.
+    prepare: the config with the options -> the one to run; it fits what goes before (a teacher, a first stage), in a folder
+    inside config.workdir, and so resumes it as `fit` does. Every scalar field of config is an option; an unknown one is
+    refused. Expected errors end with their message and exit status 1, an interruption with 128 + the signal's number.
     """
-    results = run_or_exit(name, with_options(name, description, config))
+    results = run_or_exit(name, with_options(name, description, config), prepare)
     print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
 
 
-def run_or_exit(name: str, config: Config) -> dict[str, Any]:
-    """`run`; an expected error becomes its message and exit status 1."""
+def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
+    """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1."""
     try:
-        return run(name, config)
+        return run(name, prepare(config))
     except (OSError, ValueError, NonFiniteLoss) as error:
         raise SystemExit(f'error: {error}') from None
 

@@ -20,6 +20,7 @@ from flax import nnx
 from bnn_jax.files import write
 from bnn_jax.network import Network
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.state import TrainState, init, model_of
@@ -42,8 +43,8 @@ class Config:
     augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
     optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
     from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
-    model. anchors: (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1
-    gets.
+    model. loss: makes what is minimised; partial(distillation, teacher) for a teacher. anchors: (epoch, test accuracy from 0
+    to 1) as published, shown beside what a run of the same epochs and width 1 gets.
     """
 
     model: Callable[..., Network]
@@ -54,6 +55,7 @@ class Config:
     augmentations: tuple = ()
     evaluation_augmentations: tuple = ()
     deployed: Callable[..., Network] | None = None
+    loss: Callable[[], Loss] = CrossEntropy
     anchors: tuple[tuple[int, float], ...] = ()
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
@@ -118,7 +120,7 @@ def fit(config: Config) -> TrainState:
     )
     last_step = config.epochs * epoch_steps
     tx = config.optimizer(config.schedule(config.learning_rate, last_step))
-    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
+    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx, config.loss())
     check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
     state = checkpoints.restore(state)

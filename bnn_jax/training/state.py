@@ -10,11 +10,14 @@ from flax import nnx
 
 from bnn_jax.network import Network
 from bnn_jax.projections import project, project_before
+from bnn_jax.training.loss import CrossEntropy, Loss
+
+_CROSS_ENTROPY = CrossEntropy()
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=['step', 'params', 'rest', 'opt_state'],
+    data_fields=['step', 'params', 'rest', 'opt_state', 'loss'],
     meta_fields=['graphdef', 'tx', 'num_classes'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,8 @@ class TrainState:
     """All that changes while training, as a pytree.
 
     step: how many updates were made. params: trainable parameters. rest: batch-norm statistics and random keys.
-    opt_state: the optimizer's. Static: graphdef, the model's structure; tx, the chain that updates it; num_classes.
+    opt_state: the optimizer's. loss: what is minimised, with its arrays (a teacher's), which no step changes. Static:
+    graphdef, the model's structure; tx, the chain that updates it; num_classes.
     """
 
     step: jax.Array
@@ -32,24 +36,28 @@ class TrainState:
     graphdef: nnx.GraphDef
     tx: optax.GradientTransformation
     num_classes: int
+    loss: Loss = _CROSS_ENTROPY
 
 
-def init(model: Network, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step; model itself is neither changed nor shared.
+def init(model: Network, tx: optax.GradientTransformation, loss: Loss = _CROSS_ENTROPY) -> TrainState:
+    """The state before the first step; neither model nor loss itself is changed or shared.
 
     tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
     touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there, see
-    `projections.project_before`. Raises TypeError for a model that is not one of this library's networks.
+    `projections.project_before`. loss: `CrossEntropy()`, or a `distillation` from a teacher.
+    Raises TypeError for a model that is not one of this library's networks, ValueError for a loss that does not fit it.
     """
     if not isinstance(model, Network):
         raise TypeError(f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
+    loss.check(model)
+    loss = jax.tree.map(jnp.array, loss)
     graphdef, params, rest = nnx.split(_copy(model, training=True), nnx.Param, ...)
     projections, befores = _carried(params, 'projection'), _carried(params, 'before')
     if jax.tree.leaves(projections):
         tx = optax.chain(tx, project(projections))
     if jax.tree.leaves(befores):
         tx = project_before(tx, befores)
-    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params), graphdef, tx, model.num_classes)
+    return TrainState(jnp.zeros((), jnp.int32), params, rest, tx.init(params), graphdef, tx, model.num_classes, loss)
 
 
 def model_of(state: TrainState) -> Network:

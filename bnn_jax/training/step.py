@@ -13,16 +13,10 @@ from flax import nnx
 
 from bnn_jax.network import Network
 from bnn_jax.packed import PackedNetwork
+from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
 
 Batch = dict[str, Any]
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of every image, (N,), in nats; NaN for a label that is not a class."""
-    valid = (labels >= 0) & (labels < logits.shape[-1])
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
-    return jnp.where(valid, loss, jnp.nan)
 
 
 def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -31,7 +25,7 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
     def loss_of(params):
         model = nnx.merge(state.graphdef, params, state.rest, copy=True)
         logits, auxiliary = model.with_auxiliary(batch['image'])
-        loss = cross_entropy(logits, batch['label']).mean()
+        loss = state.loss(batch['image'], logits, batch['label']).mean()
         for weight, auxiliary_logits in auxiliary:
             loss += weight * cross_entropy(auxiliary_logits, batch['label']).mean()
         return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
@@ -55,9 +49,9 @@ _compiled = jax.jit(update)
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: state and a batch to the next state and metrics, compiled once a shape.
 
-    batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean softmax cross-entropy,
-    nats, plus the weighted ones of auxiliary heads, where the model has any), `accuracy` (of this batch, in training
-    mode), `gradient_norm`. state stays usable.
+    batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean of the state's
+    loss, nats, plus the weighted cross-entropies of auxiliary heads, where the model has any), `accuracy` (of this batch, in
+    training mode), `gradient_norm`. state stays usable.
     Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
     of other keys or lengths, and as the model does.
     """

@@ -1,0 +1,39 @@
+"""What training minimises, as a value: from images, logits and labels to one number an image."""
+
+import dataclasses
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bnn_jax.layers import Network
+
+
+class Loss(Protocol):
+    """A callable pytree: (images, logits, labels) -> (N,) nats. Its arrays travel with the state and are not trained."""
+
+    def check(self, model: Network) -> None:
+        """Raises ValueError for a model that this loss does not fit; `init` asks before the first step."""
+
+    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array: ...
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of every image, (N,), in nats; NaN for a label that is not a class."""
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
+    return jnp.where(valid, loss, jnp.nan)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy:
+    """`cross_entropy` of logits and labels, whatever the images; it fits every model."""
+
+    def check(self, model: Network) -> None:
+        """Nothing to check."""
+
+    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return cross_entropy(logits, labels)
