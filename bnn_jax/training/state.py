@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bnn_jax.layers import Network
 from bnn_jax.projections import project, project_before
@@ -34,16 +35,20 @@ class TrainState:
     num_classes: int
 
 
-def init(model: Network, tx: optax.GradientTransformation) -> TrainState:
+def init(model: Network, tx: optax.GradientTransformation, *, operands: DTypeLike | None = None) -> TrainState:
     """The state before the first step; model itself is neither changed nor shared.
 
     tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
     touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there, see
-    `projections.project_before`. Raises TypeError for a model that is not one of this library's networks.
+    `projections.project_before`. operands: the dtype to which training rounds both operands of every product, bfloat16 for
+    the matrix units; latent weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing.
+    None: none. Raises TypeError for a model that is not one of this library's networks.
     """
     if not isinstance(model, Network):
         raise TypeError(f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-    graphdef, params, rest = nnx.split(_copy(model, training=True), nnx.Param, ...)
+    model = _copy(model, training=True)
+    model.set_attributes(operands=operands, raise_if_not_found=False)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     projections, befores = _carried(params, 'projection'), _carried(params, 'before')
     if jax.tree.leaves(projections):
         tx = optax.chain(tx, project(projections))
