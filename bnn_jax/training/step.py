@@ -67,7 +67,8 @@ def _gradient(state: TrainState, rest: nnx.State, batch: Batch):
         return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
 
     (loss, (logits, left)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    metrics = {'loss': loss, 'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype)}
+    correct = logits.argmax(-1).astype(batch['label'].dtype) == batch['label']
+    metrics = {'loss': loss, 'accuracy': correct.mean(dtype=loss.dtype)}
     return left, (metrics, gradient)
 
 
