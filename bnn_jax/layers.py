@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bnn_jax import quantizers
 from bnn_jax.dropout import Drop, elements
@@ -82,8 +83,9 @@ class Product(nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
     product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
-    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, and `drop` drops inputs at
-    the rate `dropout` (after they are binarised).
+    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, `drop` drops inputs at the
+    rate `dropout` (after they are binarised), and both operands of the product are rounded to the dtype `operands`, where
+    that is set (`training.init`); accumulation, and so the result, stays float32.
     __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
     """
 
@@ -114,6 +116,7 @@ class Product(nnx.Module):
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
         self.deterministic = False
+        self.operands: DTypeLike | None = None
 
     def latent(self) -> jax.Array:
         """The kernel as it is read: after the scheme's `before`, where it has one."""
@@ -128,6 +131,8 @@ class Product(nnx.Module):
             x = scheme.activation(x)
         if self.dropout > 0 and not self.deterministic:
             x = self.drop(x, self.dropout, self._key())
+        if self.operands is not None and not self.deterministic:
+            x = x.astype(self.operands)  # The product rounds its kernel to the dtype of x.
         if scheme.weight is None:
             y = rounded(self.product(x, kernel))
         else:
@@ -156,8 +161,10 @@ def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
 class Norm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last.
 
-    Training: flax's, with batch statistics. Evaluation: `exact.normalize` with running statistics, the same numbers as
-    in packed arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
+    Training: gamma (x - mean) / sqrt(var + eps) + beta, with the mean and the biased variance of the batch, on however many
+    devices it lies; with the scheme's norm_groups, of each of so many parts of it. Evaluation: `exact.normalize` with running
+    statistics, the same numbers as in packed arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
+    Raises ValueError for an input of other channels and, in training, a batch that the groups cannot share evenly.
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
@@ -171,6 +178,7 @@ class Norm(nnx.BatchNorm):
         )
         assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
         self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
+        self.groups = scheme.norm_groups
         if scheme.gamma_before is not None:
             self.scale = nnx.Param(self.scale[...], before=scheme.gamma_before)
         if not scheme.affine:
@@ -196,17 +204,30 @@ class Norm(nnx.BatchNorm):
         return normalize(x, self.coefficients()) if self.use_running_average else self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
+        """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""
+        if x.shape[0] % self.groups:
+            raise ValueError(
+                f'norm: got a batch of {x.shape[0]} images for norm_groups={self.groups}, expected a multiple of it'
+            )
+        assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
-            assert self.scale is not None
             self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
-        kept = self.momentum * self.var[...]
-        with jax.numpy_dtype_promotion('standard'):  # flax relies on it for float64, where a user forbids it
-            y = super().__call__(x)
-        # flax's running variance is kept + (1 - momentum) * biased variance; only its last part has the factor.
-        factor = self.variance_factor(x.size // self.num_features)
-        if factor != 1:
-            self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
-        return y
+        grouped = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
+        axes = tuple(range(1, grouped.ndim - 1))
+        mean = grouped.mean(axes, keepdims=True)
+        centred = grouped - mean
+        var = jnp.square(centred).mean(axes, keepdims=True)
+        self.mean[...] = self._moved(self.mean[...], mean)
+        self.var[...] = self._moved(self.var[...], var * self.variance_factor(centred[0].size // self.num_features))
+        with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+            y = centred * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+        return y.reshape(x.shape)
+
+    def _moved(self, running: jax.Array, of_groups: jax.Array) -> jax.Array:
+        """running, moved towards the mean over the groups by 1 - momentum."""
+        batch = jax.lax.stop_gradient(of_groups).reshape(self.groups, -1).mean(0)
+        with jax.numpy_dtype_promotion('standard'):
+            return self.momentum * running + (1 - self.momentum) * batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -148,7 +148,7 @@ def itself(scheme: 'Scheme') -> 'Scheme':
 def real(scheme: 'Scheme') -> 'Scheme':
     """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
     kept = ('init', 'bias', 'dropout', 'drops')
-    kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before')
+    kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before', 'norm_groups')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
 
 
@@ -199,6 +199,9 @@ class Scheme:
     variance_factor: number of values a channel -> what the batch's (biased) variance is multiplied with before it enters
         the running one. affine: whether gamma and beta are trained; else they stay 1 and 0.
     gamma_init: (key, shape, dtype) -> initial gamma, where it is trained. gamma_before: as before, for gamma.
+    norm_groups: into how many parts of its own statistics a batch falls while training, each of successive images. 1: the
+        batch is normalised as a whole, on however many devices it lies. The number of devices: each by itself, as the
+        papers' codes did on several; the result does not depend on where the parts lie.
     """
 
     weight: Callable | None
@@ -227,8 +230,11 @@ class Scheme:
     affine: bool = True
     gamma_init: Callable = ones
     gamma_before: Callable | None = None
+    norm_groups: int = 1
 
     def __post_init__(self):
+        if self.norm_groups < 1:
+            raise ValueError(f'norm_groups: got {self.norm_groups!r}, expected at least 1')
         if self.pad_value not in (0, 1, -1):
             raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
         if not 0 <= self.dropout < 1:

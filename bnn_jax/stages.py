@@ -8,7 +8,8 @@ import dataclasses
 import jax
 from flax import nnx
 
-from bnn_jax.layers import Network, Noise, Product
+from bnn_jax.layers import Noise, Product
+from bnn_jax.network import Network
 from bnn_jax.schemes import Scheme
 
 

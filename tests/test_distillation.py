@@ -12,7 +12,8 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
-from bnn_jax.layers import Auxiliary, Flatten, Network, Product, Sequential
+from bnn_jax.layers import Flatten, Product
+from bnn_jax.network import Auxiliary, Network, Sequential
 from bnn_jax.products import Dense
 from bnn_jax.training import Config, CrossEntropy, distillation, fit, init, model_of, soft_cross_entropy, train_step
 from bnn_jax.training.loss import cross_entropy

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax.exact import wide
-from bnn_jax.layers import Network
+from bnn_jax.network import Network
 from bnn_jax.training.loss import cross_entropy
 
 

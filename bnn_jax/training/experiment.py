@@ -24,6 +24,7 @@ from bnn_jax.convert import convert
 from bnn_jax.files import write
 from bnn_jax.network import Network
 from bnn_jax.summary import summarize
+from bnn_jax.training.devices import Hosts, is_first_host
 from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import plot, read
 from bnn_jax.training.state import model_of
@@ -57,23 +58,27 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
 
 
 def with_options(name: str, description: str | None, config: Config) -> Config:
-    """config with the options of the command line; its default workdir is runs/<name>-<seed>."""
+    """config with the options of the command line; its default workdir is runs/<name>-<seed>.
+
+    Where they name a coordinator, this process joins the others of the run.
+    """
     import tyro
 
+    fields = [field for part in (config, Hosts()) for field in dataclasses.fields(part) if 'help' in field.metadata]
     options = [
         (
             field.name,
             Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
             dataclasses.field(default=value),
         )
-        for field in dataclasses.fields(config)
-        if 'help' in field.metadata
-        for value in [getattr(config, field.name)]
+        for field in fields
+        for value in [getattr(config, field.name, field.default)]
     ]
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
-    chosen = tyro.cli(kind, prog=f'python -m experiments.{name}', description=description)
+    chosen = dataclasses.asdict(tyro.cli(kind, prog=f'python -m experiments.{name}', description=description))
     try:
-        config = dataclasses.replace(config, **dataclasses.asdict(chosen))
+        Hosts(**{field.name: chosen.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
+        config = dataclasses.replace(config, **chosen)
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
     return dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
@@ -82,9 +87,12 @@ def with_options(name: str, description: str | None, config: Config) -> Config:
 def run(name: str, config: Config) -> dict[str, Any]:
     """fit, then everything a run leaves: curves.png, the packed model, results.json; returns the results.
 
-    A network without binary weights is not converted: its packed results are None.
+    A network without binary weights is not converted: its packed results are None. On several hosts the first one does all
+    this after `fit`; the others return no results.
     """
     model = model_of(fit(config))
+    if not is_first_host():
+        return {}
     workdir = Path(config.workdir).expanduser()
     records = read(workdir / 'metrics.jsonl')
     if not records:

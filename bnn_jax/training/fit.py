@@ -13,26 +13,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bnn_jax.files import write
 from bnn_jax.network import Network
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.devices import (
+    all_devices,
+    check_shares,
+    is_first_host,
+    own_copy,
+    replicated,
+    spread,
+    sum_over_hosts,
+    whole,
+)
 from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.metrics import MetricsLog
+from bnn_jax.training.options import option
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import check_batch, evaluate, update
+from bnn_jax.training.step import check_batch, means, totals_of, update
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
 
 
-def option(default, text: str) -> Any:
-    """A scalar field that the command line can set."""
-    return dataclasses.field(default=default, metadata={'help': text})
+PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +74,14 @@ class Config:
     width: float = option(1.0, "factor on the architecture's filters")
     seed: int = option(0, 'of initialisation, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
+    accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
+    precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'checkpoint_every'):
+        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
@@ -76,9 +89,17 @@ class Config:
         for name in ('seed', 'workers'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
+        if self.batch_size % self.accumulate:
+            raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
+        if self.precision not in PRECISIONS:
+            raise ValueError(f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}')
         for epoch, accuracy in self.anchors:
             if epoch < 1 or not 0 <= accuracy <= 1:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
+
+    def operands(self) -> DTypeLike | None:
+        """The dtype to which training rounds the operands of products; None: they stay as they are."""
+        return PRECISIONS[self.precision]
 
     def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
         """The anchors, if this run is as long as the published one and of full width; its rates fall at other epochs else."""
@@ -103,12 +124,17 @@ def fit(config: Config) -> TrainState:
 
     Writes config.json, metrics.jsonl and checkpoints/ there. The parameters depend on the config alone, not on where a
     run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
+    Batches are spread over all devices. On several hosts (`devices.join`), every one calls this with the same config and a
+    workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
+    number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
     directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
     """
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
+    mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
+    check_shares(config.batch_size // config.accumulate, mesh)
     workdir = prepare_workdir(config)
     train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
     batches, epoch_steps = training_batches(
@@ -117,54 +143,58 @@ def fit(config: Config) -> TrainState:
         seed=config.seed,
         standardize=config.standardize,
         augmentations=config.augmentations,
+        shard=shard,
     )
     last_step = config.epochs * epoch_steps
     tx = config.optimizer(config.schedule(config.learning_rate, last_step))
-    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx, config.loss())
+    model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
+    state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
-    state = checkpoints.restore(state)
-    write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
+    state = replicated(checkpoints.restore(state), mesh)
+    if is_first_host():
+        write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
-    step = jax.jit(update, donate_argnums=0)
+    step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     with (
         checkpoints,
-        MetricsLog(workdir / 'metrics.jsonl', first_step) as log,
+        MetricsLog(workdir / 'metrics.jsonl' if is_first_host() else None, first_step) as log,
         Progress(first_step, last_step, epoch_steps, log.seconds, config.comparable_anchors()) as progress,
         _Signals() as signals,
         contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
         for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
-            state, metrics = step(state, batch)
+            state, metrics = step(state, spread(batch, mesh))
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
-            saves = ends_epoch or number % config.checkpoint_every == 0 or signals.received
+            stops = signals.stop_at(number)
+            saves = ends_epoch or number % config.checkpoint_every == 0 or stops
             while len(pending) > (0 if saves else 1):
                 record = _finite(checkpoints, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
             if ends_epoch:
-                test = evaluate(model_of(state), test_batches(config, test_source))
-                record = log.epoch(number, epoch_steps, test, progress.seconds())
+                totals = totals_of(model_of(own_copy(state)), test_batches(config, test_source, shard))
+                record = log.epoch(number, epoch_steps, means(sum_over_hosts(totals)), progress.seconds())
                 progress.epoch(record)
             if saves:
                 _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
-            if saves and signals.received:  # one that came after `saves` was decided waits for the next step
+            if stops:
                 checkpoints.wait()
-                progress.say(f'stopped at step {number} by signal {signals.received}, saved; start again to go on')
-                raise Interrupted(128 + signals.received)
+                progress.say(f'stopped at step {number} by signal {stops}, saved; start again to go on')
+                raise Interrupted(128 + stops)
         checkpoints.wait()
         if signals.received:
             raise Interrupted(128 + signals.received)
-    return state
+    return own_copy(state)
 
 
-def test_batches(config: Config, source: 'Source') -> Generator[dict, None, None]:
-    """The test images of a run, as it sees them."""
+def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 1)) -> Generator[dict, None, None]:
+    """The test images of a run as it sees them, or a host's part of them."""
     from bnn_jax.data import evaluation_batches
 
     return evaluation_batches(
@@ -172,6 +202,7 @@ def test_batches(config: Config, source: 'Source') -> Generator[dict, None, None
         batch_size=config.batch_size,
         standardize=config.standardize,
         augmentations=config.evaluation_augmentations,
+        shard=shard,
         workers=config.workers,
     )
 
@@ -186,7 +217,7 @@ def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]
 
 def _check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:
     """Raises NonFiniteLoss for parameters that no good checkpoint holds: an infinite update shows in the next loss only."""
-    for leaf in jax.tree.leaves((state.params, state.rest)):
+    for leaf in jax.tree.leaves(own_copy((state.params, state.rest))):
         if not np.isfinite(np.asarray(leaf, np.float32)).all():
             raise _diverged(checkpoints, number, 'parameters that are NaN or infinite')
 
@@ -243,7 +274,7 @@ def prepare_workdir(config: Config) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / '.writable'
         probe.write_text('')
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Another host may have been here.
     except OSError as error:
         raise OSError(
             error.errno, f'workdir cannot be written ({error.strerror}); choose another --workdir', str(workdir)
@@ -252,16 +283,29 @@ def prepare_workdir(config: Config) -> Path:
 
 
 class _Signals:
-    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it."""
+    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it.
+
+    Where there are several hosts, JAX takes SIGTERM on any of them and has all stop at one step; Ctrl-C is not waited for.
+    """
 
     def __enter__(self):
         self.received, self._previous = 0, {}
+        if jax.process_count() > 1:
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
             except ValueError:  # Not the main thread: whoever runs that one handles signals.
                 break
         return self
+
+    def stop_at(self, step: int) -> int:
+        """The signal after which to stop at this step; 0: go on."""
+        if jax.process_count() == 1:
+            return self.received
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        return signal.SIGTERM if reached_preemption_sync_point(step) else 0
 
     def _receive(self, number, frame):
         if self.received:

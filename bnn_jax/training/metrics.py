@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 from bnn_jax.files import write
@@ -10,15 +11,17 @@ from bnn_jax.files import write
 class MetricsLog:
     """metrics.jsonl, one JSON object a line: a record of every step (`loss`, `accuracy`, `gradient_norm` of its batch,
     `seconds` of training so far) and one of every epoch (`epoch`, means over it, test results). Opened again at the step
-    a run resumes from, it drops what lies beyond; `seconds` is where the run's clock goes on.
+    a run resumes from, it drops what lies beyond; `seconds` is where the run's clock goes on. path None: nothing is
+    written, as on all hosts but one.
     """
 
-    def __init__(self, path: Path, resumed_at: int):
+    def __init__(self, path: Path | None, resumed_at: int):
         self.path = path
-        self._records = [record for record in read(path) if record['step'] <= resumed_at]
+        self._records = [record for record in (read(path) if path else []) if record['step'] <= resumed_at]
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
-        write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
-        self._file = path.open('a')
+        if path:
+            write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
+        self._file = (path or Path(os.devnull)).open('a')
 
     def write(self, **record) -> None:
         """Append a record, at once."""

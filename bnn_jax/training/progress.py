@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from bnn_jax.training.devices import is_first_host
+
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
 
@@ -29,7 +31,7 @@ class Progress:
         self._published = dict(anchors)
         self._started, self._before, self._line_at = time.monotonic(), before, 0.0
         self._counted_from: tuple[int, float] | None = None
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not is_first_host())
         self._bar = Bar(
             TextColumn('{task.description}'),
             BarColumn(),

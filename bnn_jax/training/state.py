@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bnn_jax.network import Network
 from bnn_jax.projections import project, project_before
@@ -39,19 +40,29 @@ class TrainState:
     loss: Loss = _CROSS_ENTROPY
 
 
-def init(model: Network, tx: optax.GradientTransformation, loss: Loss = _CROSS_ENTROPY) -> TrainState:
+def init(
+    model: Network,
+    tx: optax.GradientTransformation,
+    loss: Loss = _CROSS_ENTROPY,
+    *,
+    operands: DTypeLike | None = None,
+) -> TrainState:
     """The state before the first step; neither model nor loss itself is changed or shared.
 
     tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
     touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there, see
     `projections.project_before`. loss: `CrossEntropy()`, or a `distillation` from a teacher.
+    operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units; latent
+    weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing. None: none.
     Raises TypeError for a model that is not one of this library's networks, ValueError for a loss that does not fit it.
     """
     if not isinstance(model, Network):
         raise TypeError(f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
     loss.check(model)
     loss = jax.tree.map(jnp.array, loss)
-    graphdef, params, rest = nnx.split(_copy(model, training=True), nnx.Param, ...)
+    model = _copy(model, training=True)
+    model.set_attributes(operands=operands, raise_if_not_found=False)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     projections, befores = _carried(params, 'projection'), _carried(params, 'before')
     if jax.tree.leaves(projections):
         tx = optax.chain(tx, project(projections))

@@ -10,37 +10,60 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from bnn_jax.network import Network
 from bnn_jax.packed import PackedNetwork
+from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
 
 Batch = dict[str, Any]
 
 
-def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain."""
+def update(state: TrainState, batch: Batch, *, parts: int = 1) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain.
+
+    parts: the batch is computed in so many parts one after another (part i: the images i, i + parts, ..., so that each part
+    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalised
+    by itself, and moves the running statistics.
+    """
+    if parts == 1:
+        rest, (metrics, gradient) = _gradient(state, state.rest, batch)
+    else:
+        one_after_another = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), batch)
+        first, others = (jax.tree.map(lambda a, s=s: a[s], one_after_another) for s in (0, slice(1, None)))
+
+        def add(done, part):
+            rest, total = done
+            rest, of_part = _gradient(state, rest, part)
+            return (rest, jax.tree.map(jnp.add, total, of_part)), None
+
+        (rest, total), _ = jax.lax.scan(add, _gradient(state, state.rest, first), others)
+        metrics, gradient = jax.tree.map(lambda a: a / parts, total)
+    with jax.numpy_dtype_promotion('standard'):  # optax relies on it (Adam's b1 ** count), where a user forbids it
+        updates, opt_state = state.tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics |= {'gradient_norm': optax.tree.norm(gradient)}
+    state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
+    return state, metrics
+
+
+def _gradient(state: TrainState, rest: nnx.State, batch: Batch):
+    """What a batch leaves of rest, and its metrics and gradient."""
 
     def loss_of(params):
-        model = nnx.merge(state.graphdef, params, state.rest, copy=True)
+        model = nnx.merge(state.graphdef, params, rest, copy=True)
         logits, auxiliary = model.with_auxiliary(batch['image'])
         loss = state.loss(batch['image'], logits, batch['label']).mean()
         for weight, auxiliary_logits in auxiliary:
             loss += weight * cross_entropy(auxiliary_logits, batch['label']).mean()
         return loss, (logits, nnx.state(model, nnx.Not(nnx.Param)))
 
-    (loss, (logits, rest)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    with jax.numpy_dtype_promotion('standard'):  # optax relies on it (Adam's b1 ** count), where a user forbids it
-        updates, opt_state = state.tx.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {
-        'loss': loss,
-        'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype),
-        'gradient_norm': optax.tree.norm(gradient),
-    }
-    state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
-    return state, metrics
+    (loss, (logits, left)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    correct = logits.argmax(-1).astype(batch['label'].dtype) == batch['label']
+    metrics = {'loss': loss, 'accuracy': correct.mean(dtype=loss.dtype)}
+    return left, (metrics, gradient)
 
 
 _compiled = jax.jit(update)
@@ -78,31 +101,48 @@ def check_batch(batch: Batch, num_classes: int) -> None:
 def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[str, float]:
     """Mean loss (nats), accuracy and number of images over batches, every image counted once, in evaluation mode.
 
-    model: a trained or a packed network; it is not changed. batches as `train_step` takes them; a smaller last one is
-    padded, so that it compiles once. Raises ValueError if there is no image at all, and as `train_step` for labels.
+    model: a trained or a packed network; it is not changed. batches as `train_step` takes them; a smaller one is padded, so
+    that it compiles once, and spread over the devices of this host. Raises ValueError if there is no image at all, and as
+    `train_step` for labels.
     """
-    logits = logits_of(model)
-    size, totals = 0, np.zeros(3)
-    for batch in batches:
-        check_batch(batch, model.num_classes)
-        images, labels = np.asarray(batch['image']), np.asarray(batch['label'])
-        size, count = max(size, len(images)), len(images)
-        images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
-        batch_logits = np.asarray(logits(images))[:count]
-        loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
-    if totals[2] == 0:
-        raise ValueError('evaluate: got no images, expected at least one')
+    return means(totals_of(model, batches))
+
+
+def means(totals: np.ndarray) -> dict[str, float]:
+    """What `evaluate` returns, from `totals_of` all images or from the sum of several parts' totals."""
     loss, correct, count = totals.tolist()
+    if count == 0:
+        raise ValueError('evaluate: got no images, expected at least one')
     return {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
 
 
-def logits_of(model: Network | PackedNetwork) -> Callable[[np.ndarray], jax.Array]:
-    """images -> logits in evaluation mode, compiled once a shape; model itself is not changed."""
+def totals_of(model: Network | PackedNetwork, batches: Iterable[Batch]) -> np.ndarray:
+    """Sum of the losses, number of correct predictions, number of images; batches may be empty."""
+    mesh = own_devices()
+    logits, size, totals = logits_of(model, mesh), 0, np.zeros(3)
+    for batch in batches:
+        check_batch(batch, model.num_classes)
+        images, labels = np.asarray(batch['image']), np.asarray(batch['label'])
+        count = len(images)
+        if count == 0:
+            continue
+        size = max(size, -(-count // mesh.size) * mesh.size)
+        images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
+        batch_logits = np.asarray(logits(spread(images, mesh)))[:count]
+        loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
+        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
+    return totals
+
+
+def logits_of(model: Network | PackedNetwork, mesh: Mesh | None = None) -> Callable[[Any], jax.Array]:
+    """images -> logits in evaluation mode, compiled once a shape; model itself is not changed.
+
+    mesh: devices that are each given the whole model, for images spread over them; None: the model stays where it is.
+    """
     if isinstance(model, PackedNetwork):
-        return partial(_packed_logits, model)
+        return partial(_packed_logits, model if mesh is None else replicated(model, mesh))
     graphdef, state = nnx.split(model)
-    evaluating = nnx.merge(graphdef, state, copy=True)
+    evaluating = nnx.merge(graphdef, state if mesh is None else replicated(state, mesh), copy=True)
     evaluating.eval()
     return partial(_network_logits, *nnx.split(evaluating))
 

@@ -1,0 +1,109 @@
+"""One path for 1 to n devices on 1 to n hosts: parameters lie whole on every device, a batch is spread over all of them.
+
+A computation on such arrays, jitted, is the one of a single device: the mean of a loss, its gradient and the statistics of
+a normalisation are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bnn_jax.training.options import option
+
+AUTO = 'auto'
+"""A coordinator that JAX finds by itself: on TPU pods and under SLURM, Open MPI or Kubernetes."""
+
+WAIT_FOR_RESULTS = 24 * 3600
+"""Seconds for which the other hosts wait at the end, while the first one converts the network and tests it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The processes of one run, as options of the command line. Raises ValueError for numbers that do not fit together."""
+
+    coordinator: str = option('', "HOST:PORT of process 0, the same for all; 'auto' on TPU pods and under SLURM")
+    hosts: int = option(1, 'processes of this run, started by you on one machine or many')
+    host: int = option(0, 'which of them this is, from 0')
+
+    def __post_init__(self):
+        if self.coordinator in ('', AUTO):
+            if (self.hosts, self.host) != (1, 0):
+                raise ValueError(
+                    f'hosts, host: got {self.hosts} and {self.host}, expected --coordinator=HOST:PORT with them'
+                )
+        elif not 0 <= self.host < self.hosts:
+            raise ValueError(f'host: got {self.host} of {self.hosts} hosts, expected 0 to {self.hosts - 1}')
+
+    def join(self) -> None:
+        """Meet the others; to be called before anything is asked of a device."""
+        if self.coordinator == AUTO:
+            jax.distributed.initialize(shutdown_timeout_seconds=WAIT_FOR_RESULTS)
+        elif self.coordinator:
+            jax.distributed.initialize(
+                self.coordinator, self.hosts, self.host, shutdown_timeout_seconds=WAIT_FOR_RESULTS
+            )
+
+
+def all_devices() -> Mesh:
+    """Every device of every host, along one axis named data."""
+    return _mesh(jax.devices())
+
+
+def own_devices() -> Mesh:
+    """The devices of this host, along one axis named data."""
+    return _mesh(jax.local_devices())
+
+
+def _mesh(devices: list) -> Mesh:
+    return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicated(tree, mesh: Mesh):
+    """tree with every array whole on every device of the mesh, copied; every host gives the same numbers."""
+    return _placed(tree, whole(mesh))
+
+
+def spread(batch, mesh: Mesh):
+    """A batch spread along its first axis over the mesh. Every host gives its own part; the parts of all, in their order,
+    are the batch. Raises ValueError where the devices cannot share it evenly."""
+    hosts = len({device.process_index for device in mesh.devices.flat})
+    for array in jax.tree.leaves(batch):
+        check_shares(len(array) * hosts, mesh)
+    return _placed(batch, NamedSharding(mesh, PartitionSpec('data')))
+
+
+def check_shares(batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError for a batch that the devices of the mesh cannot share evenly."""
+    if batch_size % mesh.size:
+        raise ValueError(f'batch_size: got {batch_size} for {mesh.size} devices, expected a multiple of {mesh.size}')
+
+
+def _placed(tree, sharding: NamedSharding):
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.array(leaf)), tree)
+
+
+def own_copy(tree):
+    """What every device holds whole, as arrays of this host's first device alone."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def is_first_host() -> bool:
+    """Whether this process is the one that writes and reports."""
+    return jax.process_index() == 0
+
+
+def sum_over_hosts(totals: np.ndarray) -> np.ndarray:
+    """The sum of every host's float64 numbers, exactly as NumPy adds them, on every host."""
+    if jax.process_count() == 1:
+        return totals
+    from jax.experimental.multihost_utils import process_allgather
+
+    # As words: JAX would round float64 to float32.
+    return np.asarray(process_allgather(totals.view(np.uint32))).view(np.float64).sum(axis=0)
