@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -24,6 +25,7 @@ from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import check_batch, evaluate, update
+from bnn_jax.training.watch import signs, watch
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -61,6 +63,7 @@ class Config:
     width: float = option(1.0, "factor on the architecture's filters")
     seed: int = option(0, 'of initialisation, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
+    watch_every: int = option(100, 'steps between records of sign flips, clipping, STE window and alpha; 0: never')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
@@ -71,7 +74,7 @@ class Config:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers'):
+        for name in ('seed', 'workers', 'watch_every'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         for epoch, accuracy in self.anchors:
@@ -99,8 +102,8 @@ class Interrupted(SystemExit):
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
-    Writes config.json, metrics.jsonl and checkpoints/ there. The parameters depend on the config alone, not on where a
-    run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
+    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there. The parameters depend on the config alone, not
+    on where a run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
     directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
     """
@@ -117,7 +120,8 @@ def fit(config: Config) -> TrainState:
         augmentations=config.augmentations,
     )
     last_step = config.epochs * epoch_steps
-    tx = config.optimizer(config.schedule(config.learning_rate, last_step))
+    schedule = config.schedule(config.learning_rate, last_step)
+    tx = config.optimizer(schedule)
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
     check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
@@ -125,6 +129,7 @@ def fit(config: Config) -> TrainState:
     write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(update, donate_argnums=0)
+    rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     with (
@@ -136,7 +141,12 @@ def fit(config: Config) -> TrainState:
     ):
         for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
+            watched = config.watch_every and number % config.watch_every == 0
+            before = see_signs(state) if watched else {}  # before the step, which reuses the state's buffers
             state, metrics = step(state, batch)
+            metrics['learning_rate'] = rate(number - 1)
+            if watched:
+                metrics |= see(before, state, batch['image'])
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
             saves = ends_epoch or number % config.checkpoint_every == 0 or signals.received
@@ -146,7 +156,7 @@ def fit(config: Config) -> TrainState:
                 progress.step(record)
             if ends_epoch:
                 test = evaluate(model_of(state), test_batches(config, test_source))
-                record = log.epoch(number, epoch_steps, test, progress.seconds())
+                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size)
                 progress.epoch(record)
             if saves:
                 _check_parameters(checkpoints, number, state)
@@ -174,10 +184,15 @@ def test_batches(config: Config, source: 'Source') -> Generator[dict, None, None
     )
 
 
+def _rate(schedule: optax.Schedule, count: jax.Array) -> jax.Array:
+    with jax.numpy_dtype_promotion('standard'):  # schedules rely on it, where a user forbids it
+        return jnp.asarray(schedule(count))
+
+
 def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """The metrics of a step as numbers. Raises NonFiniteLoss."""
     record = {'step': number} | {name: float(value) for name, value in metrics.items()}
-    if not all(math.isfinite(value) for value in record.values()):
+    if not all(math.isfinite(record[name]) for name in ('loss', 'gradient_norm')):
         raise _diverged(checkpoints, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
     return record
 
@@ -200,7 +215,7 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
 
 def _decisive(config: Config) -> dict[str, Any]:
     """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-    free = ('workdir', 'data_dir', 'checkpoint_every', 'workers', 'anchors', 'deployed')
+    free = ('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed')
     return {k: v for k, v in config.described().items() if k not in free}
 
 

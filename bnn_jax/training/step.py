@@ -25,6 +25,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(valid, loss, jnp.nan)
 
 
+def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether fewer than five logits are larger than the label's, (N,); never where that one is NaN."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return (~(logits <= own)).sum(-1) < 5  # not `>`, of which a NaN has none
+
+
 def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain."""
 
@@ -45,6 +51,8 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.A
         'accuracy': (logits.argmax(-1) == batch['label']).mean(dtype=loss.dtype),
         'gradient_norm': optax.tree.norm(gradient),
     }
+    if state.num_classes > 5:
+        metrics['top5_accuracy'] = in_top5(logits, batch['label']).mean(dtype=loss.dtype)
     state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
     return state, metrics
 
@@ -57,7 +65,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, j
 
     batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean softmax cross-entropy,
     nats, plus the weighted ones of auxiliary heads, where the model has any), `accuracy` (of this batch, in training
-    mode), `gradient_norm`. state stays usable.
+    mode), `gradient_norm`; `top5_accuracy` (see `in_top5`) where there are more than five classes. state stays usable.
     Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
     of other keys or lengths, and as the model does.
     """
@@ -84,11 +92,13 @@ def check_batch(batch: Batch, num_classes: int) -> None:
 def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[str, float]:
     """Mean loss (nats), accuracy and number of images over batches, every image counted once, in evaluation mode.
 
+    Where there are more than five classes, `top5_accuracy` as well.
+
     model: a trained or a packed network; it is not changed. batches as `train_step` takes them; a smaller last one is
     padded, so that it compiles once. Raises ValueError if there is no image at all, and as `train_step` for labels.
     """
     logits = logits_of(model)
-    size, totals = 0, np.zeros(3)
+    size, totals = 0, np.zeros(4)
     for batch in batches:
         check_batch(batch, model.num_classes)
         images, labels = np.asarray(batch['image']), np.asarray(batch['label'])
@@ -96,11 +106,13 @@ def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[s
         images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         batch_logits = np.asarray(logits(images))[:count]
         loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
-    if totals[2] == 0:
+        top5 = np.asarray(in_top5(jnp.asarray(batch_logits), jnp.asarray(labels)))
+        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), top5.sum(), count]
+    if totals[3] == 0:
         raise ValueError('evaluate: got no images, expected at least one')
-    loss, correct, count = totals.tolist()
-    return {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
+    loss, correct, in_five, count = totals.tolist()
+    result = {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
+    return result | ({'top5_accuracy': in_five / count} if model.num_classes > 5 else {})
 
 
 def logits_of(model: Network | PackedNetwork) -> Callable[[np.ndarray], jax.Array]:
