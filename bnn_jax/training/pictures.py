@@ -8,7 +8,7 @@ from bnn_jax.files import write
 
 PANELS = {
     'flips': ('Share of signs that flip in one step', 'log'),
-    'at_clip': ('Share of latent weights at the clip, |w| = 1', 'linear'),
+    'at_clip': ('Share of latent weights at the clip, |w| ≥ 1', 'linear'),
     'in_window': ('Share of inputs inside the window\nin which the sign lets gradients through', 'linear'),
     'alpha': ('Alpha, the scale of a filter: mean over filters', 'linear'),
 }
