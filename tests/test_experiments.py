@@ -120,6 +120,7 @@ def test_options_set_scalars(dash, monkeypatch):
         'width': 2.0,
         'seed': 7,
         'checkpoint_every': 9,
+        'watch_every': 8,
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',

@@ -37,6 +37,8 @@ from bnn_jax.training.metrics import MetricsLog, read
 TESTS = Path(__file__).parent
 EPOCH, LAST = 22, 44
 """Steps of an epoch and of a whole run."""
+WATCHED = 7
+"""Steps between looks at the binary layers."""
 
 
 def adam(schedule):
@@ -64,6 +66,7 @@ CONFIG = Config(
     batch_size=64,
     learning_rate=1e-2,
     checkpoint_every=5,
+    watch_every=WATCHED,
 )
 """It has all kinds of state: latent weights, statistics, random keys, moments of the optimizer."""
 
@@ -155,8 +158,9 @@ def saved(workdir: Path, config: Config = CONFIG):
 
 def records(workdir: Path) -> list[dict]:
     """metrics.jsonl without the times."""
+    times = ('seconds', 'images_per_second')
     lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != 'seconds'} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in times} for line in lines]
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -183,11 +187,16 @@ def test_what_a_run_leaves(finished):
     log = records(workdir)
     steps, epochs = [r for r in log if 'epoch' not in r], [r for r in log if 'epoch' in r]
     assert [record['step'] for record in steps] == list(range(1, LAST + 1))
-    assert all(record.keys() == {'step', 'loss', 'accuracy', 'gradient_norm'} for record in steps)
+    always = {'step', 'loss', 'accuracy', 'top5_accuracy', 'gradient_norm', 'learning_rate'}
+    assert all({key for key in record if '/' not in key} == always for record in steps)
+    assert [r['step'] for r in steps if r.keys() > always] == list(range(WATCHED, LAST + 1, WATCHED))
+    for record in steps:
+        expected = 1e-2 * (1 + np.cos(np.pi * (record['step'] - 1) / LAST)) / 2
+        assert record['learning_rate'] == pytest.approx(expected, rel=1e-5)
     assert [(record['step'], record['epoch']) for record in epochs] == [(EPOCH, 1), (LAST, 2)]
     for record in epochs:
         own = [r for r in steps if record['step'] - EPOCH < r['step'] <= record['step']]
-        for name in ('loss', 'accuracy'):
+        for name in ('loss', 'accuracy', 'top5_accuracy'):
             assert record[f'train_{name}'] == pytest.approx(np.mean([r[name] for r in own]))
     assert epochs[1]['test_loss'] < epochs[0]['test_loss']
     seconds = [record['seconds'] for record in read(workdir / 'metrics.jsonl')]
@@ -508,6 +517,7 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('learning_rate', float('inf'), 'learning_rate: got inf'),
         ('seed', -1, 'seed: got -1, expected 0 or more'),
         ('workers', -1, 'workers: got -1, expected 0 or more'),
+        ('watch_every', -1, 'watch_every: got -1, expected 0 or more'),
         ('anchors', ((1, 20.09),), r'anchors: got \(1, 20.09\), expected \(epoch from 1, accuracy from 0 to 1\)'),
         ('anchors', ((0, 0.5),), r'anchors: got \(0, 0.5\)'),
     ],

@@ -350,6 +350,8 @@ def test_evaluate_is_the_mean_over_all_images(trained, test_images, splits, arit
     result = evaluate(arithmetic(trained), batches)
     assert result['count'] == 100
     assert result['accuracy'] == (logits.argmax(-1) == labels).mean()
+    larger = (logits > logits[np.arange(100), labels][:, None]).sum(-1)
+    assert result['accuracy'] < result['top5_accuracy'] == (larger < 5).mean() < 1
     np.testing.assert_allclose(result['loss'], losses.mean(), rtol=1e-6)
 
 

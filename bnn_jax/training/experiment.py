@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
-import itertools
 import json
 import platform
 import statistics
@@ -26,7 +25,8 @@ from bnn_jax.network import Network
 from bnn_jax.summary import summarize
 from bnn_jax.training.devices import Hosts, is_first_host
 from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
-from bnn_jax.training.metrics import plot, read
+from bnn_jax.training.metrics import read, seconds_per_step
+from bnn_jax.training.pictures import plot, plot_watch
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 
@@ -85,7 +85,7 @@ def with_options(name: str, description: str | None, config: Config) -> Config:
 
 
 def run(name: str, config: Config) -> dict[str, Any]:
-    """fit, then everything a run leaves: curves.png, the packed model, results.json; returns the results.
+    """fit, then everything a run leaves: curves.png, watch.png, the packed model, results.json; returns the results.
 
     A network without binary weights is not converted: its packed results are None. On several hosts the first one does all
     this after `fit`; the others return no results.
@@ -100,6 +100,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
             f'{workdir}/metrics.jsonl is gone, expected the records of this run; delete {workdir} to train again'
         )
     plot(workdir / 'curves.png', name, records)
+    plot_watch(workdir / 'watch.png', name, records)
 
     test_source = config.data('test', config.data_dir)
     batches = functools.partial(test_batches, config, test_source)
@@ -116,7 +117,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'packed_bytes': None,
         'epochs': config.epochs,
         'train_seconds': records[-1]['seconds'],
-        'images_per_second': config.batch_size / _seconds_per_step(records),
+        'images_per_second': config.batch_size / (seconds_per_step(records) or records[-1]['seconds']),
         'milliseconds_per_batch': _milliseconds(logits_of(model), first_images),
         'packed_milliseconds_per_batch': None,
     }
@@ -153,14 +154,6 @@ def compare(model, packed, batches: Callable) -> dict[str, float]:
         difference = max(difference, float(np.abs(ours - theirs).max()))
         count += len(ours)
     return {'prediction_agreement': agree / count, 'max_abs_logit_difference': difference}
-
-
-def _seconds_per_step(records: list[dict]) -> float:
-    """Median time between two steps of one epoch: neither compilation nor evaluation is in it."""
-    pairs = [
-        (a, b) for a, b in itertools.pairwise(records) if 'loss' in a and 'loss' in b and b['step'] == a['step'] + 1
-    ]
-    return statistics.median(b['seconds'] - a['seconds'] for a, b in pairs) if pairs else records[-1]['seconds']
 
 
 def _milliseconds(logits: Callable, images: np.ndarray) -> float:

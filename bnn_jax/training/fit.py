@@ -38,6 +38,7 @@ from bnn_jax.training.options import option
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import check_batch, means, totals_of, update
+from bnn_jax.training.watch import signs, watch
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -76,6 +77,7 @@ class Config:
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
+    watch_every: int = option(100, 'steps between records of sign flips, clipping, STE window and alpha; 0: never')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
@@ -86,7 +88,7 @@ class Config:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers'):
+        for name in ('seed', 'workers', 'watch_every'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         if self.batch_size % self.accumulate:
@@ -122,9 +124,9 @@ class Interrupted(SystemExit):
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
-    Writes config.json, metrics.jsonl and checkpoints/ there. The parameters depend on the config alone, not on where a
-    run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
-    Batches are spread over all devices. On several hosts (`devices.join`), every one calls this with the same config and a
+    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there. The parameters depend on the config alone, not
+    on where a run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
+    Batches are spread over all devices. On several hosts (`devices.Hosts`), every one calls this with the same config and a
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
     number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
@@ -146,7 +148,8 @@ def fit(config: Config) -> TrainState:
         shard=shard,
     )
     last_step = config.epochs * epoch_steps
-    tx = config.optimizer(config.schedule(config.learning_rate, last_step))
+    schedule = config.schedule(config.learning_rate, last_step)
+    tx = config.optimizer(schedule)
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
@@ -156,6 +159,7 @@ def fit(config: Config) -> TrainState:
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
+    rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
 
     with (
@@ -167,7 +171,13 @@ def fit(config: Config) -> TrainState:
     ):
         for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
-            state, metrics = step(state, spread(batch, mesh))
+            watched = config.watch_every and number % config.watch_every == 0
+            before = see_signs(state) if watched else {}  # before the step, which reuses the state's buffers
+            spread_batch = spread(batch, mesh)
+            state, metrics = step(state, spread_batch)
+            metrics['learning_rate'] = rate(number - 1)
+            if watched:
+                metrics |= see(before, state, spread_batch['image'])
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
             stops = signals.stop_at(number)
@@ -178,7 +188,8 @@ def fit(config: Config) -> TrainState:
                 progress.step(record)
             if ends_epoch:
                 totals = totals_of(model_of(own_copy(state)), test_batches(config, test_source, shard))
-                record = log.epoch(number, epoch_steps, means(sum_over_hosts(totals)), progress.seconds())
+                test = means(sum_over_hosts(totals), state.num_classes)
+                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size)
                 progress.epoch(record)
             if saves:
                 _check_parameters(checkpoints, number, state)
@@ -207,10 +218,15 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
     )
 
 
+def _rate(schedule: optax.Schedule, count: jax.Array) -> jax.Array:
+    with jax.numpy_dtype_promotion('standard'):  # schedules rely on it, where a user forbids it
+        return jnp.asarray(schedule(count))
+
+
 def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """The metrics of a step as numbers. Raises NonFiniteLoss."""
     record = {'step': number} | {name: float(value) for name, value in metrics.items()}
-    if not all(math.isfinite(value) for value in record.values()):
+    if not all(math.isfinite(record[name]) for name in ('loss', 'gradient_norm')):
         raise _diverged(checkpoints, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
     return record
 
@@ -233,7 +249,7 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
 
 def _decisive(config: Config) -> dict[str, Any]:
     """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-    free = ('workdir', 'data_dir', 'checkpoint_every', 'workers', 'anchors', 'deployed')
+    free = ('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed')
     return {k: v for k, v in config.described().items() if k not in free}
 
 

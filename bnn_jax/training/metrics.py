@@ -1,40 +1,50 @@
-"""Metrics as people and programs want them: one JSON line a record, one picture a run."""
+"""Metrics as people and programs want them: one JSON line a record, one event a record for TensorBoard."""
 
-import io
+import itertools
 import json
-import os
+import statistics
 from pathlib import Path
 
 from bnn_jax.files import write
+from bnn_jax.training.events import Events
 
 
 class MetricsLog:
-    """metrics.jsonl, one JSON object a line: a record of every step (`loss`, `accuracy`, `gradient_norm` of its batch,
-    `seconds` of training so far) and one of every epoch (`epoch`, means over it, test results). Opened again at the step
-    a run resumes from, it drops what lies beyond; `seconds` is where the run's clock goes on. path None: nothing is
-    written, as on all hosts but one.
+    """metrics.jsonl, one JSON object a line, and the same numbers for TensorBoard in tensorboard/ beside it.
+
+    A record of every step (what `train_step` measures on its batch, `learning_rate`, `seconds` of training so far; at
+    some steps what `watch` sees) and one of every epoch (`epoch`, means over it, test results, `images_per_second` by its
+    median step). Opened again at the step a run resumes from, it drops what lies beyond; `seconds` is where the run's
+    clock goes on. path None: nothing is written, as on all hosts but one.
     """
 
     def __init__(self, path: Path | None, resumed_at: int):
         self.path = path
         self._records = [record for record in (read(path) if path else []) if record['step'] <= resumed_at]
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
+        self._file, self._events = None, None
         if path:
             write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
-        self._file = (path or Path(os.devnull)).open('a')
+            self._file = path.open('a')
+            self._events = Events(path.parent / 'tensorboard', resumed_at)
 
     def write(self, **record) -> None:
         """Append a record, at once."""
         self._records.append(record)
-        self._file.write(f'{json.dumps(record)}\n')
-        self._file.flush()
+        if self._file and self._events:
+            self._file.write(f'{json.dumps(record)}\n')
+            self._file.flush()
+            self._events.write(record)
 
-    def epoch(self, step: int, epoch_steps: int, test: dict[str, float], seconds: float) -> dict:
+    def epoch(self, step: int, epoch_steps: int, test: dict[str, float], seconds: float, batch_size: int) -> dict:
         """Append the record of the epoch that ends at `step`, and return it."""
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
         record = {'step': step, 'epoch': step // epoch_steps}
-        record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in ('loss', 'accuracy')}
-        record |= {f'test_{name}': test[name] for name in ('loss', 'accuracy')}
+        names = [name for name in test if name != 'count']
+        record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in names}
+        record |= {f'test_{name}': test[name] for name in names}
+        if seconds_a_step := seconds_per_step(steps):
+            record['images_per_second'] = batch_size / seconds_a_step
         record['seconds'] = seconds
         self.write(**record)
         self._records = [record]
@@ -44,7 +54,9 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        if self._file and self._events:
+            self._file.close()
+            self._events.close()
 
 
 def read(path: Path) -> list[dict]:
@@ -60,20 +72,9 @@ def read(path: Path) -> list[dict]:
     return records
 
 
-def plot(path: Path, title: str, records: list[dict]) -> None:
-    """curves.png: loss and accuracy over epochs, training (mean over the epoch, training mode) and test."""
-    from matplotlib.figure import Figure
-
-    epochs = [record for record in records if 'epoch' in record]
-    figure = Figure(figsize=(9, 3.6), layout='constrained')
-    for axes, name in zip(figure.subplots(1, 2), ('loss', 'accuracy'), strict=True):
-        for split, style in (('train', '--'), ('test', '-')):
-            values = [record[f'{split}_{name}'] for record in epochs]
-            axes.plot([record['epoch'] for record in epochs], values, style, label=split, marker='.')
-        axes.set(xlabel='epoch', ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(title)
-    picture = io.BytesIO()
-    figure.savefig(picture, format='png', dpi=120)
-    write(path, picture.getvalue())
+def seconds_per_step(records: list[dict]) -> float | None:
+    """Median time between two steps of one epoch: neither compilation nor evaluation is in it. None if there are none."""
+    pairs = [
+        (a, b) for a, b in itertools.pairwise(records) if 'loss' in a and 'loss' in b and b['step'] == a['step'] + 1
+    ]
+    return statistics.median(b['seconds'] - a['seconds'] for a, b in pairs) if pairs else None

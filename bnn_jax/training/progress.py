@@ -57,7 +57,7 @@ class Progress:
 
     def seconds(self) -> float:
         """Training time so far, interruptions left out."""
-        return round(self._before + time.monotonic() - self._started, 3)
+        return round(self._before + time.monotonic() - self._started, 6)
 
     def step(self, record: dict) -> None:
         """Show a step's record."""

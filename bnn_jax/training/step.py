@@ -63,7 +63,15 @@ def _gradient(state: TrainState, rest: nnx.State, batch: Batch):
     (loss, (logits, left)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     correct = logits.argmax(-1).astype(batch['label'].dtype) == batch['label']
     metrics = {'loss': loss, 'accuracy': correct.mean(dtype=loss.dtype)}
+    if state.num_classes > 5:
+        metrics['top5_accuracy'] = in_top5(logits, batch['label']).mean(dtype=loss.dtype)
     return left, (metrics, gradient)
+
+
+def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether fewer than five logits are larger than the label's, (N,); never where that one is NaN."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return (~(logits <= own)).sum(-1) < 5  # not `>`, of which a NaN has none
 
 
 _compiled = jax.jit(update)
@@ -72,9 +80,8 @@ _compiled = jax.jit(update)
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: state and a batch to the next state and metrics, compiled once a shape.
 
-    batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean of the state's
-    loss, nats, plus the weighted cross-entropies of auxiliary heads, where the model has any), `accuracy` (of this batch, in
-    training mode), `gradient_norm`. state stays usable.
+    training mode), `gradient_norm`; `top5_accuracy` (see `in_top5`) where there are more than five classes. state stays
+    usable.
     Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
     of other keys or lengths, and as the model does.
     """
@@ -101,25 +108,28 @@ def check_batch(batch: Batch, num_classes: int) -> None:
 def evaluate(model: Network | PackedNetwork, batches: Iterable[Batch]) -> dict[str, float]:
     """Mean loss (nats), accuracy and number of images over batches, every image counted once, in evaluation mode.
 
+    Where there are more than five classes, `top5_accuracy` as well.
+
     model: a trained or a packed network; it is not changed. batches as `train_step` takes them; a smaller one is padded, so
     that it compiles once, and spread over the devices of this host. Raises ValueError if there is no image at all, and as
     `train_step` for labels.
     """
-    return means(totals_of(model, batches))
+    return means(totals_of(model, batches), model.num_classes)
 
 
-def means(totals: np.ndarray) -> dict[str, float]:
+def means(totals: np.ndarray, num_classes: int) -> dict[str, float]:
     """What `evaluate` returns, from `totals_of` all images or from the sum of several parts' totals."""
-    loss, correct, count = totals.tolist()
+    loss, correct, in_five, count = totals.tolist()
     if count == 0:
         raise ValueError('evaluate: got no images, expected at least one')
-    return {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
+    result = {'loss': loss / count, 'accuracy': correct / count, 'count': int(count)}
+    return result | ({'top5_accuracy': in_five / count} if num_classes > 5 else {})
 
 
 def totals_of(model: Network | PackedNetwork, batches: Iterable[Batch]) -> np.ndarray:
-    """Sum of the losses, number of correct predictions, number of images; batches may be empty."""
+    """Sum of the losses, numbers of correct predictions, of labels in the top five and of images; batches may be empty."""
     mesh = own_devices()
-    logits, size, totals = logits_of(model, mesh), 0, np.zeros(3)
+    logits, size, totals = logits_of(model, mesh), 0, np.zeros(4)
     for batch in batches:
         check_batch(batch, model.num_classes)
         images, labels = np.asarray(batch['image']), np.asarray(batch['label'])
@@ -130,7 +140,8 @@ def totals_of(model: Network | PackedNetwork, batches: Iterable[Batch]) -> np.nd
         images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         batch_logits = np.asarray(logits(spread(images, mesh)))[:count]
         loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), count]
+        top5 = np.asarray(in_top5(jnp.asarray(batch_logits), jnp.asarray(labels)))
+        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), top5.sum(), count]
     return totals
 
 
