@@ -4,6 +4,7 @@ Neither device is needed, no array of a network's size is made, nothing is compi
 a lowering for the device, not that a device's compiler takes it, nor how fast it runs.
 """
 
+import math
 import re
 import runpy
 import sys
@@ -21,10 +22,11 @@ import bnn_jax as bnn
 from bnn_jax.training import Config, experiment, init, logits_of
 from bnn_jax.training.step import update
 
+ROOT = Path(__file__).parent.parent
 PLATFORMS = ('cuda', 'tpu')
 EXPERIMENTS = [
     path.stem
-    for path in sorted((Path(__file__).parent.parent / 'experiments').glob('*.py'))
+    for path in sorted((ROOT / 'experiments').glob('*.py'))
     if 'bnn_jax.training.experiment import main' in path.read_text()
 ]
 """All but the demo, which trains two of the digits' networks."""
@@ -55,6 +57,10 @@ QUARTER_VGG_SMALL = [
     *((8, 3, 1, 32), (8, 3, 32, 32), (4, 3, 32, 64), (4, 3, 64, 64), (2, 3, 64, 128), (2, 3, 128, 128)),
     *((128, 256), (256, 256), (256, 10)),
 ]
+EIGHTH_ALEXNET = [
+    *((55, 11, 3, 12), (27, 5, 12, 32), (13, 3, 32, 48), (13, 3, 48, 48), (13, 3, 48, 32)),
+    *((6 * 6 * 32, 512), (512, 512), (512, 10)),
+]
 LENET5 = [(24, 5, 1, 20), (8, 5, 20, 50), (4 * 4 * 50, 500), (500, 10)]
 
 NETWORKS = {
@@ -65,6 +71,7 @@ NETWORKS = {
     'imagenet_extraction': ((224, 224, 3), EXTRACTION),
     'digits_vgg_small': ((8, 8, 1), QUARTER_VGG_SMALL),
     'fashion_mnist_lenet5': ((28, 28, 1), LENET5),
+    'cifar10_upscaled_alexnet': ((224, 224, 3), EIGHTH_ALEXNET),
 }
 
 
@@ -82,7 +89,7 @@ def config(request, monkeypatch) -> Config:
     monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
     monkeypatch.delitem(sys.modules, f'experiments.{request.param}', raising=False)
     runpy.run_module(f'experiments.{request.param}', run_name='__main__')
-    ((_, _, config),) = called
+    ((_, _, config, *_),) = called
     return config
 
 
@@ -103,7 +110,9 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 TENSOR = r'tensor<([\dx]+)xf32>'
-CONVOLUTION = re.compile(rf'stablehlo\.convolution\(.*?dim_numbers = (.*?), window.*: \({TENSOR}, {TENSOR}\) -> {TENSOR}')
+CONVOLUTION = re.compile(
+    rf'stablehlo\.convolution\(.*?dim_numbers = (.*?), window.*: \({TENSOR}, {TENSOR}\) -> {TENSOR}'
+)
 DOT = re.compile(rf'stablehlo\.dot_general .*?contracting_dims = (.*?), .*: \({TENSOR}, {TENSOR}\) -> {TENSOR}')
 
 
@@ -139,7 +148,9 @@ def test_there_are_experiments():
     assert len(EXPERIMENTS) >= 20
 
 
-@pytest.mark.parametrize(('config', 'name'), [(name, name) for name in EXPERIMENTS], indirect=['config'], ids=EXPERIMENTS)
+@pytest.mark.parametrize(
+    ('config', 'name'), [(name, name) for name in EXPERIMENTS], indirect=['config'], ids=EXPERIMENTS
+)
 def test_a_training_step(config, name):
     pixels, layers = known(NETWORKS, name)
     batch = abstract_batch(config, known(ORIGINAL, name))
@@ -161,6 +172,35 @@ def test_a_training_step(config, name):
         # Every product has its gradient to weights and to its input, but for the images, which have none.
         assert text.count('stablehlo.convolution') == 3 * convolutions - 1
         assert text.count('stablehlo.dot_general') == 3 * (len(layers) - convolutions)
+
+
+# What the documents say of it.
+
+TABLE = {
+    'AlexNet, XNOR': ('alexnet', bnn.presets.XNOR_PAPER, 512),
+    'AlexNet, float': ('alexnet', bnn.FLOAT, 512),
+    'ResNet-18, XNOR': ('resnet18', bnn.presets.XNOR_PAPER, 256),
+    'ResNet-18, float': ('resnet18', bnn.FLOAT, 256),
+    'GoogLeNet variant, BWN': ('extraction', bnn.presets.BWN_PAPER, 128),
+}
+
+
+def gigabytes(shapes) -> float:
+    return sum(4 * math.prod(shape) for shape in shapes) / 1e9
+
+
+@pytest.mark.parametrize('title', TABLE)
+def test_the_table_of_memory(title):
+    """Of float32 numbers alone: state is weights, statistics and two moments."""
+    name, scheme, batch = TABLE[title]
+    model = nnx.eval_shape(lambda: getattr(bnn.models, name)(1000, scheme=scheme, rngs=nnx.Rngs(0)))
+    params, rest = (
+        [leaf.shape for leaf in jax.tree.leaves(nnx.state(model, kind))] for kind in (nnx.Param, nnx.BatchStat)
+    )
+    outputs = gigabytes(layer.output_shape for layer in bnn.summarize(model, (batch, 224, 224, 3)).layers)
+    numbers = (gigabytes([(batch, 224, 224, 3)]), gigabytes(3 * params + rest), gigabytes(params))
+    row = ' | '.join([title, str(batch), *(f'{number:.2f}' for number in numbers), f'{outputs:.1f}'])
+    assert f'| {row} |' in (ROOT / 'docs' / 'accelerators.md').read_text()
 
 
 # Prediction, in both arithmetics.
