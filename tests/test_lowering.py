@@ -1,0 +1,248 @@
+"""Every recipe's training step, and prediction, lower for CUDA and for TPU at full size; what they lower to is counted.
+
+Neither device is needed, no array of a network's size is made, nothing is compiled: this shows that every operation has
+a lowering for the device, not that a device's compiler takes it, nor how fast it runs.
+"""
+
+import math
+import re
+import runpy
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from networks import SMALL, build, images
+
+import bnn_jax as bnn
+from bnn_jax.training import Config, experiment, init, logits_of
+from bnn_jax.training.step import update
+
+ROOT = Path(__file__).parent.parent
+PLATFORMS = ('cuda', 'tpu')
+EXPERIMENTS = [
+    path.stem
+    for path in sorted((ROOT / 'experiments').glob('*.py'))
+    if 'bnn_jax.training.experiment import main' in path.read_text()
+]
+"""All but the demo, which trains two of the digits' networks."""
+
+ORIGINAL = {'imagenet': (300, 400, 3), 'digits': (8, 8, 1), 'fashion_mnist': (28, 28, 1), 'cifar10': (32, 32, 3)}
+"""Pixels of a data set's images, by the beginning of an experiment's name; augmentations make of them what is trained on."""
+
+# What a network multiplies at the recipe's width, by hand: (pixels of a side after it, window, channels in, out) of every
+# convolution, (units in, out) of every dense layer.
+ALEXNET = [
+    *((55, 11, 3, 96), (27, 5, 96, 256), (13, 3, 256, 384), (13, 3, 384, 384), (13, 3, 384, 256)),
+    *((6 * 6 * 256, 4096), (4096, 4096), (4096, 1000)),
+]
+RESNET18 = [
+    *[(112, 7, 3, 64)] + 4 * [(56, 3, 64, 64)],
+    *[(28, 3, 64, 128)] + 3 * [(28, 3, 128, 128)] + [(28, 1, 64, 128)],
+    *[(14, 3, 128, 256)] + 3 * [(14, 3, 256, 256)] + [(14, 1, 128, 256)],
+    *[(7, 3, 256, 512)] + 3 * [(7, 3, 512, 512)] + [(7, 1, 256, 512)],
+    (512, 1000),
+]
+EXTRACTION = [
+    *((112, 7, 3, 64), (56, 3, 64, 192)),
+    *((28, 1, 192, 128), (28, 3, 128, 256), (28, 1, 256, 256), (28, 3, 256, 512)),
+    *4 * [(14, 1, 512, 256), (14, 3, 256, 512)] + [(14, 1, 512, 512), (14, 3, 512, 1024)],
+    *2 * [(7, 1, 1024, 512), (7, 3, 512, 1024)] + [(7, 1, 1024, 1000)],
+]
+QUARTER_VGG_SMALL = [
+    *((8, 3, 1, 32), (8, 3, 32, 32), (4, 3, 32, 64), (4, 3, 64, 64), (2, 3, 64, 128), (2, 3, 128, 128)),
+    *((128, 256), (256, 256), (256, 10)),
+]
+SIXTEENTH_ALEXNET = [
+    *((55, 11, 3, 6), (27, 5, 6, 16), (13, 3, 16, 24), (13, 3, 24, 24), (13, 3, 24, 16)),
+    *((6 * 6 * 16, 256), (256, 256), (256, 10)),
+]
+LENET5 = [(24, 5, 1, 20), (8, 5, 20, 50), (4 * 4 * 50, 500), (500, 10)]
+
+NETWORKS = {
+    # beginning of the name (the longest counts): pixels of an image, layers
+    'imagenet_alexnet': ((224, 224, 3), ALEXNET),
+    'imagenet_alexnet_xnor_pytorch': ((227, 227, 3), ALEXNET),
+    'imagenet_resnet18': ((224, 224, 3), RESNET18),
+    'imagenet_extraction': ((224, 224, 3), EXTRACTION),
+    'digits_vgg_small': ((8, 8, 1), QUARTER_VGG_SMALL),
+    'fashion_mnist_lenet5': ((28, 28, 1), LENET5),
+    'cifar10_upscaled_alexnet': ((224, 224, 3), SIXTEENTH_ALEXNET),
+}
+
+
+def known(table: dict, name: str):
+    """The table's value for the longest beginning of an experiment's name."""
+    beginnings = [beginning for beginning in table if name.startswith(beginning)]
+    assert beginnings, f'{name}: a new experiment; say here by hand what it must lower to'
+    return table[max(beginnings, key=len)]
+
+
+@pytest.fixture
+def config(request, monkeypatch) -> Config:
+    """What an experiment's command runs."""
+    called = []
+    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
+    monkeypatch.delitem(sys.modules, f'experiments.{request.param}', raising=False)
+    runpy.run_module(f'experiments.{request.param}', run_name='__main__')
+    ((_, _, config, *_),) = called
+    return config
+
+
+def abstract_batch(config: Config, original: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of a recipe, made of images of this size by its own augmentations."""
+    image, rng = np.zeros(original, np.uint8), np.random.default_rng(0)
+    for augmentation in config.augmentations:
+        image = augmentation(image, rng)
+    image = config.standardize(image)
+    return {
+        'image': jax.ShapeDtypeStruct((config.batch_size, *image.shape), image.dtype),
+        'label': jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+
+
+def shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split('x')))
+
+
+TENSOR = r'tensor<([\dx]+)xf32>'
+CONVOLUTION = re.compile(
+    rf'stablehlo\.convolution\(.*?dim_numbers = (.*?), window.*: \({TENSOR}, {TENSOR}\) -> {TENSOR}'
+)
+DOT = re.compile(rf'stablehlo\.dot_general .*?contracting_dims = (.*?), .*: \({TENSOR}, {TENSOR}\) -> {TENSOR}')
+
+
+def forward(text: str) -> Counter:
+    """The products of the forward pass, as the tables above have them, each with the batch's size before it.
+
+    Gradients contract other axes: [f, 0, 1, b]x[i, 0, 1, o] and [0]x[0] for weights, [0, 1, o, i] and [1]x[1] for inputs.
+    """
+    layers = []
+    for numbers, _, kernel, out in CONVOLUTION.findall(text):
+        if numbers == '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]':
+            (batch, side, width, _), (window, window_width, *channels) = shape(out), shape(kernel)
+            assert side == width and window == window_width
+            layers.append((batch, side, window, *channels))
+    for contracted, x, kernel, _ in DOT.findall(text):
+        if contracted == '[1] x [0]':
+            layers.append((shape(x)[0], *shape(kernel)))
+    return Counter(layers)
+
+
+def custom_calls(text: str) -> list[str]:
+    return re.findall(r'custom_call\s*@(\w+)', text)
+
+
+def test_a_call_that_only_one_platform_has_would_be_seen():
+    matrix = jax.ShapeDtypeStruct((3, 3), np.float32)
+    lowered = jax.jit(jnp.linalg.cholesky).trace(matrix).lower(lowering_platforms=('cpu',))
+    assert any('lapack' in name for name in custom_calls(lowered.as_text()))
+
+
+def test_there_are_experiments():
+    assert {'digits_vgg_small_xnor', 'fashion_mnist_lenet5_xnor', 'imagenet_resnet18_xnor'} <= set(EXPERIMENTS)
+    assert len(EXPERIMENTS) >= 20
+
+
+@pytest.mark.parametrize(
+    ('config', 'name'), [(name, name) for name in EXPERIMENTS], indirect=['config'], ids=EXPERIMENTS
+)
+def test_a_training_step(config, name):
+    pixels, layers = known(NETWORKS, name)
+    batch = abstract_batch(config, known(ORIGINAL, name))
+    assert batch['image'].shape == (config.batch_size, *pixels)
+    tx = config.optimizer(config.schedule(config.learning_rate, 58_000))
+    state = jax.eval_shape(lambda: init(config.model(rngs=nnx.Rngs(0), width=config.width), tx))
+    traced = jax.jit(update, donate_argnums=0).trace(state, batch)
+
+    size, convolutions = config.batch_size, sum(len(layer) == 4 for layer in layers)
+    for platform in PLATFORMS:
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        arguments = text[text.index('@main(') :].partition('->')[0]
+        assert f'tensor<{"x".join(map(str, batch["image"].shape))}xf32>' in arguments
+        assert f'tensor<{size}xi32>' in arguments
+        assert arguments.count('tf.aliasing_output') == len(jax.tree.leaves(state)), 'the state is not donated whole'
+        assert custom_calls(text) == []
+        assert 'f64' not in text
+        assert forward(text) == Counter((size, *layer) for layer in layers)
+        # Every product has its gradient to weights and to its input, but for the images, which have none.
+        assert text.count('stablehlo.convolution') == 3 * convolutions - 1
+        assert text.count('stablehlo.dot_general') == 3 * (len(layers) - convolutions)
+
+
+# What the documents say of it.
+
+TABLE = {
+    'AlexNet, XNOR': ('alexnet', bnn.presets.XNOR_PAPER, 512),
+    'AlexNet, float': ('alexnet', bnn.FLOAT, 512),
+    'ResNet-18, XNOR': ('resnet18', bnn.presets.XNOR_PAPER, 256),
+    'ResNet-18, float': ('resnet18', bnn.FLOAT, 256),
+    'GoogLeNet variant, BWN': ('extraction', bnn.presets.BWN_PAPER, 128),
+}
+
+
+def gigabytes(shapes) -> float:
+    return sum(4 * math.prod(shape) for shape in shapes) / 1e9
+
+
+@pytest.mark.parametrize('title', TABLE)
+def test_the_table_of_memory(title):
+    """Of float32 numbers alone: state is weights, statistics and two moments."""
+    name, scheme, batch = TABLE[title]
+    model = nnx.eval_shape(lambda: getattr(bnn.models, name)(1000, scheme=scheme, rngs=nnx.Rngs(0)))
+    params, rest = (
+        [leaf.shape for leaf in jax.tree.leaves(nnx.state(model, kind))] for kind in (nnx.Param, nnx.BatchStat)
+    )
+    outputs = gigabytes(layer.output_shape for layer in bnn.summarize(model, (batch, 224, 224, 3)).layers)
+    numbers = (gigabytes([(batch, 224, 224, 3)]), gigabytes(3 * params + rest), gigabytes(params))
+    row = ' | '.join([title, str(batch), *(f'{number:.2f}' for number in numbers), f'{outputs:.1f}'])
+    assert f'| {row} |' in (ROOT / 'docs' / 'accelerators.md').read_text()
+
+
+# Prediction, in both arithmetics.
+
+
+def lowered(model) -> dict[str, str]:
+    """What the compiled prediction of `logits_of` lowers to, by platform, on a batch of test images."""
+    call, x = logits_of(model), images('vgg_small')
+    traced = call.func.trace(*call.args, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in PLATFORMS}
+
+
+PREDICTIONS = {
+    # scheme: float convolutions and float dense layers that are left after conversion; None: not converted
+    'FLOAT': None,
+    'DOREFA': None,
+    'BC': (6, 3),
+    'BC_STOCHASTIC': (6, 3),
+    'BWN': (6, 3),
+    'BNN': (1, 0),
+    'XNOR': (1, 1),
+    'XNOR_K': (1, 1),
+    'BIREAL': (1, 1),
+}
+
+
+def test_every_scheme_is_here():
+    assert {name for name in bnn.schemes.__dict__ if isinstance(getattr(bnn.schemes, name), bnn.schemes.Scheme)} == {
+        *PREDICTIONS
+    }
+
+
+@pytest.mark.parametrize('scheme', PREDICTIONS)
+def test_predictions(scheme):
+    assert 'vgg_small' in SMALL
+    model = build('vgg_small', getattr(bnn, scheme))
+    for text in lowered(model).values():
+        assert custom_calls(text) == []
+        assert (text.count('stablehlo.convolution'), text.count('stablehlo.dot_general')) == (6, 3)
+    if PREDICTIONS[scheme] is None:
+        return
+    for text in lowered(bnn.convert(model)).values():
+        assert custom_calls(text) == []
+        assert (len(CONVOLUTION.findall(text)), len(DOT.findall(text))) == PREDICTIONS[scheme]
+        assert ('stablehlo.popcnt' in text) == (PREDICTIONS[scheme] != (6, 3))
