@@ -31,8 +31,8 @@ from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, ev
 from bnn_jax.projections import centre
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, fit, init, model_of
 from bnn_jax.training.checkpoint import Checkpoints
-from bnn_jax.training.fit import _decisive, _Signals
 from bnn_jax.training.metrics import MetricsLog, read
+from bnn_jax.training.signals import Signals
 
 TESTS = Path(__file__).parent
 EPOCH, LAST = 22, 44
@@ -152,7 +152,7 @@ def saved(workdir: Path, config: Config = CONFIG):
     """The state of the newest checkpoint."""
     tx = config.optimizer(config.schedule(config.learning_rate, LAST))
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
-    with Checkpoints(workdir / 'checkpoints', _decisive(config)) as checkpoints:
+    with Checkpoints(workdir / 'checkpoints', config.decisive()) as checkpoints:
         return checkpoints.restore(state)
 
 
@@ -246,7 +246,7 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, event, step, 
 
 
 def test_a_second_signal_is_not_waited_for():
-    with _Signals() as signals:
+    with Signals() as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):

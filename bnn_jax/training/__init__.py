@@ -1,7 +1,8 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
+from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
-from bnn_jax.training.fit import Config, Interrupted, NonFiniteLoss, fit
+from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
 from bnn_jax.training.groups import biases, by_kind, float_weights, latent_weights, norms
 from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.state import TrainState, init, model_of

@@ -67,7 +67,8 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 def replicated(tree, mesh: Mesh):
     """tree with every array whole on every device of the mesh, copied; every host gives the same numbers."""
-    return _placed(tree, whole(mesh))
+    copy = jax.tree.map(np.array, tree)  # A step may reuse the buffers of its state: not those of the caller.
+    return _placed(copy, whole(mesh))
 
 
 def spread(batch, mesh: Mesh):
@@ -86,7 +87,7 @@ def check_shares(batch_size: int, mesh: Mesh) -> None:
 
 
 def _placed(tree, sharding: NamedSharding):
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.array(leaf)), tree)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 
 def own_copy(tree):

@@ -23,8 +23,9 @@ from bnn_jax.convert import convert
 from bnn_jax.files import write
 from bnn_jax.network import Network
 from bnn_jax.summary import summarize
+from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host
-from bnn_jax.training.fit import Config, NonFiniteLoss, fit, test_batches
+from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.pictures import plot, plot_watch
 from bnn_jax.training.state import model_of

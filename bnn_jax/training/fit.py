@@ -2,26 +2,22 @@
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import json
 import math
-import signal
-import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.typing import DTypeLike
 
 from bnn_jax.files import write
-from bnn_jax.network import Network
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
     check_shares,
@@ -32,85 +28,15 @@ from bnn_jax.training.devices import (
     sum_over_hosts,
     whole,
 )
-from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.metrics import MetricsLog
-from bnn_jax.training.options import option
 from bnn_jax.training.progress import Progress
+from bnn_jax.training.signals import Signals
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import check_batch, means, totals_of, update
 from bnn_jax.training.watch import signs, watch
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
-
-
-PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides a run. Scalars can be set on the command line; the rest is the experiment's.
-
-    model: (rngs=, width=) -> network. data: (split, data_dir) -> source, splits 'train' and 'test'. standardize,
-    augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
-    optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
-    from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
-    model. loss: makes what is minimised; partial(distillation, teacher) for a teacher. anchors: (epoch, test accuracy from 0
-    to 1) as published, shown beside what a run of the same epochs and width 1 gets.
-    """
-
-    model: Callable[..., Network]
-    data: Callable[[str, str], 'Source']
-    standardize: Callable[[np.ndarray], np.ndarray]
-    optimizer: Callable[..., optax.GradientTransformation] = optax.adam
-    schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    augmentations: tuple = ()
-    evaluation_augmentations: tuple = ()
-    deployed: Callable[..., Network] | None = None
-    loss: Callable[[], Loss] = CrossEntropy
-    anchors: tuple[tuple[int, float], ...] = ()
-    epochs: int = option(10, 'how often every training image is seen')
-    batch_size: int = option(64, 'images a step')
-    learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
-    width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialisation, shuffling and augmentation')
-    checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
-    accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
-    precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
-    watch_every: int = option(100, 'steps between records of sign flips, clipping, STE window and alpha; 0: never')
-    workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
-    workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
-    data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
-
-    def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers', 'watch_every'):
-            if getattr(self, name) < 0:
-                raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
-        if self.batch_size % self.accumulate:
-            raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
-        if self.precision not in PRECISIONS:
-            raise ValueError(f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}')
-        for epoch, accuracy in self.anchors:
-            if epoch < 1 or not 0 <= accuracy <= 1:
-                raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
-
-    def operands(self) -> DTypeLike | None:
-        """The dtype to which training rounds the operands of products; None: they stay as they are."""
-        return PRECISIONS[self.precision]
-
-    def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
-        """The anchors, if this run is as long as the published one and of full width; its rates fall at other epochs else."""
-        same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
-        return self.anchors if same else ()
-
-    def described(self) -> dict[str, Any]:
-        """All fields as JSON, the same in every process: functions by name, partials and dataclasses by their parts."""
-        return {f.name: _described(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -153,7 +79,7 @@ def fit(config: Config) -> TrainState:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
-    checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
+    checkpoints = Checkpoints(workdir / 'checkpoints', config.decisive())
     state = replicated(checkpoints.restore(state), mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
@@ -166,7 +92,7 @@ def fit(config: Config) -> TrainState:
         checkpoints,
         MetricsLog(workdir / 'metrics.jsonl' if is_first_host() else None, first_step) as log,
         Progress(first_step, last_step, epoch_steps, log.seconds, config.comparable_anchors()) as progress,
-        _Signals() as signals,
+        Signals() as signals,
         contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
         for number, batch in enumerate(steps, start=first_step + 1):
@@ -247,40 +173,6 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
     )
 
 
-def _decisive(config: Config) -> dict[str, Any]:
-    """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-    free = ('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed')
-    return {k: v for k, v in config.described().items() if k not in free}
-
-
-def _described(value) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [_described(inner) for inner in value]
-    if isinstance(value, functools.partial):
-        arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
-        return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
-    if isinstance(value, type) or hasattr(value, '__qualname__'):
-        return _named(value)
-    kind = _described(type(value))
-    if dataclasses.is_dataclass(value):
-        return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return kind
-
-
-def _named(function) -> Any:
-    """Module and name of a function or class; a lambda's line and a closure's variables as well."""
-    main = sys.modules['__main__']
-    started = main.__spec__.name if main.__spec__ else Path(getattr(main, '__file__', None) or '__main__').stem
-    module = started if function.__module__ == '__main__' else function.__module__
-    name, code = f'{module}.{function.__qualname__}', getattr(function, '__code__', None)
-    if code is not None and '<lambda>' in name:
-        name += f', line {code.co_firstlineno}'
-    variables = [_described(cell.cell_contents) for cell in getattr(function, '__closure__', None) or ()]
-    return {'function': name, 'variables': variables} if variables else name
-
-
 def prepare_workdir(config: Config) -> Path:
     """The working directory, made if need be. Raises OSError where it cannot be written."""
     if not config.workdir:
@@ -296,39 +188,3 @@ def prepare_workdir(config: Config) -> Path:
             error.errno, f'workdir cannot be written ({error.strerror}); choose another --workdir', str(workdir)
         ) from error
     return workdir
-
-
-class _Signals:
-    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it.
-
-    Where there are several hosts, JAX takes SIGTERM on any of them and has all stop at one step; Ctrl-C is not waited for.
-    """
-
-    def __enter__(self):
-        self.received, self._previous = 0, {}
-        if jax.process_count() > 1:
-            return self
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Not the main thread: whoever runs that one handles signals.
-                break
-        return self
-
-    def stop_at(self, step: int) -> int:
-        """The signal after which to stop at this step; 0: go on."""
-        if jax.process_count() == 1:
-            return self.received
-        from jax.experimental.multihost_utils import reached_preemption_sync_point
-
-        return signal.SIGTERM if reached_preemption_sync_point(step) else 0
-
-    def _receive(self, number, frame):
-        if self.received:
-            self.__exit__()
-            signal.raise_signal(number)
-        self.received = number
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

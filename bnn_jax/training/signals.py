@@ -1,0 +1,41 @@
+"""Signals that ask a run to stop: noted, and obeyed where it can go on later."""
+
+import signal
+
+import jax
+
+
+class Signals:
+    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it.
+
+    Where there are several hosts, JAX takes SIGTERM on any of them and has all stop at one step; Ctrl-C is not waited for.
+    """
+
+    def __enter__(self):
+        self.received, self._previous = 0, {}
+        if jax.process_count() > 1:
+            return self
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._receive)
+            except ValueError:  # Not the main thread: whoever runs that one handles signals.
+                break
+        return self
+
+    def stop_at(self, step: int) -> int:
+        """The signal after which to stop at this step; 0: go on."""
+        if jax.process_count() == 1:
+            return self.received
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        return signal.SIGTERM if reached_preemption_sync_point(step) else 0
+
+    def _receive(self, number, frame):
+        if self.received:
+            self.__exit__()
+            signal.raise_signal(number)
+        self.received = number
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
