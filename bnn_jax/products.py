@@ -8,6 +8,7 @@ from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
+from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
 from bnn_jax.kernels import packed_conv2d, packed_matmul
 from bnn_jax.kernels.borders import outside_sum, tap_sums
@@ -83,14 +84,7 @@ class Convolution:
         if self.pad_value != 0:
             x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
             pads = ((0, 0), (0, 0))
-        return lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            self.window.strides,
-            pads,
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            preferred_element_type=wide(x.dtype),
-        )
+        return convolution(x, kernel.astype(x.dtype), self.window.strides, pads)
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return *self.window.size, into, out
