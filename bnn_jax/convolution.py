@@ -115,7 +115,7 @@ def _products_of_patches(x, g, *, size, strides, pads):
     def product(i):
         here = lax.dynamic_slice_in_dim(x, i * (rows * strides[0]), (rows - 1) * strides[0] + size[0], axis)
         g_here = lax.dynamic_slice_in_dim(g, i * rows, rows, 1).reshape(-1, out)
-        windows = _windows(here, axis, size, strides, (rows, width))
+        windows = views(here, axis, size, strides, (rows, width))
         if few:
             return _dot(jnp.concatenate(windows, 0).reshape(terms, -1), g_here, 1, 0)
         return _dot(g_here, jnp.concatenate(windows, -1).reshape(-1, terms), 0, 0)
@@ -125,8 +125,11 @@ def _products_of_patches(x, g, *, size, strides, pads):
     return (total if few else total.T).reshape(*size, into, out)
 
 
-def _windows(x, axis, size, strides, count):
-    """For every tap of the window the pixels it sees; axis: that of height, width follows; count: rows and columns."""
+def views(x: jax.Array, axis: int, size: Pair, strides: Pair, count: Pair) -> list[jax.Array]:
+    """For every tap of a window, row by row, the pixels it sees in its count[0] x count[1] places.
+
+    x: padded already, rank 4, height along `axis`, width along the next one.
+    """
 
     def window(*tap):
         start, limit, step = [0] * 4, list(x.shape), [1] * 4
