@@ -107,22 +107,23 @@ def _products_of_patches(x, g, *, size, strides, pads):
     """dkernel: the patches of a block of output rows times g there, added up over the blocks."""
     n, height, width, out = g.shape
     into = x.shape[-1]
-    terms, few = size[0] * size[1] * into, into < FEW
+    terms = size[0] * size[1] * into
+    channels_first = into < FEW or x.size < terms * out  # else the product is transposed, not x
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    x, axis = (jnp.moveaxis(x, -1, 0), 2) if few else (x, 1)
-    rows = _divisor(height, max(BLOCK // terms, ROWS) // (n * width))
+    x, axis = (jnp.moveaxis(x, -1, 0), 2) if channels_first else (x, 1)
+    rows = divisor(height, max(BLOCK // terms, ROWS) // (n * width))
 
     def product(i):
         here = lax.dynamic_slice_in_dim(x, i * (rows * strides[0]), (rows - 1) * strides[0] + size[0], axis)
         g_here = lax.dynamic_slice_in_dim(g, i * rows, rows, 1).reshape(-1, out)
         windows = views(here, axis, size, strides, (rows, width))
-        if few:
+        if channels_first:
             return _dot(jnp.concatenate(windows, 0).reshape(terms, -1), g_here, 1, 0)
         return _dot(g_here, jnp.concatenate(windows, -1).reshape(-1, terms), 0, 0)
 
-    total = jnp.zeros((terms, out) if few else (out, terms), g.dtype)
+    total = jnp.zeros((terms, out) if channels_first else (out, terms), g.dtype)
     total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), total)
-    return (total if few else total.T).reshape(*size, into, out)
+    return (total if channels_first else total.T).reshape(*size, into, out)
 
 
 def views(x: jax.Array, axis: int, size: Pair, strides: Pair, count: Pair) -> list[jax.Array]:
@@ -146,6 +147,6 @@ def _dot(a, b, axis_a, axis_b):
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
 
 
-def _divisor(n, largest):
+def divisor(n: int, largest: int) -> int:
     """The largest divisor of n that is at most `largest`; 1 if there is none."""
     return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(largest, 1))

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from bnn_jax.convolution import Pads, Pair, views
+from bnn_jax.exact import apart
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -36,7 +37,7 @@ def _max_pool_fwd(x, size, strides, pads):
 
 def _max_pool_bwd(size, strides, pads, residuals, g):
     x, y = residuals
-    gather = partial(_gather, size=size, strides=strides, pads=pads)
+    gather = partial(apart, partial(_gather, size=size, strides=strides, pads=pads))
     scatter = partial(_scatter, size=size, strides=strides, pads=pads)
     return (lax.platform_dependent(x, y, g, cpu=gather, default=scatter),)
 
