@@ -58,19 +58,24 @@ def binary_product(
     """product(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
 
     Forward: scaled(product(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
-    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient.
+    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient. That to
+    x is that of product(x, sign(weight)) for scale * g, so that scale * signs is never made.
     """
     return scaled(product(x, sign(weight)), scale)
 
 
 def _binary_product_fwd(product, x, weight, scale, sign):
-    return binary_product(product, x, weight, scale, sign), (x, weight, scale)
+    signs = sign(weight)
+    return scaled(product(x, signs), scale), (x, signs, scale)
 
 
 def _binary_product_bwd(product, sign, residuals, g):
-    x, weight, scale = residuals
-    _, vjp = jax.vjp(product, x, weight)
-    return *vjp(g), None if scale is None else jnp.zeros_like(scale)
+    x, signs, scale = residuals
+    _, vjp = jax.vjp(product, x, signs)
+    if scale is None:
+        return *vjp(g), None
+    to_x, _ = vjp(scaled(g, scale))
+    return to_x, vjp(g)[1], jnp.zeros_like(scale)
 
 
 binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
