@@ -10,6 +10,7 @@ from flax import nnx
 
 from bnn_jax import quantizers
 from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded, wide
+from bnn_jax.normalization import batch_norm
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.projections import in_place
 from bnn_jax.schemes import Scheme, check_scale
@@ -164,7 +165,7 @@ def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
 class Norm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last.
 
-    Training: flax's, with batch statistics. Evaluation: `exact.normalize` with running statistics, the same numbers as
+    Training: `batch_norm`, with batch statistics. Evaluation: `exact.normalize` with running statistics, the same numbers as
     in packed arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
     """
 
@@ -197,16 +198,14 @@ class Norm(nnx.BatchNorm):
         return normalize(x, self.coefficients()) if self.use_running_average else self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
+        assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
-            assert self.scale is not None
             self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
-        kept = self.momentum * self.var[...]
-        with jax.numpy_dtype_promotion('standard'):  # flax relies on it for float64, where a user forbids it
-            y = super().__call__(x)
-        # flax's running variance is kept + (1 - momentum) * biased variance; only its last part has the factor.
-        factor = self.variance_factor(x.size // self.num_features)
-        if factor != 1:
-            self.var[...] = self.var[...] + (factor - 1) * (self.var[...] - kept)
+        y, mean, var = batch_norm(x, self.scale[...], self.bias[...], self.epsilon)
+        var = var * self.variance_factor(x.size // self.num_features)
+        with jax.numpy_dtype_promotion('standard'):  # statistics may be wider than the running ones
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
         return y
 
 
