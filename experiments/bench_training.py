@@ -117,8 +117,8 @@ def torch_step(model: str, size: Size, width: float, batch: dict) -> Callable[[]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     network = torch.nn.Sequential(*torch_layers(model, size, width))
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    images = torch.from_numpy(np.asarray(batch['image'])).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(np.asarray(batch['label'])).long()
+    images = torch.from_numpy(np.array(batch['image'])).permute(0, 3, 1, 2).contiguous()
+    labels = torch.from_numpy(np.array(batch['label'])).long()
 
     def step():
         optimizer.zero_grad()
@@ -170,7 +170,9 @@ def main(
     """
     unknown = [name for name in models if name not in SIZES] + [name for name in schemes if name not in SCHEMES]
     if unknown or not models or not schemes:
-        raise SystemExit(f'bench_training: got {unknown or "nothing"}, expected models of {[*SIZES]}, schemes of {SCHEMES}')
+        raise SystemExit(
+            f'bench_training: got {unknown or "nothing"}, expected models of {[*SIZES]}, schemes of {SCHEMES}'
+        )
     versions = ', '.join(f'{name} {_version(name)}' for name in ('jax', 'jaxlib', 'flax', 'optax', 'torch'))
     devices = jax.devices()
     print(f'python {platform.python_version()}, {versions}')

@@ -31,7 +31,9 @@ def test_a_tiny_run_prints_every_scheme_device_and_versions(capsys):
     assert ('torch not installed' in printed) == (printed.count('not installed') >= 2)
 
 
-@pytest.mark.parametrize(('model', 'size'), [('lenet5', Size(2, (28, 28, 1), 10)), ('vgg_small', Size(2, (32, 32, 3), 10))])
+@pytest.mark.parametrize(
+    ('model', 'size'), [('lenet5', Size(2, (28, 28, 1), 10)), ('vgg_small', Size(2, (32, 32, 3), 10))]
+)
 def test_the_network_in_pytorch_has_the_same_parameters(model, size, monkeypatch):
     """Without PyTorch: its layers only counted, against the parameters of ours."""
     import sys
