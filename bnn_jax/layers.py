@@ -201,7 +201,7 @@ class Norm(nnx.BatchNorm):
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
             self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
-        y, mean, var = batch_norm(x, self.scale[...], self.bias[...], self.epsilon)
+        y, mean, var = batch_norm(x, self.scale[...], self.bias[...], self.epsilon)  # pyright: ignore[reportGeneralTypeIssues]
         var = var * self.variance_factor(x.size // self.num_features)
         with jax.numpy_dtype_promotion('standard'):  # statistics may be wider than the running ones
             self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean

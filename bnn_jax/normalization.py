@@ -24,7 +24,7 @@ def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float) -> t
 
 
 def _batch_norm_fwd(x, gamma, beta, eps):
-    y, mean, var = batch_norm(x, gamma, beta, eps)
+    y, mean, var = batch_norm(x, gamma, beta, eps)  # pyright: ignore[reportGeneralTypeIssues]
     return (y, mean, var), (x, gamma, beta, mean, var)
 
 

@@ -88,7 +88,7 @@ def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> 
 
 def torch_layers(model: str, size: Size, width: float) -> list:
     """The float network of lenet5 or vgg_small in PyTorch: product, norm, ReLU, pool, as the scheme FLOAT has them."""
-    from torch import nn
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     height, _, channels = size.image
     kernel, padding, blocks, units = {
@@ -112,7 +112,7 @@ def torch_layers(model: str, size: Size, width: float) -> list:
 
 def torch_step(model: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
     """The same training step in PyTorch, on CPU. Raises ImportError where it is not installed."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     network = torch.nn.Sequential(*torch_layers(model, size, width))
