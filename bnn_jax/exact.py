@@ -7,6 +7,8 @@ network amplifies that bit: one flipped sign near 0 grows to a changed predictio
 arithmetic (eval mode) and in packed arithmetic alike, is made of the functions below.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ def wide(dtype) -> np.dtype:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
+@jax.custom_jvp
 def rounded(x: jax.Array) -> jax.Array:
     """x itself, rounded to its dtype before anything follows.
 
@@ -24,9 +27,25 @@ def rounded(x: jax.Array) -> jax.Array:
     it (it does change -inf), and none can look through it, so `rounded(a * b) + c` is never contracted and
     `rounded(a + b) + c` never joined. A division is safe as `a * rounded(1 / b)`.
     `lax.optimization_barrier` does none of this on CPU (measured, jax 0.10).
-    Gradient: that of the identity, on finite x.
+    Gradient: that of the identity (the maximum's own would compare and select once more in every layer).
     """
     return jnp.maximum(x, jnp.finfo(x.dtype).min)
+
+
+@rounded.defjvp
+def _rounded_jvp(primals, tangents):
+    return rounded(*primals), tangents[0]
+
+
+def apart(function: Callable, *operands: jax.Array) -> jax.Array:
+    """function(*operands), its operands and its result computed once each and kept in memory. Gradient: function's.
+
+    XLA fuses cheap operations into what reads them, and so computes them anew for every element that is read: a mean for
+    every weight that it scales. It does not do so across a conditional, and this one is decided before anybody can tell.
+    """
+    shape = jax.eval_shape(function, *operands)
+    certain = jax.lax.optimization_barrier(jnp.asarray(True))
+    return jax.lax.cond(certain, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
 
 
 def negative(x: jax.Array) -> jax.Array:
@@ -52,7 +71,7 @@ def ordered_sum(x: jax.Array) -> jax.Array:
         half = x.shape[0] // 2
         left_over += list(x[2 * half :])
         x = x[:half] + x[half : 2 * half]
-    return sum(left_over, x[0])
+    return apart(lambda total: total, sum(left_over, x[0]))
 
 
 @jax.jit

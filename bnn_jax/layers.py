@@ -13,6 +13,7 @@ from bnn_jax import quantizers
 from bnn_jax.dropout import Drop, elements
 from bnn_jax.exact import norm_coefficients, normalize, ordered_mean, rounded
 from bnn_jax.initializers import ones
+from bnn_jax.normalization import batch_norm
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.projections import in_place
 from bnn_jax.schemes import Scheme, check_scale
@@ -61,19 +62,24 @@ def binary_product(
     """product(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
 
     Forward: scaled(product(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
-    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient.
+    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient. That to
+    x is that of product(x, sign(weight)) for scale * g, so that scale * signs is never made.
     """
     return scaled(product(x, sign(weight)), scale)
 
 
 def _binary_product_fwd(product, x, weight, scale, sign):
-    return binary_product(product, x, weight, scale, sign), (x, weight, scale)
+    signs = sign(weight)
+    return scaled(product(x, signs), scale), (x, signs, scale)
 
 
 def _binary_product_bwd(product, sign, residuals, g):
-    x, weight, scale = residuals
-    _, vjp = jax.vjp(product, x, weight)
-    return *vjp(g), None if scale is None else jnp.zeros_like(scale)
+    x, signs, scale = residuals
+    _, vjp = jax.vjp(product, x, signs)
+    if scale is None:
+        return *vjp(g), None
+    to_x, _ = vjp(scaled(g, scale))
+    return to_x, vjp(g)[1], jnp.zeros_like(scale)
 
 
 binary_product.defvjp(_binary_product_fwd, _binary_product_bwd)
@@ -161,9 +167,9 @@ def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
 class Norm(nnx.BatchNorm):
     """Batch normalisation over all axes but the last.
 
-    Training: gamma (x - mean) / sqrt(var + eps) + beta, with the mean and the biased variance of the batch, on however many
-    devices it lies; with the scheme's norm_groups, of each of so many parts of it. Evaluation: `exact.normalize` with running
-    statistics, the same numbers as in packed arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
+    Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
+    of each of so many parts of it. Evaluation: `exact.normalize` with running statistics, the same numbers as in packed
+    arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
     Raises ValueError for an input of other channels and, in training, a batch that the groups cannot share evenly.
     """
 
@@ -205,29 +211,22 @@ class Norm(nnx.BatchNorm):
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
         """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""
-        if x.shape[0] % self.groups:
+        groups = self.groups
+        if x.shape[0] % groups:
             raise ValueError(
-                f'norm: got a batch of {x.shape[0]} images for norm_groups={self.groups}, expected a multiple of it'
+                f'norm: got a batch of {x.shape[0]} images for norm_groups={groups}, expected a multiple of it'
             )
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
             self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
-        grouped = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
-        axes = tuple(range(1, grouped.ndim - 1))
-        mean = grouped.mean(axes, keepdims=True)
-        centred = grouped - mean
-        var = jnp.square(centred).mean(axes, keepdims=True)
-        self.mean[...] = self._moved(self.mean[...], mean)
-        self.var[...] = self._moved(self.var[...], var * self.variance_factor(centred[0].size // self.num_features))
-        with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
-            y = centred * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+        of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
+        grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        y, mean, var = of_group(grouped, self.scale[...], self.bias[...])
+        var = var * self.variance_factor(x.size // self.num_features // groups)
+        with jax.numpy_dtype_promotion('standard'):  # statistics may be wider than the running ones
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean.mean(0)
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
         return y.reshape(x.shape)
-
-    def _moved(self, running: jax.Array, of_groups: jax.Array) -> jax.Array:
-        """running, moved towards the mean over the groups by 1 - momentum."""
-        batch = jax.lax.stop_gradient(of_groups).reshape(self.groups, -1).mean(0)
-        with jax.numpy_dtype_promotion('standard'):
-            return self.momentum * running + (1 - self.momentum) * batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,34 @@ from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
+from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
 from bnn_jax.kernels import packed_conv2d, packed_matmul
 from bnn_jax.kernels.borders import outside_sum, tap_sums
 from bnn_jax.windows import Window, pad_channels
+
+
+@jax.custom_vjp
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x (N, in) times kernel (in, out), of one floating dtype; float32, or float64 for float64 operands.
+
+    Gradients, g the incoming one rounded to the operands' dtype, which theirs have too: dx = g kernel^T and
+    dkernel = x^T g, accumulated in float32 or wider. Only reverse mode is defined.
+    """
+    return _dot(x, kernel, 1, 0)
+
+
+def _dense_bwd(operands, g):
+    x, kernel = operands
+    g = g.astype(x.dtype)
+    return _dot(g, kernel, 1, 1).astype(x.dtype), _dot(x, g, 0, 0).astype(kernel.dtype)
+
+
+dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
+
+
+def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide(a.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +44,7 @@ class Dense:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
-        return lax.dot_general(
-            x, kernel.astype(x.dtype), (((1,), (0,)), ((), ())), preferred_element_type=wide(x.dtype)
-        )
+        return dense(x, kernel.astype(x.dtype))
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return into, out
@@ -83,14 +105,7 @@ class Convolution:
         if self.pad_value != 0:
             x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
             pads = ((0, 0), (0, 0))
-        return lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            self.window.strides,
-            pads,
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            preferred_element_type=wide(x.dtype),
-        )
+        return convolution(x, kernel.astype(x.dtype), self.window.strides, pads)
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return *self.window.size, into, out

@@ -146,9 +146,9 @@ def _scaled_sign_ste_fwd(w):
 
 
 def _scaled_sign_ste_bwd(w, g):
-    s, n, axes = sign(w), w.size // w.shape[-1], tuple(range(w.ndim - 1))
-    through_alpha = jnp.sum((g * s).astype(wide(w.dtype)), axis=axes, keepdims=True) / n
-    return (_inside(w, _expand(alpha(w), w) * g) + s * through_alpha.astype(w.dtype),)
+    s = sign(w)
+    through_alpha = ordered_mean((g * s).astype(wide(w.dtype)).reshape(-1, w.shape[-1])).astype(w.dtype)
+    return (_inside(w, _expand(alpha(w), w) * g) + s * _expand(through_alpha, w),)
 
 
 scaled_sign_ste.defvjp(_scaled_sign_ste_fwd, _scaled_sign_ste_bwd)

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from bnn_jax.exact import ordered_mean
+from bnn_jax.pooling import max_pool
 
 Pair = tuple[int, int]
 Padding = str | Sequence[Sequence[int]]
@@ -97,10 +98,7 @@ class Window:
 
     def max(self, x: jax.Array) -> jax.Array:
         """Maximum over every window, nothing outside the image counted: (N, H, W, C) -> (N, H', W', C)."""
-        pads = self.pads(x.shape[1], x.shape[2])
-        return lax.reduce_window(
-            x, -jnp.inf, lax.max, (1, *self.size, 1), (1, *self.strides, 1), ((0, 0), *pads, (0, 0))
-        )
+        return max_pool(x, self.size, self.strides, self.pads(x.shape[1], x.shape[2]))
 
 
 @partial(jax.jit, static_argnames='pads')

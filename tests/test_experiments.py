@@ -125,6 +125,8 @@ def test_options_set_scalars(dash, monkeypatch):
         'seed': 7,
         'checkpoint_every': 9,
         'watch_every': 8,
+        'accumulate': 4,
+        'precision': 'bfloat16',
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',
