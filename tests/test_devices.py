@@ -120,7 +120,7 @@ def eight() -> dict:
             found['compiled'][name] = compiled
             found['images gathered'][name] = bool(re.search(r'all-gather[^\n]*\[16,', text))
         for name, scheme, parts in (('groups', GROUPED, 1), ('parts', bnn.XNOR, 2)):
-            state, batch = state_of(bnn.models.lenet5, scheme, SMALL), batch_of(16, (16, 16, 1))
+            state, batch = state_of(bnn.models.lenet5, scheme, SMALL), batch_of(32, (16, 16, 1))
             ours, compiled, text = on_all(state, batch, parts=parts)
             theirs = on_one(state, batch, parts=parts)
             found['steps'][name] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
@@ -214,7 +214,6 @@ def test_a_batch_in_parts_moves_the_statistics_part_by_part():
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
         batch = batch_of(8)
-        kernel = np.asarray(nnx.to_flat_state(state.params)[0][1][...])
         after, _ = update(state, batch, parts=2)
         x = batch['image'].reshape(8, -1)
         kernels = [value[...] for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel']
