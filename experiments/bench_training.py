@@ -6,7 +6,7 @@
 Adam on random images that lie on the device: no input, one batch. The steps of a model take turns, so that what else the
 machine does meets all of them; shown are medians, the middle half of all rates, and the median over the rounds of a step's
 time by the float step's of that round. Off CPU a step is timed until its result is there. PyTorch (where installed) runs
-the float network on CPU, on as many threads as this process may use cores.
+the float network on CPU, on as many threads as this process may use cores. Both keep the memory they free, as `fit` does.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.tables import render
+from bnn_jax.training.memory import keep_freed_memory
 
 SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')
 
@@ -174,9 +175,13 @@ def main(
             f'bench_training: got {unknown or "nothing"}, expected models of {[*SIZES]}, schemes of {SCHEMES}'
         )
     versions = ', '.join(f'{name} {_version(name)}' for name in ('jax', 'jaxlib', 'flax', 'optax', 'torch'))
+    kept = 'kept, as `fit` has it' if keep_freed_memory() else 'given back, for this C library cannot keep it'
     devices = jax.devices()
     print(f'python {platform.python_version()}, {versions}')
-    print(f'{len(devices)} x {devices[0].device_kind}, {len(os.sched_getaffinity(0))} cores', flush=True)
+    print(
+        f'{len(devices)} x {devices[0].device_kind}, {len(os.sched_getaffinity(0))} cores; freed memory is {kept}',
+        flush=True,
+    )
     clock = time.process_time if cpu_time else time.perf_counter
     for model in models:
         size = SIZES[model]

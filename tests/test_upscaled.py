@@ -56,7 +56,7 @@ def test_it_is_the_imagenet_row_reduced(monkeypatch):
     asked = []
     prepared = types.SimpleNamespace(in_memory=lambda: 'images')
     monkeypatch.setattr(upscaled, 'tfds_source', lambda *arguments: asked.append(arguments) or prepared)
-    assert config.data('test', 'there') == 'images' and asked == [('cifar10', 'test', 'there')]
+    assert config.data('test', 'there') == 'images' and asked == [('cifar10', 'test[:2000]', 'there')]
     image = np.zeros((32, 32, 3), np.uint8)
     for augmentation in config.evaluation_augmentations:
         image = augmentation(image, np.random.default_rng(0))
