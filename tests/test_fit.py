@@ -31,7 +31,7 @@ from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, ev
 from bnn_jax.projections import centre
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, fit, init, model_of
 from bnn_jax.training.checkpoint import Checkpoints
-from bnn_jax.training.fit import _decisive, _Signals
+from bnn_jax.training.fit import _Signals, decisive
 from bnn_jax.training.metrics import MetricsLog, read
 
 TESTS = Path(__file__).parent
@@ -152,7 +152,7 @@ def saved(workdir: Path, config: Config = CONFIG):
     """The state of the newest checkpoint."""
     tx = config.optimizer(config.schedule(config.learning_rate, LAST))
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx)
-    with Checkpoints(workdir / 'checkpoints', _decisive(config)) as checkpoints:
+    with Checkpoints(workdir / 'checkpoints', decisive(config)) as checkpoints:
         return checkpoints.restore(state)
 
 

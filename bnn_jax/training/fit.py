@@ -153,7 +153,7 @@ def fit(config: Config) -> TrainState:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
-    checkpoints = Checkpoints(workdir / 'checkpoints', _decisive(config))
+    checkpoints = Checkpoints(workdir / 'checkpoints', decisive(config))
     state = replicated(checkpoints.restore(state), mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
@@ -247,7 +247,7 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
     )
 
 
-def _decisive(config: Config) -> dict[str, Any]:
+def decisive(config: Config) -> dict[str, Any]:
     """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
     free = ('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed')
     return {k: v for k, v in config.described().items() if k not in free}
