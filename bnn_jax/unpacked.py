@@ -45,17 +45,21 @@ def in_floats(network: PackedNetwork) -> PackedNetwork:
     On CPU its logits are those of `network` where all products of signs are exact, below 2^24 terms. Raises TypeError for a
     layer it does not know.
     """
-    return PackedNetwork(network.channels, network.num_classes, _in_floats(network.body))
+    return PackedNetwork(network.channels, network.num_classes, _chain(network.body))
+
+
+def _chain(chain: Chain) -> Chain:
+    return Chain(tuple(map(_in_floats, chain.layers)))
 
 
 def _in_floats(layer):
     match layer:
         case Chain():
-            return Chain(tuple(map(_in_floats, layer.layers)))
+            return _chain(layer)
         case Sum():
-            return Sum(_in_floats(layer.body), _in_floats(layer.shortcut))
+            return Sum(_chain(layer.body), _chain(layer.shortcut))
         case Concat():
-            return Concat(tuple(map(_in_floats, layer.branches)))
+            return Concat(tuple(map(_chain, layer.branches)))
         case PackedProduct():
             signs = layer.product.unpack_kernel(layer.words, layer.into)
             return SignProduct(layer.product, True, layer.use_k, signs, layer.scale, layer.bias)

@@ -13,7 +13,7 @@ from typing import Any
 from flax import nnx
 
 from bnn_jax.network import Network
-from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.checkpoint import Checkpoints, first_difference
 from bnn_jax.training.experiment import Answered, asking
 from bnn_jax.training.fit import Config, decisive
 from bnn_jax.training.state import init, model_of
@@ -41,27 +41,43 @@ def trained(module: str, workdir: str | Path | None = None) -> Trained:
 
     def answer(name: str, config: Config, prepare: Callable[[Config], Config]) -> Trained:
         folder = Path(workdir or f'runs/{name}-{config.seed}').expanduser()
-        return _restored(prepare(_as_run(config, folder)), folder)
+        stated = _stated(folder)
+        config = prepare(_as_run(config, stated, folder))
+        difference = first_difference(
+            '', *({key: c.get(key) for key in decisive(config)} for c in (stated, _json(config)))
+        )
+        if difference:
+            key, theirs, ours = difference
+            raise ValueError(
+                f'{folder}: its run has {key} = {theirs!r}, {module} has {ours!r}; name the module that started that run'
+            )
+        return _restored(config, folder)
 
     return _ask(module, answer)
 
 
-def _as_run(config: Config, workdir: Path) -> Config:
-    """config with the options of the run in workdir."""
+def _stated(workdir: Path) -> dict[str, Any]:
+    """The config that a run wrote."""
     if not (workdir / 'checkpoints').is_dir():
         raise ValueError(
             f'{workdir} has no checkpoints, expected the folder that a run wrote; name it: --workdir FOLDER'
         )
     try:
-        stated = json.loads((workdir / 'config.json').read_text())
-        options = {
-            f.name: stated[f.name] for f in dataclasses.fields(config) if 'help' in f.metadata and f.name in stated
-        }
-        return dataclasses.replace(config, **options | {'workdir': str(workdir)})
+        return dict(json.loads((workdir / 'config.json').read_text()))
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f'{workdir}/config.json cannot be read ({error}); start the run again, it writes it anew'
         ) from error
+
+
+def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
+    """config with the options of the run in workdir."""
+    options = {f.name: stated[f.name] for f in dataclasses.fields(config) if 'help' in f.metadata and f.name in stated}
+    return dataclasses.replace(config, **options | {'workdir': str(workdir)})
+
+
+def _json(config: Config) -> dict[str, Any]:
+    return json.loads(json.dumps(config.described()))
 
 
 def _restored(config: Config, workdir: Path) -> Trained:
@@ -92,6 +108,10 @@ def _ask(module: str, answer: Callable[..., Any]) -> Any:
                 runpy.run_module(module, run_name='__main__', alter_sys=True)
             except Answered as answered:
                 return answered.value
+            except ImportError as error:
+                raise ValueError(
+                    f'{module} cannot be run ({error}); expected what `python -m {module}` runs'
+                ) from error
     raise ValueError(f'{module} starts no run, expected a module that calls bnn_jax.training.experiment.main')
 
 
