@@ -118,6 +118,33 @@ def test_what_is_converted_is_the_trained_network(run, converted, monkeypatch):
     np.testing.assert_array_equal(evaluated(bnn.load(converted), x), evaluated(model, x))
 
 
+PREPARED = """
+import dataclasses
+from bnn_jax import BNN, XNOR
+from bnn_jax.training.experiment import main
+from experiments.digits_vgg_small import config
+
+def after(run):
+    return dataclasses.replace(run, model=config(XNOR).model)
+
+if __name__ == '__main__':
+    main('ours', 'A run.', config(BNN), after)
+    raise AssertionError('unreachable: the module is asked, not run')
+"""
+
+
+def test_a_run_is_asked_not_started(run, monkeypatch):
+    """Also where something goes before it, and where it has its own way to start, as the demo."""
+    monkeypatch.chdir(run)
+    (run / 'prepared.py').write_text(PREPARED)
+    path, arguments, modules = list(sys.path), sys.argv, set(sys.modules)
+    leaves = [jax.tree.leaves(nnx.state(trained(*of).model)) for of in (('ours_XNOR',), ('prepared',))]
+    leaves.append(jax.tree.leaves(nnx.state(trained('experiments.demo', 'runs/ours-0').model)))
+    for other in leaves[1:]:
+        jax.tree.map(np.testing.assert_array_equal, leaves[0], other)
+    assert (sys.path, sys.argv) == (path, arguments) and not {'ours_XNOR', 'prepared'} & (set(sys.modules) - modules)
+
+
 def test_a_difference_is_refused_and_nothing_written(run, start, monkeypatch):
     head = run / 'head.safetensors'
     model = build('vgg_small', bnn.XNOR, input_shape=(8, 8, 1), width=0.03125)
