@@ -3,6 +3,7 @@
 from bnn_jax import (
     bits,
     dropout,
+    exchange,
     factors,
     kernels,
     layers,
@@ -40,6 +41,7 @@ __all__ = [
     'bop',
     'convert',
     'dropout',
+    'exchange',
     'factors',
     'kernels',
     'layers',

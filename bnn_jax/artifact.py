@@ -51,9 +51,11 @@ _LAYERS = [kind for kind in _KINDS.values() if kind.__module__ == packed.__name_
 """What a chain is made of."""
 
 
-def save(network: PackedNetwork, path: str | os.PathLike) -> Path:
+def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
     """Write a packed network to one file; returns its path.
 
+    preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
+    `data.preprocessing.Preprocessing` makes and reads it.
     The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
     there before is untouched. Raises TypeError for anything but a packed network, OSError (with the remedy) otherwise.
     """
@@ -65,6 +67,8 @@ def save(network: PackedNetwork, path: str | os.PathLike) -> Path:
     tensors: dict[str, np.ndarray] = {}
     tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
     metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
+    if preprocessing is not None:
+        metadata['preprocessing'] = json.dumps(preprocessing)
     metadata['sha256'] = _digest(tensors, metadata)
     write(path, to_bytes(tensors, metadata))
     return path
@@ -77,6 +81,31 @@ def load(path: str | os.PathLike) -> PackedNetwork:
     of a newer format.
     """
     path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        used: set[str] = set()
+        network = _build(json.loads(_decompressed(metadata['network'])), tensors, used)
+        if used != set(tensors):
+            raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
+        raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+    if not isinstance(network, PackedNetwork):
+        raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
+    return network
+
+
+def preprocessing_of(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What `save` was given as preprocessing, None if nothing. Raises as `load`."""
+    path = Path(path)
+    text = _read(path)[0].get('preprocessing')
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'load: {path}: its preprocessing is not JSON ({error}); save it again') from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a file of ours that is as it was written. Raises as `load`."""
     if not path.is_file():
         raise FileNotFoundError(f'load: there is no file {path}')
     try:
@@ -88,16 +117,7 @@ def load(path: str | os.PathLike) -> PackedNetwork:
         raise ValueError(f'load: {path} is truncated or not a safetensors file ({error}); save it again') from error
     if metadata.get('sha256') != _digest(tensors, metadata):
         raise ValueError(f'load: {path} has been altered since it was saved (its checksum differs); save it again')
-    try:
-        used: set[str] = set()
-        network = _build(json.loads(_decompressed(metadata['network'])), tensors, used)
-        if used != set(tensors):
-            raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
-        raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
-    if not isinstance(network, PackedNetwork):
-        raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
-    return network
+    return metadata, tensors
 
 
 def _check_origin(path: Path, metadata: dict[str, str]) -> None:

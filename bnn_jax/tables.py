@@ -8,14 +8,25 @@ from rich.table import Table
 
 def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as text; the last row is set apart as the total."""
+    return _text(title, columns, rows[:-1], rows[-1:])
+
+
+def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text, without a total."""
+    return _text(title, columns, rows, ())
+
+
+def _text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]]) -> str:
     table = Table(title=title, title_justify='left')
     for i, column in enumerate(columns):
-        numeric = i > 0 and all(row[i][:1].isdigit() or not row[i] for row in rows)
+        numeric = i > 0 and all(row[i][:1].isdigit() or not row[i] for row in (*rows, *totals))
         table.add_column(column, justify='right' if numeric else 'left', overflow='fold', no_wrap=numeric)
-    for row in rows[:-1]:
+    for row in rows:
         table.add_row(*row)
-    table.add_section()
-    table.add_row(*rows[-1])
+    if totals:
+        table.add_section()
+    for row in totals:
+        table.add_row(*row)
     console = Console(width=160, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(table)

@@ -102,7 +102,7 @@ class Checkpoints:
     def _check(self, meta: dict, state: TrainState) -> None:
         expected = self._meta(state)
         remedy = f'use another --workdir, or delete {self.directory} to start anew'
-        difference = _difference('', meta['config'], json.loads(json.dumps(expected['config'])))
+        difference = first_difference('', meta['config'], json.loads(json.dumps(expected['config'])))
         if difference:
             key, theirs, ours = difference
             raise ValueError(
@@ -124,13 +124,13 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
     return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
-def _difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
+def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
     """The first place where two JSON values differ, and what stands there; None if they are equal."""
     if theirs == ours:
         return None
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in sorted({*theirs, *ours}):
-            inner = _difference(f'{path}.{key}' if path else key, theirs.get(key), ours.get(key))
+            inner = first_difference(f'{path}.{key}' if path else key, theirs.get(key), ours.get(key))
             if inner:
                 return inner
     return path, theirs, ours

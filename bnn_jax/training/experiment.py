@@ -1,6 +1,7 @@
 """An experiment from the command line to its results: fit, convert, compare, write down."""
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import importlib.metadata
@@ -10,9 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import jax
 import numpy as np
@@ -31,12 +32,43 @@ from bnn_jax.training.pictures import plot, plot_watch
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 
+if TYPE_CHECKING:
+    from bnn_jax.data.preprocessing import Preprocessing
+
 TIMED_CALLS = 20
 
 
 def unprepared(config: Config) -> Config:
     """The same config: nothing has to be trained before this run."""
     return config
+
+
+Answer = Callable[[str, Config, Callable[[Config], Config]], Any]
+_asked: contextvars.ContextVar[Answer | None] = contextvars.ContextVar('asked', default=None)
+
+
+class Answered(BaseException):
+    """Ends a module that was asked for its run, see `asking`; carries the answer."""
+
+    def __init__(self, value: Any):
+        super().__init__()
+        self.value = value
+
+
+@contextlib.contextmanager
+def asking(answer: Answer) -> Iterator[None]:
+    """Within, `main` and `with_options` start nothing: they raise Answered with answer(name, config, prepare)."""
+    token = _asked.set(answer)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _if_asked(name: str, config: Config, prepare: Callable[[Config], Config]) -> None:
+    answer = _asked.get()
+    if answer is not None:
+        raise Answered(answer(name, config, prepare))
 
 
 def main(name: str, description: str | None, config: Config, prepare: Callable[[Config], Config] = unprepared) -> None:
@@ -46,6 +78,7 @@ def main(name: str, description: str | None, config: Config, prepare: Callable[[
     inside config.workdir, and so resumes it as `fit` does. Every scalar field of config is an option; an unknown one is
     refused. Expected errors end with their message and exit status 1, an interruption with 128 + the signal's number.
     """
+    _if_asked(name, config, prepare)
     results = run_or_exit(name, with_options(name, description, config), prepare)
     print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
 
@@ -65,6 +98,7 @@ def with_options(name: str, description: str | None, config: Config) -> Config:
     """
     import tyro
 
+    _if_asked(name, config, unprepared)
     fields = [field for part in (config, Hosts()) for field in dataclasses.fields(part) if 'help' in field.metadata]
     options = [
         (
@@ -119,21 +153,33 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'epochs': config.epochs,
         'train_seconds': records[-1]['seconds'],
         'images_per_second': config.batch_size / (seconds_per_step(records) or records[-1]['seconds']),
-        'milliseconds_per_batch': _milliseconds(logits_of(model), first_images),
+        'milliseconds_per_batch': milliseconds(logits_of(model), first_images),
         'packed_milliseconds_per_batch': None,
     }
     if summary.binary_params:
-        packed = load(save(convert(deployed(config, model)), workdir / 'packed.safetensors'))
+        preparing = preprocessing(config, first_images.shape[1:])
+        described = None if preparing is None else preparing.described()
+        packed = load(save(convert(deployed(config, model)), workdir / 'packed.safetensors', preprocessing=described))
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {
             'packed_test_accuracy': evaluate(packed, batches())['accuracy'],
             'packed_bytes': packed.report.bytes,
-            'packed_milliseconds_per_batch': _milliseconds(logits_of(packed), first_images),
+            'packed_milliseconds_per_batch': milliseconds(logits_of(packed), first_images),
         }
-    results |= {'config': config.described(), 'versions': _versions(), 'commit': _commit(), 'device': _device()}
+    results |= {'config': config.described(), 'versions': versions(), 'commit': _commit(), 'device': device()}
     write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
     return results
+
+
+def preprocessing(config: Config, input_shape: tuple[int, ...]) -> 'Preprocessing | None':
+    """What a run does to a test image, for its file; None where it is not made of the parts that a file can name."""
+    from bnn_jax.data.preprocessing import Preprocessing
+
+    try:
+        return Preprocessing(cast(Any, input_shape), config.standardize, config.evaluation_augmentations)
+    except ValueError:
+        return None
 
 
 def deployed(config: Config, model: Network) -> Network:
@@ -157,7 +203,7 @@ def compare(model, packed, batches: Callable) -> dict[str, float]:
     return {'prediction_agreement': agree / count, 'max_abs_logit_difference': difference}
 
 
-def _milliseconds(logits: Callable, images: np.ndarray) -> float:
+def milliseconds(logits: Callable, images: np.ndarray) -> float:
     """Median time of a compiled call on this batch, images in, logits out."""
     times = []
     jax.block_until_ready(logits(images))
@@ -168,7 +214,8 @@ def _milliseconds(logits: Callable, images: np.ndarray) -> float:
     return 1000 * statistics.median(times)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Python's version and those of what decides the numbers of a run."""
     packages = ('bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
     installed = {dist.metadata['Name'].replace('-', '_'): dist.version for dist in importlib.metadata.distributions()}
     return {'python': sys.version.split()[0]} | {name: installed.get(name, 'not installed') for name in packages}
@@ -184,7 +231,8 @@ def _commit() -> str:
     return done.stdout.strip() or 'unknown'
 
 
-def _device() -> str:
+def device() -> str:
+    """How many devices of which kind, in which machine."""
     devices = jax.devices()
     kind = devices[0].device_kind
     return f'{len(devices)} x {kind} ({platform.machine()})'

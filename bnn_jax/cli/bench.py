@@ -1,0 +1,68 @@
+"""`bnn-jax bench`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from bnn_jax.cli.given import Shape, preprocessing, random_images
+
+TIMED_CALLS = 20
+
+
+def bench(
+    file: tyro.conf.Positional[Path],
+    batch: int = 1,
+    input: Shape | None = None,
+    float: bool = False,
+    calls: int = TIMED_CALLS,
+) -> None:
+    """Median time of a batch, images in, logits out, on this machine; random images.
+
+    Args:
+        file: a packed network.
+        batch: images a batch.
+        input: height, width and channels of an image, where the file does not say it.
+        float: also the same network with every bit unpacked to a float32 number, by XLA's own products.
+        calls: how many calls are timed, after one that compiles.
+    """
+    import jax
+
+    from bnn_jax.artifact import load, preprocessing_of
+    from bnn_jax.tables import listing
+    from bnn_jax.training.experiment import device, versions
+    from bnn_jax.training.step import logits_of
+    from bnn_jax.unpacked import in_floats
+
+    if batch < 1 or calls < 1:
+        raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1')
+    network, stated = load(file), preprocessing_of(file)
+    if input is None and stated is None:
+        raise ValueError(f'{file} does not say the size of its images; state it: --input HEIGHT WIDTH CHANNELS')
+    shape = preprocessing(file, None).input_shape if input is None else input
+    images = random_images((batch, *shape))
+    networks = {'packed': network} | ({'float32': in_floats(network)} if float else {})
+    rows = []
+    for name, one in networks.items():
+        times = _milliseconds(logits_of(one), images, calls)
+        median = statistics.median(times)
+        bytes_of = sum(leaf.nbytes for leaf in jax.tree.leaves(one))
+        spread = f'{min(times):.3f} to {max(times):.3f}'
+        rows.append([name, f'{median:.3f}', spread, f'{1000 * batch / median:,.1f}', f'{bytes_of:,}'])
+    print(f'{file}, batch {batch} of {"x".join(map(str, shape))}, {calls} calls, {device()}')
+    print(listing('', ['arithmetic', 'median ms', 'ms', 'images/s', 'bytes in memory'], rows))
+    print(', '.join(f'{name} {version}' for name, version in versions().items()))
+
+
+def _milliseconds(logits: Callable, images: np.ndarray, calls: int) -> list[float]:
+    import jax
+
+    times = []
+    for _ in range(calls + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(logits(images))
+        times.append(1000 * (time.perf_counter() - start))
+    return times[1:]  # The first one compiled.

@@ -1,0 +1,98 @@
+"""`bnn-jax convert`."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from bnn_jax.cli.given import Shape, class_names, random_images
+
+if TYPE_CHECKING:
+    from bnn_jax.training.deploy import Trained
+
+
+def convert(
+    module: tyro.conf.Positional[str],
+    output: Annotated[Path, tyro.conf.arg(aliases=['-o'])],
+    workdir: Path | None = None,
+    samples: int = 64,
+    input: Shape | None = None,
+    classes: Path | None = None,
+    tolerance: float = 0.0,
+) -> None:
+    """The newest checkpoint of a run to a packed file, with a report, if both give the same logits.
+
+    Args:
+        module: what started the run as `python -m MODULE`, such as experiments.digits_vgg_small_xnor.
+        output: the file to write; it appears, or is replaced, only when all is well.
+        workdir: the run's folder; by default that of the module.
+        samples: how many test images of the run to compare on.
+        input: height, width and channels of random images to compare on, where the test images are not at hand.
+        classes: a text file with a class name a line, to keep in the file.
+        tolerance: the largest difference of a logit that is let pass.
+    """
+    from bnn_jax import artifact
+    from bnn_jax.convert import convert as packed_of
+    from bnn_jax.training.deploy import trained
+    from bnn_jax.training.experiment import deployed, preprocessing
+
+    run = trained(module, workdir)
+    images, which = _sample_images(run, samples, input)
+    stated = preprocessing(run.config, images.shape[1:])
+    names = class_names(classes, run.model.num_classes)
+    described = None if stated is None else {**stated.described(), 'classes': list(names)}
+    model = deployed(run.config, run.model)
+    packed = packed_of(model)
+    with tempfile.TemporaryDirectory(dir=_folder_of(output), prefix='.bnn-jax-') as folder:
+        written = artifact.save(packed, Path(folder) / output.name, preprocessing=described)
+        print(f'{run.workdir}, step {run.step}\n{packed.report}')
+        _check_equal(model, artifact.load(written), images, which, tolerance)
+        os.replace(written, output)
+    print(f'wrote {output}: {output.stat().st_size:,} bytes')
+    if stated is None:
+        print('its preprocessing has parts that a file cannot name: predict will ask for --preprocessing')
+
+
+def _folder_of(output: Path) -> Path:
+    if output.is_dir() or not output.parent.is_dir():
+        raise ValueError(f'{output}: expected a file in a folder that exists')
+    return output.parent
+
+
+def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str]:
+    """Images as the network takes them, and what they are."""
+    from bnn_jax.training.fit import test_batches
+
+    if samples < 1:
+        raise ValueError(f'samples: got {samples}, expected at least 1')
+    if input_shape is not None:
+        return random_images((samples, *input_shape)), 'random images'
+    config = dataclasses.replace(run.config, batch_size=samples, accumulate=1, workers=0)
+    try:
+        with contextlib.closing(test_batches(config, config.data('test', config.data_dir))) as batches:
+            return next(batches)['image'], 'test images of the run'
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"the run's test images cannot be read ({error}); to compare on random images: --input HEIGHT WIDTH CHANNELS"
+        ) from error
+
+
+def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float) -> None:
+    """Raises ValueError where a logit of the packed network differs from the model's by more than tolerance."""
+    from bnn_jax.training.step import logits_of
+
+    ours, theirs = (np.asarray(logits_of(network)(images)) for network in (model, packed))
+    difference = np.abs(ours - theirs)
+    if not (difference <= tolerance).all():
+        raise ValueError(
+            f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
+            f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance}; nothing was written. On CPU '
+            '(JAX_PLATFORMS=cpu) both are equal; where sums of real numbers may differ, state --tolerance'
+        )
+    exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
+    print(f'logits of {len(images)} {which}: {exact}')

@@ -1,0 +1,113 @@
+"""What is done to a photograph before a network sees it, as a value that a file can keep beside the network."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from bnn_jax.data.augmentations import (
+    Augmentation,
+    Normalisation,
+    PlusMinusOne,
+    Standardize,
+    SubtractMean,
+    centre_crop,
+    resize_short,
+    resize_to,
+)
+from bnn_jax.data.images import decode
+
+_STEPS = {kind.__name__: kind for kind in (resize_short, resize_to, centre_crop)}
+_NORMALISATIONS = {kind.__name__: kind for kind in (Standardize, SubtractMean, PlusMinusOne)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """An encoded image -> float32 (H, W, C), as in the evaluation of training: decode, steps, normalisation.
+
+    input_shape: (H, W, C) after the steps; another one is refused, never stretched. steps: `resize_short`, `resize_to`,
+    `centre_crop`, in order. normalisation: `Standardize`, `SubtractMean` or `PlusMinusOne`. classes: a name for each, or ().
+    Raises ValueError for a shape, step or normalisation that does not fit, and calls raise CorruptImage (a ValueError) for
+    bytes that are no image.
+    """
+
+    input_shape: tuple[int, int, int]
+    normalisation: Normalisation
+    steps: tuple[Augmentation, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        shape = self.input_shape
+        whole = len(shape) == 3 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
+        if not whole or shape[2] not in (1, 3):
+            raise ValueError(f'input_shape: got {shape}, expected (height, width, 1 or 3 channels)')
+        for part, kinds in (*((step, _STEPS) for step in self.steps), (self.normalisation, _NORMALISATIONS)):
+            if kinds.get(type(part).__name__) is not type(part):
+                raise ValueError(f'preprocessing: got {part!r}, expected one of {", ".join(kinds)}')
+            _check_numbers(part)
+        if not np.isfinite(self.normalisation(np.zeros((1, 1, shape[2]), np.uint8))).all():
+            raise ValueError(f'preprocessing: {self.normalisation} gives numbers that are not finite')
+
+    def __call__(self, data: bytes, name: str) -> np.ndarray:
+        image = decode(data, name, self.input_shape[2])
+        for step in self.steps:
+            image = step(image, _NO_RANDOMNESS)
+        if image.shape != self.input_shape:
+            height, width = image.shape[:2]
+            raise ValueError(
+                f'{name}: {height} x {width} pixels after its preprocessing, expected {self.input_shape[0]} x '
+                f'{self.input_shape[1]}; resize it, or state another preprocessing, with a resize_to for example'
+            )
+        return self.normalisation(image)
+
+    def described(self) -> dict[str, Any]:
+        """As JSON, the inverse of `of`; docs/format.md has the fields."""
+        return {
+            'input_shape': list(self.input_shape),
+            'steps': [_described(step) for step in self.steps],
+            'normalisation': _described(self.normalisation),
+            'classes': list(self.classes),
+        }
+
+    @staticmethod
+    def of(described: dict[str, Any]) -> 'Preprocessing':
+        """From JSON. Raises ValueError, saying what was got and expected."""
+        try:
+            return Preprocessing(
+                input_shape=tuple(described['input_shape']),
+                steps=tuple(_built(step, _STEPS) for step in described.get('steps', ())),
+                normalisation=_built(described['normalisation'], _NORMALISATIONS),
+                classes=tuple(map(str, described.get('classes', ()))),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f'preprocessing: got {described!r} ({type(error).__name__}: {error}), expected input_shape, steps, '
+                'normalisation and classes as docs/format.md has them'
+            ) from error
+
+
+_NO_RANDOMNESS: Any = None
+
+
+def _described(part) -> dict[str, Any]:
+    fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    return {'kind': type(part).__name__} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def _built(described: dict[str, Any], kinds: dict[str, Any]):
+    fields = dict(described)
+    kind = fields.pop('kind')
+    if kind not in kinds:
+        raise ValueError(f'preprocessing: got {kind!r}, expected one of {", ".join(kinds)}')
+    return kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _check_numbers(part) -> None:
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        kind = (int, float) if isinstance(value, tuple) else int
+        if not all(isinstance(n, kind) and not isinstance(n, bool) for n in numbers):
+            raise ValueError(f'preprocessing: {type(part).__name__}.{field.name} is {value!r}, expected numbers')
+        if kind is int and numbers[0] < 1:
+            raise ValueError(f'preprocessing: {type(part).__name__}.{field.name} is {value}, expected at least 1')
