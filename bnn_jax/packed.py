@@ -5,17 +5,19 @@ computed from it once, when the layer is made; all other fields are static. Laye
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bits import WORD_BITS, pack, words_for
+from bnn_jax.bits import WORD_BITS, words_for
 from bnn_jax.exact import normalize, rounded
 from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu, epilogue, scaled
 from bnn_jax.network import check_images, nan_unless_finite
 from bnn_jax.products import Convolution, Dense
+from bnn_jax.signs import Signs
 
 
 def tensor() -> Any:
@@ -23,9 +25,9 @@ def tensor() -> Any:
     return dataclasses.field(metadata={'role': 'tensor'})
 
 
-def derived(*, init: bool = False) -> Any:
-    """A field computed from the others when a layer is made."""
-    return dataclasses.field(init=init, metadata={'role': 'derived'})
+def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
+    """A field computed from the others when a layer is made, or once the network is there; no file stores it."""
+    return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
 
 
 def child() -> Any:
@@ -101,11 +103,19 @@ class PackedProduct:
         _expect_bits(self)
         object.__setattr__(self, 'border', self.product.border(self.words, self.into))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.into)
-        k = self.product.input_scale(x) if self.use_k else None
-        y = self.product.packed(pack(x), self.words, self.into, self.border).astype(jnp.float32)
+    def __call__(self, x: jax.Array | Signs) -> jax.Array:
+        y = self.integers(x).astype(jnp.float32)
+        k = None
+        if self.use_k:
+            assert not isinstance(x, Signs), 'K needs the map itself'
+            k = self.product.input_scale(x)
         return epilogue(scaled(y, self.scale), k, self.bias)
+
+    def integers(self, x: jax.Array | Signs) -> jax.Array:
+        """The product of signs alone, int32; of a real map they are taken and packed first."""
+        self.product.check(x, self.into)
+        signs = x if isinstance(x, Signs) else Signs.of(x)
+        return self.product.packed(signs.words, self.words, self.into, self.border)
 
 
 @packed_layer
@@ -164,14 +174,23 @@ class PackedNorm:
 
 @packed_layer
 class Chain:
-    """Layers one after the other."""
+    """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
 
     layers: tuple = child()
+    runs: tuple = derived(init=True, default=())
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        done = 0
+        for run in self.runs:
+            x = run(self.layers, _through(self.layers[done : run.start], x))
+            done = run.stop
+        return _through(self.layers[done:], x)
+
+
+def _through(layers: tuple, x):
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 @packed_layer
@@ -267,10 +286,22 @@ _BECAME = {
 }
 
 
+_IN_BITS = {
+    PackedProduct: 'its integers become the next signs by one comparison a channel',
+    PackedNorm: 'thresholds of the product before it, found when convert or load makes the network',
+    MaxPool: 'AND, or OR where it falls, of the signs after it',
+    Flatten: 'words',
+    Relu: 'part of the thresholds',
+    LeakyRelu: 'part of the thresholds',
+}
+
+
 def _rows(layer, path: str):
     if isinstance(layer, Chain):
+        in_bits = {i for run in layer.runs for i in range(run.start, run.stop)}
         for i, inner in enumerate(layer.layers):
-            yield from _rows(inner, f'{path}{i}')
+            rows = _rows(inner, f'{path}{i}')
+            yield from map(partial(_row_in_bits, inner), rows) if i in in_bits else rows
     elif isinstance(layer, Sum):
         yield from _rows(layer.body, f'{path}.body.')
         yield from _rows(layer.shortcut, f'{path}.shortcut.')
@@ -285,6 +316,14 @@ def _rows(layer, path: str):
             shape = 'x'.join(map(str, layer.product.kernel_shape(layer.into, layer.out)))
             reason = f'{type(layer.product).__name__} {shape}: {reason}'
         yield Row(path, became, stored_bytes(layer), reason)
+
+
+def _row_in_bits(layer, row: Row) -> Row:
+    """The row of a layer that a chain's run computes on integers and bits."""
+    if isinstance(layer, PackedProduct):
+        return dataclasses.replace(row, reason=f'{row.reason}; {_IN_BITS[PackedProduct]}')
+    kind = type(layer.function if isinstance(layer, Stateless) else layer)
+    return dataclasses.replace(row, became='integer thresholds and bits', reason=f'{kind.__name__}: {_IN_BITS[kind]}')
 
 
 def stored_bytes(layer) -> int:
