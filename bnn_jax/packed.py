@@ -5,7 +5,6 @@ computed from it once, when the layer is made; all other fields are static. Laye
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, dataclass_transform
 
 import jax
@@ -17,6 +16,7 @@ from bnn_jax.exact import normalize, rounded
 from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu, epilogue, scaled
 from bnn_jax.network import check_images, nan_unless_finite
 from bnn_jax.products import Convolution, Dense
+from bnn_jax.report import Report, Row
 from bnn_jax.signs import Signs
 
 
@@ -242,37 +242,9 @@ class PackedNetwork:
         return nan_unless_finite(self.body(images), images)
 
     @property
-    def report(self) -> 'Report':
+    def report(self) -> Report:
         """What each layer became, in how many bytes, and why the others stayed float."""
         return Report(tuple(_rows(self.body, '')))
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One layer of a report. path: where it stands. became: its arithmetic. bytes: its stored tensors. reason: why."""
-
-    path: str
-    became: str
-    bytes: int
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What every layer of a packed network became."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def bytes(self) -> int:
-        """All stored tensors."""
-        return sum(row.bytes for row in self.rows)
-
-    def __str__(self) -> str:
-        from bnn_jax.tables import render
-
-        rows = [[row.path, row.became, f'{row.bytes:,}', row.reason] for row in self.rows]
-        return render('conversion', ['layer', 'became', 'bytes', 'why'], [*rows, ['total', '', f'{self.bytes:,}', '']])
 
 
 _BECAME = {
@@ -286,22 +258,12 @@ _BECAME = {
 }
 
 
-_IN_BITS = {
-    PackedProduct: 'its integers become the next signs by one comparison a channel',
-    PackedNorm: 'thresholds of the product before it, found when convert or load makes the network',
-    MaxPool: 'AND, or OR where it falls, of the signs after it',
-    Flatten: 'words',
-    Relu: 'part of the thresholds',
-    LeakyRelu: 'part of the thresholds',
-}
-
-
 def _rows(layer, path: str):
     if isinstance(layer, Chain):
-        in_bits = {i for run in layer.runs for i in range(run.start, run.stop)}
+        runs = {i: run for run in layer.runs for i in range(run.start, run.stop)}
         for i, inner in enumerate(layer.layers):
             rows = _rows(inner, f'{path}{i}')
-            yield from map(partial(_row_in_bits, inner), rows) if i in in_bits else rows
+            yield from (runs[i].row(inner, row) for row in rows) if i in runs else rows
     elif isinstance(layer, Sum):
         yield from _rows(layer.body, f'{path}.body.')
         yield from _rows(layer.shortcut, f'{path}.shortcut.')
@@ -316,14 +278,6 @@ def _rows(layer, path: str):
             shape = 'x'.join(map(str, layer.product.kernel_shape(layer.into, layer.out)))
             reason = f'{type(layer.product).__name__} {shape}: {reason}'
         yield Row(path, became, stored_bytes(layer), reason)
-
-
-def _row_in_bits(layer, row: Row) -> Row:
-    """The row of a layer that a chain's run computes on integers and bits."""
-    if isinstance(layer, PackedProduct):
-        return dataclasses.replace(row, reason=f'{row.reason}; {_IN_BITS[PackedProduct]}')
-    kind = type(layer.function if isinstance(layer, Stateless) else layer)
-    return dataclasses.replace(row, became='integer thresholds and bits', reason=f'{kind.__name__}: {_IN_BITS[kind]}')
 
 
 def stored_bytes(layer) -> int:

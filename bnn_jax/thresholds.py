@@ -3,6 +3,7 @@
 convert and load call `in_bits`, which finds where this applies and computes the thresholds, once. A file holds none.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bits import pack
+from bnn_jax.bits import WORD_BITS, words_for
 from bnn_jax.exact import negative
 from bnn_jax.layers import Flatten, LeakyRelu, MaxPool, Relu, epilogue, scaled
 from bnn_jax.packed import (
@@ -27,6 +28,7 @@ from bnn_jax.packed import (
     packed_layer,
 )
 from bnn_jax.products import Convolution
+from bnn_jax.report import Row
 from bnn_jax.signs import Signs
 
 
@@ -106,7 +108,8 @@ class Run:
         )
         k = product.into * int(np.prod(product.product.kernel_shape(1, 1)))
         thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out)
-        highest = tuple(_words(rising ^ np.asarray(flip)) for rising in _rising_at_pools(product, between))
+        flip = np.asarray(flip)
+        highest = tuple(_words(rising ^ flip) for rising in _rising_at_pools(product, between))
         return Run(start, stop, thresholds, _words(flip), highest)
 
     def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
@@ -121,6 +124,22 @@ class Run:
                 case Flatten():
                     signs = signs.flattened()
         return signs
+
+    def row(self, layer, row: Row) -> Row:
+        """What a report says of one of its layers; row: what it would say elsewhere."""
+        if isinstance(layer, PackedProduct):
+            return dataclasses.replace(row, reason=f'{row.reason}; its integers are compared, once a channel')
+        kind = type(getattr(layer, 'function', layer))
+        return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{kind.__name__}: {_BECAME[kind]}')
+
+
+_BECAME = {
+    PackedNorm: 'in the thresholds, found from these numbers once',
+    Relu: 'in the thresholds',
+    LeakyRelu: 'in the thresholds',
+    MaxPool: 'AND or OR of the words of signs',
+    Flatten: 'words as they lie',
+}
 
 
 def bisect(is_negative: Callable[[jax.Array], jax.Array], k: int, channels: int) -> tuple[jax.Array, jax.Array]:
@@ -160,15 +179,17 @@ def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[j
 
 def _rising_at_pools(product: PackedProduct, between: Sequence) -> list[np.ndarray]:
     """For each max pooling, where its input does not fall as the integer rises: (out,) bool."""
-    rising, found = np.ones(product.out) if product.scale is None else np.sign(product.scale), []
+    rising, found = np.ones(product.out) if product.scale is None else np.sign(np.asarray(product.scale)), []
     for layer in between:
         if isinstance(layer, PackedNorm):
-            rising = rising * np.sign(layer.coefficients[0])
+            rising = rising * np.sign(np.asarray(layer.coefficients)[0])
         elif isinstance(layer.function, MaxPool):
             found.append(rising >= 0)
     return found
 
 
-def _words(mask) -> jax.Array:
-    """(out,) bool -> (n_words,)."""
-    return pack(jnp.where(jnp.asarray(mask), -1, 1))
+def _words(mask: np.ndarray) -> jax.Array:
+    """(out,) bool -> (n_words,), as `bits.pack` has set bits; in NumPy, which compiles nothing."""
+    padded = np.zeros(words_for(mask.size) * WORD_BITS, np.uint8)
+    padded[: mask.size] = mask
+    return jnp.asarray(np.packbits(padded, bitorder='little').view('<u4'))
