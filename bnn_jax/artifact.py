@@ -17,6 +17,7 @@ from safetensors.numpy import save as to_bytes
 from bnn_jax import layers, packed, products
 from bnn_jax.files import write
 from bnn_jax.packed import PackedNetwork, role
+from bnn_jax.thresholds import in_bits
 from bnn_jax.windows import Window
 
 FORMAT, VERSION = 'bnn_jax', 1
@@ -84,7 +85,7 @@ def load(path: str | os.PathLike) -> PackedNetwork:
     metadata, tensors = _read(path)
     try:
         used: set[str] = set()
-        network = _build(json.loads(_decompressed(metadata['network'])), tensors, used)
+        network = in_bits(_build(json.loads(_decompressed(metadata['network'])), tensors, used))
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:

@@ -32,6 +32,7 @@ from bnn_jax.packed import (
 from bnn_jax.products import Convolution, Dense
 from bnn_jax.quantizers import sign
 from bnn_jax.schemes import Scheme, constant_k, flowing_k
+from bnn_jax.thresholds import in_bits
 
 
 def convert(model: Network) -> PackedNetwork:
@@ -47,7 +48,7 @@ def convert(model: Network) -> PackedNetwork:
     """
     if not isinstance(model, Network):
         raise TypeError(f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-    packed = PackedNetwork(model.channels, model.num_classes, _convert_all(model.body, ''))
+    packed = in_bits(PackedNetwork(model.channels, model.num_classes, _convert_all(model.body, '')))
     if not any(row.became in ('xnor + popcount', '1-bit storage, float product') for row in packed.report.rows):
         raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
     return packed

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bits import WORD_BITS, pack, words_for
+from bnn_jax.bits import WORD_BITS, words_for
 from bnn_jax.exact import normalize, rounded
 from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu, epilogue, scaled
 from bnn_jax.network import check_images, nan_unless_finite
 from bnn_jax.products import Convolution, Dense
+from bnn_jax.report import Report, Row
+from bnn_jax.signs import Signs
 
 
 def tensor() -> Any:
@@ -23,9 +25,9 @@ def tensor() -> Any:
     return dataclasses.field(metadata={'role': 'tensor'})
 
 
-def derived(*, init: bool = False) -> Any:
-    """A field computed from the others when a layer is made."""
-    return dataclasses.field(init=init, metadata={'role': 'derived'})
+def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
+    """A field computed from the others when a layer is made, or once the network is there; no file stores it."""
+    return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
 
 
 def child() -> Any:
@@ -101,11 +103,19 @@ class PackedProduct:
         _expect_bits(self)
         object.__setattr__(self, 'border', self.product.border(self.words, self.into))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.into)
-        k = self.product.input_scale(x) if self.use_k else None
-        y = self.product.packed(pack(x), self.words, self.into, self.border).astype(jnp.float32)
+    def __call__(self, x: jax.Array | Signs) -> jax.Array:
+        y = self.integers(x).astype(jnp.float32)
+        k = None
+        if self.use_k:
+            assert not isinstance(x, Signs), 'K needs the map itself'
+            k = self.product.input_scale(x)
         return epilogue(scaled(y, self.scale), k, self.bias)
+
+    def integers(self, x: jax.Array | Signs) -> jax.Array:
+        """The product of signs alone, int32; of a real map they are taken and packed first."""
+        self.product.check(x, self.into)
+        signs = x if isinstance(x, Signs) else Signs.of(x)
+        return self.product.packed(signs.words, self.words, self.into, self.border)
 
 
 @packed_layer
@@ -164,14 +174,23 @@ class PackedNorm:
 
 @packed_layer
 class Chain:
-    """Layers one after the other."""
+    """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
 
     layers: tuple = child()
+    runs: tuple = derived(init=True, default=())
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        done = 0
+        for run in self.runs:
+            x = run(self.layers, _through(self.layers[done : run.start], x))
+            done = run.stop
+        return _through(self.layers[done:], x)
+
+
+def _through(layers: tuple, x):
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 @packed_layer
@@ -223,37 +242,9 @@ class PackedNetwork:
         return nan_unless_finite(self.body(images), images)
 
     @property
-    def report(self) -> 'Report':
+    def report(self) -> Report:
         """What each layer became, in how many bytes, and why the others stayed float."""
         return Report(tuple(_rows(self.body, '')))
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One layer of a report. path: where it stands. became: its arithmetic. bytes: its stored tensors. reason: why."""
-
-    path: str
-    became: str
-    bytes: int
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What every layer of a packed network became."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def bytes(self) -> int:
-        """All stored tensors."""
-        return sum(row.bytes for row in self.rows)
-
-    def __str__(self) -> str:
-        from bnn_jax.tables import render
-
-        rows = [[row.path, row.became, f'{row.bytes:,}', row.reason] for row in self.rows]
-        return render('conversion', ['layer', 'became', 'bytes', 'why'], [*rows, ['total', '', f'{self.bytes:,}', '']])
 
 
 _BECAME = {
@@ -269,8 +260,10 @@ _BECAME = {
 
 def _rows(layer, path: str):
     if isinstance(layer, Chain):
+        runs = {i: run for run in layer.runs for i in range(run.start, run.stop)}
         for i, inner in enumerate(layer.layers):
-            yield from _rows(inner, f'{path}{i}')
+            rows = _rows(inner, f'{path}{i}')
+            yield from (runs[i].row(inner, row) for row in rows) if i in runs else rows
     elif isinstance(layer, Sum):
         yield from _rows(layer.body, f'{path}.body.')
         yield from _rows(layer.shortcut, f'{path}.shortcut.')

@@ -12,6 +12,7 @@ from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
 from bnn_jax.kernels import packed_conv2d, packed_matmul
 from bnn_jax.kernels.borders import outside_sum, tap_sums
+from bnn_jax.signs import Signs
 from bnn_jax.windows import Window, pad_channels
 
 
@@ -49,7 +50,7 @@ class Dense:
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return into, out
 
-    def check(self, x: jax.Array, into: int) -> None:
+    def check(self, x: jax.Array | Signs, into: int) -> None:
         """Raises ValueError unless x fits a layer with `into` inputs."""
         if x.ndim != 2 or x.shape[1] != into:
             raise ValueError(
@@ -110,7 +111,7 @@ class Convolution:
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return *self.window.size, into, out
 
-    def check(self, x: jax.Array, into: int) -> None:
+    def check(self, x: jax.Array | Signs, into: int) -> None:
         """Raises ValueError unless x fits a layer with `into` input channels."""
         if x.ndim != 4 or x.shape[3] != into:
             raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {into})')
