@@ -1,15 +1,34 @@
 """Packed products: signs in words in, exact integers out. One definition (reference.py), interchangeable backends."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.bits import words_for
-from bnn_jax.kernels import reference, xla
+from bnn_jax.kernels import dense, pallas_gpu, pallas_tpu, reference, xla
+from bnn_jax.kernels.auto import ByPlatform
+from bnn_jax.kernels.on_words import OnWords
 from bnn_jax.windows import Padding, Window
 
-BACKENDS = {'reference': reference, 'xla': xla}
-"""Every backend has `matmul` and `conv2d` with reference.py's contract; 'auto' takes the fastest: today always 'xla'."""
+BACKENDS = {
+    'reference': reference,
+    'xla': OnWords(xla.product),
+    'dense': dense,
+    'pallas_tpu': OnWords(partial(pallas_tpu.matrix, operand=jnp.int8)),
+    'pallas_tpu_bfloat16': OnWords(partial(pallas_tpu.matrix, operand=jnp.bfloat16)),
+    'pallas_tpu_popcount': OnWords(pallas_tpu.popcount),
+    'pallas_gpu': OnWords(pallas_gpu.matrix),
+    'pallas_gpu_popcount': OnWords(pallas_gpu.popcount),
+}
+"""Every backend has `matmul` and `conv2d` with reference.py's contract, on every platform: a Pallas backend runs interpreted,
+slowly, where its device is not. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
+
+AUTO = ByPlatform(cpu=BACKENDS['xla'], default=BACKENDS['dense'])
+"""What 'auto' means where a function is compiled for a platform. CPU: `xla`, faster than float32 at every shape measured
+(docs/architecture.md). Elsewhere nothing has been measured: XLA's own product, whose lowering and exactness are the least in
+doubt."""
 
 
 def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
@@ -73,7 +92,7 @@ def _expect_words(name: str, n_words: int, k: int) -> None:
 
 def _backend(name: str):
     if name == 'auto':
-        return xla
+        return AUTO
     if name not in BACKENDS:
         raise ValueError(f'backend: got {name!r}, expected one of {", ".join(map(repr, ["auto", *BACKENDS]))}')
     return BACKENDS[name]
