@@ -26,9 +26,10 @@ BACKENDS = {
 slowly, where its device is not. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
 
 AUTO = ByPlatform(cpu=BACKENDS['xla'], default=BACKENDS['dense'])
-"""What 'auto' means where a function is compiled for a platform. CPU: `xla`, faster than float32 at every shape measured
-(docs/architecture.md). Elsewhere nothing has been measured: XLA's own product, whose lowering and exactness are the least in
-doubt."""
+"""What 'auto' means on the platform that a function is compiled for. CPU, measured on one core (AVX2): `xla` is 5.6 to 9.6
+times as fast as XLA's float32 on ResNet-18's 3x3 convolutions, 2 to 8 times on dense layers and 1x1 convolutions, and never
+slower at a shape measured (least: 1.07, for 1 x 4096 x 10). `dense` never beats it there by more than an eighth. Elsewhere
+nothing has been measured: XLA's own product, whose lowering is the least in doubt."""
 
 
 def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
@@ -36,7 +37,8 @@ def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Arr
 
     x_words: (m, n_words), w_words: (n, n_words), uint32 as made by `bits.pack` over the last axis of (m, k) and (n, k).
     k: the true number of products. Returns (m, n) int32, exact. backend: a key of BACKENDS, or 'auto'.
-    Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit or an unknown backend.
+    Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, an unknown backend, or k beyond
+    2^24 where 'dense' multiplies.
     """
     x_words, w_words = _words('x_words', x_words, 2), _words('w_words', w_words, 2)
     for name, words in (('x_words', x_words), ('w_words', w_words)):

@@ -1,6 +1,7 @@
 """Pallas on TPU: words come into a tile's memory and are unpacked there for the matrix unit, or compared and counted.
 
-Tested in interpret mode, which is what runs where there is no TPU, and by lowering; never run on a TPU.
+Interpret mode is what runs where there is no TPU. Never run on a TPU; the TPU compiler (libtpu 0.0.50) takes these kernels
+for v5e and v6e, and for v4 all but the one with int8 operands.
 """
 
 from functools import partial
@@ -28,8 +29,9 @@ def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:
     sums = {jnp.int8: jnp.int32, jnp.bfloat16: jnp.float32}[operand]
 
     def product(x_block, w_block):
-        signs = [_signs(block).astype(operand) for block in (x_block, w_block)]
-        return lax.dot_general(*signs, (((0,), (0,)), ((), ())), preferred_element_type=sums).astype(jnp.int32)
+        x_signs, w_signs = (_signs(block).astype(operand) for block in (x_block, w_block))
+        numbers = (((0,), (0,)), ((), ()))
+        return lax.dot_general(x_signs, w_signs, numbers, preferred_element_type=sums).astype(jnp.int32)
 
     total, n_words = _tiled(product, x, w)
     return total - (WORD_BITS * n_words - k)
