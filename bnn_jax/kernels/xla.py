@@ -6,12 +6,30 @@ one word the output is read and written once a word, and a fusion of so little a
 of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorisation.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bnn_jax.kernels.on_words import OnWords
+
 BLOCK = 18
 """Words of one expression, at most: a 3x3 window of 64 channels; 18 words of 512 filters fit the first-level cache."""
+FEW = 4
+"""Up to so many rows, turning w's words round would cost more than the product: 3 times its time at one row of 9216 signs."""
+
+
+@partial(jax.jit, static_argnames='k')
+def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
+    """k - 2 popcount(x xor w): row by row along the words as they lie where x has few rows, else by `product`."""
+    if x_words.shape[0] > FEW:
+        return ON_WORDS.matmul(x_words, w_words, k)
+
+    def row(x):
+        return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
+
+    return lax.map(row, x_words)
 
 
 def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
@@ -64,3 +82,7 @@ def _add(planes: list[list[jax.Array]], level: int, word: jax.Array) -> None:
         either = a ^ b
         planes[level] = [either ^ c]
         _add(planes, level + 1, (a & b) | (c & either))
+
+
+ON_WORDS = OnWords(product)
+conv2d = ON_WORDS.conv2d
