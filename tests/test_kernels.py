@@ -61,10 +61,18 @@ def test_matmul(backend, k):
 
 
 @every_backend
+@pytest.mark.parametrize(('m', 'k', 'n'), [(300, 2240, 1), (1, 1100, 130), (65, 19 * 32, 257)])
+def test_matmul_tiles(backend, m, k, n):
+    """Rows, columns and words that leave a remainder in the tiles and blocks of every backend; one row, one output."""
+    x, w = random_signs(m, k), random_signs(n, k, seed=1)
+    assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), x @ w.T)
+
+
+@every_backend
 def test_matmul_beyond_16_bits(backend):
     """Sums of more than 65536 terms, both extremes among them."""
     k = 70_001
-    x, w = random_signs(3, k), random_signs(2, k, seed=1)
+    x, w = random_signs(6, k), random_signs(2, k, seed=1)
     x[0], x[1], w[0] = 1, -1, 1
     expected = x @ w.T
     assert {k, -k} <= set(expected.ravel())
@@ -198,6 +206,16 @@ MATMUL_ERRORS = {
 def test_matmul_errors(x, w, k, options, error, message):
     with pytest.raises(error, match=message):
         packed_matmul(x, w, k, **options)
+
+
+@pytest.mark.parametrize(
+    ('call', 'x_shape', 'w_shape'),
+    [(packed_matmul, (1, 2**19 + 1), (1, 2**19 + 1)), (packed_conv2d, (1, 1, 1, 2**19 + 1), (1, 1, 2**19 + 1, 1))],
+)
+def test_dense_refuses_sums_that_float32_cannot_hold(call, x_shape, w_shape):
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in (x_shape, w_shape))
+    with pytest.raises(ValueError, match="backend 'dense': got 16777217 products to be added, expected at most 2"):
+        jax.eval_shape(lambda x, w: call(x, w, 2**24 + 1, backend='dense'), x, w)
 
 
 CONV_ERRORS = {

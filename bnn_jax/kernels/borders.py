@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bnn_jax.bits import WORD_BITS, words_for
 from bnn_jax.windows import Window
+
+
+def padding_words(channels: int, pad_value: int) -> jax.Array:
+    """The words of one pixel outside the image: all +1 for pad value +1 or 0, all -1 (tail bits still 0) for -1."""
+    bits = [min(WORD_BITS, channels - WORD_BITS * i) for i in range(words_for(channels))]
+    return jnp.asarray([(1 << b) - 1 if pad_value == -1 else 0 for b in bits], jnp.uint32)
 
 
 @partial(jax.jit, static_argnames='channels')

@@ -1,0 +1,66 @@
+"""Unpack and multiply: XLA's own product, in float32 on CPU and in 8-bit integers where there is a matrix unit for them.
+
+Never an 8-bit convolution on CPU: XLA:CPU gives wrong numbers for padded ones (seen on jax 0.10) or does not compile them
+(0.12). A float32 sum of signs is exact up to 2^24 terms; beyond, this backend refuses.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnn_jax.bits import unpack
+from bnn_jax.windows import Window, pad_channels
+
+EXACT = 2**24
+"""float32 holds every integer up to here."""
+
+
+@partial(jax.jit, static_argnames='k')
+def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
+    """Product of the unpacked signs. Raises ValueError for k beyond 2^24."""
+    _expect_exact(k)
+
+    def product(x_words, w_words, *, operand, out):
+        x, w = (unpack(words, k).astype(operand) for words in (x_words, w_words))
+        return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=out).astype(jnp.int32)
+
+    integers = partial(product, operand=jnp.int8, out=jnp.int32)
+    floats = partial(product, operand=jnp.float32, out=jnp.float32)
+    return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)
+
+
+@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value'))
+def conv2d(x_words: jax.Array, w_words: jax.Array, channels: int, window: Window, pad_value: int) -> jax.Array:
+    """Convolution of the unpacked signs. Raises ValueError for windows of more than 2^24 products."""
+    _expect_exact(window.size[0] * window.size[1] * channels)
+    pads = window.pads(x_words.shape[1], x_words.shape[2])
+
+    def product(x_words, w_words, *, operand, out):
+        x, w = unpack(x_words, channels).astype(operand), unpack(w_words, channels, axis=2).astype(operand)
+        if pad_value != 0:
+            x = pad_channels(x, pads, jnp.full((channels,), pad_value, operand))
+        outside = pads if pad_value == 0 else ((0, 0), (0, 0))
+        numbers = ('NHWC', 'HWIO', 'NHWC')
+        y = lax.conv_general_dilated(
+            x, w, window.strides, outside, dimension_numbers=numbers, preferred_element_type=out
+        )
+        return y.astype(jnp.int32)
+
+    # cuDNN has no 8-bit convolution with 32-bit integers out; its float32 sums are exact.
+    return lax.platform_dependent(
+        x_words,
+        w_words,
+        cuda=partial(product, operand=jnp.int8, out=jnp.float32),
+        tpu=partial(product, operand=jnp.int8, out=jnp.int32),
+        default=partial(product, operand=jnp.float32, out=jnp.float32),
+    )
+
+
+def _expect_exact(k: int) -> None:
+    if k > EXACT:
+        raise ValueError(
+            f"backend 'dense': got {k} products to be added, expected at most 2^24 = {EXACT}, up to which float32 sums of "
+            "signs are exact; use backend 'xla'"
+        )

@@ -1,0 +1,19 @@
+"""Words as Pallas kernels take them: int32, filled up with zeros to whole tiles."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def rounded_up(extent: int, to: int) -> int:
+    """The smallest multiple of `to` that is not below extent."""
+    return -(-extent // to) * to
+
+
+def padded(words: jax.Array, tile: tuple[int, int]) -> jax.Array:
+    """(rows, columns) uint32 -> int32 with the same bits, zeros added up to multiples of the tile.
+
+    int32, since Triton's compiler counts the bits of signed words only.
+    """
+    fill = [(0, rounded_up(extent, to) - extent) for extent, to in zip(words.shape, tile, strict=True)]
+    return jnp.pad(lax.bitcast_convert_type(words, jnp.int32), fill)
