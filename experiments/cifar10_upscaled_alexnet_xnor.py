@@ -5,7 +5,7 @@ augmentations, normalisation, Adam from 1e-3 with the rate falling tenfold by st
 photographs (2,000 of the test set), a sixteenth of the filters, batch 50, 2 epochs, one fall, after the first. The photographs
 are real, their detail is that of 32 x 32.
 Command: python -m experiments.cifar10_upscaled_alexnet_xnor --data_dir=FOLDER
-No published figure to compare with. Obtained: not run to its end yet.
+No published figure to compare with. Obtained: 33.35 % from bits as in training; experiments/README.md.
 """
 
 from functools import partial
