@@ -20,12 +20,22 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits, evaluation_batches
 from bnn_jax.layers import Norm
 from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
-from bnn_jax.training.devices import Hosts, all_devices, check_shares, replicated, spread, sum_over_hosts, whole
+from bnn_jax.training.devices import (
+    Hosts,
+    all_devices,
+    check_same_on_hosts,
+    check_shares,
+    replicated,
+    spread,
+    sum_over_hosts,
+    whole,
+)
 from bnn_jax.training.metrics import read
 from bnn_jax.training.step import update
 
@@ -131,6 +141,10 @@ def eight() -> dict:
         spread(batch_of(12), all_devices())
     except ValueError as error:
         found['uneven'] = str(error)
+    try:
+        check_shares(24, all_devices(), 2)
+    except ValueError as error:
+        found['uneven parts'] = str(error)
     return found
 
 
@@ -376,6 +390,29 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path):
 def test_hosts_that_do_not_fit_together(hosts, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Hosts(*hosts)
+
+
+@pytest.mark.parametrize(
+    'other, message',
+    [
+        ((5, 1), 'hosts: are at the steps [4, 5] of the run, expected one; give all a --workdir that all of them see'),
+        ((4, 1), 'hosts: got different options or code, expected the same experiment and options on every host'),
+    ],
+)
+def test_hosts_that_would_train_different_networks(monkeypatch, other, message):
+    """What the other host says: its step and the digest of its config."""
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.stack([own, np.array(other, np.uint32)]))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_same_on_hosts(4, {'seed': 0})
+    monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.stack([own, own]))
+    check_same_on_hosts(4, {'seed': 0})
+
+
+def test_a_batch_whose_parts_devices_cannot_share(found):
+    assert found['uneven parts'] == (
+        'batch_size: got 24 for 8 devices in 2 parts (accumulate), expected a multiple of 16'
+    )
 
 
 def test_one_device_takes_any_batch():

@@ -36,6 +36,8 @@ def predict(
         raise ValueError(f'preprocessing: gives {prepare.input_shape[2]} channels, the network has {network.channels}')
     names = class_names(classes, network.num_classes) or prepare.classes or map(str, range(network.num_classes))
     names = tuple(names)
+    if len(names) != network.num_classes:
+        raise ValueError(f'preprocessing: names {len(names)} classes, the network has {network.num_classes}')
     if not images:
         raise ValueError('predict: got no images, expected at least one file')
     prepared = [prepare(_bytes(path), str(path)) for path in images]

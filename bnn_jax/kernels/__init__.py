@@ -25,7 +25,7 @@ BACKENDS = {
 """Every backend has `matmul` and `conv2d` with reference.py's contract, on every platform: a Pallas backend runs interpreted,
 slowly, where its device is not. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
 
-AUTO = ByPlatform(cpu=BACKENDS['xla'], default=BACKENDS['dense'])
+AUTO = ByPlatform(cpu=BACKENDS['xla'], default=BACKENDS['dense'], largest=dense.EXACT)
 """What 'auto' means on the platform that a function is compiled for. CPU, measured on one core (AVX2): `xla` is 5.6 to 9.6
 times as fast as XLA's float32 on ResNet-18's 3x3 convolutions (pads of +1), 1.4 (1 x 4096 x 10) to 30 times
 (1 x 9216 x 4096) on dense layers and 1x1 convolutions; `dense` is slower at all of them. Elsewhere nothing has been

@@ -4,7 +4,14 @@ A computation on such arrays, jitted, is the one of a single device: the mean of
 a normalisation are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -80,10 +87,13 @@ def spread(batch, mesh: Mesh):
     return _placed(batch, NamedSharding(mesh, PartitionSpec('data')))
 
 
-def check_shares(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError for a batch that the devices of the mesh cannot share evenly."""
-    if batch_size % mesh.size:
-        raise ValueError(f'batch_size: got {batch_size} for {mesh.size} devices, expected a multiple of {mesh.size}')
+def check_shares(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises ValueError for a batch that the devices of the mesh cannot share evenly, nor each of its parts."""
+    if batch_size % (mesh.size * parts):
+        computed = f' in {parts} parts (accumulate)' if parts > 1 else ''
+        raise ValueError(
+            f'batch_size: got {batch_size} for {mesh.size} devices{computed}, expected a multiple of {mesh.size * parts}'
+        )
 
 
 def _placed(tree, sharding: NamedSharding):
@@ -98,6 +108,36 @@ def own_copy(tree):
 def is_first_host() -> bool:
     """Whether this process is the one that writes and reports."""
     return jax.process_index() == 0
+
+
+def check_same_on_hosts(step: int, config: dict) -> None:
+    """Raises ValueError unless every host is at this step of this run: parameters that differ would never be noticed."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental.multihost_utils import process_allgather
+
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).digest()[:4]
+    seen = np.asarray(process_allgather(np.array([step, int.from_bytes(digest, 'big')], np.uint32)))
+    if (seen[:, 0] != step).any():
+        raise ValueError(
+            f'hosts: are at the steps {seen[:, 0].tolist()} of the run, expected one; give all a --workdir that all of them see'
+        )
+    if (seen != seen[0]).any():
+        raise ValueError('hosts: got different options or code, expected the same experiment and options on every host')
+
+
+@contextlib.contextmanager
+def no_host_waits() -> Iterator[None]:
+    """Where there are several hosts, an error ends this process at once, with its message and status 1: the others, which
+    would wait for it for ever, then end as well."""
+    try:
+        yield
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def sum_over_hosts(totals: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from bnn_jax.files import write
 from bnn_jax.network import Network
 from bnn_jax.summary import summarize
 from bnn_jax.training.config import Config
-from bnn_jax.training.devices import Hosts, is_first_host
+from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.pictures import plot, plot_watch
@@ -80,13 +80,15 @@ def main(name: str, description: str | None, config: Config, prepare: Callable[[
     """
     _if_asked(name, config, prepare)
     results = run_or_exit(name, with_options(name, description, config), prepare)
-    print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
+    if is_first_host():
+        print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
 
 
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
     """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1."""
     try:
-        return run(name, prepare(config))
+        with no_host_waits():
+            return run(name, prepare(config))
     except (OSError, ValueError, NonFiniteLoss) as error:
         raise SystemExit(f'error: {error}') from None
 

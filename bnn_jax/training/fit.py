@@ -20,6 +20,7 @@ from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
+    check_same_on_hosts,
     check_shares,
     is_first_host,
     own_copy,
@@ -62,9 +63,10 @@ def fit(config: Config) -> TrainState:
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
-    keep_freed_memory()
+    if jax.default_backend() == 'cpu':
+        keep_freed_memory()
     mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
-    check_shares(config.batch_size // config.accumulate, mesh)
+    check_shares(config.batch_size, mesh, config.accumulate)
     workdir = prepare_workdir(config)
     train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
     batches, epoch_steps = training_batches(
@@ -82,7 +84,9 @@ def fit(config: Config) -> TrainState:
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', config.decisive())
-    state = replicated(checkpoints.restore(state), mesh)
+    state = checkpoints.restore(state)
+    check_same_on_hosts(int(state.step), config.decisive())
+    state = replicated(state, mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
     first_step = int(state.step)
@@ -105,7 +109,7 @@ def fit(config: Config) -> TrainState:
             state, metrics = step(state, spread_batch)
             metrics['learning_rate'] = rate(number - 1)
             if watched:
-                metrics |= see(before, state, spread_batch['image'])
+                metrics |= see(before, state, spread_batch['image'][:: config.accumulate])
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
             stops = signals.stop_at(number)

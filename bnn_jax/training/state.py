@@ -54,6 +54,7 @@ def init(
     `projections.project_before`. loss: `CrossEntropy()`, or a `distillation` from a teacher.
     operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units; latent
     weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing. None: none.
+    Off CPU the gradients of kernels are then rounded to bfloat16 as well, once summed.
     Raises TypeError for a model that is not one of this library's networks, ValueError for a loss that does not fit it.
     """
     if not isinstance(model, Network):

@@ -80,6 +80,8 @@ _compiled = jax.jit(update)
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update: state and a batch to the next state and metrics, compiled once a shape.
 
+    batch: `image` (N, H, W, C) floating, `label` (N,) integers. metrics, on device: `loss` (mean of the state's loss, nats,
+    plus the weighted cross-entropies of auxiliary heads, where the model has any), `accuracy` (of this batch, in
     training mode), `gradient_norm`; `top5_accuracy` (see `in_top5`) where there are more than five classes. state stays
     usable.
     Raises ValueError for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for a batch
