@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnn_jax.bits import words_for
 from bnn_jax.kernels import BACKENDS, packed_conv2d, packed_matmul
 
 DATA = Path(__file__).parent / 'data'
@@ -244,3 +245,10 @@ CONV_ERRORS = {
 def test_conv2d_errors(x, w, channels, options, error, message):
     with pytest.raises(error, match=message):
         packed_conv2d(x, w, channels, **options)
+
+
+def test_auto_adds_more_products_than_float32_could():
+    """2^24 + 40 equal signs: one more than the largest sum that XLA's own float product would have exactly."""
+    k = 2**24 + 40
+    words = np.zeros((1, words_for(k)), np.uint32)
+    assert packed_matmul(words, words, k).item() == k
