@@ -63,9 +63,9 @@ def fit(config: Config) -> TrainState:
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
-    if jax.default_backend() == 'cpu':
-        keep_freed_memory()
     mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
+    if mesh.devices.flat[0].platform == 'cpu':
+        keep_freed_memory()
     check_shares(config.batch_size, mesh, config.accumulate)
     workdir = prepare_workdir(config)
     train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
