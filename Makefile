@@ -17,7 +17,9 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-$(VENV)/.train: pyproject.toml
+KERNELS := hatch_build.py bnn_jax/kernels/build.py $(wildcard bnn_jax/kernels/cpp/*)
+
+$(VENV)/.train: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train]'

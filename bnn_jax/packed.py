@@ -13,6 +13,7 @@ import numpy as np
 
 from bnn_jax.bits import WORD_BITS, words_for
 from bnn_jax.exact import normalize, rounded
+from bnn_jax.kernels import packed_signs
 from bnn_jax.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu, epilogue, scaled
 from bnn_jax.network import check_images, nan_unless_finite
 from bnn_jax.products import Convolution, Dense
@@ -113,9 +114,16 @@ class PackedProduct:
 
     def integers(self, x: jax.Array | Signs) -> jax.Array:
         """The product of signs alone, int32; of a real map they are taken and packed first."""
+        return self.product.packed(self._x_words(x), self.words, self.into, self.border)
+
+    def signs(self, x: jax.Array | Signs, thresholds: jax.Array, flip: jax.Array) -> Signs:
+        """Where the integers lie: -1 below their channel's threshold, the other way round where flip has a set bit."""
+        words = self.product.packed_signs(self._x_words(x), self.words, self.into, self.border, thresholds, flip)
+        return Signs(words, self.out)
+
+    def _x_words(self, x: jax.Array | Signs) -> jax.Array:
         self.product.check(x, self.into)
-        signs = x if isinstance(x, Signs) else Signs.of(x)
-        return self.product.packed(signs.words, self.words, self.into, self.border)
+        return x.words if isinstance(x, Signs) else packed_signs(x)
 
 
 @packed_layer
@@ -171,6 +179,10 @@ class PackedNorm:
     def __call__(self, x: jax.Array) -> jax.Array:
         return normalize(x, self.coefficients)
 
+    def signs(self, x: jax.Array) -> Signs:
+        """The signs of what it gives, for a product that reads no more."""
+        return Signs(packed_signs(x, self.coefficients), self.channels)
+
 
 @packed_layer
 class Chain:
@@ -182,15 +194,15 @@ class Chain:
     def __call__(self, x: jax.Array) -> jax.Array:
         done = 0
         for run in self.runs:
-            x = run(self.layers, _through(self.layers[done : run.start], x))
+            x = run(self.layers, self._through(done, run.start, x))
             done = run.stop
-        return _through(self.layers[done:], x)
+        return self._through(done, len(self.layers), x)
 
-
-def _through(layers: tuple, x):
-    for layer in layers:
-        x = layer(x)
-    return x
+    def _through(self, start: int, stop: int, x: Any) -> Any:
+        for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
+            only_signs = isinstance(following, PackedProduct) and not following.use_k
+            x = layer.signs(x) if only_signs and isinstance(layer, PackedNorm) else layer(x)
+        return x
 
 
 @packed_layer

@@ -10,8 +10,8 @@ from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
 from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
-from bnn_jax.kernels import packed_conv2d, packed_matmul
-from bnn_jax.kernels.borders import outside_sum, tap_sums
+from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul
+from bnn_jax.kernels.borders import tap_sums
 from bnn_jax.signs import Signs
 from bnn_jax.windows import Window, pad_channels
 
@@ -84,6 +84,12 @@ class Dense:
         """Product of signs on packed words, int32."""
         return packed_matmul(x_words, words, into)
 
+    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+        """Words of (packed < thresholds) ^ flip."""
+        integers = self.packed(x_words, words, into, border)
+        signs = pack(integers - jnp.broadcast_to(thresholds, integers.shape))
+        return signs ^ jnp.broadcast_to(flip, signs.shape)
+
     def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image."""
         return into * out
@@ -140,11 +146,15 @@ class Convolution:
 
     def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
-        window, pad_value = self.window, self.pad_value
-        y = packed_conv2d(
-            x_words, words, into, strides=window.strides, padding=window.padding, pad_value=pad_value or 1
-        )
-        return y if border is None else y - outside_sum(border, window, x_words.shape[1], x_words.shape[2])[None]
+        return packed_conv2d(x_words, words, into, **self._options(border))
+
+    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+        """Words of (packed < thresholds) ^ flip."""
+        return packed_conv2d_signs(x_words, words, thresholds, flip, into, **self._options(border))
+
+    def _options(self, border: jax.Array | None) -> dict:
+        window = self.window
+        return {'strides': window.strides, 'padding': window.padding, 'pad_value': self.pad_value, 'w_sums': border}
 
     def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""

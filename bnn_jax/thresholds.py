@@ -114,8 +114,7 @@ class Run:
 
     def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
         product, *between = layers[self.start : self.stop]
-        integers = product.integers(x)
-        signs = Signs.of(integers - jnp.broadcast_to(self.thresholds, integers.shape)).flipped(self.flip)
+        signs = product.signs(x, self.thresholds, self.flip)
         pools = iter(self.highest)
         for layer in between:
             match getattr(layer, 'function', None):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import CACHE
 
-from bnn_jax.kernels import BACKENDS, packed_conv2d, packed_matmul
+from bnn_jax.kernels import BACKENDS, native, packed_conv2d, packed_matmul
 
 ROOT = Path(__file__).parent.parent
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -63,11 +63,15 @@ def lowered(kind: str, backend: str, platform: str) -> str:
 @pytest.mark.filterwarnings('ignore:.*Triton:DeprecationWarning')
 @pytest.mark.parametrize('kind', WORDS)
 @pytest.mark.parametrize('platform', PLATFORMS)
-@pytest.mark.parametrize('backend', [*BACKENDS, 'auto'])
+@pytest.mark.parametrize('backend', [*sorted({*BACKENDS} - {'native'}), 'auto'])
 def test_every_backend_lowers_for_every_platform(backend, platform, kind):
-    """Pallas becomes its device's call on its own platform, and plain operations elsewhere; nobody else calls anything."""
+    """Pallas becomes its device's call on its own platform, and plain operations elsewhere; 'auto' calls C++ on CPU."""
     text = lowered(kind, backend, platform)
-    expected = {('pallas_tpu', 'tpu'): {'tpu_custom_call'}, ('pallas_gpu', 'cuda'): {'__gpu$xla.gpu.triton'}}
+    expected = {
+        ('pallas_tpu', 'tpu'): {'tpu_custom_call'},
+        ('pallas_gpu', 'cuda'): {'__gpu$xla.gpu.triton'},
+        ('auto', 'cpu'): {'bnn_product' if kind == 'matmul' else 'bnn_convolution'},
+    }
     device = '_'.join(backend.split('_')[:2])
     assert set(re.findall(r'custom_call\s*@([\w$.]+)', text)) == expected.get((device, platform), set())
 
@@ -90,7 +94,8 @@ def test_dense_on_cpu_is_float32():
 @pytest.mark.parametrize('kind', WORDS)
 def test_export_for_each_platform_and_for_all(kind):
     for platforms in [*((platform,) for platform in PLATFORMS), PLATFORMS]:
-        exported = jax.export.export(call(kind, 'auto'), platforms=platforms)(*WORDS[kind])
+        checks = native.DISABLED_CHECKS if 'cpu' in platforms else ()
+        exported = jax.export.export(call(kind, 'auto'), platforms=platforms, disabled_checks=checks)(*WORDS[kind])
         assert exported.platforms == platforms
         if 'cpu' in platforms:
             words = random_words(kind)
@@ -119,14 +124,14 @@ def eight() -> dict:
     expected = np.asarray(call('conv2d', 'reference')(x, w))
     placed = [jax.device_put(a, sharding) for a, sharding in zip((x, w), shardings, strict=True)]
     found = {'devices': jax.device_count()}
-    for backend in ('auto', 'dense', 'pallas_tpu', 'pallas_gpu_popcount'):
+    for backend in ('auto', 'xla', 'dense', 'pallas_tpu', 'pallas_gpu_popcount'):
         one = call('conv2d', backend)
         ways = {
             'shard_map': jax.jit(
                 jax.shard_map(one, mesh=mesh, in_specs=(batch, whole), out_specs=batch, check_vma=False)
             )
         }
-        if backend in ('auto', 'dense'):
+        if backend in ('xla', 'dense'):
             ways['jit'] = jax.jit(one, in_shardings=shardings, out_shardings=shardings[0])
         for way, of in ways.items():
             compiled = of.lower(*placed).compile()
@@ -136,7 +141,7 @@ def eight() -> dict:
 
 
 def test_a_batch_on_eight_devices():
-    """Every device convolves its own images: nothing is sent. (A Pallas call needs shard_map: JAX cannot look inside.)"""
+    """Every device convolves its own images: nothing is sent. (C++ and Pallas need shard_map: XLA cannot look inside.)"""
     environment = {
         **os.environ,
         'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
@@ -148,7 +153,7 @@ def test_a_batch_on_eight_devices():
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found.pop('devices') == 8 and len(found) == 6
+    assert found.pop('devices') == 8 and len(found) == 7
     assert found == dict.fromkeys(found, [True, []])
 
 

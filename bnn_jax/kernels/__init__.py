@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.bits import words_for
-from bnn_jax.kernels import dense, pallas_gpu, pallas_tpu, reference, xla
+from bnn_jax.kernels import composed, dense, native, pallas_gpu, pallas_tpu, reference, xla
 from bnn_jax.kernels.auto import ByPlatform
 from bnn_jax.kernels.on_words import OnWords
 from bnn_jax.windows import Padding, Window
 
 BACKENDS = {
     'reference': reference,
+    'native': native,
     'xla': xla,
     'dense': dense,
     'pallas_tpu': OnWords(partial(pallas_tpu.matrix, operand=jnp.int8)),
@@ -22,14 +23,16 @@ BACKENDS = {
     'pallas_gpu': OnWords(pallas_gpu.matrix),
     'pallas_gpu_popcount': OnWords(pallas_gpu.popcount),
 }
-"""Every backend has `matmul` and `conv2d` with reference.py's contract, on every platform: a Pallas backend runs interpreted,
-slowly, where its device is not. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
+"""Every backend has `matmul` and `conv2d` with reference.py's contract; what else it lacks is composed of those. On every
+platform, but `native`: that one is for CPUs, and only where its C++ is compiled. A Pallas backend runs interpreted, slowly,
+where its device is not; `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
 
-AUTO = ByPlatform(cpu=BACKENDS['xla'], default=BACKENDS['dense'], largest=dense.EXACT)
-"""What 'auto' means on the platform that a function is compiled for. CPU, measured on one core (AVX2): `xla` is 5.6 to 9.6
-times as fast as XLA's float32 on ResNet-18's 3x3 convolutions (pads of +1), 1.4 (1 x 4096 x 10) to 30 times
-(1 x 9216 x 4096) on dense layers and 1x1 convolutions; `dense` is slower at all of them. Elsewhere nothing has been
-measured: XLA's own product, whose lowering is the least in doubt."""
+AUTO = ByPlatform(
+    cpu=lambda: native if native.missing() is None else xla, default=BACKENDS['dense'], largest=dense.EXACT
+)
+"""What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
+the fastest at every shape that was measured; `xla` where its C++ cannot run (`native.missing` says why). Elsewhere nothing
+has been measured: XLA's own product, whose lowering is the least in doubt."""
 
 
 def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
@@ -54,16 +57,55 @@ def packed_conv2d(
     strides: int | tuple[int, int] = 1,
     padding: Padding = 'VALID',
     pad_value: int = 0,
+    w_sums: jax.Array | None = None,
     backend: str = 'auto',
 ) -> jax.Array:
     """Convolution of packed signs: out[n, i, j, f] = sum over taps and channels of x * w.
 
     x_words: (N, H, W, n_words), packed over channels; w_words: (kh, kw, n_words, out), packed over input channels.
     channels: the true number of input channels. padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
-    pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1. Returns (N, H', W', out) int32, exact.
+    pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1. w_sums: `borders.tap_sums` of the weights,
+    (kh, kw, out), where they are known: some backends need them for pad value 0. Returns (N, H', W', out) int32, exact.
     Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, another pad value, an unknown
     padding or backend.
     """
+    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, pad_value)
+    return _backend(backend).conv2d(*operands, *static)
+
+
+def packed_conv2d_signs(
+    x_words,
+    w_words,
+    thresholds: jax.Array,
+    flip: jax.Array,
+    channels: int,
+    *,
+    strides: int | tuple[int, int] = 1,
+    padding: Padding = 'VALID',
+    pad_value: int = 0,
+    w_sums: jax.Array | None = None,
+    backend: str = 'auto',
+) -> jax.Array:
+    """Words of the signs of a convolution against thresholds: a set bit (-1) where (packed_conv2d < thresholds) ^ flip.
+
+    thresholds: (out,) int32. flip: (ceil(out / 32),) uint32, tail bits 0. All else as `packed_conv2d`. Returns
+    (N, H', W', ceil(out / 32)) uint32.
+    """
+    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, pad_value)
+    return composed.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
+
+
+def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str = 'auto') -> jax.Array:
+    """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalised x.
+
+    What is normalised is `exact.normalize(x, coefficients)`, without that map being written where the backend can.
+    Returns (..., ceil(channels / 32)) uint32.
+    """
+    return composed.method(_backend(backend), 'pack')(x, coefficients)
+
+
+def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, pad_value: int):
+    """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)
     _expect_words('w_words', w_words.shape[2], channels)
@@ -71,7 +113,7 @@ def packed_conv2d(
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding)
     window.pads(x_words.shape[1], x_words.shape[2])
-    return _backend(backend).conv2d(x_words, w_words, channels, window, int(pad_value))
+    return (x_words, w_words, w_sums), (channels, window, int(pad_value))
 
 
 def _words(name: str, words, rank: int) -> jax.Array:

@@ -1,35 +1,46 @@
 """A backend that is another one on each platform, decided where a function is lowered, not where it is traced."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 from jax import lax
 
+from bnn_jax.kernels import composed
 from bnn_jax.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
 class ByPlatform:
-    """On CPU `cpu`, anywhere else `default`; both have `matmul` and `conv2d`. `cpu` as well for more products than `largest`,
-    which `default` could not add up exactly."""
+    """On CPU what `cpu()` says, anywhere else `default`; of either, what it lacks is `composed`. The CPU's as well for more
+    products than `largest`, which `default` could not add up exactly."""
 
-    cpu: Any
+    cpu: Callable[[], Any]
     default: Any
     largest: int
 
-    @partial(jax.jit, static_argnums=(0, 3))
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        backends = self._backends(k)
-        cpu, default = (lambda x, w, of=of: of.matmul(x, w, k) for of in backends)
-        return lax.platform_dependent(x_words, w_words, cpu=cpu, default=default)
+        return self._run('matmul', k, (k,), x_words, w_words)
 
-    @partial(jax.jit, static_argnums=(0, 3, 4, 5))
-    def conv2d(self, x_words, w_words, channels: int, window: Window, pad_value: int) -> jax.Array:
-        backends = self._backends(window.size[0] * window.size[1] * channels)
-        cpu, default = (lambda x, w, of=of: of.conv2d(x, w, channels, window, pad_value) for of in backends)
-        return lax.platform_dependent(x_words, w_words, cpu=cpu, default=default)
+    def conv2d(self, x_words, w_words, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
+        k = window.size[0] * window.size[1] * channels
+        return self._run('conv2d', k, (channels, window, pad_value), x_words, w_words, sums)
 
-    def _backends(self, k: int) -> tuple[Any, Any]:
-        return self.cpu, self.default if k <= self.largest else self.cpu
+    def conv2d_signs(self, x_words, w_words, sums, thresholds, flip, channels: int, window: Window, pad_value: int):
+        k = window.size[0] * window.size[1] * channels
+        return self._run('conv2d_signs', k, (channels, window, pad_value), x_words, w_words, sums, thresholds, flip)
+
+    def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
+        return self._run('pack', 0, (), x, coefficients)
+
+    @partial(jax.jit, static_argnums=(0, 1, 2, 3))
+    def _run(self, name: str, k: int, static: tuple, *operands) -> jax.Array:
+        cpu = self.cpu()
+        default = self.default if k <= self.largest else cpu
+        branches = {
+            'cpu': lambda *arrays: composed.method(cpu, name)(*arrays, *static),
+            'default': lambda *arrays: composed.method(default, name)(*arrays, *static),
+        }
+        return lax.platform_dependent(*operands, **branches)

@@ -32,7 +32,7 @@ def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=('channels', 'window', 'pad_value'))
-def conv2d(x_words: jax.Array, w_words: jax.Array, channels: int, window: Window, pad_value: int) -> jax.Array:
+def conv2d(x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
     """Convolution of the unpacked signs. Raises ValueError for windows of more than 2^24 products."""
     _expect_exact(window.size[0] * window.size[1] * channels)
     pads = window.pads(x_words.shape[1], x_words.shape[2])

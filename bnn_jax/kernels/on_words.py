@@ -25,8 +25,8 @@ class OnWords:
         """The product itself: tail bits are 0 in both operands and never differ."""
         return self.product(x_words.T, w_words.T, k)
 
-    @partial(jax.jit, static_argnums=(0, 3, 4, 5))
-    def conv2d(self, x_words, w_words, channels: int, window: Window, pad_value: int) -> jax.Array:
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6))
+    def conv2d(self, x_words, w_words, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
         """The product on the words of every window; pad value 0 is +1 padding less what the padding added."""
         n, height, width, _ = x_words.shape
         taps = window.taps(x_words, padding_words(channels, pad_value))
@@ -35,5 +35,6 @@ class OnWords:
         k = window.size[0] * window.size[1] * channels
         product = self.product(words_first, w_words.reshape(words_first.shape[0], -1), k).reshape(n, *rows, -1)
         if pad_value == 0:
-            product = product - outside_sum(tap_sums(w_words, channels), window, height, width)[None]
+            sums = tap_sums(w_words, channels) if sums is None else sums
+            product = product - outside_sum(sums, window, height, width)[None]
         return product

@@ -18,8 +18,8 @@ def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=('channels', 'window', 'pad_value'))
-def conv2d(x_words: jax.Array, w_words: jax.Array, channels: int, window: Window, pad_value: int) -> jax.Array:
-    """out[n, i, j, f] = sum over window taps and channels of x * w, with x = pad_value outside the image."""
+def conv2d(x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
+    """out[n, i, j, f] = sum over window taps and channels of x * w, with x = pad_value outside the image; sums: not needed."""
     x = unpack(x_words, channels).astype(jnp.int32)
     w = unpack(w_words, channels, axis=2).astype(jnp.int32)
     taps = window.taps(x, pad_value)

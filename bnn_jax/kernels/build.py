@@ -1,0 +1,68 @@
+"""Compiles the C++ kernels, for the build of a wheel (hatch_build.py) and for `python -m bnn_jax.kernels`.
+
+Imports nothing of this library and no JAX, for a wheel is built where neither is installed.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = HERE / 'cpp'
+LIBRARY = HERE / 'libbnn_native.so'
+FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall')
+"""No contraction: what is added after a multiplication is added to its rounded result, as in training."""
+
+INSTRUCTIONS = {
+    'x86_64': {'avx2': ('-mavx2',), 'avx512': ('-mavx512f', '-mavx512bw', '-mavx512vpopcntdq')},
+    'aarch64': {'neon': ()},
+}
+"""Files for some processors only, each with the instructions that it alone may use; which of them runs is found out there."""
+
+
+def digest() -> str:
+    """Of all sources: what is compiled into the library says whether it is theirs."""
+    content = b''.join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def compiler() -> list[str] | None:
+    """$CXX, or else the first of c++, g++ and clang++ that is there."""
+    named = os.environ.get('CXX')
+    candidates = [shlex.split(named)] if named else [['c++'], ['g++'], ['clang++']]
+    return next((words for words in candidates if shutil.which(words[0])), None)
+
+
+def build(include: Path) -> Path:
+    """Compile and link `LIBRARY` with XLA's headers in `include`: those of the oldest jaxlib that is to run it.
+
+    An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. Returns LIBRARY, put
+    in place whole. Raises RuntimeError, with the compiler's words, where there is no compiler or it fails.
+    """
+    words = compiler()
+    if words is None:
+        raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
+    machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
+    files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'native': (f'-DBNN_SOURCES="{digest()}"', '-pthread')}
+    with tempfile.TemporaryDirectory(dir=HERE) as folder:
+        objects = []
+        for name, flags in files.items():
+            objects.append(f'{folder}/{name}.o')
+            _run(
+                [*words, *FLAGS, *flags, '-isystem', str(include), '-c', str(SOURCES / f'{name}.cc'), '-o', objects[-1]]
+            )
+        linked = Path(folder) / LIBRARY.name
+        _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
+        os.replace(linked, LIBRARY)
+    return LIBRARY
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f'{shlex.join(command)} failed:\n{done.stderr.strip() or done.stdout.strip()}')

@@ -1,0 +1,78 @@
+// AVX2: bits are counted by looking up each half byte with a byte shuffle (Mula), and added up byte by byte.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace bnn {
+namespace {
+
+struct Lanes {
+  static constexpr int kRows = 2;  // 2 x 2 counters leave registers for weights, table and mask.
+  static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
+  struct Counts {
+    __m256i of[2];
+  };
+
+  static __m256i bits_of_bytes(__m256i v) {
+    const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                           0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i lower = _mm256_shuffle_epi8(table, _mm256_and_si256(v, low));
+    return _mm256_add_epi8(lower, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
+  }
+  static __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+  static __m256i sums_of_words(__m256i bytes) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
+  }
+
+  static void add(Counts& counts, const uint32_t* w, uint32_t x) {
+    const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x));
+    for (int half = 0; half < 2; ++half)
+      counts.of[half] = _mm256_add_epi8(counts.of[half], bits_of_bytes(_mm256_xor_si256(load(w + 8 * half), all)));
+  }
+  static void empty(Counts& counts, int32_t* totals) {
+    for (int half = 0; half < 2; ++half) {
+      __m256i* total = reinterpret_cast<__m256i*>(totals) + half;
+      _mm256_storeu_si256(total, _mm256_add_epi32(load(total), sums_of_words(counts.of[half])));
+      counts.of[half] = _mm256_setzero_si256();
+    }
+  }
+  static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
+    __m256i sums = _mm256_setzero_si256();
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+      const __m256i bytes = bits_of_bytes(_mm256_xor_si256(load(x + i), load(w + i)));
+      sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+    }
+    alignas(32) int64_t parts[4];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(parts), sums);
+    int64_t total = parts[0] + parts[1] + parts[2] + parts[3];
+    for (; i < n; ++i) total += __builtin_popcount(x[i] ^ w[i]);
+    return total;
+  }
+  static uint32_t below(const int32_t* y, const int32_t* limits) {
+    uint32_t bits = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i less = _mm256_cmpgt_epi32(load(limits + 8 * half), load(y + 8 * half));
+      bits |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(less))) << (8 * half);
+    }
+    return bits;
+  }
+  static uint32_t signs(const float* x) {
+    uint32_t bits = 0;
+    for (int part = 0; part < 4; ++part) {
+      const __m256 negative = _mm256_cmp_ps(_mm256_loadu_ps(x + 8 * part), _mm256_set1_ps(-__FLT_MIN__), _CMP_NGT_UQ);
+      bits |= static_cast<uint32_t>(_mm256_movemask_ps(negative)) << (8 * part);
+    }
+    return bits;
+  }
+};
+
+}  // namespace
+}  // namespace bnn
+
+#include "tiles.h"
+
+namespace bnn {
+const Kernels kAvx2 = kKernels;
+}

@@ -1,0 +1,55 @@
+// AVX-512 with VPOPCNTDQ: the processor counts the bits of 16 words at once.
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace bnn {
+namespace {
+
+struct Lanes {
+  static constexpr int kRows = 4;
+  static constexpr int64_t kWords = 1 << 20;
+  struct Counts {
+    __m512i of;
+  };
+  static void add(Counts& counts, const uint32_t* w, uint32_t x) {
+    const __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi32(static_cast<int32_t>(x)));
+    counts.of = _mm512_add_epi32(counts.of, _mm512_popcnt_epi32(differ));
+  }
+  static void empty(Counts& counts, int32_t* totals) {
+    _mm512_storeu_si512(totals, _mm512_add_epi32(_mm512_loadu_si512(totals), counts.of));
+    counts.of = _mm512_setzero_si512();
+  }
+  static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
+    __m512i sums = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += 16) {
+      const __mmask16 there = static_cast<__mmask16>(n - i >= 16 ? 0xffff : (1 << (n - i)) - 1);
+      const __m512i differ =
+          _mm512_xor_si512(_mm512_maskz_loadu_epi32(there, x + i), _mm512_maskz_loadu_epi32(there, w + i));
+      sums = _mm512_add_epi64(sums, _mm512_popcnt_epi64(differ));
+    }
+    alignas(64) int64_t parts[8];
+    _mm512_store_si512(parts, sums);
+    int64_t total = 0;
+    for (const int64_t part : parts) total += part;
+    return total;
+  }
+  static uint32_t below(const int32_t* y, const int32_t* limits) {
+    return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y), _mm512_loadu_si512(limits));
+  }
+  static uint32_t signs(const float* x) {
+    const __m512 limit = _mm512_set1_ps(-__FLT_MIN__);
+    const uint32_t lower = _mm512_cmp_ps_mask(_mm512_loadu_ps(x), limit, _CMP_NGT_UQ);
+    const uint32_t upper = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16), limit, _CMP_NGT_UQ);
+    return lower | upper << 16;
+  }
+};
+
+}  // namespace
+}  // namespace bnn
+
+#include "tiles.h"
+
+namespace bnn {
+const Kernels kAvx512 = kKernels;
+}

@@ -1,0 +1,60 @@
+// What the translation units of this library agree on: one job a kernel, one table of kernels an instruction set.
+//
+// Each instruction set is one file, compiled with its own flags and called only where the processor has it. Those files
+// include no standard C++ header and keep everything else to themselves: an inline function compiled with wider
+// instructions must never be the copy that the linker keeps for all.
+#pragma once
+
+#include <stdint.h>
+
+namespace bnn {
+
+constexpr int kBlock = 16;  // Filters of one block: a cache line of words, half a word of signs.
+
+// A convolution of words, or a product of two matrices as a convolution of an image of 1 x m with a 1x1 window.
+// x: (images, height, width, words), y: (images, rows, columns, out), both as they lie. What lies outside the image
+// contributes nothing.
+struct Convolution {
+  const uint32_t* x;
+  int64_t images, height, width, words;
+  int64_t size_h, size_w, stride_h, stride_w, top, left;
+  int64_t rows, columns, out, channels;
+};
+
+// Where a product goes. integers: (pixels, out), channels of all taps inside the image less 2 popcount(x xor w). Or, where
+// thresholds (out,) are given, only signs: (pixels, 2 ceil(out / 32)) half words, a set bit where (integer < threshold)
+// differs from flip (a half word a block).
+struct Result {
+  int32_t* integers;
+  const int32_t* thresholds;
+  const uint16_t* flip;
+  uint16_t* signs;
+};
+
+// Weights: word k of filter f at words[k * word_step + f * filter_step].
+struct Weights {
+  const uint32_t* words;
+  int64_t word_step, filter_step;
+};
+
+struct Kernels {
+  // Output rows [first, last) over all images of the filters of one block; `block`: room for the block's weights.
+  void (*convolve)(const Convolution&, const Weights&, const Result&, int64_t block, int64_t first, int64_t last,
+                   uint32_t* room);
+  // y[row, f] = k - 2 popcount(x[row] xor w[f]) for filters [first, last), along contiguous words: for few rows.
+  void (*dot)(const uint32_t* x, int64_t rows, const uint32_t* w, int64_t words, int32_t k, int32_t* y, int64_t out,
+              int64_t first, int64_t last);
+  // Words of the signs of rows [first, last) of x (rows, channels): a set bit where x is not above -(least normal number).
+  // With coefficients (2, channels), scale and shift, of (x + shift) * scale instead, or of shift where scale is 0.
+  void (*pack)(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first,
+               int64_t last);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2, kAvx512;
+#elif defined(__aarch64__)
+extern const Kernels kNeon;
+#endif
+
+}  // namespace bnn

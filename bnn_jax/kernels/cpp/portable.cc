@@ -1,0 +1,44 @@
+// Plain C++, for a processor that no other file is for.
+#include "kernels.h"
+
+namespace bnn {
+namespace {
+
+struct Lanes {
+  static constexpr int kRows = 1;
+  static constexpr int64_t kWords = 1 << 20;
+  struct Counts {
+    int32_t of[kBlock];
+  };
+  static void add(Counts& counts, const uint32_t* w, uint32_t x) {
+    for (int f = 0; f < kBlock; ++f) counts.of[f] += __builtin_popcount(w[f] ^ x);
+  }
+  static void empty(Counts& counts, int32_t* totals) {
+    for (int f = 0; f < kBlock; ++f) totals[f] += counts.of[f];
+    counts = {};
+  }
+  static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; ++i) total += __builtin_popcount(x[i] ^ w[i]);
+    return total;
+  }
+  static uint32_t below(const int32_t* y, const int32_t* limits) {
+    uint32_t bits = 0;
+    for (int f = 0; f < kBlock; ++f) bits |= static_cast<uint32_t>(y[f] < limits[f]) << f;
+    return bits;
+  }
+  static uint32_t signs(const float* x) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(!(x[i] > -__FLT_MIN__)) << i;
+    return bits;
+  }
+};
+
+}  // namespace
+}  // namespace bnn
+
+#include "tiles.h"
+
+namespace bnn {
+const Kernels kPortable = kKernels;
+}

@@ -1,0 +1,135 @@
+"""C++ kernels for CPU, called by XLA on its own threads: the widest instruction set that the processor has, found there.
+
+Built with the package (`build.py`); `missing` says why they are not there, if so. `vmap` calls them once an example; under
+a mesh they run within `jax.shard_map`, for XLA does not look into them. No gradients.
+"""
+
+import ctypes
+import re
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax import bits
+from bnn_jax.bits import words_for
+from bnn_jax.exact import normalize
+from bnn_jax.kernels import build
+from bnn_jax.kernels.borders import padding_words
+from bnn_jax.windows import Window, pad_channels
+
+HANDLERS = ('bnn_convolution', 'bnn_convolution_signs', 'bnn_product', 'bnn_pack')
+DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
+"""For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
+
+
+@cache
+def missing() -> str | None:
+    """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
+
+    Everything that could be refused is found out before: one refused handler would take the whole CPU backend with it.
+    """
+    if not build.LIBRARY.exists():
+        return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
+    try:
+        library = ctypes.CDLL(str(build.LIBRARY))
+    except OSError as error:
+        return f'{build.LIBRARY.name} cannot be loaded: {error}'
+    built, here = library.bnn_interface(), _interface()
+    if here is None or built >> 16 != here >> 16 or built > here:
+        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({here and hex(here)})'
+    for name in HANDLERS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+    return None
+
+
+def _interface() -> int | None:
+    """65536 major + minor of the interface that the installed jaxlib has, as its header says."""
+    header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
+    if not header.exists():
+        return None
+    numbers = re.findall(r'#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)', header.read_text())
+    return int(numbers[0]) << 16 | int(numbers[1]) if len(numbers) == 2 else None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of this processor that there are kernels for. The first is used, or $BNN_INSTRUCTIONS, read once."""
+    _expect_there()
+    function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
+    function.restype = ctypes.c_char_p
+    return tuple(function().decode().split())
+
+
+def _expect_there() -> None:
+    reason = missing()
+    if reason is not None:
+        raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
+
+
+def _call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
+    _expect_there()
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
+
+
+@partial(jax.jit, static_argnames=('k', 'instructions'))
+def matmul(x_words: jax.Array, w_words: jax.Array, k: int, instructions: str = '') -> jax.Array:
+    """k - 2 popcount(x xor w), shared out by filters. Raises RuntimeError where the kernels cannot run.
+
+    instructions: one of `instruction_sets()`; empty for the first.
+    """
+    shape = (x_words.shape[0], w_words.shape[0])
+    return _call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k), instructions=instructions)
+
+
+@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
+def conv2d(
+    x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int, instructions: str = ''
+) -> jax.Array:
+    """Convolution that reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
+    x_words, window, shape, attributes = _convolution(x_words, w_words, channels, window, pad_value)
+    return _call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes, instructions=instructions)
+
+
+@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
+def conv2d_signs(
+    x_words: jax.Array,
+    w_words: jax.Array,
+    sums,
+    thresholds: jax.Array,
+    flip: jax.Array,
+    channels: int,
+    window: Window,
+    pad_value: int,
+    instructions: str = '',
+) -> jax.Array:
+    """Words of (conv2d < thresholds) ^ flip: no integer of the map is ever written. See `kernels.packed_conv2d_signs`."""
+    x_words, window, shape, attributes = _convolution(x_words, w_words, channels, window, pad_value)
+    shape = (*shape[:3], words_for(shape[3]))
+    operands = (x_words, w_words, thresholds, flip)
+    return _call('bnn_convolution_signs', shape, jnp.uint32, *operands, **attributes, instructions=instructions)
+
+
+def _convolution(x_words, w_words, channels: int, window: Window, pad_value: int):
+    """The words with pads of +1 or -1 round them, the window on those, the shape of the integers, and the attributes."""
+    pads = window.pads(x_words.shape[1], x_words.shape[2])
+    rows, columns = window.output_size(x_words.shape[1], x_words.shape[2])
+    if pad_value != 0:
+        x_words, pads = pad_channels(x_words, pads, padding_words(channels, pad_value)), ((0, 0), (0, 0))
+    geometry = np.asarray([*window.strides, pads[0][0], pads[1][0]], np.int64)
+    shape = (x_words.shape[0], rows, columns, w_words.shape[3])
+    return x_words, window, shape, {'channels': np.int64(channels), 'geometry': geometry}
+
+
+@partial(jax.jit, static_argnames='instructions')
+def pack(x: jax.Array, coefficients: jax.Array | None = None, instructions: str = '') -> jax.Array:
+    """`bits.pack` of x (..., channels), or of `exact.normalize(x, coefficients)`, which is never written; float32."""
+    if x.dtype != jnp.float32:
+        return bits.pack(x if coefficients is None else normalize(x, coefficients))
+    if coefficients is None:
+        coefficients = jnp.zeros((0,), jnp.float32)
+    shape = (*x.shape[:-1], words_for(x.shape[-1]))
+    return _call('bnn_pack', shape, jnp.uint32, x, coefficients, instructions=instructions)
