@@ -7,10 +7,10 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kRows = 2;  // 2 x 2 counters leave registers for weights, table and mask.
+  static constexpr int kRows = 1;  // 4 counters: more would not leave registers for their totals.
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
   struct Counts {
-    __m256i of[2];
+    __m256i bytes[4], totals[4];
   };
 
   static __m256i bits_of_bytes(__m256i v) {
@@ -27,14 +27,20 @@ struct Lanes {
 
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
     const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x));
-    for (int half = 0; half < 2; ++half)
-      counts.of[half] = _mm256_add_epi8(counts.of[half], bits_of_bytes(_mm256_xor_si256(load(w + 8 * half), all)));
+    for (int part = 0; part < 4; ++part)
+      counts.bytes[part] = _mm256_add_epi8(counts.bytes[part], bits_of_bytes(_mm256_xor_si256(load(w + 8 * part), all)));
   }
-  static void empty(Counts& counts, int32_t* totals) {
-    for (int half = 0; half < 2; ++half) {
-      __m256i* total = reinterpret_cast<__m256i*>(totals) + half;
-      _mm256_storeu_si256(total, _mm256_add_epi32(load(total), sums_of_words(counts.of[half])));
-      counts.of[half] = _mm256_setzero_si256();
+  static void gather(Counts& counts) {
+    for (int part = 0; part < 4; ++part) {
+      counts.totals[part] = _mm256_add_epi32(counts.totals[part], sums_of_words(counts.bytes[part]));
+      counts.bytes[part] = _mm256_setzero_si256();
+    }
+  }
+  static void integers(Counts& counts, int32_t k, int32_t* y) {
+    gather(counts);
+    for (int part = 0; part < 4; ++part) {
+      const __m256i twice = _mm256_slli_epi32(counts.totals[part], 1);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + part, _mm256_sub_epi32(_mm256_set1_epi32(k), twice));
     }
   }
   static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
@@ -52,9 +58,9 @@ struct Lanes {
   }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     uint32_t bits = 0;
-    for (int half = 0; half < 2; ++half) {
-      const __m256i less = _mm256_cmpgt_epi32(load(limits + 8 * half), load(y + 8 * half));
-      bits |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(less))) << (8 * half);
+    for (int part = 0; part < 4; ++part) {
+      const __m256i less = _mm256_cmpgt_epi32(load(limits + 8 * part), load(y + 8 * part));
+      bits |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(less))) << (8 * part);
     }
     return bits;
   }

@@ -7,18 +7,24 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kRows = 4;
+  static constexpr int kRows = 2;
   static constexpr int64_t kWords = 1 << 20;
   struct Counts {
-    __m512i of;
+    __m512i of[2];
   };
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
-    const __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi32(static_cast<int32_t>(x)));
-    counts.of = _mm512_add_epi32(counts.of, _mm512_popcnt_epi32(differ));
+    const __m512i all = _mm512_set1_epi32(static_cast<int32_t>(x));
+    for (int half = 0; half < 2; ++half) {
+      const __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(w + 16 * half), all);
+      counts.of[half] = _mm512_add_epi32(counts.of[half], _mm512_popcnt_epi32(differ));
+    }
   }
-  static void empty(Counts& counts, int32_t* totals) {
-    _mm512_storeu_si512(totals, _mm512_add_epi32(_mm512_loadu_si512(totals), counts.of));
-    counts.of = _mm512_setzero_si512();
+  static void gather(Counts&) {}
+  static void integers(const Counts& counts, int32_t k, int32_t* y) {
+    for (int half = 0; half < 2; ++half) {
+      const __m512i twice = _mm512_slli_epi32(counts.of[half], 1);
+      _mm512_storeu_si512(y + 16 * half, _mm512_sub_epi32(_mm512_set1_epi32(k), twice));
+    }
   }
   static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
     __m512i sums = _mm512_setzero_si512();
@@ -35,7 +41,9 @@ struct Lanes {
     return total;
   }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
-    return _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y), _mm512_loadu_si512(limits));
+    const uint32_t lower = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y), _mm512_loadu_si512(limits));
+    const uint32_t upper = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y + 16), _mm512_loadu_si512(limits + 16));
+    return lower | upper << 16;
   }
   static uint32_t signs(const float* x) {
     const __m512 limit = _mm512_set1_ps(-__FLT_MIN__);

@@ -9,7 +9,7 @@
 
 namespace bnn {
 
-constexpr int kBlock = 16;  // Filters of one block: a cache line of words, half a word of signs.
+constexpr int kBlock = 32;  // Filters of one block: a word of signs.
 
 // A convolution of words, or a product of two matrices as a convolution of an image of 1 x m with a 1x1 window.
 // x: (images, height, width, words), y: (images, rows, columns, out), both as they lie. What lies outside the image
@@ -22,13 +22,13 @@ struct Convolution {
 };
 
 // Where a product goes. integers: (pixels, out), channels of all taps inside the image less 2 popcount(x xor w). Or, where
-// thresholds (out,) are given, only signs: (pixels, 2 ceil(out / 32)) half words, a set bit where (integer < threshold)
-// differs from flip (a half word a block).
+// thresholds (out,) are given, only signs: (pixels, ceil(out / 32)) words, a set bit where (integer < threshold) differs
+// from flip (a word a block).
 struct Result {
   int32_t* integers;
   const int32_t* thresholds;
-  const uint16_t* flip;
-  uint16_t* signs;
+  const uint32_t* flip;
+  uint32_t* signs;
 };
 
 // Weights: word k of filter f at words[k * word_step + f * filter_step].
@@ -48,6 +48,9 @@ struct Kernels {
   // With coefficients (2, channels), scale and shift, of (x + shift) * scale instead, or of shift where scale is 0.
   void (*pack)(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first,
                int64_t last);
+  // Counts words that stay in the first-level cache, to nowhere: what the processor can do at most with these kernels.
+  // Returns how many products of signs that was, for `times` rounds.
+  int64_t (*limit)(int64_t times);
 };
 
 extern const Kernels kPortable;

@@ -145,8 +145,7 @@ ffi::Error convolution_signs(ffi::ThreadPool pool, Words4 x, Words4 w,
   if (kernels == nullptr) return no_such_set(instructions);
   Convolution c;
   if (auto error = fill(c, x, w, geometry, channels, y->dimensions()); error.failure()) return error;
-  const Result to = {nullptr, thresholds.typed_data(), reinterpret_cast<const uint16_t*>(flip.typed_data()),
-                     reinterpret_cast<uint16_t*>(y->typed_data())};
+  const Result to = {nullptr, thresholds.typed_data(), flip.typed_data(), y->typed_data()};
   convolve(pool, *kernels, c, {w.typed_data(), c.out, 1}, to);
   return ffi::Error::Success();
 }
@@ -244,6 +243,12 @@ const char* bnn_instruction_sets() {
     return all;
   }();
   return names.c_str();
+}
+
+// Runs the limit's rounds on the calling thread (kernels.h); -1 where the processor lacks the instruction set.
+int64_t bnn_limit(const char* instructions, int64_t times) {
+  const bnn::Kernels* kernels = bnn::kernels_of(instructions);
+  return kernels == nullptr ? -1 : kernels->limit(times);
 }
 
 // A digest of the sources, given by the build: what is loaded is what is read.

@@ -7,22 +7,27 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kRows = 4;
+  static constexpr int kRows = 2;
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
   struct Counts {
-    uint8x16_t of[4];
+    uint8x16_t bytes[8];
+    uint32x4_t totals[8];
   };
   static uint8x16_t bits_of_bytes(uint32x4_t v) { return vcntq_u8(vreinterpretq_u8_u32(v)); }
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
-    for (int part = 0; part < 4; ++part)
-      counts.of[part] = vaddq_u8(counts.of[part], bits_of_bytes(veorq_u32(vld1q_u32(w + 4 * part), vdupq_n_u32(x))));
+    for (int part = 0; part < 8; ++part)
+      counts.bytes[part] = vaddq_u8(counts.bytes[part], bits_of_bytes(veorq_u32(vld1q_u32(w + 4 * part), vdupq_n_u32(x))));
   }
-  static void empty(Counts& counts, int32_t* totals) {
-    for (int part = 0; part < 4; ++part) {
-      const uint32x4_t sums = vpaddlq_u16(vpaddlq_u8(counts.of[part]));
-      vst1q_s32(totals + 4 * part, vaddq_s32(vld1q_s32(totals + 4 * part), vreinterpretq_s32_u32(sums)));
-      counts.of[part] = vdupq_n_u8(0);
+  static void gather(Counts& counts) {
+    for (int part = 0; part < 8; ++part) {
+      counts.totals[part] = vaddq_u32(counts.totals[part], vpaddlq_u16(vpaddlq_u8(counts.bytes[part])));
+      counts.bytes[part] = vdupq_n_u8(0);
     }
+  }
+  static void integers(Counts& counts, int32_t k, int32_t* y) {
+    gather(counts);
+    for (int part = 0; part < 8; ++part)
+      vst1q_s32(y + 4 * part, vsubq_s32(vdupq_n_s32(k), vreinterpretq_s32_u32(vshlq_n_u32(counts.totals[part], 1))));
   }
   static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
     uint64x2_t sums = vdupq_n_u64(0);
@@ -36,7 +41,7 @@ struct Lanes {
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     static const uint32_t kBits[4] = {1, 2, 4, 8};
     uint32_t bits = 0;
-    for (int part = 0; part < 4; ++part) {
+    for (int part = 0; part < 8; ++part) {
       const uint32x4_t less = vcltq_s32(vld1q_s32(y + 4 * part), vld1q_s32(limits + 4 * part));
       bits |= vaddvq_u32(vandq_u32(less, vld1q_u32(kBits))) << (4 * part);
     }

@@ -13,9 +13,9 @@ struct Lanes {
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
     for (int f = 0; f < kBlock; ++f) counts.of[f] += __builtin_popcount(w[f] ^ x);
   }
-  static void empty(Counts& counts, int32_t* totals) {
-    for (int f = 0; f < kBlock; ++f) totals[f] += counts.of[f];
-    counts = {};
+  static void gather(Counts&) {}
+  static void integers(const Counts& counts, int32_t k, int32_t* y) {
+    for (int f = 0; f < kBlock; ++f) y[f] = k - 2 * counts.of[f];
   }
   static int64_t differing(const uint32_t* x, const uint32_t* w, int64_t n) {
     int64_t total = 0;

@@ -1,12 +1,13 @@
 // The kernels, written once over `Lanes`, which an instruction set's file defines before it includes this one:
 //
 //   Lanes::kRows         pixels of a tile
-//   Lanes::kWords        how many words a Counts can take before it must be emptied
-//   Lanes::Counts        differing bits of kBlock filters at one pixel
+//   Lanes::kWords        how many words a Counts can take before it must be gathered
+//   Lanes::Counts        differing bits of kBlock filters at one pixel, all 0 to begin with
 //   Lanes::add(c, w, x)  count the bits in which word x differs from the words w[0..kBlock)
-//   Lanes::empty(c, t)   add the counts to t[0..kBlock), and start again from 0
+//   Lanes::gather(c)     add the counts to totals that can take any number
+//   Lanes::integers(c, k, y)   gather, then y[f] = k - 2 totals[f] for kBlock filters
 //   Lanes::differing(x, w, n)  bits in which n words differ
-//   Lanes::below(t, limits)    half a word: bit f where t[f] < limits[f]
+//   Lanes::below(y, limits)    a word: bit f where y[f] < limits[f]
 //   Lanes::signs(x)            a word: bit i where x[i] is not above -(least normal number), of 32 floats
 #pragma once
 
@@ -29,23 +30,27 @@ struct Taps {
 
 // Differing bits of a block of filters at R pixels, x_pixel words apart.
 template <int R>
-inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const uint32_t* w, int32_t (*totals)[kBlock]) {
-  typename Lanes::Counts counts[R] = {};
-  memset(totals, 0, R * sizeof(totals[0]));
+inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const uint32_t* w, Lanes::Counts (&counts)[R]) {
+  const auto add = [&](int64_t first, int64_t last) {
+    for (int64_t k = first; k < last; ++k)
+      for (int r = 0; r < R; ++r) Lanes::add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
+  };
+  if (taps.segments * taps.length <= Lanes::kWords) {
+    for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step) add(0, taps.length);
+    return;
+  }
   int64_t space = Lanes::kWords;
-  for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step) {
+  for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step)
     for (int64_t k = 0; k < taps.length;) {
       if (space == 0) {
-        for (int r = 0; r < R; ++r) Lanes::empty(counts[r], totals[r]);
+        for (int r = 0; r < R; ++r) Lanes::gather(counts[r]);
         space = Lanes::kWords;
       }
       const int64_t stop = k + least(space, taps.length - k);
       space -= stop - k;
-      for (; k < stop; ++k)
-        for (int r = 0; r < R; ++r) Lanes::add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
+      add(k, stop);
+      k = stop;
     }
-  }
-  for (int r = 0; r < R; ++r) Lanes::empty(counts[r], totals[r]);
 }
 
 // Where the taps [*begin, *end) of a window lie that starts `start` pixels from the first of `extent`.
@@ -54,34 +59,32 @@ inline void inside(int64_t start, int64_t size, int64_t extent, int64_t* begin, 
   *end = most(least(extent - start, size), *begin);
 }
 
-// A block's totals, written as integers or as signs.
-inline void store(const int32_t* totals, int64_t k, const Result& to, int64_t block, int64_t pixel, int64_t out) {
-  int32_t y[kBlock];
-  for (int f = 0; f < kBlock; ++f) y[f] = static_cast<int32_t>(k) - 2 * totals[f];
+// A block's counts of one pixel, k products each, written as integers or as signs.
+inline void store(Lanes::Counts& counts, int64_t k, const Result& to, int64_t block, int64_t pixel, int64_t out) {
   const int64_t filters = least(kBlock, out - block * kBlock);
+  if (to.thresholds == nullptr && filters == kBlock)
+    return Lanes::integers(counts, static_cast<int32_t>(k), to.integers + pixel * out + block * kBlock);
+  alignas(64) int32_t y[kBlock];
+  Lanes::integers(counts, static_cast<int32_t>(k), y);
   if (to.thresholds == nullptr) {
-    if (filters == kBlock)
-      memcpy(to.integers + pixel * out + block * kBlock, y, sizeof(y));
-    else
-      memcpy(to.integers + pixel * out + block * kBlock, y, filters * sizeof(int32_t));
+    memcpy(to.integers + pixel * out + block * kBlock, y, filters * sizeof(int32_t));
     return;
   }
-  int32_t limits[kBlock];
-  for (int f = 0; f < kBlock; ++f) limits[f] = INT32_MIN;
-  memcpy(limits, to.thresholds + block * kBlock, filters * sizeof(int32_t));
-  uint16_t* signs = to.signs + pixel * 2 * ceil_div(out, 32);
-  signs[block] = static_cast<uint16_t>(Lanes::below(y, limits) ^ to.flip[block]);
-  // The half of the last word that belongs to no filter.
-  if (block == ceil_div(out, kBlock) - 1 && block % 2 == 0) signs[block + 1] = 0;
+  const int32_t* limits = to.thresholds + block * kBlock;
+  alignas(64) int32_t some[kBlock];
+  if (filters < kBlock) {
+    for (int f = 0; f < kBlock; ++f) some[f] = f < filters ? limits[f] : INT32_MIN;
+    limits = some;
+  }
+  to.signs[pixel * ceil_div(out, kBlock) + block] = Lanes::below(y, limits) ^ to.flip[block];
 }
 
 template <int R>
 inline void tile(const Convolution& c, const Taps& taps, const uint32_t* x, const uint32_t* w, const Result& to,
-                 int64_t block, int64_t pixel) {
-  alignas(64) int32_t totals[R][kBlock];
-  count<R>(taps, x, c.stride_w * c.words, w, totals);
-  const int64_t k = c.words == 0 ? 0 : taps.segments * (taps.length / c.words) * c.channels;
-  for (int r = 0; r < R; ++r) store(totals[r], k, to, block, pixel + r, c.out);
+                 int64_t block, int64_t pixel, int64_t k) {
+  Lanes::Counts counts[R] = {};
+  count<R>(taps, x, c.stride_w * c.words, w, counts);
+  for (int r = 0; r < R; ++r) store(counts[r], k, to, block, pixel + r, c.out);
 }
 
 void convolve(const Convolution& c, const Weights& weights, const Result& to, int64_t block, int64_t first,
@@ -106,17 +109,17 @@ void convolve(const Convolution& c, const Weights& weights, const Result& to, in
       const int64_t x0 = column * c.stride_w - c.left;
       int64_t j0, j1;
       inside(x0, c.size_w, c.width, &j0, &j1);
-      const Taps taps = {i1 - i0, (j1 - j0) * c.words, c.width * c.words, c.size_w * c.words};
+      const Taps taps = {i1 - i0, (j1 - j0) * c.words, c.width * c.words, c.size_w * c.words * kBlock};
+      const int64_t k = (i1 - i0) * (j1 - j0) * c.channels;
       const uint32_t* x = c.x + ((image * c.height + y0 + i0) * c.width + x0 + j0) * c.words;
       const uint32_t* w = room + (i0 * c.size_w + j0) * c.words * kBlock;
       const int64_t pixel = line * c.columns + column;
       const int64_t beyond = x0 + (Lanes::kRows - 1) * c.stride_w + c.size_w;
       const bool whole = x0 >= 0 && beyond <= c.width && column + Lanes::kRows <= c.columns;
       if (whole)
-        tile<Lanes::kRows>(c, Taps{taps.segments, taps.length, taps.x_step, taps.w_step * kBlock}, x, w, to, block,
-                           pixel);
+        tile<Lanes::kRows>(c, taps, x, w, to, block, pixel, k);
       else
-        tile<1>(c, Taps{taps.segments, taps.length, taps.x_step, taps.w_step * kBlock}, x, w, to, block, pixel);
+        tile<1>(c, taps, x, w, to, block, pixel, k);
       column += whole ? Lanes::kRows : 1;
     }
   }
@@ -150,7 +153,21 @@ void pack(const float* x, const float* coefficients, int64_t channels, uint32_t*
     }
 }
 
-constexpr Kernels kKernels = {convolve, dot, pack};
+int64_t limit(int64_t times) {
+  constexpr int64_t kDepth = 72;
+  static uint32_t x[Lanes::kRows * kDepth], w[kDepth * kBlock];
+  const Taps taps = {1, kDepth, 0, 0};
+  alignas(64) int32_t y[Lanes::kRows][kBlock] = {};
+  for (int64_t i = 0; i < times; ++i) {
+    Lanes::Counts counts[Lanes::kRows] = {};
+    count<Lanes::kRows>(taps, x, kDepth, w, counts);
+    for (int r = 0; r < Lanes::kRows; ++r) Lanes::integers(counts[r], 0, y[r]);
+    asm volatile("" : : "r"(y), "r"(x), "r"(w) : "memory");  // Else the compiler sees that all rounds are one.
+  }
+  return times * Lanes::kRows * kDepth * 32 * kBlock;
+}
+
+constexpr Kernels kKernels = {convolve, dot, pack, limit};
 
 }  // namespace
 }  // namespace bnn
