@@ -128,7 +128,7 @@ class PackedProduct:
 
 @packed_layer
 class UnpackedProduct:
-    """Binary weights, real input: stored as bits, unpacked to +-1 for a float product (BinaryConnect, BWN)."""
+    """Binary weights, real input: stored as bits, unpacked tile by tile for a float product (BinaryConnect, BWN)."""
 
     product: Convolution | Dense
     into: int
@@ -142,8 +142,7 @@ class UnpackedProduct:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.product.check(x, self.into)
-        signs = self.product.unpack_kernel(self.words, self.into)
-        return epilogue(scaled(self.product(x, signs), self.scale), None, self.bias)
+        return epilogue(scaled(self.product.signed(x, self.words), self.scale), None, self.bias)
 
 
 @packed_layer
@@ -263,7 +262,7 @@ _BECAME = {
     PackedProduct: ('xnor + popcount', 'binary weights, binary input'),
     UnpackedProduct: (
         '1-bit storage, float product',
-        'its input is real: the weights are unpacked for a dense product',
+        'its input is real: the weights are unpacked, a tile at a time, for a float product',
     ),
     FloatProduct: ('float32', 'its weights are real: the scheme keeps this layer in float'),
     PackedNorm: ('float32, 2 numbers a channel', 'statistics and affine parameters folded together'),

@@ -10,7 +10,7 @@ from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
 from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
-from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul
+from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
 from bnn_jax.kernels.borders import tap_sums
 from bnn_jax.signs import Signs
 from bnn_jax.windows import Window, pad_channels
@@ -90,6 +90,10 @@ class Dense:
         signs = pack(integers - jnp.broadcast_to(thresholds, integers.shape))
         return signs ^ jnp.broadcast_to(flip, signs.shape)
 
+    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
+        return signed_matmul(x, words)
+
     def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image."""
         return into * out
@@ -151,6 +155,11 @@ class Convolution:
     def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
         return packed_conv2d_signs(x_words, words, thresholds, flip, into, **self._options(border))
+
+    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
+        window = self.window
+        return signed_conv2d(x, words, strides=window.strides, padding=window.padding, pad_value=self.pad_value)
 
     def _options(self, border: jax.Array | None) -> dict:
         window = self.window

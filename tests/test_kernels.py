@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnn_jax.bits import words_for
-from bnn_jax.kernels import BACKENDS, packed_conv2d, packed_matmul
+from bnn_jax.kernels import BACKENDS, composed, packed_conv2d, packed_matmul, signed_conv2d, signed_matmul
 
 DATA = Path(__file__).parent / 'data'
 every_backend = pytest.mark.parametrize('backend', [*BACKENDS, 'auto'])
@@ -137,6 +137,44 @@ def test_conv2d_channels(backend, channels, pad_value):
     x, w = random_signs(2, 4, 3, channels), random_signs(2, 2, channels, 5, seed=1)
     y = packed_conv2d(packed(x), packed(w, 2), channels, padding='SAME', pad_value=pad_value, backend=backend)
     assert_exact(y, convolved(x, w, (1, 1), 'SAME', pad_value))
+
+
+# Real numbers times packed signs: integers here, whose float32 sums are exact in any order.
+
+
+@pytest.mark.parametrize('backend', ['native', 'xla', 'auto'])
+@pytest.mark.parametrize('filters', [5, 70])
+def test_signed_products(backend, filters, monkeypatch):
+    """All filters at once, and tile by tile with filters left over."""
+    monkeypatch.setattr(composed, 'TILE', 32 * 450)
+    x = np.random.default_rng(0).integers(-99, 100, (2, 6, 5, 50))
+    w = random_signs(3, 3, 50, filters, seed=1)
+    for padding, pad_value in (('SAME', 0), ('SAME', -1), (((1, 0), (0, 2)), 1)):
+        options = {'strides': (2, 1), 'padding': padding, 'pad_value': pad_value}
+        y = signed_conv2d(jnp.float32(x), packed(w, 2), **options, backend=backend)
+        np.testing.assert_array_equal(y, convolved(x, w, **options))
+    rows, w = x.reshape(2, -1)[:, :450], random_signs(filters, 450, seed=2)
+    y = signed_matmul(jnp.float32(rows), packed(w), backend=backend)
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, rows @ w.T)
+
+
+def test_signed_products_never_unpack_all_weights():
+    """The largest temporary arrays of the compiled function hold a tile: 4 MiB of 144 MiB."""
+    x, w = jax.ShapeDtypeStruct((1, 9216), jnp.float32), jax.ShapeDtypeStruct((4096, 288), jnp.uint32)
+    for backend in ('native', 'xla'):
+        memory = jax.jit(partial(signed_matmul, backend=backend)).lower(x, w).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 4096 * 288 * 4 + 3 * 4 * composed.TILE
+
+
+def test_signed_products_say_what_is_wrong():
+    w = packed(random_signs(4, 40))
+    with pytest.raises(TypeError, match='x: got dtype int32, expected real numbers'):
+        signed_matmul(jnp.ones((2, 40), jnp.int32), w)
+    with pytest.raises(ValueError, match='x: got shape .*, expected rank 2'):
+        signed_matmul(jnp.ones((2, 1, 40)), w)
+    with pytest.raises(ValueError, match='w_words: got 2 words for 70 signs, expected 3'):
+        signed_matmul(jnp.ones((2, 70)), w)
 
 
 with np.load(DATA / 'derived_eq11.npz') as file:

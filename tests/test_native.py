@@ -76,6 +76,35 @@ def test_products(instructions, m, k, n):
 
 
 @every_set
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+@pytest.mark.parametrize('geometry', GEOMETRIES)
+def test_convolutions_of_floats_with_signs(instructions, pad_value, geometry):
+    """Of integers, whose float32 sums are exact in any order."""
+    size, strides, padding, images, channels, out = geometry
+    x = np.random.default_rng(0).integers(-99, 100, (*images, channels))
+    w = random_signs(*size, channels, out, seed=1)
+    window = Window.of(size, strides, padding)
+    y = native.signed_conv2d(jnp.float32(x), packed(w, 2), window, pad_value, instructions)
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, convolved(x, w, strides, padding, pad_value))
+
+
+def test_every_set_adds_up_in_the_same_order():
+    x = jnp.float32(np.random.default_rng(0).normal(size=(2, 9, 9, 100)))
+    w = packed(random_signs(3, 3, 100, 40), 2)
+    first, *others = (native.signed_conv2d(x, w, Window.of(3, 1, 'SAME'), 0, name) for name in SETS)
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
+@every_set
+@pytest.mark.parametrize(('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (5, 1100, 130), (200, 40, 16)])
+def test_products_of_floats_with_signs(instructions, m, k, n):
+    x, w = np.random.default_rng(0).integers(-99, 100, (m, k)), random_signs(n, k, seed=1)
+    np.testing.assert_array_equal(native.signed_matmul(jnp.float32(x), packed(w), instructions), x @ w.T)
+
+
+@every_set
 @pytest.mark.parametrize('shape', [(3, 5, 70), (40, 64), (1, 31), (2, 33)])
 def test_packing(instructions, shape):
     """Zeros and subnormal numbers are +1, a NaN is -1 as everywhere; the tail is 0."""

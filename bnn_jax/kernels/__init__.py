@@ -104,16 +104,61 @@ def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend
     return composed.method(_backend(backend), 'pack')(x, coefficients)
 
 
+def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
+    """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
+
+    x: (m, k) floating; w_words: (n, n_words) as in `packed_matmul`. The signs are unpacked a tile at a time, never all of
+    them. Returns (m, n) float32 (float64 for float64); the order of the sum is the backend's own.
+    Raises TypeError for dtypes, ValueError for shapes that do not fit and an unknown backend.
+    """
+    x, w_words = _floats(x, 2), _words('w_words', w_words, 2)
+    _expect_words('w_words', w_words.shape[1], x.shape[1])
+    return composed.method(_backend(backend), 'signed_matmul')(x, w_words)
+
+
+def signed_conv2d(
+    x: jax.Array,
+    w_words,
+    *,
+    strides: int | tuple[int, int] = 1,
+    padding: Padding = 'VALID',
+    pad_value: int = 0,
+    backend: str = 'auto',
+) -> jax.Array:
+    """Convolution of real numbers with packed signs: x (N, H, W, channels) floating, w_words (kh, kw, n_words, out).
+
+    All else as `packed_conv2d` and `signed_matmul`. Returns (N, H', W', out) float32 (float64 for float64).
+    """
+    x, w_words = _floats(x, 4), _words('w_words', w_words, 4)
+    _expect_words('w_words', w_words.shape[2], x.shape[3])
+    window = _window(x, w_words, strides, padding, pad_value)
+    return composed.method(_backend(backend), 'signed_conv2d')(x, w_words, window, int(pad_value))
+
+
 def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, pad_value: int):
     """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)
     _expect_words('w_words', w_words.shape[2], channels)
+    window = _window(x_words, w_words, strides, padding, pad_value)
+    return (x_words, w_words, w_sums), (channels, window, int(pad_value))
+
+
+def _window(x: jax.Array, w_words: jax.Array, strides, padding: Padding, pad_value: int) -> Window:
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding)
-    window.pads(x_words.shape[1], x_words.shape[2])
-    return (x_words, w_words, w_sums), (channels, window, int(pad_value))
+    window.pads(x.shape[1], x.shape[2])
+    return window
+
+
+def _floats(x, rank: int) -> jax.Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f'x: got dtype {x.dtype}, expected real numbers to be multiplied by signs')
+    if x.ndim != rank:
+        raise ValueError(f'x: got shape {x.shape}, expected rank {rank}')
+    return x
 
 
 def _words(name: str, words, rank: int) -> jax.Array:

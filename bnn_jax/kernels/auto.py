@@ -32,6 +32,12 @@ class ByPlatform:
         k = window.size[0] * window.size[1] * channels
         return self._run('conv2d_signs', k, (channels, window, pad_value), x_words, w_words, sums, thresholds, flip)
 
+    def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
+        return self._run('signed_matmul', 0, (), x, w_words)
+
+    def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int) -> jax.Array:
+        return self._run('signed_conv2d', 0, (window, pad_value), x, w_words)
+
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
         return self._run('pack', 0, (), x, coefficients)
 

@@ -19,7 +19,7 @@ FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall')
 """No contraction: what is added after a multiplication is added to its rounded result, as in training."""
 
 INSTRUCTIONS = {
-    'x86_64': {'avx2': ('-mavx2',), 'avx512': ('-mavx512f', '-mavx512bw', '-mavx512vpopcntdq')},
+    'x86_64': {'avx2': ('-mavx2', '-mfma'), 'avx512': ('-mavx512f', '-mavx512bw', '-mavx512vpopcntdq')},
     'aarch64': {'neon': ()},
 }
 """Files for some processors only, each with the instructions that it alone may use; which of them runs is found out there."""

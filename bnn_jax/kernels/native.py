@@ -17,11 +17,18 @@ import numpy as np
 from bnn_jax import bits
 from bnn_jax.bits import words_for
 from bnn_jax.exact import normalize
-from bnn_jax.kernels import build
+from bnn_jax.kernels import build, composed
 from bnn_jax.kernels.borders import padding_words
 from bnn_jax.windows import Window, pad_channels
 
-HANDLERS = ('bnn_convolution', 'bnn_convolution_signs', 'bnn_product', 'bnn_pack')
+HANDLERS = (
+    'bnn_convolution',
+    'bnn_convolution_signs',
+    'bnn_convolution_floats',
+    'bnn_product',
+    'bnn_product_floats',
+    'bnn_pack',
+)
 DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
 """For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
 
@@ -104,8 +111,9 @@ def conv2d(
     x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int, instructions: str = ''
 ) -> jax.Array:
     """Convolution that reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
-    x_words, window, shape, attributes = _convolution(x_words, w_words, channels, window, pad_value)
-    return _call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes, instructions=instructions)
+    x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
+    attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
+    return _call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes)
 
 
 @partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
@@ -121,21 +129,40 @@ def conv2d_signs(
     instructions: str = '',
 ) -> jax.Array:
     """Words of (conv2d < thresholds) ^ flip: no integer of the map is ever written. See `kernels.packed_conv2d_signs`."""
-    x_words, window, shape, attributes = _convolution(x_words, w_words, channels, window, pad_value)
+    x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
+    attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
     shape = (*shape[:3], words_for(shape[3]))
-    operands = (x_words, w_words, thresholds, flip)
-    return _call('bnn_convolution_signs', shape, jnp.uint32, *operands, **attributes, instructions=instructions)
+    return _call('bnn_convolution_signs', shape, jnp.uint32, x_words, w_words, thresholds, flip, **attributes)
 
 
-def _convolution(x_words, w_words, channels: int, window: Window, pad_value: int):
-    """The words with pads of +1 or -1 round them, the window on those, the shape of the integers, and the attributes."""
-    pads = window.pads(x_words.shape[1], x_words.shape[2])
-    rows, columns = window.output_size(x_words.shape[1], x_words.shape[2])
+@partial(jax.jit, static_argnames='instructions')
+def signed_matmul(x: jax.Array, w_words: jax.Array, instructions: str = '') -> jax.Array:
+    """Few rows along the words, each x added or taken off; many with tiles of signs unpacked for 32 filters and 32 inputs."""
+    if x.dtype != jnp.float32:
+        return composed.signed_matmul(None, x, w_words)
+    shape = (x.shape[0], w_words.shape[0])
+    return _call('bnn_product_floats', shape, jnp.float32, x, w_words, instructions=instructions)
+
+
+@partial(jax.jit, static_argnames=('window', 'pad_value', 'instructions'))
+def signed_conv2d(
+    x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, instructions: str = ''
+) -> jax.Array:
+    """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
+    if x.dtype != jnp.float32:
+        return composed.signed_conv2d(None, x, w_words, window, pad_value)
+    x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
+    attributes = {'geometry': geometry, 'instructions': instructions}
+    return _call('bnn_convolution_floats', shape, jnp.float32, x, w_words, **attributes)
+
+
+def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
+    """The image with pads of `outside` round it unless they are 0, the shape of the result, strides and the pads left."""
+    pads = window.pads(x.shape[1], x.shape[2])
+    shape = (x.shape[0], *window.output_size(x.shape[1], x.shape[2]), w_words.shape[3])
     if pad_value != 0:
-        x_words, pads = pad_channels(x_words, pads, padding_words(channels, pad_value)), ((0, 0), (0, 0))
-    geometry = np.asarray([*window.strides, pads[0][0], pads[1][0]], np.int64)
-    shape = (x_words.shape[0], rows, columns, w_words.shape[3])
-    return x_words, window, shape, {'channels': np.int64(channels), 'geometry': geometry}
+        x, pads = pad_channels(x, pads, outside), ((0, 0), (0, 0))
+    return x, shape, np.asarray([*window.strides, pads[0][0], pads[1][0]], np.int64)
 
 
 @partial(jax.jit, static_argnames='instructions')

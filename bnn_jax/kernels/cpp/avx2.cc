@@ -1,4 +1,4 @@
-// AVX2: bits are counted by looking up each half byte with a byte shuffle (Mula), and added up byte by byte.
+// AVX2 and FMA: bits are counted by looking up each half byte with a byte shuffle (Mula), and added up byte by byte.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -55,6 +55,38 @@ struct Lanes {
     int64_t total = parts[0] + parts[1] + parts[2] + parts[3];
     for (; i < n; ++i) total += __builtin_popcount(x[i] ^ w[i]);
     return total;
+  }
+  static constexpr int kPixels = 3;
+  template <int P>
+  static void multiply_add(const float* x, int64_t step, int64_t n, const float* tile, float* sums) {
+    __m256 part[P][4] = {};
+    for (int64_t i = 0; i < n; ++i)
+      for (int p = 0; p < P; ++p) {
+        const __m256 all = _mm256_broadcast_ss(x + p * step + i);
+        for (int v = 0; v < 4; ++v)
+          part[p][v] = _mm256_fmadd_ps(all, _mm256_loadu_ps(tile + i * kBlock + 8 * v), part[p][v]);
+      }
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 4; ++v) {
+        float* sum = sums + p * kBlock + 8 * v;
+        _mm256_storeu_ps(sum, _mm256_add_ps(_mm256_loadu_ps(sum), part[p][v]));
+      }
+  }
+  static float signed_sum(const float* x, const uint32_t* w, int64_t n) {
+    const __m256i minus = _mm256_set1_epi32(INT32_MIN);
+    __m256 sums[4] = {};
+    for (int64_t k = 0; k < n; ++k, x += 32) {
+      const __m256i word = _mm256_set1_epi32(static_cast<int32_t>(w[k]));
+      for (int v = 0; v < 4; ++v) {
+        const int top = 31 - 8 * v;  // Each lane shifts its own bit to the place of the sign.
+        const __m256i shifts = _mm256_setr_epi32(top, top - 1, top - 2, top - 3, top - 4, top - 5, top - 6, top - 7);
+        const __m256 flips = _mm256_castsi256_ps(_mm256_and_si256(_mm256_sllv_epi32(word, shifts), minus));
+        sums[v] = _mm256_add_ps(sums[v], _mm256_xor_ps(_mm256_loadu_ps(x + 8 * v), flips));
+      }
+    }
+    alignas(32) float parts[8];
+    _mm256_store_ps(parts, _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])));
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
   }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     uint32_t bits = 0;

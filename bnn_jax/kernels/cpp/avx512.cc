@@ -40,6 +40,37 @@ struct Lanes {
     for (const int64_t part : parts) total += part;
     return total;
   }
+  static constexpr int kPixels = 6;
+  template <int P>
+  static void multiply_add(const float* x, int64_t step, int64_t n, const float* tile, float* sums) {
+    __m512 part[P][2] = {};
+    for (int64_t i = 0; i < n; ++i)
+      for (int p = 0; p < P; ++p) {
+        const __m512 all = _mm512_set1_ps(x[p * step + i]);
+        for (int v = 0; v < 2; ++v)
+          part[p][v] = _mm512_fmadd_ps(all, _mm512_loadu_ps(tile + i * kBlock + 16 * v), part[p][v]);
+      }
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 2; ++v) {
+        float* sum = sums + p * kBlock + 16 * v;
+        _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), part[p][v]));
+      }
+  }
+  static float signed_sum(const float* x, const uint32_t* w, int64_t n) {
+    const __m512i minus = _mm512_set1_epi32(INT32_MIN);
+    __m512 sums[2] = {};
+    for (int64_t k = 0; k < n; ++k, x += 32)
+      for (int v = 0; v < 2; ++v) {
+        const __m512i values = _mm512_loadu_si512(x + 16 * v);
+        const __mmask16 flips = static_cast<__mmask16>(w[k] >> (16 * v));
+        sums[v] = _mm512_add_ps(sums[v], _mm512_castsi512_ps(_mm512_mask_xor_epi32(values, flips, values, minus)));
+      }
+    alignas(64) float parts[16];
+    _mm512_store_ps(parts, _mm512_add_ps(sums[0], sums[1]));
+    for (int width = 8; width > 0; width /= 2)
+      for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+    return parts[0];
+  }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     const uint32_t lower = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y), _mm512_loadu_si512(limits));
     const uint32_t upper = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y + 16), _mm512_loadu_si512(limits + 16));

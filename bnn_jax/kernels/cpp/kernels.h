@@ -11,14 +11,13 @@ namespace bnn {
 
 constexpr int kBlock = 32;  // Filters of one block: a word of signs.
 
-// A convolution of words, or a product of two matrices as a convolution of an image of 1 x m with a 1x1 window.
-// x: (images, height, width, words), y: (images, rows, columns, out), both as they lie. What lies outside the image
-// contributes nothing.
-struct Convolution {
-  const uint32_t* x;
-  int64_t images, height, width, words;
+// A convolution, or a product of two matrices as that of an image of 1 x m with a 1x1 window. Of x as words: (images,
+// height, width, words); as floats: (images, height, width, channels). y: (images, rows, columns, out). What lies outside
+// the image contributes nothing.
+struct Geometry {
+  int64_t images, height, width, channels, words;
   int64_t size_h, size_w, stride_h, stride_w, top, left;
-  int64_t rows, columns, out, channels;
+  int64_t rows, columns, out;
 };
 
 // Where a product goes. integers: (pixels, out), channels of all taps inside the image less 2 popcount(x xor w). Or, where
@@ -31,19 +30,25 @@ struct Result {
   uint32_t* signs;
 };
 
-// Weights: word k of filter f at words[k * word_step + f * filter_step].
+// Word k of filter f, taps and words of a tap counted through, lies at words[k * word_step + f * filter_step].
 struct Weights {
   const uint32_t* words;
   int64_t word_step, filter_step;
 };
 
 struct Kernels {
-  // Output rows [first, last) over all images of the filters of one block; `block`: room for the block's weights.
-  void (*convolve)(const Convolution&, const Weights&, const Result&, int64_t block, int64_t first, int64_t last,
-                   uint32_t* room);
+  // Output lines [first, last), counted through all images, of the filters of one block; room: of `room` words.
+  void (*convolve)(const Geometry&, const uint32_t* x, const Weights&, const Result&, int64_t block, int64_t first,
+                   int64_t last, uint32_t* room);
+  // The same of floats with signs: y = sum of x where the bit is 0, of -x where it is set. room: kFloatRoom floats.
+  void (*convolve_floats)(const Geometry&, const float* x, const Weights&, float* y, int64_t block, int64_t first,
+                          int64_t last, float* room);
   // y[row, f] = k - 2 popcount(x[row] xor w[f]) for filters [first, last), along contiguous words: for few rows.
-  void (*dot)(const uint32_t* x, int64_t rows, const uint32_t* w, int64_t words, int32_t k, int32_t* y, int64_t out,
+  void (*dot)(const uint32_t* x, int64_t rows, const uint32_t* w, int64_t words, int64_t k, int32_t* y, int64_t out,
               int64_t first, int64_t last);
+  // The same of floats with signs, x: (rows, k).
+  void (*dot_floats)(const float* x, int64_t rows, const uint32_t* w, int64_t words, int64_t k, float* y, int64_t out,
+                     int64_t first, int64_t last);
   // Words of the signs of rows [first, last) of x (rows, channels): a set bit where x is not above -(least normal number).
   // With coefficients (2, channels), scale and shift, of (x + shift) * scale instead, or of shift where scale is 0.
   void (*pack)(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first,
@@ -52,6 +57,10 @@ struct Kernels {
   // Returns how many products of signs that was, for `times` rounds.
   int64_t (*limit)(int64_t times);
 };
+
+// A tile of unpacked signs, 32 channels by kBlock filters, and the sums of kStrip pixels: 4 and 16 KiB.
+constexpr int64_t kStrip = 128;
+constexpr int64_t kFloatRoom = (32 + kStrip) * kBlock;
 
 extern const Kernels kPortable;
 #if defined(__x86_64__)

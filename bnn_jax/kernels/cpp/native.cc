@@ -23,7 +23,9 @@ using Words4 = ffi::Buffer<ffi::U32, 4>;
 using Integers1 = ffi::Buffer<ffi::S32, 1>;
 using Integers2 = ffi::Buffer<ffi::S32, 2>;
 using Integers4 = ffi::Buffer<ffi::S32, 4>;
-using Geometry = ffi::Span<const int64_t>;
+using Floats2 = ffi::Buffer<ffi::F32, 2>;
+using Floats4 = ffi::Buffer<ffi::F32, 4>;
+using Numbers = ffi::Span<const int64_t>;
 
 namespace bnn {
 namespace {
@@ -44,7 +46,7 @@ const Named kAll[] = {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512vpopcntdq");
      }},
-    {"avx2", &kAvx2, [] { return static_cast<bool>(__builtin_cpu_supports("avx2")); }},
+    {"avx2", &kAvx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #elif defined(__aarch64__)
     {"neon", &kNeon, [] { return true; }},
 #endif
@@ -95,19 +97,38 @@ int64_t parts(const ffi::ThreadPool& pool, int64_t whole, int64_t cost) {
   return std::max<int64_t>(1, std::min({whole, wanted, cost / kWorthATask}));
 }
 
-void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Convolution& c, const Weights& weights,
-              const Result& to) {
-  const int64_t blocks = (c.out + kBlock - 1) / kBlock, lines = c.images * c.rows;
-  const int64_t depth = c.size_h * c.size_w * c.words;
-  if (lines == 0 || c.columns == 0) return;
-  const int64_t wanted = parts(pool, blocks * lines, lines * c.columns * c.out * depth);
+// Calls work(block, first line, last line, room) for every block of filters and strip of output lines; room: aligned, of
+// `words` words.
+template <typename Work>
+void by_blocks(ffi::ThreadPool& pool, const Geometry& g, int64_t cost, int64_t words, const Work& work) {
+  const int64_t blocks = (g.out + kBlock - 1) / kBlock, lines = g.images * g.rows;
+  if (lines == 0 || g.columns == 0) return;
+  const int64_t wanted = parts(pool, blocks * lines, cost);
   const int64_t by_block = std::min(blocks, wanted), by_line = std::min(lines, (wanted + by_block - 1) / by_block);
   share(pool, by_block * by_line, [&](int64_t task) {
     const int64_t part = task % by_block, strip = task / by_block;
-    std::vector<uint32_t> room(depth * kBlock + 16);
+    std::vector<uint32_t> room(words + 16);
     uint32_t* aligned = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64 / sizeof(uint32_t);
     for (int64_t block = blocks * part / by_block; block < blocks * (part + 1) / by_block; ++block)
-      kernels.convolve(c, weights, to, block, lines * strip / by_line, lines * (strip + 1) / by_line, aligned);
+      work(block, lines * strip / by_line, lines * (strip + 1) / by_line, aligned);
+  });
+}
+
+int64_t depth(const Geometry& g) { return g.size_h * g.size_w * g.words; }
+
+void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const uint32_t* x,
+              const Weights& weights, const Result& to) {
+  const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g);
+  by_blocks(pool, g, cost, depth(g) * kBlock, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+    kernels.convolve(g, x, weights, to, block, first, last, room);
+  });
+}
+
+void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const float* x, const Weights& weights,
+              float* y) {
+  const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g) * 8;
+  by_blocks(pool, g, cost, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+    kernels.convolve_floats(g, x, weights, y, block, first, last, reinterpret_cast<float*>(room));
   });
 }
 
@@ -115,59 +136,92 @@ ffi::Error no_such_set(std::string_view name) {
   return ffi::Error::InvalidArgument("instruction set: got '" + std::string(name) + "', which this processor lacks");
 }
 
-// geometry: strides (height, width), padding at the top and at the left.
-ffi::Error fill(Convolution& c, Words4& x, Words4& w,
-                Geometry geometry, int64_t channels, ffi::Span<const int64_t> y) {
-  const auto xs = x.dimensions(), ws = w.dimensions();
-  if (geometry.size() != 4 || xs[3] != ws[2] || y[0] != xs[0])
+// x: (images, height, width, ...), w: (height, width, words, out) of the window, y: (images, rows, columns, ...); numbers:
+// strides (height, width), padding at the top and at the left.
+ffi::Error fill(Geometry& g, Numbers x, Numbers w, Numbers y, Numbers numbers, int64_t channels) {
+  if (numbers.size() != 4 || w[2] != (channels + 31) / 32 || y[0] != x[0])
     return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
-  c = {x.typed_data(), xs[0], xs[1],       xs[2],       xs[3],       ws[0], ws[1], geometry[0],
-       geometry[1],    geometry[2], geometry[3], y[1],        y[2],        ws[3], channels};
+  g = {x[0],       x[1],       x[2],       channels,   w[2], w[0], w[1],
+       numbers[0], numbers[1], numbers[2], numbers[3], y[1], y[2], w[3]};
   return ffi::Error::Success();
 }
 
-ffi::Error convolution(ffi::ThreadPool pool, Words4 x, Words4 w,
-                       ffi::Result<Integers4> y, std::string_view instructions, int64_t channels,
-                       Geometry geometry) {
+ffi::Error convolution(ffi::ThreadPool pool, Words4 x, Words4 w, ffi::Result<Integers4> y, std::string_view instructions,
+                       int64_t channels, Numbers geometry) {
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
-  Convolution c;
-  if (auto error = fill(c, x, w, geometry, channels, y->dimensions()); error.failure()) return error;
-  convolve(pool, *kernels, c, {w.typed_data(), c.out, 1}, {y->typed_data(), nullptr, nullptr, nullptr});
-  return ffi::Error::Success();
+  Geometry g;
+  auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, channels);
+  if (error.failure()) return error;
+  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, {y->typed_data(), nullptr, nullptr, nullptr});
+  return error;
 }
 
-ffi::Error convolution_signs(ffi::ThreadPool pool, Words4 x, Words4 w,
-                             Integers1 thresholds, Words1 flip,
-                             ffi::Result<Words4> y, std::string_view instructions, int64_t channels,
-                             Geometry geometry) {
+ffi::Error convolution_signs(ffi::ThreadPool pool, Words4 x, Words4 w, Integers1 thresholds, Words1 flip,
+                             ffi::Result<Words4> y, std::string_view instructions, int64_t channels, Numbers geometry) {
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
-  Convolution c;
-  if (auto error = fill(c, x, w, geometry, channels, y->dimensions()); error.failure()) return error;
+  Geometry g;
+  auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, channels);
+  if (error.failure()) return error;
   const Result to = {nullptr, thresholds.typed_data(), flip.typed_data(), y->typed_data()};
-  convolve(pool, *kernels, c, {w.typed_data(), c.out, 1}, to);
-  return ffi::Error::Success();
+  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, to);
+  return error;
+}
+
+ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Result<Floats4> y,
+                              std::string_view instructions, Numbers geometry) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  Geometry g;
+  auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, x.dimensions()[3]);
+  if (error.failure()) return error;
+  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, y->typed_data());
+  return error;
 }
 
 // Up to so many rows, putting w's words in the order of `convolve` would cost more than the product.
 constexpr int64_t kFew = 4;
 
-ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w,
-                   ffi::Result<Integers2> y, std::string_view instructions, int64_t k) {
+// A product of matrices as a convolution: each row is a pixel.
+Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {
+  return {1, 1, rows, k, words, 1, 1, 1, 1, 0, 0, 1, rows, out};
+}
+
+ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w, ffi::Result<Integers2> y, std::string_view instructions,
+                   int64_t k) {
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], words = x.dimensions()[1], out = w.dimensions()[0];
   if (w.dimensions()[1] != words) return ffi::Error::InvalidArgument("product: shapes that do not fit");
   if (rows > kFew) {
-    const Convolution c = {x.typed_data(), 1, 1, rows, words, 1, 1, 1, 1, 0, 0, 1, rows, out, k};
-    convolve(pool, *kernels, c, {w.typed_data(), 1, words}, {y->typed_data(), nullptr, nullptr, nullptr});
+    const Result to = {y->typed_data(), nullptr, nullptr, nullptr};
+    convolve(pool, *kernels, of_matrices(rows, k, words, out), x.typed_data(), {w.typed_data(), 1, words}, to);
     return ffi::Error::Success();
   }
   const int64_t tasks = parts(pool, out, rows * out * words);
   share(pool, tasks, [&](int64_t task) {
-    kernels->dot(x.typed_data(), rows, w.typed_data(), words, static_cast<int32_t>(k), y->typed_data(), out,
-                 out * task / tasks, out * (task + 1) / tasks);
+    kernels->dot(x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out, out * task / tasks,
+                 out * (task + 1) / tasks);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error product_floats(ffi::ThreadPool pool, Floats2 x, Words2 w, ffi::Result<Floats2> y,
+                          std::string_view instructions) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const int64_t rows = x.dimensions()[0], k = x.dimensions()[1], out = w.dimensions()[0], words = w.dimensions()[1];
+  if (words != (k + 31) / 32) return ffi::Error::InvalidArgument("product: shapes that do not fit");
+  if (rows > kFew) {
+    convolve(pool, *kernels, of_matrices(rows, k, words, out), x.typed_data(), {w.typed_data(), 1, words},
+             y->typed_data());
+    return ffi::Error::Success();
+  }
+  const int64_t tasks = parts(pool, out, rows * out * words * 8);
+  share(pool, tasks, [&](int64_t task) {
+    kernels->dot_floats(x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out, out * task / tasks,
+                        out * (task + 1) / tasks);
   });
   return ffi::Error::Success();
 }
@@ -198,7 +252,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution, bnn::convolution,
                                   .Ret<Integers4>()
                                   .Attr<std::string_view>("instructions")
                                   .Attr<int64_t>("channels")
-                                  .Attr<Geometry>("geometry"));
+                                  .Attr<Numbers>("geometry"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_signs, bnn::convolution_signs,
                               ffi::Ffi::Bind()
@@ -210,7 +264,24 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_signs, bnn::convolution_signs,
                                   .Ret<Words4>()
                                   .Attr<std::string_view>("instructions")
                                   .Attr<int64_t>("channels")
-                                  .Attr<Geometry>("geometry"));
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_floats, bnn::convolution_floats,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats4>()
+                                  .Arg<Words4>()
+                                  .Ret<Floats4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product_floats, bnn::product_floats,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats2>()
+                                  .Arg<Words2>()
+                                  .Ret<Floats2>()
+                                  .Attr<std::string_view>("instructions"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product, bnn::product,
                               ffi::Ffi::Bind()

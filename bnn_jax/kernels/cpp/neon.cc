@@ -38,6 +38,34 @@ struct Lanes {
     for (; i < n; ++i) total += __builtin_popcount(x[i] ^ w[i]);
     return total;
   }
+  static constexpr int kPixels = 2;
+  template <int P>
+  static void multiply_add(const float* x, int64_t step, int64_t n, const float* tile, float* sums) {
+    float32x4_t part[P][8] = {};
+    for (int64_t i = 0; i < n; ++i)
+      for (int p = 0; p < P; ++p)
+        for (int v = 0; v < 8; ++v)
+          part[p][v] = vfmaq_n_f32(part[p][v], vld1q_f32(tile + i * kBlock + 4 * v), x[p * step + i]);
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < 8; ++v) {
+        float* sum = sums + p * kBlock + 4 * v;
+        vst1q_f32(sum, vaddq_f32(vld1q_f32(sum), part[p][v]));
+      }
+  }
+  static float signed_sum(const float* x, const uint32_t* w, int64_t n) {
+    float32x4_t sums[8] = {};
+    for (int64_t k = 0; k < n; ++k, x += 32)
+      for (int v = 0; v < 8; ++v) {
+        const int32_t top = 31 - 4 * v;  // Each lane shifts its own bit to the place of the sign.
+        const int32x4_t shifts = {top, top - 1, top - 2, top - 3};
+        const uint32x4_t flips = vandq_u32(vshlq_u32(vdupq_n_u32(w[k]), shifts), vdupq_n_u32(0x80000000u));
+        const uint32x4_t flipped = veorq_u32(vreinterpretq_u32_f32(vld1q_f32(x + 4 * v)), flips);
+        sums[v] = vaddq_f32(sums[v], vreinterpretq_f32_u32(flipped));
+      }
+    for (int width = 4; width > 0; width /= 2)
+      for (int v = 0; v < width; ++v) sums[v] = vaddq_f32(sums[v], sums[v + width]);
+    return vaddvq_f32(sums[0]);
+  }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     static const uint32_t kBits[4] = {1, 2, 4, 8};
     uint32_t bits = 0;

@@ -22,6 +22,23 @@ struct Lanes {
     for (int64_t i = 0; i < n; ++i) total += __builtin_popcount(x[i] ^ w[i]);
     return total;
   }
+  static constexpr int kPixels = 1;
+  template <int P>
+  static void multiply_add(const float* x, int64_t, int64_t n, const float* tile, float* sums) {
+    float part[kBlock] = {};
+    for (int64_t i = 0; i < n; ++i)
+      for (int f = 0; f < kBlock; ++f) part[f] += x[i] * tile[i * kBlock + f];
+    for (int f = 0; f < kBlock; ++f) sums[f] += part[f];
+  }
+  static float signed_sum(const float* x, const uint32_t* w, int64_t n) {
+    float total = 0;
+    for (int64_t k = 0; k < n; ++k, x += 32) {
+      float part = 0;
+      for (int i = 0; i < 32; ++i) part += w[k] >> i & 1 ? -x[i] : x[i];
+      total += part;
+    }
+    return total;
+  }
   static uint32_t below(const int32_t* y, const int32_t* limits) {
     uint32_t bits = 0;
     for (int f = 0; f < kBlock; ++f) bits |= static_cast<uint32_t>(y[f] < limits[f]) << f;

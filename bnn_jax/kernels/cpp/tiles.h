@@ -7,6 +7,9 @@
 //   Lanes::gather(c)     add the counts to totals that can take any number
 //   Lanes::integers(c, k, y)   gather, then y[f] = k - 2 totals[f] for kBlock filters
 //   Lanes::differing(x, w, n)  bits in which n words differ
+//   Lanes::kPixels, multiply_add<P>(x, step, n, tile, sums)   sums[p][f] += sum of x[p * step + i] * tile[i][f] over n
+//                              channels, added up apart, for P <= kPixels pixels
+//   Lanes::signed_sum(x, w, n) sum over the n words of w of 32 x each, minus where the bit is set
 //   Lanes::below(y, limits)    a word: bit f where y[f] < limits[f]
 //   Lanes::signs(x)            a word: bit i where x[i] is not above -(least normal number), of 32 floats
 #pragma once
@@ -80,56 +83,114 @@ inline void store(Lanes::Counts& counts, int64_t k, const Result& to, int64_t bl
 }
 
 template <int R>
-inline void tile(const Convolution& c, const Taps& taps, const uint32_t* x, const uint32_t* w, const Result& to,
+inline void tile(const Geometry& g, const Taps& taps, const uint32_t* x, const uint32_t* w, const Result& to,
                  int64_t block, int64_t pixel, int64_t k) {
   Lanes::Counts counts[R] = {};
-  count<R>(taps, x, c.stride_w * c.words, w, counts);
-  for (int r = 0; r < R; ++r) store(counts[r], k, to, block, pixel + r, c.out);
+  count<R>(taps, x, g.stride_w * g.words, w, counts);
+  for (int r = 0; r < R; ++r) store(counts[r], k, to, block, pixel + r, g.out);
 }
 
-void convolve(const Convolution& c, const Weights& weights, const Result& to, int64_t block, int64_t first,
-              int64_t last, uint32_t* room) {
-  // The block's weights, contiguous: they are read once for every pixel.
-  const int64_t filters = least(kBlock, c.out - block * kBlock), depth = c.size_h * c.size_w * c.words;
-  const uint32_t* from = weights.words + block * kBlock * weights.filter_step;
-  for (int64_t k = 0; k < depth; ++k) {
-    uint32_t* line = room + k * kBlock;
-    if (weights.filter_step == 1 && filters == kBlock) {
-      memcpy(line, from + k * weights.word_step, kBlock * sizeof(uint32_t));
-      continue;
-    }
-    for (int64_t f = 0; f < kBlock; ++f)
-      line[f] = f < filters ? from[k * weights.word_step + f * weights.filter_step] : 0;
+// kBlock filters' word k; 0 for filters that are not there.
+inline void words_of_block(const Weights& weights, int64_t block, int64_t out, int64_t k, uint32_t* words) {
+  const int64_t filters = least(kBlock, out - block * kBlock);
+  const uint32_t* from = weights.words + k * weights.word_step + block * kBlock * weights.filter_step;
+  if (weights.filter_step == 1 && filters == kBlock) {
+    memcpy(words, from, kBlock * sizeof(uint32_t));
+    return;
   }
+  for (int64_t f = 0; f < kBlock; ++f) words[f] = f < filters ? from[f * weights.filter_step] : 0;
+}
+
+void convolve(const Geometry& g, const uint32_t* x_words, const Weights& weights, const Result& to, int64_t block,
+              int64_t first, int64_t last, uint32_t* room) {
+  // The block's weights, contiguous: they are read once for every pixel.
+  for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k)
+    words_of_block(weights, block, g.out, k, room + k * kBlock);
   for (int64_t line = first; line < last; ++line) {
-    const int64_t image = line / c.rows, y0 = line % c.rows * c.stride_h - c.top;
+    const int64_t image = line / g.rows, y0 = line % g.rows * g.stride_h - g.top;
     int64_t i0, i1;
-    inside(y0, c.size_h, c.height, &i0, &i1);
-    for (int64_t column = 0; column < c.columns;) {
-      const int64_t x0 = column * c.stride_w - c.left;
+    inside(y0, g.size_h, g.height, &i0, &i1);
+    for (int64_t column = 0; column < g.columns;) {
+      const int64_t x0 = column * g.stride_w - g.left;
       int64_t j0, j1;
-      inside(x0, c.size_w, c.width, &j0, &j1);
-      const Taps taps = {i1 - i0, (j1 - j0) * c.words, c.width * c.words, c.size_w * c.words * kBlock};
-      const int64_t k = (i1 - i0) * (j1 - j0) * c.channels;
-      const uint32_t* x = c.x + ((image * c.height + y0 + i0) * c.width + x0 + j0) * c.words;
-      const uint32_t* w = room + (i0 * c.size_w + j0) * c.words * kBlock;
-      const int64_t pixel = line * c.columns + column;
-      const int64_t beyond = x0 + (Lanes::kRows - 1) * c.stride_w + c.size_w;
-      const bool whole = x0 >= 0 && beyond <= c.width && column + Lanes::kRows <= c.columns;
+      inside(x0, g.size_w, g.width, &j0, &j1);
+      const Taps taps = {i1 - i0, (j1 - j0) * g.words, g.width * g.words, g.size_w * g.words * kBlock};
+      const int64_t k = (i1 - i0) * (j1 - j0) * g.channels;
+      const uint32_t* x = x_words + ((image * g.height + y0 + i0) * g.width + x0 + j0) * g.words;
+      const uint32_t* w = room + (i0 * g.size_w + j0) * g.words * kBlock;
+      const int64_t pixel = line * g.columns + column;
+      const int64_t beyond = x0 + (Lanes::kRows - 1) * g.stride_w + g.size_w;
+      const bool whole = x0 >= 0 && beyond <= g.width && column + Lanes::kRows <= g.columns;
       if (whole)
-        tile<Lanes::kRows>(c, taps, x, w, to, block, pixel, k);
+        tile<Lanes::kRows>(g, taps, x, w, to, block, pixel, k);
       else
-        tile<1>(c, taps, x, w, to, block, pixel, k);
+        tile<1>(g, taps, x, w, to, block, pixel, k);
       column += whole ? Lanes::kRows : 1;
     }
   }
 }
 
-void dot(const uint32_t* x, int64_t rows, const uint32_t* w, int64_t words, int32_t k, int32_t* y, int64_t out,
+// 32 words, a filter each, as signs: tile[i][f] = -1 where bit i of words[f] is set, else +1.
+inline void unpack(const uint32_t* words, float* tile) {
+  for (int i = 0; i < 32; ++i)
+    for (int f = 0; f < kBlock; ++f) {
+      const uint32_t one = 0x3f800000u | (words[f] << (31 - i) & 0x80000000u);
+      memcpy(tile + i * kBlock + f, &one, sizeof(one));
+    }
+}
+
+void convolve_floats(const Geometry& g, const float* x, const Weights& weights, float* y, int64_t block, int64_t first,
+                     int64_t last, float* room) {
+  float *tile = room, *sums = room + 32 * kBlock;
+  const int64_t filters = least(kBlock, g.out - block * kBlock);
+  // A strip: pixels [p0, p1) of the lines, so many that unpacking a tile costs little beside its products.
+  for (int64_t p0 = first * g.columns; p0 < last * g.columns; p0 += kStrip) {
+    const int64_t p1 = least(p0 + kStrip, last * g.columns);
+    memset(sums, 0, kStrip * kBlock * sizeof(float));
+    for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k) {
+      const int64_t i = k / g.words / g.size_w, j = k / g.words % g.size_w, channel = k % g.words * 32;
+      const int64_t channels = least(32, g.channels - channel);
+      alignas(64) uint32_t words[kBlock];
+      words_of_block(weights, block, g.out, k, words);
+      unpack(words, tile);
+      for (int64_t line = p0 / g.columns; line * g.columns < p1; ++line) {
+        const int64_t row = line % g.rows * g.stride_h - g.top + i;
+        if (row < 0 || row >= g.height) continue;
+        // The columns of this line, within the strip, that see tap j inside the image.
+        const int64_t from = most(most(0, p0 - line * g.columns), ceil_div(most(0, g.left - j), g.stride_w));
+        const int64_t right = g.width - 1 + g.left - j;
+        const int64_t to = right < 0 ? 0 : least(least(g.columns, p1 - line * g.columns), right / g.stride_w + 1);
+        const float* at = x + ((line / g.rows * g.height + row) * g.width - g.left + j) * g.channels + channel;
+        const int64_t step = g.stride_w * g.channels;
+        float* sum = sums + (line * g.columns - p0) * kBlock;
+        int64_t column = from;
+        for (; column + Lanes::kPixels <= to; column += Lanes::kPixels)
+          Lanes::multiply_add<Lanes::kPixels>(at + column * step, step, channels, tile, sum + column * kBlock);
+        for (; column < to; ++column)
+          Lanes::multiply_add<1>(at + column * step, step, channels, tile, sum + column * kBlock);
+      }
+    }
+    for (int64_t p = p0; p < p1; ++p)
+      memcpy(y + p * g.out + block * kBlock, sums + (p - p0) * kBlock, filters * sizeof(float));
+  }
+}
+
+void dot(const uint32_t* x, int64_t rows, const uint32_t* w, int64_t words, int64_t k, int32_t* y, int64_t out,
          int64_t first, int64_t last) {
   for (int64_t f = first; f < last; ++f)
     for (int64_t row = 0; row < rows; ++row)
-      y[row * out + f] = k - 2 * static_cast<int32_t>(Lanes::differing(x + row * words, w + f * words, words));
+      y[row * out + f] = static_cast<int32_t>(k - 2 * Lanes::differing(x + row * words, w + f * words, words));
+}
+
+void dot_floats(const float* x, int64_t rows, const uint32_t* w, int64_t words, int64_t k, float* y, int64_t out,
+                int64_t first, int64_t last) {
+  for (int64_t f = first; f < last; ++f)
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t whole = k / 32;
+      float sum = Lanes::signed_sum(x + row * k, w + f * words, whole), rest = 0;
+      for (int64_t i = 32 * whole; i < k; ++i) rest += w[f * words + whole] >> (i % 32) & 1 ? -x[row * k + i] : x[row * k + i];
+      y[row * out + f] = sum + rest;
+    }
 }
 
 void pack(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first, int64_t last) {
@@ -167,7 +228,7 @@ int64_t limit(int64_t times) {
   return times * Lanes::kRows * kDepth * 32 * kBlock;
 }
 
-constexpr Kernels kKernels = {convolve, dot, pack, limit};
+constexpr Kernels kKernels = {convolve, convolve_floats, dot, dot_floats, pack, limit};
 
 }  // namespace
 }  // namespace bnn
