@@ -142,7 +142,7 @@ def _describe(value, tensors: dict[str, np.ndarray]):
             inner = getattr(value, field.name)
             if role(field) == 'tensor':
                 described[field.name] = None if inner is None else _store(inner, tensors)
-            elif role(field) != 'derived' and inner != field.default:
+            elif role(field) not in ('derived', 'decided') and inner != field.default:
                 described[field.name] = _describe(inner, tensors)
         return described
     if isinstance(value, tuple):

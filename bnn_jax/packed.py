@@ -31,22 +31,27 @@ def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
 
 
+def decided(*, default: Any) -> Any:
+    """A static field that is decided once the network is there; no file stores it."""
+    return dataclasses.field(default=default, metadata={'role': 'decided'})
+
+
 def child() -> Any:
     """A field that holds a layer, or a tuple of layers."""
     return dataclasses.field(metadata={'role': 'child'})
 
 
 def role(field: dataclasses.Field) -> str:
-    """'tensor', 'derived', 'child' or 'static'."""
+    """'tensor', 'derived', 'decided', 'child' or 'static'."""
     return field.metadata.get('role', 'static')
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, child))
+@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, child))
 def packed_layer(cls):
     """Class decorator: a frozen dataclass, compared by identity, registered as a pytree."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    static = [f.name for f in dataclasses.fields(cls) if role(f) == 'static']
-    arrays = [f.name for f in dataclasses.fields(cls) if role(f) != 'static']
+    static = [f.name for f in dataclasses.fields(cls) if role(f) in ('static', 'decided')]
+    arrays = [f.name for f in dataclasses.fields(cls) if f.name not in static]
 
     def flatten(layer):
         children = [(jax.tree_util.GetAttrKey(name), getattr(layer, name)) for name in arrays]
@@ -128,7 +133,11 @@ class PackedProduct:
 
 @packed_layer
 class UnpackedProduct:
-    """Binary weights, real input: stored as bits, unpacked tile by tile for a float product (BinaryConnect, BWN)."""
+    """Binary weights, real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
+
+    in_order: whether the sums go in the order of training, so that a sign that reads them is training's: the first layer of
+    a network with binary inputs. Else they are faster, and their floats never exist as a whole: tile by tile.
+    """
 
     product: Convolution | Dense
     into: int
@@ -136,13 +145,18 @@ class UnpackedProduct:
     words: jax.Array = tensor()
     scale: jax.Array | None = tensor()
     bias: jax.Array | None = tensor()
+    in_order: bool = decided(default=True)
 
     def __post_init__(self):
         _expect_bits(self)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.product.check(x, self.into)
-        return epilogue(scaled(self.product.signed(x, self.words), self.scale), None, self.bias)
+        if self.in_order:
+            y = self.product(x, self.product.unpack_kernel(self.words, self.into))
+        else:
+            y = self.product.signed(x, self.words)
+        return epilogue(scaled(y, self.scale), None, self.bias)
 
 
 @packed_layer

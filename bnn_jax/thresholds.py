@@ -24,6 +24,7 @@ from bnn_jax.packed import (
     PackedProduct,
     Stateless,
     Sum,
+    UnpackedProduct,
     derived,
     packed_layer,
 )
@@ -33,17 +34,44 @@ from bnn_jax.signs import Signs
 
 
 def in_bits(layer) -> Any:
-    """A packed network, or any of its layers, with thresholds wherever `runs` allows; the answers are the same bits."""
+    """A packed network, or any of its layers, with thresholds wherever `runs` allows; the answers are the same bits.
+
+    Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
+    """
+    in_order = any(isinstance(inner, PackedProduct) for inner in _products(layer))
+    return _in_bits(layer, in_order)
+
+
+def _products(layer):
     match layer:
         case PackedNetwork():
-            return PackedNetwork(layer.channels, layer.num_classes, in_bits(layer.body))
+            yield from _products(layer.body)
         case Chain():
-            layers = tuple(in_bits(inner) for inner in layer.layers)
+            for inner in layer.layers:
+                yield from _products(inner)
+        case Sum():
+            yield from _products(layer.body)
+            yield from _products(layer.shortcut)
+        case Concat():
+            for branch in layer.branches:
+                yield from _products(branch)
+        case _:
+            yield layer
+
+
+def _in_bits(layer, in_order: bool) -> Any:
+    match layer:
+        case PackedNetwork():
+            return PackedNetwork(layer.channels, layer.num_classes, _in_bits(layer.body, in_order))
+        case Chain():
+            layers = tuple(_in_bits(inner, in_order) for inner in layer.layers)
             return Chain(layers, tuple(Run.of(layers, start, stop) for start, stop in runs(layers)))
         case Sum():
-            return Sum(in_bits(layer.body), in_bits(layer.shortcut))
+            return Sum(_in_bits(layer.body, in_order), _in_bits(layer.shortcut, in_order))
         case Concat():
-            return Concat(tuple(in_bits(branch) for branch in layer.branches))
+            return Concat(tuple(_in_bits(branch, in_order) for branch in layer.branches))
+        case UnpackedProduct():
+            return dataclasses.replace(layer, in_order=in_order)
     return layer
 
 

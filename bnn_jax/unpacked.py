@@ -42,8 +42,9 @@ class SignProduct:
 def in_floats(network: PackedNetwork) -> PackedNetwork:
     """The network with every sign as a float32 number and every product a float32 one: 32 times the memory.
 
-    On CPU its logits are those of `network` where all products of signs are exact, below 2^24 terms. Raises TypeError for a
-    layer it does not know.
+    On CPU its logits are those of `network` where all products of signs are exact, below 2^24 terms; without any binary
+    input (BinaryConnect, BWN) only up to rounding, for `network` adds up in another order. Raises TypeError for a layer it
+    does not know.
     """
     return PackedNetwork(network.channels, network.num_classes, _chain(network.body))
 

@@ -275,7 +275,9 @@ def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))
     randomise_norms(model)
     packed, x = bnn.convert(model), images(architecture)
-    np.testing.assert_array_equal(evaluated(in_floats(packed), x), evaluated(packed, x))
+    floats, bits = evaluated(in_floats(packed), x), evaluated(packed, x)
+    # BWN's real inputs are added up in another order.
+    np.testing.assert_allclose(floats, bits, rtol=0, atol=1e-5 * np.ptp(bits) if scheme == 'BWN' else 0)
 
 
 def test_floats_of_what_is_unknown_are_refused():

@@ -15,7 +15,7 @@ from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
 from bnn_jax.layers import LeakyRelu, Norm, Product, Relu
 from bnn_jax.network import Branches, Residual
-from bnn_jax.packed import PackedProduct
+from bnn_jax.packed import PackedProduct, UnpackedProduct
 from bnn_jax.parts import Stack
 from bnn_jax.quantizers import sign
 
@@ -191,3 +191,10 @@ def test_no_relu_right_before_a_sign(architecture, scheme):
     """It would make every bit +1, silently."""
     model = nnx.eval_shape(lambda: build(architecture, getattr(bnn, scheme)))
     no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize(('scheme', 'in_order'), [('BNN', True), ('BWN', False), ('BC', False)])
+def test_real_inputs_are_added_up_in_the_order_of_training_where_a_sign_follows(scheme, in_order, tmp_path):
+    packed = bnn.convert(two_blocks(getattr(bnn, scheme)))
+    for network in (packed, bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))):
+        assert {layer.in_order for layer in network.body.layers if isinstance(layer, UnpackedProduct)} == {in_order}
