@@ -195,6 +195,6 @@ def test_no_relu_right_before_a_sign(architecture, scheme):
 
 @pytest.mark.parametrize(('scheme', 'in_order'), [('BNN', True), ('BWN', False), ('BC', False)])
 def test_real_inputs_are_added_up_in_the_order_of_training_where_a_sign_follows(scheme, in_order, tmp_path):
-    packed = bnn.convert(two_blocks(getattr(bnn, scheme)))
+    packed = bnn.convert(build('lenet5', getattr(bnn, scheme)))
     for network in (packed, bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))):
         assert {layer.in_order for layer in network.body.layers if isinstance(layer, UnpackedProduct)} == {in_order}
