@@ -8,7 +8,10 @@ import jax.ffi
 from bnn_jax.kernels import build, native
 
 try:
-    print(build.build(Path(jax.ffi.include_dir())))
+    build.build(Path(jax.ffi.include_dir()))
 except RuntimeError as error:
-    sys.exit(f'The C++ kernels were not built; `xla` runs without them. {error}')
-print(native.missing() or f'instruction sets: {", ".join(native.instruction_sets())}')
+    print(f'The C++ kernels were not built: {error}')
+reason = native.missing()
+if reason is not None:
+    sys.exit(f'`native` cannot run here, `xla` runs instead: {reason}')
+print(f'`native` runs: {build.LIBRARY}, instruction sets {", ".join(native.instruction_sets())}')
