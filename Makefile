@@ -9,7 +9,7 @@ demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

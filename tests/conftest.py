@@ -17,6 +17,14 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+@pytest.fixture(scope='module')
+def compiled_quickly():
+    """XLA leaves out what only makes code fast, in modules that ask for no fast code; the proof and the kernels have all."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='module', autouse=True)
 def _forget_compilations():
     """Compiled functions hold mappings of memory, of which a process may have 65,530: with all of them it would crash."""

@@ -24,7 +24,7 @@ SMALL = {
     'nin': ({'width': 0.17, 'input_shape': (13, 10, 3)}, (2, 13, 10, 3)),
     'extraction': ({'width': 0.07, 'input_shape': (67, 65, 3)}, (2, 67, 65, 3)),
     'resnet20': ({'width': 0.9, 'blocks': (1, 1, 1), 'input_shape': (9, 11, 3)}, (2, 9, 11, 3)),
-    'resnet18': ({'width': 0.55, 'input_shape': (35, 37, 3)}, (2, 35, 37, 3)),
+    'resnet18': ({'width': 0.55, 'blocks': (1, 2, 1, 1), 'input_shape': (35, 37, 3)}, (2, 35, 37, 3)),
 }
 
 

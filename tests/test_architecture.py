@@ -62,8 +62,8 @@ def test_the_readme_example_and_commands_are_real():
     for module in re.findall(r'-m experiments\.([a-z0-9_]+)', readme):
         assert (ROOT / 'experiments' / f'{module}.py').exists(), module
     first, second = re.findall(r'```python\n(.*?)```', readme, re.S)[:2]
-    smaller = first.replace('224, 224', '64, 64').replace(
-        'resnet18(num', 'resnet18(width=0.1, blocks=(1, 1, 1, 1), num'
+    smaller = first.replace('224, 224', '32, 32').replace(
+        'resnet18(num', 'resnet18(width=0.1, filters=(64, 128), blocks=(1, 1), num'
     )
     smaller = smaller.replace("'resnet18.safetensors'", 'path')
     namespace = {'path': str(ROOT / '.pytest_cache' / 'readme.safetensors')}

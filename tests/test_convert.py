@@ -20,7 +20,7 @@ def test_report_names_every_layer():
     assert [row.path for row in packed.report.rows] == [layer.path for layer in summary.layers]
     assert [row.bytes for row in packed.report.rows] == [layer.packed_bytes for layer in summary.layers]
     became = [row.became for row in packed.report.rows]
-    assert became.count('xnor + popcount') == 16
+    assert became.count('xnor + popcount') == 10
     assert became.count('float32') == 5  # first, last, three shortcuts
     assert all('real' in row.reason for row in packed.report.rows if row.became == 'float32')
     assert 'xnor + popcount' in str(packed.report) and f'{packed.report.bytes:,}' in str(packed.report)

@@ -39,6 +39,8 @@ from bnn_jax.training.devices import (
 from bnn_jax.training.metrics import read
 from bnn_jax.training.step import update
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 TESTS = Path(__file__).parent
 
 
@@ -49,6 +51,7 @@ def environment(devices: int) -> dict[str, str]:
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
 
@@ -211,12 +214,15 @@ def test_a_batch_that_groups_cannot_share():
         dataclasses.replace(bnn.XNOR, norm_groups=0)
 
 
+in_parts_of = jax.jit(update, static_argnames='parts')
+
+
 def test_a_batch_in_parts_is_the_batch():
     """A network without normalisation: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
     rounding."""
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, bnn.FLOAT, {'hidden': (), 'input_shape': (8, 8, 1)})
-        whole_batch, in_parts = (update(state, batch_of(12), parts=parts) for parts in (1, 4))
+        whole_batch, in_parts = (in_parts_of(state, batch_of(12), parts=parts) for parts in (1, 4))
     assert difference(whole_batch, in_parts) < 1e-14
 
 
@@ -226,7 +232,7 @@ def test_a_batch_in_parts_moves_the_statistics_part_by_part():
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
         batch = batch_of(8)
-        after, _ = update(state, batch, parts=2)
+        after, _ = in_parts_of(state, batch, parts=2)
         x = batch['image'].reshape(8, -1)
         kernels = [value[...] for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel']
         kernel = next(np.asarray(k) for k in kernels if k.shape == (64, 3))
@@ -302,6 +308,8 @@ def config(workdir, **changes) -> Config:
 
 def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end: str) -> None:
     """One process of a run, which `end`s ('kill' or 'term') itself after that step; 'none': it doesn't."""
+    # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
+    jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
     fit_module = sys.modules['bnn_jax.training.fit']
     check, seen = fit_module.check_batch, []

@@ -15,6 +15,8 @@ from bnn_jax.layers import Noise, Product
 from bnn_jax.network import Auxiliary
 from bnn_jax.products import Dense
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 
 def products(layers) -> list[Product]:
     return [layer for layer in layers if isinstance(layer, Product)]

@@ -34,6 +34,8 @@ from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.signals import Signals
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 TESTS = Path(__file__).parent
 EPOCH, LAST = 22, 44
 """Steps of an epoch and of a whole run."""
@@ -130,6 +132,7 @@ def process(*arguments) -> subprocess.CompletedProcess:
         'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
     line = [sys.executable, '-W', 'error', __file__, *map(str, arguments)]
@@ -245,7 +248,15 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, event, step, 
     assert records(tmp_path) == records(finished[0])
 
 
-def test_a_second_signal_is_not_waited_for():
+@pytest.fixture
+def python_handles_sigint():
+    """As it does where a process is not started with SIGINT ignored, which a shell's background jobs are."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_a_second_signal_is_not_waited_for(python_handles_sigint):
     with Signals() as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT

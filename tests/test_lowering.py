@@ -22,6 +22,8 @@ import bnn_jax as bnn
 from bnn_jax.training import Config, experiment, init, logits_of
 from bnn_jax.training.step import update
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 ROOT = Path(__file__).parent.parent
 PLATFORMS = ('cuda', 'tpu')
 EXPERIMENTS = [

@@ -19,6 +19,8 @@ from bnn_jax.projections import centre_and_clip
 from bnn_jax.schemes import Scheme, check_scale
 from bnn_jax.windows import Window
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Scheme) and name.isupper()}
 PRESETS = {name: value for name, value in PRESETS.items() if not hasattr(bnn, name)}
 FOUR_CLASSES = {'num_classes': 4, 'width': 0.2, 'input_shape': (20, 21, 2)}
@@ -103,7 +105,7 @@ def test_presets_are_schemes_that_train(preset):
     for part in (preset, preset.first(preset), preset.last(preset), preset.shortcut(preset)):
         check_scale(part)
     assert hash(preset) == hash(dataclasses.replace(preset))
-    model = bnn.models.mlp(3, scheme=preset, rngs=nnx.Rngs(0), width=1 / 512, input_shape=(3, 3, 1))
+    model = bnn.models.mlp(3, scheme=preset, rngs=nnx.Rngs(0), hidden=(8, 8), input_shape=(3, 3, 1))
     batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
     batch['label'] = np.arange(16) % 3
     assert bnn.summarize(model, (1, 3, 3, 1)).layers[-1].output_shape == (1, 3)
@@ -263,8 +265,11 @@ def test_trained_parameters_of_alexnet_under_the_published_codes():
 
 
 def test_dorefa_trains_and_is_refused_with_its_reason():
-    model = bnn.models.vgg_small(3, scheme=bnn.DOREFA, rngs=nnx.Rngs(0), width=0.04, input_shape=(8, 8, 1))
-    batch = {'image': np.random.default_rng(0).normal(size=(9, 8, 8, 1)).astype(np.float32), 'label': np.arange(9) % 3}
+    model = bnn.models.lenet5(3, scheme=bnn.DOREFA, rngs=nnx.Rngs(0), width=0.2, input_shape=(16, 16, 1))
+    batch = {
+        'image': np.random.default_rng(0).normal(size=(9, 16, 16, 1)).astype(np.float32),
+        'label': np.arange(9) % 3,
+    }
     state = training.init(model, optax.adam(1e-2))
     losses = []
     for _ in range(30):

@@ -25,6 +25,8 @@ from bnn_jax.stages import activations_only, second_stage
 from bnn_jax.training import Config, fit, init, model_of, train_step
 from bnn_jax.training.metrics import MetricsLog
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 TESTS = Path(__file__).parent
 BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA')}
 BINARY['XNOR_LUA'] = bnn.presets.XNOR_LUA
@@ -271,6 +273,7 @@ def test_killed_in_the_second_stage_it_ends_the_same(tmp_path):
         'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
     line = [sys.executable, '-W', 'error', __file__, str(part)]

@@ -18,6 +18,8 @@ from bnn_jax.projections import centre_and_clip
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
 from bnn_jax.training import evaluate, init, logits_of, model_of, train_step
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 SCHEMES = {
     'FLOAT': FLOAT,
     'BC': BC,

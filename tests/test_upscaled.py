@@ -19,6 +19,8 @@ from bnn_jax.training.metrics import read
 from experiments import cifar10_upscaled_alexnet_xnor as upscaled
 from experiments import imagenet
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 IMAGES, BATCH = 24, 4
 
 

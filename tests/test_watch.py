@@ -27,6 +27,8 @@ from bnn_jax.training.pictures import plot_watch
 from bnn_jax.training.step import in_top5
 from bnn_jax.training.watch import _share, signs, watch
 
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
 EPS = np.finfo(np.float32).eps
 
 # A network of two layers.
