@@ -2,7 +2,7 @@
 
     taskset -c 1 python -m experiments.bench_inference     # one core
     python -m experiments.bench_inference                  # every core that this process may use
-    python -m experiments.bench_inference --networks resnet18/BWN --layers=False --memory=False
+    python -m experiments.bench_inference --networks resnet18/BWN --no-layers --no-memory
 
 Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
 medians, the middle half, and the median over the rounds of the float time by its own in that round. The limit is what one

@@ -93,27 +93,40 @@ def packed_step(layer: Layer, backend: str) -> Callable:
     return jax.jit(step)
 
 
-def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str, Callable[[], object]]:
-    """'float32', XLA's convolution of +-1 in floats, and the packed backends: each from what it reads to its result.
+def float_steps(layer: Layer) -> dict[str, Callable]:
+    """Signs as floats (N, H, W, C), (size, size, C, out) -> (N, H', W', out), in the two ways XLA has, compiled."""
+    pads = ((layer.padding, layer.padding),) * 2
 
-    Raises RuntimeError where a backend's integers are not those of the float convolution.
+    def convolution(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    def patches(x, w):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        out = x.shape[1] - layer.size + 1
+        taps = [x[:, i : i + out, j : j + out] for i in range(layer.size) for j in range(layer.size)]
+        rows = jnp.concatenate(taps, axis=-1).reshape(-1, w[..., 0].size)
+        return (rows @ w.reshape(-1, layer.filters)).reshape(-1, out, out, layer.filters)
+
+    return {'float32': jax.jit(convolution), 'float32, patches': jax.jit(patches)}
+
+
+def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str, Callable[[], object]]:
+    """'float32', XLA's convolution, 'float32, patches', its matrix product, and packed backends: operands in, result out.
+
+    Raises RuntimeError where the integers of one differ from those of another.
     """
     rng = np.random.default_rng(0)
-    shapes = (
-        (batch, layer.extent, layer.extent, layer.channels),
-        (layer.size, layer.size, layer.channels, layer.filters),
-    )
-    x, w = (jnp.asarray(2.0 * rng.integers(0, 2, shape) - 1, jnp.float32) for shape in shapes)
-    words = pack(x), pack(w, axis=2)
-    pads = ((layer.padding, layer.padding),) * 2
-    product = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=pads)
-    calls = {'float32': partial(jax.jit(partial(product, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))), x, w)}
-    sums = tap_sums(words[1], layer.channels)
-    calls |= {backend: partial(packed_step(layer, backend), *words, sums) for backend in backends}
+    image = (batch, layer.extent, layer.extent, layer.channels)
+    kernel = (layer.size, layer.size, layer.channels, layer.filters)
+    x, w = (jnp.asarray(2.0 * rng.integers(0, 2, shape) - 1, jnp.float32) for shape in (image, kernel))
+    x_words, w_words = pack(x), pack(w, axis=2)
+    sums = tap_sums(w_words, layer.channels)
+    calls = {name: partial(call, x, w) for name, call in float_steps(layer).items()}
+    calls |= {backend: partial(packed_step(layer, backend), x_words, w_words, sums) for backend in backends}
     expected = np.asarray(calls['float32']())
-    for name in backends:
-        if not np.array_equal(calls[name](), expected):
-            raise RuntimeError(f'backend {name}, {layer}: its integers differ from those of the float convolution')
+    for name, call in calls.items():
+        if not np.array_equal(call(), expected):
+            raise RuntimeError(f'{name}, {layer}: its integers differ from those of the float convolution')
     return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
 
 
@@ -126,9 +139,9 @@ def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | N
         for name, own in times.items():
             rate = batch * layer.macs / float(np.median(own))
             ratio = speedup(times, name, 'float32')
-            share = '' if limit is None or name == 'float32' else f'{rate / limit:.0%}'
+            share = '' if limit is None or name not in backends else f'{rate / limit:.0%}'
             rows.append([str(layer), name, *milliseconds(own), f'{ratio:.2f}', f'{rate / 1e9:.1f}', share])
-            if name != 'float32':
+            if name in backends:
                 speedups[name].append(ratio)
         if reason is not None:
             rows.append([str(layer), f'native: {reason}', '', '', '', '', ''])

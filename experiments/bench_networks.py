@@ -75,7 +75,7 @@ def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[]
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
-        return {'PyTorch': 'not installed', 'ONNX Runtime': 'not measured: the network comes from PyTorch'}
+        return {'PyTorch': 'not installed', 'ONNX Runtime': 'not measured, PyTorch exports the network'}
     torch.set_num_threads(cores)
     twin, x = in_pytorch(network), torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
@@ -92,10 +92,12 @@ def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[]
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             torch.onnx.export(twin, (x,), file, input_names=['images'], dynamo=False)
-    except Exception as error:  # whatever an exporter of another version or a package that it lacks raises
-        return {'PyTorch': in_torch, 'ONNX Runtime': f'not measured: PyTorch could not export the network: {error}'}
+    except Exception as error:  # Whatever an exporter of another version raises, or one that lacks a package.
+        return {'PyTorch': in_torch, 'ONNX Runtime': f'not measured, PyTorch did not export the network: {error}'}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores
+    # Else its threads keep the cores busy for a while after it has answered, in what is measured next.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=['CPUExecutionProvider'])
     feed = {'images': x.numpy()}
     return {'PyTorch': in_torch, 'ONNX Runtime': lambda: session.run(None, feed)[0]}

@@ -50,22 +50,27 @@ def in_pytorch(network: Network) -> Any:
         module = nn.Conv2d(layer.into, layer.out, window.size, window.strides, pads, bias=bool(bias))
         return filled(module, weight=kernel.transpose(3, 2, 0, 1), **bias)
 
-    def norm(layer: Norm):
-        module = nn.BatchNorm2d(layer.num_features, layer.epsilon)
+    def norm(layer: Norm, flat: bool):
+        module = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(layer.num_features, layer.epsilon)
         assert layer.bias is not None
         numbers = {'weight': layer.gamma, 'bias': layer.bias[...]}
         return filled(module, **numbers, running_mean=layer.mean[...], running_var=layer.var[...])
 
+    def chain(layers):
+        modules, flat = [], False
+        for layer in layers:
+            flat = flat or isinstance(layer, Flatten | GlobalAveragePool)
+            modules.append(norm(layer, flat) if isinstance(layer, Norm) else of(layer))
+        return nn.Sequential(*modules)
+
     def of(layer):
         match layer:
             case Sequential():
-                return nn.Sequential(*map(of, layer.layers))
+                return chain(layer.layers)
             case Residual():
                 return Sum(of(layer.body), of(layer.shortcut))
             case Product() if layer.scheme.weight is None and layer.scheme.activation is None:
                 return product(layer)
-            case Norm():
-                return norm(layer)
             case Relu():
                 return nn.ReLU()
             case MaxPool():
