@@ -96,11 +96,20 @@ struct Lanes {
     }
     return bits;
   }
+  static uint32_t signs(__m256 x) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-__FLT_MIN__), _CMP_NGT_UQ)));
+  }
   static uint32_t signs(const float* x) {
     uint32_t bits = 0;
+    for (int part = 0; part < 4; ++part) bits |= signs(_mm256_loadu_ps(x + 8 * part)) << (8 * part);
+    return bits;
+  }
+  static uint32_t signs(const float* x, const float* scale, const float* shift) {
+    uint32_t bits = 0;
     for (int part = 0; part < 4; ++part) {
-      const __m256 negative = _mm256_cmp_ps(_mm256_loadu_ps(x + 8 * part), _mm256_set1_ps(-__FLT_MIN__), _CMP_NGT_UQ);
-      bits |= static_cast<uint32_t>(_mm256_movemask_ps(negative)) << (8 * part);
+      const __m256 s = _mm256_loadu_ps(scale + 8 * part), b = _mm256_loadu_ps(shift + 8 * part);
+      const __m256 y = _mm256_mul_ps(_mm256_add_ps(_mm256_loadu_ps(x + 8 * part), b), s);
+      bits |= signs(_mm256_blendv_ps(y, b, _mm256_cmp_ps(s, _mm256_setzero_ps(), _CMP_EQ_OQ))) << (8 * part);
     }
     return bits;
   }

@@ -76,11 +76,19 @@ struct Lanes {
     const uint32_t upper = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(y + 16), _mm512_loadu_si512(limits + 16));
     return lower | upper << 16;
   }
+  static uint32_t signs(__m512 x) { return _mm512_cmp_ps_mask(x, _mm512_set1_ps(-__FLT_MIN__), _CMP_NGT_UQ); }
   static uint32_t signs(const float* x) {
-    const __m512 limit = _mm512_set1_ps(-__FLT_MIN__);
-    const uint32_t lower = _mm512_cmp_ps_mask(_mm512_loadu_ps(x), limit, _CMP_NGT_UQ);
-    const uint32_t upper = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16), limit, _CMP_NGT_UQ);
-    return lower | upper << 16;
+    return signs(_mm512_loadu_ps(x)) | signs(_mm512_loadu_ps(x + 16)) << 16;
+  }
+  static uint32_t signs(const float* x, const float* scale, const float* shift) {
+    uint32_t bits = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m512 s = _mm512_loadu_ps(scale + 16 * half), b = _mm512_loadu_ps(shift + 16 * half);
+      const __m512 y = _mm512_mul_ps(_mm512_add_ps(_mm512_loadu_ps(x + 16 * half), b), s);
+      const __mmask16 constant = _mm512_cmp_ps_mask(s, _mm512_setzero_ps(), _CMP_EQ_OQ);
+      bits |= signs(_mm512_mask_blend_ps(constant, y, b)) << (16 * half);
+    }
+    return bits;
   }
 };
 

@@ -75,12 +75,21 @@ struct Lanes {
     }
     return bits;
   }
-  static uint32_t signs(const float* x) {
+  static uint32_t signs(float32x4_t x) {
     static const uint32_t kBits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vbicq_u32(vld1q_u32(kBits), vcgtq_f32(x, vdupq_n_f32(-__FLT_MIN__))));
+  }
+  static uint32_t signs(const float* x) {
+    uint32_t bits = 0;
+    for (int part = 0; part < 8; ++part) bits |= signs(vld1q_f32(x + 4 * part)) << (4 * part);
+    return bits;
+  }
+  static uint32_t signs(const float* x, const float* scale, const float* shift) {
     uint32_t bits = 0;
     for (int part = 0; part < 8; ++part) {
-      const uint32x4_t positive = vcgtq_f32(vld1q_f32(x + 4 * part), vdupq_n_f32(-__FLT_MIN__));
-      bits |= vaddvq_u32(vbicq_u32(vld1q_u32(kBits), positive)) << (4 * part);
+      const float32x4_t s = vld1q_f32(scale + 4 * part), b = vld1q_f32(shift + 4 * part);
+      const float32x4_t y = vmulq_f32(vaddq_f32(vld1q_f32(x + 4 * part), b), s);
+      bits |= signs(vbslq_f32(vceqq_f32(s, vdupq_n_f32(0)), b, y)) << (4 * part);
     }
     return bits;
   }

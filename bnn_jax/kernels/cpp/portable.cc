@@ -49,6 +49,11 @@ struct Lanes {
     for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(!(x[i] > -__FLT_MIN__)) << i;
     return bits;
   }
+  static uint32_t signs(const float* x, const float* scale, const float* shift) {
+    float y[32];
+    for (int i = 0; i < 32; ++i) y[i] = scale[i] == 0 ? shift[i] : (x[i] + shift[i]) * scale[i];
+    return signs(y);
+  }
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 //   Lanes::signed_sum(x, w, n) sum over the n words of w of 32 x each, minus where the bit is set
 //   Lanes::below(y, limits)    a word: bit f where y[f] < limits[f]
 //   Lanes::signs(x)            a word: bit i where x[i] is not above -(least normal number), of 32 floats
+//   Lanes::signs(x, scale, shift)   the same of (x + shift) * scale, or of shift where scale is 0
 #pragma once
 
 #include <float.h>
@@ -194,23 +195,18 @@ void dot_floats(const float* x, int64_t rows, const uint32_t* w, int64_t words, 
 }
 
 void pack(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first, int64_t last) {
-  alignas(64) float values[32];
+  alignas(64) float rest[3][32] = {};  // The last channels of a row, their scale and shift, and zeros.
   const float* scale = coefficients;
   const float* shift = coefficients == nullptr ? nullptr : coefficients + channels;
   for (int64_t row = first; row < last; ++row)
     for (int64_t c = 0; c < channels; c += 32) {
-      const float* from = x + row * channels + c;
-      const int64_t n = least(32, channels - c);
-      if (n < 32 || scale != nullptr) {
-        for (int64_t i = n; i < 32; ++i) values[i] = 0;
-        if (scale == nullptr)
-          memcpy(values, from, n * sizeof(float));
-        else
-          for (int64_t i = 0; i < n; ++i)
-            values[i] = scale[c + i] == 0 ? shift[c + i] : (from[i] + shift[c + i]) * scale[c + i];
-        from = values;
-      }
-      *words++ = Lanes::signs(from);
+      const float *of[3] = {x + row * channels + c, scale + c, shift + c};
+      if (channels - c < 32)
+        for (int i = 0; i < (scale == nullptr ? 1 : 3); ++i) {
+          memcpy(rest[i], of[i], (channels - c) * sizeof(float));
+          of[i] = rest[i];
+        }
+      *words++ = scale == nullptr ? Lanes::signs(of[0]) : Lanes::signs(of[0], of[1], of[2]);
     }
 }
 
