@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a conditional does.
 
 
