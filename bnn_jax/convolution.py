@@ -31,7 +31,7 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> j
     with a window as large as the image, so there
     - dkernel is patches^T g, a matrix product, the patches made for a few rows of y at a time: as one array they would
       be kh kw times as large as x, and fresh memory costs more than the arithmetic.
-    - dx at stride 1, where it has many more pixels than g (no padding), is products g kernel[i]^T, shifted and added:
+    - dx at stride 1, where it has many more pixels than g (no padding), is products kernel g^T of a row, shifted and added:
       XLA's convolution would multiply the zeros round g as well.
     Raises TypeError for operands of two dtypes.
     """
@@ -89,18 +89,24 @@ def _widened(gradient, operand, g):
 
 
 def _shifted_products(kernel, g, *, pads):
-    """dx at stride 1: for every kernel row one product, its parts shifted and added, then the rows."""
+    """dx at stride 1: for every row of g one product, its parts for the taps shifted and added to the rows of x they see.
+
+    Rows lie channels first, images last, so that a shift by a column is one by N numbers in a run of W N.
+    """
     kh, kw, into, out = kernel.shape
+    n, height, width, _ = g.shape
     (top, bottom), (left, right) = pads
     zero, none = jnp.zeros((), g.dtype), (0, 0, 0)
-    rows = []
-    for i in range(kh):
-        parts = _dot(g.reshape(-1, out), jnp.moveaxis(kernel[i], -1, 0).reshape(out, -1), 1, 0)
-        parts = parts.reshape(*g.shape[:3], kw, into)
-        shifted = [lax.pad(parts[..., j, :], zero, (none, none, (j, kw - 1 - j, 0), none)) for j in range(kw)]
-        rows.append(lax.pad(sum(shifted[1:], shifted[0]), zero, (none, (i, kh - 1 - i, 0), none, none)))
-    dx = sum(rows[1:], rows[0])
-    return dx[:, top : dx.shape[1] - bottom, left : dx.shape[2] - right]
+    g, taps = jnp.transpose(g, (1, 3, 2, 0)), kernel.reshape(-1, out)
+
+    def add(a, dx):
+        parts = _dot(taps, lax.dynamic_index_in_dim(g, a, 0, keepdims=False), 1, 0).reshape(kh, kw, into, width, n)
+        shifted = [lax.pad(parts[:, j], zero, (none, none, (j, kw - 1 - j, 0), none)) for j in range(kw)]
+        rows = lax.dynamic_slice_in_dim(dx, a, kh, 0) + sum(shifted[1:], shifted[0])
+        return lax.dynamic_update_slice_in_dim(dx, rows, a, 0)
+
+    dx = lax.fori_loop(0, height, add, jnp.zeros((height + kh - 1, into, width + kw - 1, n), g.dtype))
+    return jnp.transpose(dx[top : dx.shape[0] - bottom, :, left : dx.shape[2] - right], (3, 0, 2, 1))
 
 
 def _products_of_patches(x, g, *, size, strides, pads):

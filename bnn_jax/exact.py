@@ -7,11 +7,15 @@ network amplifies that bit: one flipped sign near 0 grows to a changed predictio
 arithmetic (eval mode) and in packed arithmetic alike, is made of the functions below.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a conditional does.
 
 
 def wide(dtype) -> np.dtype:
@@ -48,6 +52,11 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
     return jax.lax.cond(certain, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
 
 
+def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
+    """function(*operands), lowered for CPU `apart`: there an array is read faster than it is written and read again."""
+    return jax.lax.platform_dependent(*operands, cpu=partial(apart, function), default=function)
+
+
 def negative(x: jax.Array) -> jax.Array:
     """Where the sign of x is -1, or x is NaN: not x > -tiny, tiny being the smallest normal number.
 
@@ -59,26 +68,43 @@ def negative(x: jax.Array) -> jax.Array:
     return ~(x > -jnp.finfo(x.dtype).tiny)
 
 
-@jax.jit
-def ordered_sum(x: jax.Array) -> jax.Array:
-    """Sum over axis 0, pairwise, always in the same order (and with an error that grows as log n, not n).
+def _itself(x: jax.Array) -> jax.Array:
+    return x
+
+
+@partial(jax.jit, static_argnames='term')
+def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
+    """Sum over axis 0 of term(*operands), pairwise, always in the same order (and with an error that grows as log n, not n).
 
     First half + second half, again and again; rows left over where the number is odd are added at the end, the first
-    left over first. x: (n, ...), n >= 1. Returns (...). Differentiable.
+    left over first. operands: (n, ...) each, n >= 1; term: number by number. Returns (...). Differentiable.
     """
     left_over = []
-    while x.shape[0] > 1:
-        half = x.shape[0] // 2
-        left_over += list(x[2 * half :])
-        x = x[:half] + x[half : 2 * half]
-    return apart(lambda total: total, sum(left_over, x[0]))
+    while (n := operands[0].shape[0]) > 1:
+        if n % 2:
+            left_over.append(term(*(x[-1] for x in operands)))
+            operands = tuple(x[:-1] for x in operands)
+            continue
+        halved = partial(_halved, term)
+        operands = (apart_on_cpu(halved, *operands) if operands[0].size >= LARGE else halved(*operands),)
+        term = _itself
+    return apart(_itself, sum(left_over, term(*(x[0] for x in operands))))
 
 
-@jax.jit
-def ordered_mean(x: jax.Array) -> jax.Array:
+def _halved(term, *operands):
+    """(n, ...), n even, to n / 2 rows, n / 4 or n / 8: every operand is read once, and no sum between is written."""
+    parts = [term(*part) for part in zip(*(jnp.split(x, math.gcd(len(x), 8)) for x in operands), strict=True)]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [a + b for a, b in zip(parts[:half], parts[half:], strict=True)]
+    return parts[0]
+
+
+@partial(jax.jit, static_argnames='term')
+def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
     """Mean over axis 0: `ordered_sum` times the nearest number to 1/n (a division by a constant may be rewritten)."""
-    reciprocal = np.asarray(1.0 / x.shape[0], x.dtype)
-    return rounded(ordered_sum(x) * reciprocal)
+    total = ordered_sum(*operands, term=term)
+    return rounded(total * np.asarray(1.0 / operands[0].shape[0], total.dtype))
 
 
 @jax.jit

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.exact import negative, ordered_mean, wide
+from bnn_jax.exact import apart_on_cpu, negative, ordered_mean, wide
 from bnn_jax.windows import Padding, Window
 
 
@@ -126,8 +126,7 @@ def alpha(w) -> jax.Array:
     w = _floating(w, 'alpha')
     if w.ndim < 2:
         raise ValueError(f'alpha: got shape {w.shape}, expected rank >= 2 with the output filter as last axis')
-    magnitudes = jnp.abs(w.astype(wide(w.dtype)))
-    return ordered_mean(magnitudes.reshape(-1, w.shape[-1])).astype(w.dtype)
+    return ordered_mean(w.astype(wide(w.dtype)).reshape(-1, w.shape[-1]), term=jnp.abs).astype(w.dtype)
 
 
 @jax.custom_vjp
@@ -142,13 +141,24 @@ def scaled_sign_ste(w) -> jax.Array:
 
 
 def _scaled_sign_ste_fwd(w):
-    return scaled_sign_ste(w), w
+    a = alpha(w)
+    return _expand(a, w) * sign(w), (w, a)
 
 
-def _scaled_sign_ste_bwd(w, g):
-    s = sign(w)
-    through_alpha = ordered_mean((g * s).astype(wide(w.dtype)).reshape(-1, w.shape[-1])).astype(w.dtype)
-    return (_inside(w, _expand(alpha(w), w) * g) + s * _expand(through_alpha, w),)
+def _scaled_sign_ste_bwd(residuals, g):
+    w, a = residuals
+    rows = w.reshape(-1, w.shape[-1]), g.reshape(-1, w.shape[-1])
+    # Apart from each other, the two make the signs anew; made for both they would be an array more to write and read.
+    through = apart_on_cpu(partial(ordered_mean, term=_against_sign), *rows).astype(w.dtype)
+    return (apart_on_cpu(_scaled_sign_gradient, w, g, a, through),)
+
+
+def _against_sign(w, g):
+    return (g * sign(w)).astype(wide(w.dtype))
+
+
+def _scaled_sign_gradient(w, g, alpha, through_alpha):
+    return _inside(w, _expand(alpha, w) * g) + sign(w) * _expand(through_alpha, w)
 
 
 scaled_sign_ste.defvjp(_scaled_sign_ste_fwd, _scaled_sign_ste_bwd)

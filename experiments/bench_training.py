@@ -6,7 +6,8 @@
 Adam on random images that lie on the device: no input, one batch. The steps of a model take turns, so that what else the
 machine does meets all of them; shown are medians, the middle half of all rates, and the median over the rounds of a step's
 time by the float step's of that round. Off CPU a step is timed until its result is there. PyTorch (where installed) runs
-the float network on CPU, on as many threads as this process may use cores. Both keep the memory they free, as `fit` does.
+the float network on CPU, on as many threads as this process may use cores. Both keep the memory they free and
+JAX's step reuses its state's, as `fit` does.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.tables import render
-from bnn_jax.training.memory import keep_freed_memory
+from bnn_jax.training.memory import keep_freed_memory, one_heap
+from bnn_jax.training.step import update
 
 SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')
 
@@ -78,10 +80,11 @@ def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> 
     )
     state = bnn.training.init(network, optax.adam(1e-3))
     del network
+    compiled = jax.jit(update, donate_argnums=0)
 
     def step():
         nonlocal state
-        state, metrics = bnn.training.train_step(state, batch)
+        state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
     return step
@@ -175,7 +178,11 @@ def main(
             f'bench_training: got {unknown or "nothing"}, expected models of {[*SIZES]}, schemes of {SCHEMES}'
         )
     versions = ', '.join(f'{name} {_version(name)}' for name in ('jax', 'jaxlib', 'flax', 'optax', 'torch'))
-    kept = 'kept, as `fit` has it' if keep_freed_memory() else 'given back, for this C library cannot keep it'
+    kept = (
+        'kept, as `fit` has it'
+        if one_heap() and keep_freed_memory()
+        else 'given back, for this C library cannot keep it'
+    )
     devices = jax.devices()
     print(f'python {platform.python_version()}, {versions}')
     print(

@@ -29,7 +29,7 @@ from bnn_jax.training.devices import (
     sum_over_hosts,
     whole,
 )
-from bnn_jax.training.memory import keep_freed_memory
+from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
@@ -63,6 +63,7 @@ def fit(config: Config) -> TrainState:
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
+    one_heap()
     mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
     if mesh.devices.flat[0].platform == 'cpu':
         keep_freed_memory()

@@ -3,18 +3,31 @@
 import ctypes
 import sys
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
-"""glibc's parameters of mallopt: how many blocks may be mapped one by one; above what size free memory is given back."""
+M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
+"""glibc's parameters of mallopt: how many heaps; how many blocks may be mapped one by one; how much free memory stays."""
+
+
+def one_heap() -> bool:
+    """Have all threads of this process that are yet to start allocate from one heap; whether its C library can.
+
+    To be called before JAX is asked for a device: the threads that XLA computes in start then, and each would get a heap
+    whose blocks end at 64 MiB. What is larger would be mapped, and given back when freed, whatever `keep_freed_memory` says.
+    """
+    return _set((M_ARENA_MAX, 1))
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what it frees; whether its C library can (glibc's can).
+    """Have this process keep what it frees; whether its C library can (glibc's can). For blocks above 64 MiB: `one_heap`.
 
     XLA on CPU asks for its temporary memory anew in every step. Blocks above 32 MiB would be mapped and given back each
     time, and the system would have to make every one of their pages again: a third of a LeNet-5 step (docs/performance.md).
     The process then holds the most that it ever needed, until it ends.
     """
+    return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def _set(*parameters: tuple[int, int]) -> bool:
     if sys.platform != 'linux':
         return False
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in parameters)
