@@ -140,13 +140,20 @@ class Stack:
         return max(1, round(filters * self.width))
 
     def conv(
-        self, filters: int, size: int, *, strides: int = 1, padding: Padding | int = 0, pool: Pool | None = None
+        self,
+        filters: int,
+        size: int,
+        *,
+        strides: int = 1,
+        padding: Padding | int = 0,
+        pool: Pool | None = None,
+        dilation: int = 1,
     ) -> None:
         """A convolution block in the scheme's order; the first layer of the network is the scheme's `first`.
 
         padding: an integer for all four sides, or as `Window.of`. pool: what the scheme's order has as its pooling.
         """
-        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool)
+        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool, dilation)
         self._chain(part)
 
     def dense(self, features: int) -> None:
@@ -234,10 +241,10 @@ class Stack:
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
         return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation, self.pooled)
 
-    def _conv_part(self, scheme, shape, filters, size, strides, padding, pool) -> Part:
+    def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1) -> Part:
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        product = Convolution(Window.of(size, strides, padding))
+        product = Convolution(Window.of(size, strides, padding, dilation))
         return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
 
 

@@ -8,8 +8,8 @@ from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.bits import pack, unpack, words_for
-from bnn_jax.convolution import convolution
 from bnn_jax.exact import wide
+from bnn_jax.general_convolution import general_convolution
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
 from bnn_jax.kernels.borders import tap_sums
 from bnn_jax.signs import Signs
@@ -116,7 +116,7 @@ class Convolution:
         if self.pad_value != 0:
             x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
             pads = ((0, 0), (0, 0))
-        return convolution(x, kernel.astype(x.dtype), self.window.strides, pads)
+        return general_convolution(x, kernel.astype(x.dtype), self.window.strides, pads, self.window.dilation)
 
     def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
         return *self.window.size, into, out
@@ -128,7 +128,8 @@ class Convolution:
 
     def input_scale(self, x: jax.Array) -> jax.Array:
         """K with this window; zeros outside the image whatever the pad value."""
-        return quantizers.input_scale(x, self.window.size, self.window.strides, self.window.padding)
+        window = self.window
+        return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
     def words_shape(self, into: int, out: int) -> tuple[int, ...]:
         return *self.window.size, words_for(into), out
@@ -150,20 +151,24 @@ class Convolution:
 
     def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
-        return packed_conv2d(x_words, words, into, **self._options(border))
+        return packed_conv2d(x_words, words, into, w_sums=border, **self._options())
 
     def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return packed_conv2d_signs(x_words, words, thresholds, flip, into, **self._options(border))
+        return packed_conv2d_signs(x_words, words, thresholds, flip, into, w_sums=border, **self._options())
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""
-        window = self.window
-        return signed_conv2d(x, words, strides=window.strides, padding=window.padding, pad_value=self.pad_value)
+        return signed_conv2d(x, words, **self._options())
 
-    def _options(self, border: jax.Array | None) -> dict:
+    def _options(self) -> dict:
         window = self.window
-        return {'strides': window.strides, 'padding': window.padding, 'pad_value': self.pad_value, 'w_sums': border}
+        return {
+            'strides': window.strides,
+            'padding': window.padding,
+            'dilation': window.dilation,
+            'pad_value': self.pad_value,
+        }
 
     def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""

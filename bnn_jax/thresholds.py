@@ -109,7 +109,7 @@ def _allowed(layer, product: PackedProduct) -> bool:
         case MaxPool(window):
             pads = ((0, 0), (0, 0)) if isinstance(window.padding, str) else window.padding
             inside = all(max(pad) < size for pad, size in zip(pads, window.size, strict=True))
-            return inside and isinstance(product.product, Convolution)
+            return inside and window.dilation == (1, 1) and isinstance(product.product, Convolution)
     return False
 
 

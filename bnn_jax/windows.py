@@ -28,17 +28,23 @@ def _pair(value, name: str, smallest: int = 1) -> Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Window size, strides and padding, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
+    """Size, strides, padding and dilation, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
 
-    Make one with `Window.of`, which checks and normalises.
+    Dilation d: neighbouring taps are d pixels apart. Make one with `Window.of`, which checks and normalises.
     """
 
     size: Pair
     strides: Pair = (1, 1)
     padding: str | tuple[Pair, Pair] = 'VALID'
+    dilation: Pair = (1, 1)
 
     @staticmethod
-    def of(size: int | Sequence[int], strides: int | Sequence[int] = 1, padding: Padding = 'VALID') -> 'Window':
+    def of(
+        size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = 'VALID',
+        dilation: int | Sequence[int] = 1,
+    ) -> 'Window':
         """A checked window. Raises ValueError, saying what was got and expected."""
         if isinstance(padding, str):
             if padding not in ('SAME', 'VALID'):
@@ -50,19 +56,25 @@ class Window:
             if len(pairs) != 2:
                 raise ValueError(f'padding: got {padding!r}, expected ((top, bottom), (left, right))')
             padding = (_pair(pairs[0], 'padding', 0), _pair(pairs[1], 'padding', 0))
-        return Window(_pair(size, 'window size'), _pair(strides, 'strides'), padding)
+        return Window(_pair(size, 'window size'), _pair(strides, 'strides'), padding, _pair(dilation, 'dilation'))
+
+    @property
+    def extent(self) -> Pair:
+        """(height, width) from the first tap to the last one, both counted: d (k - 1) + 1."""
+        rows, columns = (d * (size - 1) + 1 for d, size in zip(self.dilation, self.size, strict=True))
+        return rows, columns
 
     def pads(self, height: int, width: int) -> tuple[Pair, Pair]:
         """Explicit padding for an image of this size. Raises ValueError where the window does not fit at all."""
         if isinstance(self.padding, str):
-            top_left = lax.padtype_to_pads((height, width), self.size, self.strides, self.padding)
+            top_left = lax.padtype_to_pads((height, width), self.extent, self.strides, self.padding)
             pads = (_pair(top_left[0], 'padding', 0), _pair(top_left[1], 'padding', 0))
         else:
             pads = self.padding
-        for extent, size, pad, name in zip((height, width), self.size, pads, ('height', 'width'), strict=True):
-            if extent + sum(pad) < size:
+        for pixels, extent, pad, name in zip((height, width), self.extent, pads, ('height', 'width'), strict=True):
+            if pixels + sum(pad) < extent:
                 raise ValueError(
-                    f'image {name} {extent} with padding {pad} is smaller than the window ({size}); use larger images'
+                    f'image {name} {pixels} with padding {pad} is smaller than the window ({extent}); use larger images'
                 )
         return pads
 
@@ -70,8 +82,8 @@ class Window:
         """(height, width) of what the window gives on an image of this size."""
         pads = self.pads(height, width)
         rows, columns = (
-            (extent + sum(pad) - size) // stride + 1
-            for extent, pad, size, stride in zip((height, width), pads, self.size, self.strides, strict=True)
+            (pixels + sum(pad) - extent) // stride + 1
+            for pixels, pad, extent, stride in zip((height, width), pads, self.extent, self.strides, strict=True)
         )
         return rows, columns
 
@@ -86,8 +98,8 @@ class Window:
         return jnp.stack(
             [
                 x[:, i : i + (rows - 1) * stride_h + 1 : stride_h, j : j + (columns - 1) * stride_w + 1 : stride_w]
-                for i in range(self.size[0])
-                for j in range(self.size[1])
+                for i in range(0, self.extent[0], self.dilation[0])
+                for j in range(0, self.extent[1], self.dilation[1])
             ]
         )
 
@@ -97,7 +109,12 @@ class Window:
         return ordered_mean(self.taps(x, 0))
 
     def max(self, x: jax.Array) -> jax.Array:
-        """Maximum over every window, nothing outside the image counted: (N, H, W, C) -> (N, H', W', C)."""
+        """Maximum over every window, nothing outside the image counted: (N, H, W, C) -> (N, H', W', C).
+
+        Raises ValueError for a dilated window.
+        """
+        if self.dilation != (1, 1):
+            raise ValueError(f'max pooling: got a window of dilation {self.dilation}, expected (1, 1)')
         return max_pool(x, self.size, self.strides, self.pads(x.shape[1], x.shape[2]))
 
 

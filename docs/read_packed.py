@@ -31,7 +31,10 @@ def read(path):
 def windows(x, window, outside):  # (N, H, W, C) -> (N, H', W', C, kh, kw)
     down, right = window.get('strides', [1, 1])
     x = np.pad(x, [(0, 0), *window.get('padding', [(0, 0), (0, 0)]), (0, 0)], constant_values=outside)
-    return np.lib.stride_tricks.sliding_window_view(x, window['size'], (1, 2))[:, ::down, ::right]
+    rows, columns = window.get('dilation', [1, 1])
+    extent = [rows * (window['size'][0] - 1) + 1, columns * (window['size'][1] - 1) + 1]
+    seen = np.lib.stride_tricks.sliding_window_view(x, extent, (1, 2))
+    return seen[:, ::down, ::right, :, ::rows, ::columns]
 
 
 def product(x, layer, tensors):

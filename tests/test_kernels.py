@@ -29,7 +29,8 @@ def packed(signs, axis=-1):
 
 
 def explicit_pads(extents, size, strides, padding):
-    """((top, bottom), (left, right)); SAME gives ceil(extent / stride) outputs, the odd pixel at the end."""
+    """((top, bottom), (left, right)) of a window from its first to its last tap; SAME gives ceil(extent / stride) outputs,
+    the odd pixel at the end."""
     if padding == 'VALID':
         return ((0, 0), (0, 0))
     if padding != 'SAME':
@@ -38,12 +39,13 @@ def explicit_pads(extents, size, strides, padding):
     return tuple((t // 2, t - t // 2) for t in totals)
 
 
-def convolved(x, w, strides, padding, pad_value):
+def convolved(x, w, strides, padding, pad_value, dilation=(1, 1)):
     """Convolution in integers: (N, H, W, C), (kh, kw, C, out) -> (N, H', W', out)."""
-    pads = explicit_pads(x.shape[1:3], w.shape[:2], strides, padding)
+    size = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape[:2], strict=True)]
+    pads = explicit_pads(x.shape[1:3], size, strides, padding)
     padded = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=pad_value)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, w.shape[:2], (1, 2))[:, :: strides[0], :: strides[1]]
-    return np.einsum('nijckl,klcf->nijf', windows, w)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))[:, :: strides[0], :: strides[1]]
+    return np.einsum('nijckl,klcf->nijf', windows[..., :: dilation[0], :: dilation[1]], w)
 
 
 def assert_exact(y, expected):
@@ -102,16 +104,20 @@ def test_matmul_under_jit_and_vmap(backend):
 
 # packed_conv2d
 
-# Window, strides, padding, (N, H, W), pad values; the golden vectors below add 3x3 and 5x5 with all three.
+# Window, strides, padding, dilation, (N, H, W), pad values; the golden vectors below add 3x3 and 5x5 with all three.
 GEOMETRIES = {
-    '1x1': ((1, 1), (1, 1), 'VALID', (1, 4, 5), [0]),
-    '1x1, stride 2': ((1, 1), (2, 2), 'SAME', (1, 5, 7), [0]),
-    '3x3 SAME, batch 3': ((3, 3), (1, 1), 'SAME', (3, 4, 5), [0]),
-    '3x3 SAME, stride 2, odd image': ((3, 3), (2, 2), 'SAME', (1, 7, 9), [0, -1]),
-    '3x3 SAME, stride 2, even image': ((3, 3), (2, 2), 'SAME', (1, 6, 8), [0]),
-    '3x2, strides (2, 3), asymmetric': ((3, 2), (2, 3), ((0, 1), (2, 0)), (3, 7, 8), [0, 1, -1]),
-    '2x3, padding wider than the window': ((2, 3), (1, 2), ((3, 0), (0, 4)), (1, 3, 4), [0, 1, -1]),
-    '3x4, larger than the image': ((3, 4), (1, 1), ((1, 1), (2, 1)), (1, 2, 3), [0, 1]),
+    '1x1': ((1, 1), (1, 1), 'VALID', (1, 1), (1, 4, 5), [0]),
+    '1x1, stride 2': ((1, 1), (2, 2), 'SAME', (1, 1), (1, 5, 7), [0]),
+    '3x3 SAME, batch 3': ((3, 3), (1, 1), 'SAME', (1, 1), (3, 4, 5), [0]),
+    '3x3 SAME, stride 2, odd image': ((3, 3), (2, 2), 'SAME', (1, 1), (1, 7, 9), [0, -1]),
+    '3x3 SAME, stride 2, even image': ((3, 3), (2, 2), 'SAME', (1, 1), (1, 6, 8), [0]),
+    '3x2, strides (2, 3), asymmetric': ((3, 2), (2, 3), ((0, 1), (2, 0)), (1, 1), (3, 7, 8), [0, 1, -1]),
+    '2x3, padding wider than the window': ((2, 3), (1, 2), ((3, 0), (0, 4)), (1, 1), (1, 3, 4), [0, 1, -1]),
+    '3x4, larger than the image': ((3, 4), (1, 1), ((1, 1), (2, 1)), (1, 1), (1, 2, 3), [0, 1]),
+    '3x3 dilated by 2, SAME': ((3, 3), (1, 1), 'SAME', (2, 2), (2, 5, 7), [0, 1, -1]),
+    '3x3 dilated by (1, 3), stride 2': ((3, 3), (2, 2), ((1, 1), (3, 3)), (1, 3), (1, 6, 9), [0, -1]),
+    '2x3 dilated by (3, 1), unpadded': ((2, 3), (1, 1), 'VALID', (3, 1), (2, 6, 5), [0]),
+    '3x2 dilated by (2, 4), wider than the image': ((3, 2), (1, 3), ((4, 3), (3, 4)), (2, 4), (1, 1, 2), [0, 1, -1]),
 }
 
 
@@ -120,10 +126,10 @@ GEOMETRIES = {
     ('geometry', 'pad_value'), [(name, value) for name, row in GEOMETRIES.items() for value in row[-1]]
 )
 def test_conv2d_geometries(backend, geometry, pad_value):
-    size, strides, padding, images, _ = GEOMETRIES[geometry]
+    size, strides, padding, dilation, images, _ = GEOMETRIES[geometry]
     channels = 33
     x, w = random_signs(*images, channels), random_signs(*size, channels, 4, seed=1)
-    options = {'strides': strides, 'padding': padding, 'pad_value': pad_value}
+    options = {'strides': strides, 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
     y = packed_conv2d(packed(x), packed(w, 2), channels, **options, backend=backend)
     assert_exact(y, convolved(x, w, **options))
 
@@ -149,8 +155,9 @@ def test_signed_products(backend, filters, monkeypatch):
     monkeypatch.setattr(composed, 'TILE', 32 * 450)
     x = np.random.default_rng(0).integers(-99, 100, (2, 6, 5, 50))
     w = random_signs(3, 3, 50, filters, seed=1)
-    for padding, pad_value in (('SAME', 0), ('SAME', -1), (((1, 0), (0, 2)), 1)):
-        options = {'strides': (2, 1), 'padding': padding, 'pad_value': pad_value}
+    plain = ('SAME', 0, (1, 1)), ('SAME', -1, (1, 1)), (((1, 0), (0, 2)), 1, (1, 1))
+    for padding, pad_value, dilation in (*plain, ('SAME', 0, (2, 2)), (((2, 0), (0, 3)), -1, (1, 2))):
+        options = {'strides': (2, 1), 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
         y = signed_conv2d(jnp.float32(x), packed(w, 2), **options, backend=backend)
         np.testing.assert_array_equal(y, convolved(x, w, **options))
     rows, w = x.reshape(2, -1)[:, :450], random_signs(filters, 450, seed=2)
@@ -273,6 +280,8 @@ CONV_ERRORS = {
     'strides 0': (IMAGE, KERNEL, 33, {'strides': 0}, ValueError, 'strides: got 0, expected one or two integers >= 1'),
     'three strides': (IMAGE, KERNEL, 33, {'strides': (1, 1, 1)}, ValueError, r'strides: got \(1, 1, 1\)'),
     'strides 1.5': (IMAGE, KERNEL, 33, {'strides': 1.5}, ValueError, 'strides: got 1.5'),
+    'dilation 0': (IMAGE, KERNEL, 33, {'dilation': 0}, ValueError, 'dilation: got 0, expected one or two'),
+    'dilated height': (IMAGE, KERNEL, 33, {'dilation': (2, 1)}, ValueError, 'height 4 .* smaller than'),
     'height': (IMAGE[:, :2], KERNEL, 33, {}, ValueError, 'image height 2 .* smaller than the window'),
     'width': (IMAGE[:, :, :1], KERNEL, 33, {'padding': ((1, 1), (1, 0))}, ValueError, 'image width 1 .* smaller than'),
     'backend': (IMAGE, KERNEL, 33, {'backend': 'XLA'}, ValueError, "backend: got 'XLA', expected one of 'auto'"),

@@ -36,6 +36,23 @@ def test_convolution_of_signs_is_exact(dtype, pad_value):
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+def test_dilated_convolution_of_signs_and_its_k(pad_value):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 7, 6, 37)).astype(np.float32), signs(rng, 3, 2, 37, 5)
+    pads = ((0, 0), (2, 2), (0, 3), (0, 0))
+    padded = np.pad(np.where(x >= 0, 1, -1), pads, constant_values=pad_value)
+    magnitude = np.pad(np.abs(x), pads).mean(-1, dtype=np.float64)
+    expected, k = np.zeros((2, 4, 6, 5), np.float32), np.zeros((2, 4, 6, 1))
+    for i, j in np.ndindex(4, 6):
+        window = np.s_[:, 2 * i : 2 * i + 5 : 2, j : j + 4 : 3]
+        expected[:, i, j] = np.einsum('nhwc,hwcf->nf', padded[window], w)
+        k[:, i, j, 0] = magnitude[window].mean((1, 2))
+    product = Convolution(Window.of((3, 2), (2, 1), pads[1:3], (2, 3)), pad_value)
+    np.testing.assert_array_equal(product(jnp.where(x >= 0, 1.0, -1.0), jnp.asarray(w)), expected)
+    np.testing.assert_allclose(product.input_scale(jnp.asarray(x)), k, rtol=1e-5)  # float32 sums of 222 terms
+
+
 def test_dense_product_of_many_signs_is_exact_in_bfloat16():
     rng = np.random.default_rng(0)
     x, w = signs(rng, 2, 70_001), signs(rng, 70_001, 3)

@@ -37,15 +37,20 @@ def test_portable_is_the_last_and_the_processor_has_what_is_named():
         assert list(SETS[:-1]) == [name for name, needs in wanted.items() if needs <= flags]
 
 
-# Sizes, strides, padding, (N, H, W), channels, filters: blocks of 16 filters and tiles of 1 to 4 pixels with and without
-# a remainder, more than 31 words (a byte's fill), windows partly and wholly outside.
+# Sizes, strides, padding, dilation, (N, H, W), channels, filters: blocks of 32 filters and tiles of 1 to 4 pixels with and
+# without a remainder, more than 31 words (a byte's fill), windows partly and wholly outside, the image between two taps.
 GEOMETRIES = [
-    ((3, 3), (1, 1), ((1, 1), (1, 1)), (2, 6, 7), 64, 48),
-    ((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 7, 9), 70, 33),
-    ((5, 4), (1, 3), ((2, 2), (0, 3)), (1, 5, 8), 33, 17),
-    ((3, 3), (1, 1), 'SAME', (1, 4, 5), 513, 16),
-    ((2, 2), (1, 1), ((3, 0), (0, 4)), (1, 2, 3), 1, 5),
-    ((1, 1), (2, 1), 'VALID', (3, 3, 11), 100, 31),
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (2, 6, 7), 64, 48),
+    ((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 7, 9), 70, 33),
+    ((5, 4), (1, 3), ((2, 2), (0, 3)), (1, 1), (1, 5, 8), 33, 17),
+    ((3, 3), (1, 1), 'SAME', (1, 1), (1, 4, 5), 513, 16),
+    ((2, 2), (1, 1), ((3, 0), (0, 4)), (1, 1), (1, 2, 3), 1, 5),
+    ((1, 1), (2, 1), 'VALID', (1, 1), (3, 3, 11), 100, 31),
+    ((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), (2, 6, 9), 70, 33),
+    ((3, 3), (1, 1), ((4, 4), (1, 1)), (4, 1), (1, 7, 8), 64, 48),
+    ((3, 4), (2, 1), 'SAME', (1, 3), (1, 5, 12), 1100, 16),
+    ((4, 3), (1, 2), ((7, 0), (0, 7)), (3, 5), (2, 3, 4), 33, 5),
+    ((3, 2), (1, 3), ((4, 3), (3, 4)), (2, 4), (1, 1, 2), 40, 4),
 ]
 
 
@@ -53,14 +58,14 @@ GEOMETRIES = [
 @pytest.mark.parametrize('pad_value', [0, 1, -1])
 @pytest.mark.parametrize('geometry', GEOMETRIES)
 def test_convolutions_and_their_signs(instructions, pad_value, geometry):
-    size, strides, padding, images, channels, out = geometry
+    size, strides, padding, dilation, images, channels, out = geometry
     x, w = random_signs(*images, channels), random_signs(*size, channels, out, seed=1)
-    expected = convolved(x, w, strides, padding, pad_value)
+    expected = convolved(x, w, strides, padding, pad_value, dilation)
     rng = np.random.default_rng(2)
     thresholds, flips = np.int32(rng.integers(-9, 10, out)), random_signs(out, seed=3)
     thresholds[:2] = expected[..., 0].max() + 1, expected[..., 1].min()  # One that is never reached, and a tie.
     operands = (packed(x), packed(w, 2), None)
-    static = (channels, Window.of(size, strides, padding), pad_value, instructions)
+    static = (channels, Window.of(size, strides, padding, dilation), pad_value, instructions)
     np.testing.assert_array_equal(native.conv2d(*operands, *static), expected)
     signs = np.where((expected < thresholds) ^ (flips < 0), -1, 1)
     words = native.conv2d_signs(*operands, thresholds, packed(flips), *static)
@@ -80,13 +85,13 @@ def test_products(instructions, m, k, n):
 @pytest.mark.parametrize('geometry', GEOMETRIES)
 def test_convolutions_of_floats_with_signs(instructions, pad_value, geometry):
     """Of integers, whose float32 sums are exact in any order."""
-    size, strides, padding, images, channels, out = geometry
+    size, strides, padding, dilation, images, channels, out = geometry
     x = np.random.default_rng(0).integers(-99, 100, (*images, channels))
     w = random_signs(*size, channels, out, seed=1)
-    window = Window.of(size, strides, padding)
+    window = Window.of(size, strides, padding, dilation)
     y = native.signed_conv2d(jnp.float32(x), packed(w, 2), window, pad_value, instructions)
     assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, convolved(x, w, strides, padding, pad_value))
+    np.testing.assert_array_equal(y, convolved(x, w, strides, padding, pad_value, dilation))
 
 
 def test_every_set_adds_up_in_the_same_order():

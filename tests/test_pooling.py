@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bnn_jax.layers import MaxPool
 from bnn_jax.pooling import max_pool
+from bnn_jax.windows import Window
 
 # (N, H, W, C), size, strides, pads.
 CASES = {
@@ -42,3 +44,8 @@ def test_off_cpu_the_gradient_is_xla_s(platform):
     gradient = jax.grad(lambda x: max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))).sum())
     text = jax.jit(gradient).trace(jnp.zeros((2, 9, 9, 3))).lower(lowering_platforms=(platform,)).as_text()
     assert 'select_and_scatter' in text
+
+
+def test_a_dilated_window_is_refused():
+    with pytest.raises(ValueError, match=r'max pooling: got a window of dilation \(1, 2\), expected \(1, 1\)'):
+        MaxPool(Window.of(2, 1, 'VALID', (1, 2)))(jnp.zeros((1, 5, 5, 1)))

@@ -13,11 +13,12 @@ from networks import SMALL, build, evaluated, images, randomise_norms, two_modul
 import bnn_jax as bnn
 from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
-from bnn_jax.layers import LeakyRelu, Norm, Product, Relu
+from bnn_jax.layers import LeakyRelu, MaxPool, Norm, Product, Relu
 from bnn_jax.network import Branches, Residual
 from bnn_jax.packed import PackedProduct, UnpackedProduct
 from bnn_jax.parts import Stack
 from bnn_jax.quantizers import sign
+from bnn_jax.windows import Window
 
 
 def assert_same(actual, expected):
@@ -97,6 +98,33 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
     assert loaded.report == packed.report and packed.report.bytes == summary.packed_bytes
     assert [row.path for row in packed.report.rows] == [layer.path for layer in summary.layers]
     no_relu_before_a_sign(model.body.layers, False)
+
+
+def atrous(scheme):
+    """A stem, dilated binary convolutions with and without a pooling, a head."""
+    stack = Stack((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(36, 3)
+    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    stack.conv(33, 3, padding='SAME', dilation=3)
+    stack.conv(70, 2, padding=1, strides=2, dilation=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model)
+    return model
+
+
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+@pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
+@pytest.mark.parametrize('build', [atrous])
+def test_dilated_convolutions_are_bit_identical(build, scheme, pad_value, tmp_path):
+    model = build(replace(getattr(bnn, scheme), pad_value=pad_value))
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    assert np.unique(expected).size > 2
+    assert_same(evaluated(packed, x), expected)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert_same(evaluated(loaded, x), expected)
+    assert loaded.report == packed.report and packed.report.bytes == bnn.summarize(model, (1, 13, 14, 3)).packed_bytes
+    assert len(packed.body.runs) == 2  # In integers and bits from each of these convolutions to the next.
 
 
 @pytest.mark.parametrize('scheme', RECTIFIED.values(), ids=RECTIFIED)

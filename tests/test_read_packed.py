@@ -12,15 +12,21 @@ from flax import nnx
 from networks import build, evaluated, images, randomise_norms
 
 import bnn_jax as bnn
+from bnn_jax.layers import MaxPool
 from bnn_jax.packed import Chain, FloatProduct
+from bnn_jax.parts import Stack
+from bnn_jax.windows import Window
 
 PATH = Path(__file__).parent.parent / 'docs' / 'read_packed.py'
 program = runpy.run_path(str(PATH))
 
 
 def network(architecture: str, scheme):
+    return packed_exactly(build(architecture, scheme))
+
+
+def packed_exactly(model):
     """A packed network whose first product, of images in eighths, is exact in any order of its sum."""
-    model = build(architecture, scheme)
     randomise_norms(model)
     rng = np.random.default_rng(3)
     for _, module in nnx.iter_modules(model):
@@ -38,6 +44,16 @@ def eighths(architecture: str) -> np.ndarray:
 @pytest.mark.parametrize('architecture', ['mlp', 'lenet5', 'vgg_small', 'alexnet'])
 def test_a_binary_network_to_its_last_bit(architecture, tmp_path):
     packed, x = network(architecture, bnn.BNN), eighths(architecture)
+    logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
+    np.testing.assert_array_equal(logits, evaluated(packed, x), strict=True)
+
+
+def test_dilated_windows_to_the_last_bit(tmp_path):
+    stack = Stack((11, 12, 3), scheme=bnn.BNN, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(36, 3, dilation=2)
+    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    packed = packed_exactly(stack.network(5))
+    x = np.round(8 * np.random.default_rng(0).normal(size=(2, 11, 12, 3))).astype(np.float32) / 8
     logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
     np.testing.assert_array_equal(logits, evaluated(packed, x), strict=True)
 

@@ -56,6 +56,7 @@ def packed_conv2d(
     *,
     strides: int | tuple[int, int] = 1,
     padding: Padding = 'VALID',
+    dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
     w_sums: jax.Array | None = None,
     backend: str = 'auto',
@@ -64,12 +65,13 @@ def packed_conv2d(
 
     x_words: (N, H, W, n_words), packed over channels; w_words: (kh, kw, n_words, out), packed over input channels.
     channels: the true number of input channels. padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
+    dilation: how many pixels lie from one tap to the next, in (height, width).
     pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1. w_sums: `borders.tap_sums` of the weights,
     (kh, kw, out), where they are known: some backends need them for pad value 0. Returns (N, H', W', out) int32, exact.
     Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, another pad value, an unknown
     padding or backend.
     """
-    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, pad_value)
+    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, dilation, pad_value)
     return _backend(backend).conv2d(*operands, *static)
 
 
@@ -82,6 +84,7 @@ def packed_conv2d_signs(
     *,
     strides: int | tuple[int, int] = 1,
     padding: Padding = 'VALID',
+    dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
     w_sums: jax.Array | None = None,
     backend: str = 'auto',
@@ -91,7 +94,7 @@ def packed_conv2d_signs(
     thresholds: (out,) int32. flip: (ceil(out / 32),) uint32, tail bits 0. All else as `packed_conv2d`. Returns
     (N, H', W', ceil(out / 32)) uint32.
     """
-    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, pad_value)
+    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, dilation, pad_value)
     return composed.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
 
 
@@ -122,6 +125,7 @@ def signed_conv2d(
     *,
     strides: int | tuple[int, int] = 1,
     padding: Padding = 'VALID',
+    dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
     backend: str = 'auto',
 ) -> jax.Array:
@@ -131,23 +135,23 @@ def signed_conv2d(
     """
     x, w_words = _floats(x, 4), _words('w_words', w_words, 4)
     _expect_words('w_words', w_words.shape[2], x.shape[3])
-    window = _window(x, w_words, strides, padding, pad_value)
+    window = _window(x, w_words, strides, padding, dilation, pad_value)
     return composed.method(_backend(backend), 'signed_conv2d')(x, w_words, window, int(pad_value))
 
 
-def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, pad_value: int):
+def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, dilation, pad_value: int):
     """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)
     _expect_words('w_words', w_words.shape[2], channels)
-    window = _window(x_words, w_words, strides, padding, pad_value)
+    window = _window(x_words, w_words, strides, padding, dilation, pad_value)
     return (x_words, w_words, w_sums), (channels, window, int(pad_value))
 
 
-def _window(x: jax.Array, w_words: jax.Array, strides, padding: Padding, pad_value: int) -> Window:
+def _window(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
-    window = Window.of(w_words.shape[:2], strides, padding)
+    window = Window.of(w_words.shape[:2], strides, padding, dilation)
     window.pads(x.shape[1], x.shape[2])
     return window
 

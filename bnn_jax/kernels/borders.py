@@ -36,7 +36,8 @@ def outside_sum(sums: jax.Array, window: Window, height: int, width: int) -> jax
     """
     ones = np.ones((height, width), np.int32)
     padded = np.pad(ones, window.pads(height, width))
-    views = np.lib.stride_tricks.sliding_window_view(padded, window.size)[:: window.strides[0], :: window.strides[1]]
+    views = np.lib.stride_tricks.sliding_window_view(padded, window.extent)
+    views = views[:: window.strides[0], :: window.strides[1], :: window.dilation[0], :: window.dilation[1]]
     outside = 1 - views.reshape(views.shape[0] * views.shape[1], -1)
     patterns, index = np.unique(outside, axis=0, return_inverse=True)
     table = lax.dot_general(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bnn_jax import bits
-from bnn_jax.convolution import convolution
 from bnn_jax.exact import normalize, wide
+from bnn_jax.general_convolution import general_convolution
 from bnn_jax.windows import Window, pad_channels
 
 TILE = 2**20
@@ -53,7 +53,7 @@ def signed_conv2d(backend, x: jax.Array, w_words: jax.Array, window: Window, pad
 
     def product(w_words):
         signs = bits.unpack(w_words, channels, axis=2).astype(x.dtype)
-        return convolution(x, signs, window.strides, pads)
+        return general_convolution(x, signs, window.strides, pads, window.dilation)
 
     return _by_filters(product, w_words, 3, window.size[0] * window.size[1] * channels)
 

@@ -44,7 +44,13 @@ def conv2d(x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: 
         outside = pads if pad_value == 0 else ((0, 0), (0, 0))
         numbers = ('NHWC', 'HWIO', 'NHWC')
         y = lax.conv_general_dilated(
-            x, w, window.strides, outside, dimension_numbers=numbers, preferred_element_type=out
+            x,
+            w,
+            window.strides,
+            outside,
+            rhs_dilation=window.dilation,
+            dimension_numbers=numbers,
+            preferred_element_type=out,
         )
         return y.astype(jnp.int32)
 

@@ -157,12 +157,12 @@ def signed_conv2d(
 
 
 def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
-    """The image with pads of `outside` round it unless they are 0, the shape of the result, strides and the pads left."""
+    """The image with pads of `outside` round it unless they are 0, the shape of the result, and what `geometry` is in C++."""
     pads = window.pads(x.shape[1], x.shape[2])
     shape = (x.shape[0], *window.output_size(x.shape[1], x.shape[2]), w_words.shape[3])
     if pad_value != 0:
         x, pads = pad_channels(x, pads, outside), ((0, 0), (0, 0))
-    return x, shape, np.asarray([*window.strides, pads[0][0], pads[1][0]], np.int64)
+    return x, shape, np.asarray([*window.strides, pads[0][0], pads[1][0], *window.dilation], np.int64)
 
 
 @partial(jax.jit, static_argnames='instructions')

@@ -16,7 +16,7 @@ constexpr int kBlock = 32;  // Filters of one block: a word of signs.
 // the image contributes nothing.
 struct Geometry {
   int64_t images, height, width, channels, words;
-  int64_t size_h, size_w, stride_h, stride_w, top, left;
+  int64_t size_h, size_w, stride_h, stride_w, top, left, dilation_h, dilation_w;
   int64_t rows, columns, out;
 };
 

@@ -137,12 +137,12 @@ ffi::Error no_such_set(std::string_view name) {
 }
 
 // x: (images, height, width, ...), w: (height, width, words, out) of the window, y: (images, rows, columns, ...); numbers:
-// strides (height, width), padding at the top and at the left.
+// strides (height, width), padding at the top and at the left, dilation (height, width).
 ffi::Error fill(Geometry& g, Numbers x, Numbers w, Numbers y, Numbers numbers, int64_t channels) {
-  if (numbers.size() != 4 || w[2] != (channels + 31) / 32 || y[0] != x[0])
+  if (numbers.size() != 6 || w[2] != (channels + 31) / 32 || y[0] != x[0])
     return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
-  g = {x[0],       x[1],       x[2],       channels,   w[2], w[0], w[1],
-       numbers[0], numbers[1], numbers[2], numbers[3], y[1], y[2], w[3]};
+  g = {x[0],       x[1],       x[2],       channels,   w[2],       w[0], w[1], numbers[0],
+       numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], y[1], y[2], w[3]};
   return ffi::Error::Success();
 }
 
@@ -185,7 +185,7 @@ constexpr int64_t kFew = 4;
 
 // A product of matrices as a convolution: each row is a pixel.
 Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {
-  return {1, 1, rows, k, words, 1, 1, 1, 1, 0, 0, 1, rows, out};
+  return {1, 1, rows, k, words, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, out};
 }
 
 ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w, ffi::Result<Integers2> y, std::string_view instructions,

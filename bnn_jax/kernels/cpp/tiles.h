@@ -27,12 +27,14 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The taps of one pixel that lie inside the image: `segments` runs of `length` words, each a step after the last one.
+// The taps of one pixel that lie inside the image: `rows` times `segments` runs of `length` words, each a step after the
+// last one. Where the taps of a kernel row touch they are one run, and all of them one row; dilated they are a run each.
 struct Taps {
   int64_t segments, length, x_step, w_step;
+  int64_t rows, x_row, w_row;
 };
 
-// Differing bits of a block of filters at R pixels, x_pixel words apart.
+// Differing bits of a block of filters at R pixels, x_pixel words apart, in the runs of one row.
 template <int R>
 inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const uint32_t* w, Lanes::Counts (&counts)[R]) {
   const auto add = [&](int64_t first, int64_t last) {
@@ -57,10 +59,12 @@ inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const ui
     }
 }
 
-// Where the taps [*begin, *end) of a window lie that starts `start` pixels from the first of `extent`.
-inline void inside(int64_t start, int64_t size, int64_t extent, int64_t* begin, int64_t* end) {
-  *begin = least(most(-start, 0), size);
-  *end = most(least(extent - start, size), *begin);
+// Where the taps [*begin, *end) of a window lie, `step` pixels apart, that starts `start` pixels from the first of `extent`.
+inline void inside(int64_t start, int64_t size, int64_t step, int64_t extent, int64_t* begin, int64_t* end) {
+  int64_t before = most(-start, 0), within = most(extent - start, 0);
+  if (step > 1) before = ceil_div(before, step), within = ceil_div(within, step);
+  *begin = least(before, size);
+  *end = most(least(within, size), *begin);
 }
 
 // A block's counts of one pixel, k products each, written as integers or as signs.
@@ -87,7 +91,11 @@ template <int R>
 inline void tile(const Geometry& g, const Taps& taps, const uint32_t* x, const uint32_t* w, const Result& to,
                  int64_t block, int64_t pixel, int64_t k) {
   Lanes::Counts counts[R] = {};
-  count<R>(taps, x, g.stride_w * g.words, w, counts);
+  for (int64_t row = 0; row < taps.rows; ++row) {
+    if (row > 0)
+      for (int r = 0; r < R; ++r) Lanes::gather(counts[r]);
+    count<R>(taps, x + row * taps.x_row, g.stride_w * g.words, w + row * taps.w_row, counts);
+  }
   for (int r = 0; r < R; ++r) store(counts[r], k, to, block, pixel + r, g.out);
 }
 
@@ -107,20 +115,24 @@ void convolve(const Geometry& g, const uint32_t* x_words, const Weights& weights
   // The block's weights, contiguous: they are read once for every pixel.
   for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k)
     words_of_block(weights, block, g.out, k, room + k * kBlock);
+  const int64_t extent_w = g.dilation_w * (g.size_w - 1) + 1;
+  const int64_t x_row = g.dilation_h * g.width * g.words, w_row = g.size_w * g.words * kBlock;
   for (int64_t line = first; line < last; ++line) {
     const int64_t image = line / g.rows, y0 = line % g.rows * g.stride_h - g.top;
     int64_t i0, i1;
-    inside(y0, g.size_h, g.height, &i0, &i1);
+    inside(y0, g.size_h, g.dilation_h, g.height, &i0, &i1);
     for (int64_t column = 0; column < g.columns;) {
       const int64_t x0 = column * g.stride_w - g.left;
       int64_t j0, j1;
-      inside(x0, g.size_w, g.width, &j0, &j1);
-      const Taps taps = {i1 - i0, (j1 - j0) * g.words, g.width * g.words, g.size_w * g.words * kBlock};
+      inside(x0, g.size_w, g.dilation_w, g.width, &j0, &j1);
+      Taps taps = {i1 - i0, (j1 - j0) * g.words, x_row, w_row, 1, 0, 0};
+      if (g.dilation_w > 1)
+        taps = {j1 - j0, g.words, g.dilation_w * g.words, g.words * kBlock, i1 - i0, x_row, w_row};
       const int64_t k = (i1 - i0) * (j1 - j0) * g.channels;
-      const uint32_t* x = x_words + ((image * g.height + y0 + i0) * g.width + x0 + j0) * g.words;
+      const uint32_t* x = x_words + ((image * g.height + y0 + i0 * g.dilation_h) * g.width + x0 + j0 * g.dilation_w) * g.words;
       const uint32_t* w = room + (i0 * g.size_w + j0) * g.words * kBlock;
       const int64_t pixel = line * g.columns + column;
-      const int64_t beyond = x0 + (Lanes::kRows - 1) * g.stride_w + g.size_w;
+      const int64_t beyond = x0 + (Lanes::kRows - 1) * g.stride_w + extent_w;
       const bool whole = x0 >= 0 && beyond <= g.width && column + Lanes::kRows <= g.columns;
       if (whole)
         tile<Lanes::kRows>(g, taps, x, w, to, block, pixel, k);
@@ -149,7 +161,9 @@ void convolve_floats(const Geometry& g, const float* x, const Weights& weights, 
     const int64_t p1 = least(p0 + kStrip, last * g.columns);
     memset(sums, 0, kStrip * kBlock * sizeof(float));
     for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k) {
-      const int64_t i = k / g.words / g.size_w, j = k / g.words % g.size_w, channel = k % g.words * 32;
+      // Tap (i, j) of the window, in pixels from its first one.
+      const int64_t i = k / g.words / g.size_w * g.dilation_h, j = k / g.words % g.size_w * g.dilation_w;
+      const int64_t channel = k % g.words * 32;
       const int64_t channels = least(32, g.channels - channel);
       alignas(64) uint32_t words[kBlock];
       words_of_block(weights, block, g.out, k, words);
@@ -213,7 +227,7 @@ void pack(const float* x, const float* coefficients, int64_t channels, uint32_t*
 int64_t limit(int64_t times) {
   constexpr int64_t kDepth = 72;
   static uint32_t x[Lanes::kRows * kDepth], w[kDepth * kBlock];
-  const Taps taps = {1, kDepth, 0, 0};
+  const Taps taps = {1, kDepth, 0, 0, 1, 0, 0};
   alignas(64) int32_t y[Lanes::kRows][kBlock] = {};
   for (int64_t i = 0; i < times; ++i) {
     Lanes::Counts counts[Lanes::kRows] = {};
