@@ -79,10 +79,11 @@ def _expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
 def _expect_bits(layer) -> None:
     """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
     _expect(layer, 'words', layer.product.words_shape(layer.into, layer.out), np.uint32)
-    used = layer.into - WORD_BITS * (words_for(layer.into) - 1)
+    channels = layer.product.kernel_shape(layer.into, layer.out)[-2]
+    used = channels - WORD_BITS * (words_for(channels) - 1)
     last = np.take(np.asarray(layer.words), -1, axis=layer.product.words_axis())
     if used < WORD_BITS and np.any(last >> np.uint32(used)):
-        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {layer.into} are set, expected 0')
+        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {channels} are set, expected 0')
     for name in ('scale', 'bias'):
         if getattr(layer, name) is not None:
             _expect(layer, name, (layer.out,), np.float32)

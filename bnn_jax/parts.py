@@ -79,7 +79,7 @@ class Part:
 
     def unstrided(self) -> 'Part':
         window = dataclasses.replace(self.window, strides=(1, 1))
-        return dataclasses.replace(self, product_kind=Convolution(window))
+        return dataclasses.replace(self, product_kind=dataclasses.replace(self.product_kind, window=window))
 
     def around(self, body: list) -> list:
         shortcut = []
@@ -148,12 +148,13 @@ class Stack:
         padding: Padding | int = 0,
         pool: Pool | None = None,
         dilation: int = 1,
+        groups: int = 1,
     ) -> None:
         """A convolution block in the scheme's order; the first layer of the network is the scheme's `first`.
 
         padding: an integer for all four sides, or as `Window.of`. pool: what the scheme's order has as its pooling.
         """
-        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool, dilation)
+        part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool, dilation, groups)
         self._chain(part)
 
     def dense(self, features: int) -> None:
@@ -241,10 +242,10 @@ class Stack:
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
         return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation, self.pooled)
 
-    def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1) -> Part:
+    def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1, groups=1) -> Part:
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        product = Convolution(Window.of(size, strides, padding, dilation))
+        product = Convolution(Window.of(size, strides, padding, dilation), groups=groups)
         return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
 
 

@@ -134,7 +134,7 @@ class Run:
         pointwise = tuple(
             layer for layer in between if isinstance(layer, PackedNorm) or isinstance(layer.function, Relu | LeakyRelu)
         )
-        k = product.into * int(np.prod(product.product.kernel_shape(1, 1)))
+        k = int(np.prod(product.product.kernel_shape(product.into, product.out)[:-1]))
         thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out)
         flip = np.asarray(flip)
         highest = tuple(_words(rising ^ flip) for rising in _rising_at_pools(product, between))

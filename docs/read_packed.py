@@ -46,6 +46,8 @@ def product(x, layer, tensors):
         x = np.where(x > -np.finfo(np.float32).tiny, np.float32(1), np.float32(-1))
     if dense:
         return x @ kernel
+    if layer['product'].get('groups', 1) != 1:
+        raise SystemExit(f'{layer} in groups is not covered by this program')
     x = windows(x, layer['product']['window'], layer['product'].get('pad_value', 0))
     return np.tensordot(x, kernel, ((4, 5, 3), (0, 1, 2)))
 

@@ -1,4 +1,4 @@
-"""Dilated convolutions: value and both gradients are those of the kernel with zeros between its taps."""
+"""Dilated and in groups: value and both gradients are those of the dense kernel, zeros where it has no weights."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ CASES = {
     'dilated': ((2, 7, 8, 3), (3, 3, 4), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
     'dilated by two numbers, strided': ((1, 9, 8, 2), (3, 2, 3), (2, 1), ((0, 3), (1, 0)), (1, 3), 1),
     'the image between two taps': ((2, 1, 2, 3), (3, 2, 2), (1, 3), ((4, 3), (3, 4)), (2, 4), 1),
+    'groups': ((2, 5, 6, 6), (3, 3, 4), (2, 1), ((1, 1), (1, 1)), (1, 1), 2),
+    'one channel a group, dilated': ((1, 6, 7, 3), (2, 3, 6), (1, 1), ((1, 0), (2, 2)), (1, 2), 3),
 }
 
 

@@ -259,3 +259,25 @@ def test_branches_lie_side_by_side():
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
     expected = np.concatenate([np.where(x > 0, x, x / 2), x, x], -1)
     np.testing.assert_array_equal(branches(jnp.asarray(x)), expected)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    product = Convolution(Window.of(3), groups=3)
+    for into, out in ((6, 4), (4, 6)):
+        with pytest.raises(ValueError, match=f'in 3 groups: got {into} channels to {out} filters'):
+            Product(product, into, out, scheme=bnn.XNOR, use_bias=False, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='groups: got 0, expected a positive integer'):
+        Convolution(Window.of(3), groups=0)
+    with pytest.raises(ValueError, match='K: got a convolution in 3 groups'):
+        product.input_scale(jnp.ones((1, 4, 4, 6)))
+    assert product.macs(6, 9, (1, 2, 2, 9)) == 2 * 2 * 9 * 2 * 9
+
+
+def test_signs_times_real_numbers_in_groups():
+    """From packed words, as in training; integers, whose sums are exact in any order."""
+    rng = np.random.default_rng(0)
+    x, w = jnp.float32(rng.integers(-9, 10, (2, 5, 4, 80))), jnp.asarray(signs(rng, 3, 3, 40, 6))
+    product = Convolution(Window.of(3, 1, 'SAME', 2), groups=2)
+    words = product.pack_kernel(w)
+    np.testing.assert_array_equal(product.unpack_kernel(words, 80), w)
+    np.testing.assert_array_equal(product.signed(x, words), product(x, w))

@@ -112,11 +112,23 @@ def atrous(scheme):
     return model
 
 
+def grouped(scheme):
+    """Groups whose channels or filters share words, and some that do not; the last convolution dilated as well."""
+    stack = Stack((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(60, 3)
+    stack.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
+    stack.conv(60, 3, padding=1, groups=2)
+    stack.conv(42, 2, padding=1, groups=3, dilation=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model)
+    return model
+
+
 @pytest.mark.parametrize('pad_value', [0, 1, -1])
 @pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
-@pytest.mark.parametrize('build', [atrous])
-def test_dilated_convolutions_are_bit_identical(build, scheme, pad_value, tmp_path):
-    model = build(replace(getattr(bnn, scheme), pad_value=pad_value))
+@pytest.mark.parametrize('network', [atrous, grouped])
+def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad_value, tmp_path):
+    model = network(replace(getattr(bnn, scheme), pad_value=pad_value))
     x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
     packed, expected = bnn.convert(model), evaluated(model, x)
     assert np.unique(expected).size > 2
