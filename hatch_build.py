@@ -1,6 +1,7 @@
 """The build of a wheel: the C++ kernels are compiled where that works; else the wheel is pure, and says so."""
 
 import importlib.util
+import platform
 import sysconfig
 from pathlib import Path
 
@@ -14,13 +15,18 @@ class NativeKernels(BuildHookInterface):
         spec = importlib.util.spec_from_file_location('build', Path(self.root) / 'bnn_jax' / 'kernels' / 'build.py')
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)
+        jaxlib = importlib.util.find_spec('jaxlib')
         try:
-            library = kernels.build(Path(importlib.util.find_spec('jaxlib').origin).parent / 'include')
+            if jaxlib is None:
+                raise RuntimeError('jaxlib 0.10, whose headers they need, is not there for this platform')
+            library = kernels.build(Path(jaxlib.origin).parent / 'include')
         except RuntimeError as error:
             self.app.display_warning(f'bnn_jax: installed without its C++ kernels, `xla` runs instead. {error}')
             return
         if version == 'editable':
             return
         build_data['pure_python'] = False
-        build_data['tag'] = f'py3-none-{sysconfig.get_platform().replace("-", "_").replace(".", "_")}'
+        # One processor's code, even where this Python is for several.
+        where = sysconfig.get_platform().replace('universal2', platform.machine())
+        build_data['tag'] = f'py3-none-{where.replace("-", "_").replace(".", "_")}'
         build_data['force_include'][str(library)] = f'bnn_jax/kernels/{library.name}'

@@ -194,7 +194,7 @@ class PackedNorm:
         return normalize(x, self.coefficients)
 
     def signs(self, x: jax.Array) -> Signs:
-        """The signs of what it gives, for a product that reads no more."""
+        """The signs of what it gives, for a product that reads no more. Raises ValueError for other channels than its own."""
         return Signs(packed_signs(x, self.coefficients), self.channels)
 
 

@@ -12,6 +12,7 @@ from bnn_jax.exact import wide
 from bnn_jax.general_convolution import general_convolution
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
 from bnn_jax.kernels.borders import tap_sums
+from bnn_jax.kernels.composed import below
 from bnn_jax.signs import Signs
 from bnn_jax.windows import Window, pad_channels
 
@@ -37,11 +38,6 @@ dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
 
 def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide(a.dtype))
-
-
-def _signs(integers: jax.Array, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
-    signs = pack(integers - jnp.broadcast_to(thresholds, integers.shape))
-    return signs ^ jnp.broadcast_to(flip, signs.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Dense:
 
     def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return _signs(self.packed(x_words, words, into, border), thresholds, flip)
+        return below(self.packed(x_words, words, into, border), thresholds, flip)
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""
@@ -183,7 +179,7 @@ class Convolution:
         each = into // self.groups
         if self.groups > 1 and words.shape[-1] // self.groups % WORD_BITS:
             # The groups' words of signs would not lie side by side.
-            return _signs(self.packed(x_words, words, into, border), thresholds, flip)
+            return below(self.packed(x_words, words, into, border), thresholds, flip)
         of_groups = (self._x_words(x_words, into), *map(self._split, (words, thresholds, flip, border)))
         signs = [
             packed_conv2d_signs(x, w, limits, mask, each, w_sums=sums, **self._options())

@@ -47,7 +47,8 @@ def in_pytorch(network: Network) -> Any:
             return filled(nn.Linear(layer.into, layer.out, bias=bool(bias)), weight=kernel.T, **bias)
         window = layer.product.window
         pads = [before for before, _ in _symmetric(window)]
-        module = nn.Conv2d(layer.into, layer.out, window.size, window.strides, pads, bias=bool(bias))
+        more = {'dilation': window.dilation, 'groups': layer.product.groups, 'bias': bool(bias)}
+        module = nn.Conv2d(layer.into, layer.out, window.size, window.strides, pads, **more)
         return filled(module, weight=kernel.transpose(3, 2, 0, 1), **bias)
 
     def norm(layer: Norm, flat: bool):

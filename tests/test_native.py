@@ -202,6 +202,7 @@ except RuntimeError as error:
     [
         ("build.LIBRARY = Path('/nowhere.so')", 'they are not built'),
         ('build.LIBRARY = Path(build.__file__)', 'cannot be loaded'),
+        ("build.digest = lambda: 'other'", 'from other sources'),
         ('native._interface = lambda: 1', 'another interface of XLA'),
         ('native._interface = lambda: None', 'another interface of XLA'),
     ],
@@ -211,6 +212,27 @@ def test_auto_goes_on_and_native_says_why_not(change, reason):
     missing, answer, refused = said(WITHOUT.format(change=change)).splitlines()
     assert reason in missing and answer == '[[32, 32], [32, 32]]'
     assert "backend 'native'" in refused and reason in refused and "use backend 'xla'" in refused
+
+
+def test_shapes_that_do_not_fit_are_refused_before_anything_is_read():
+    x, w = packed(random_signs(1, 4, 4, 40)), packed(random_signs(3, 3, 40, 20), 2)
+    with pytest.raises(ValueError, match=r'thresholds: got shape \(1,\), expected \(20,\)'):
+        packed_conv2d_signs(x, w, np.zeros(1, np.int32), np.zeros(1, np.uint32), 40)
+    with pytest.raises(ValueError, match=r'flip: got shape \(2,\), expected \(1,\)'):
+        packed_conv2d_signs(x, w, np.zeros(20, np.int32), np.zeros(2, np.uint32), 40)
+    with pytest.raises(ValueError, match=r'coefficients: got shape \(2, 1\), expected \(2, 64\)'):
+        packed_signs(jnp.zeros((1, 64)), jnp.zeros((2, 1)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match='packing: shapes that do not fit'):
+        native.pack(jnp.zeros((1, 64)), jnp.zeros((2, 1))).block_until_ready()
+
+
+def test_thresholds_at_the_ends_of_int32():
+    """Never below the least integer, always below the largest: no difference overflows."""
+    x, w = packed(random_signs(1, 4, 4, 40)), packed(random_signs(3, 3, 40, 2), 2)
+    for backend in ('native', 'xla'):
+        thresholds = np.int32([np.iinfo(np.int32).min, np.iinfo(np.int32).max])
+        words = packed_conv2d_signs(x, w, thresholds, np.zeros(1, np.uint32), 40, backend=backend)
+        assert (np.asarray(words) == 2).all()
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():

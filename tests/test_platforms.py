@@ -76,6 +76,13 @@ def test_every_backend_lowers_for_every_platform(backend, platform, kind):
     assert set(re.findall(r'custom_call\s*@([\w$.]+)', text)) == expected.get((device, platform), set())
 
 
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_what_dense_cannot_add_up_calls_no_c_plus_plus_on_accelerators(platform):
+    words = jax.ShapeDtypeStruct((2, 2**19 + 1), np.uint32)
+    matmul = jax.jit(partial(packed_matmul, k=2**24 + 1))
+    assert 'custom_call' not in matmul.trace(words, words).lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize('backend', ['dense', 'auto'])
 @pytest.mark.parametrize(('platform', 'sums'), [('cuda', 'f32'), ('tpu', 'i32')])
 def test_dense_convolutions_on_accelerators(backend, platform, sums):

@@ -23,7 +23,7 @@ def convert(
     samples: int = 64,
     input: Shape | None = None,
     classes: Path | None = None,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
 ) -> None:
     """The newest checkpoint of a run to a packed file, with a report, if both give the same logits.
 
@@ -34,7 +34,8 @@ def convert(
         samples: how many test images of the run to compare on.
         input: height, width and channels of random images to compare on, where the test images are not at hand.
         classes: a text file with a class name a line, to keep in the file.
-        tolerance: the largest difference of a logit that is let pass.
+        tolerance: the largest difference of a logit that is let pass; by default none, but for a network without binary
+            inputs (BinaryConnect, BWN), whose sums go in another order, 1e-5 of the range of the logits.
     """
     from bnn_jax import artifact
     from bnn_jax.convert import convert as packed_of
@@ -82,17 +83,23 @@ def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> t
         ) from error
 
 
-def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float) -> None:
-    """Raises ValueError where a logit of the packed network differs from the model's by more than tolerance."""
+def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float | None) -> None:
+    """Raises ValueError where a logit of the packed network differs from the model's by more than tolerance.
+
+    None: as `convert` says of its default.
+    """
     from bnn_jax.training.step import logits_of
 
     ours, theirs = (np.asarray(logits_of(network)(images)) for network in (model, packed))
+    if tolerance is None:
+        binary_inputs = any(row.became == 'xnor + popcount' for row in packed.report.rows)
+        tolerance = 0.0 if binary_inputs else 1e-5 * float(np.ptp(ours))
     difference = np.abs(ours - theirs)
     if not (difference <= tolerance).all():
         raise ValueError(
             f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
-            f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance}; nothing was written. On CPU '
-            '(JAX_PLATFORMS=cpu) both are equal; where sums of real numbers may differ, state --tolerance'
+            f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance:.3g}; nothing was written. On CPU '
+            '(JAX_PLATFORMS=cpu) both agree; where sums of real numbers may differ, state --tolerance'
         )
     exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
     print(f'logits of {len(images)} {which}: {exact}')

@@ -28,7 +28,7 @@ platform, but `native`: that one is for CPUs, and only where its C++ is compiled
 where its device is not; `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
 
 AUTO = ByPlatform(
-    cpu=lambda: native if native.missing() is None else xla, default=BACKENDS['dense'], largest=dense.EXACT
+    cpu=lambda: native if native.missing() is None else xla, default=dense, largest=dense.EXACT, beyond=xla
 )
 """What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
 the fastest at every shape that was measured; `xla` where its C++ cannot run (`native.missing` says why). Elsewhere nothing
@@ -92,9 +92,12 @@ def packed_conv2d_signs(
     """Words of the signs of a convolution against thresholds: a set bit (-1) where (packed_conv2d < thresholds) ^ flip.
 
     thresholds: (out,) int32. flip: (ceil(out / 32),) uint32, tail bits 0. All else as `packed_conv2d`. Returns
-    (N, H', W', ceil(out / 32)) uint32.
+    (N, H', W', ceil(out / 32)) uint32. Raises TypeError and ValueError for thresholds or flip of another dtype or shape, too.
     """
     operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, dilation, pad_value)
+    thresholds, flip, out = jnp.asarray(thresholds), jnp.asarray(flip), operands[1].shape[3]
+    _expect('thresholds', thresholds, (out,), jnp.int32)
+    _expect('flip', flip, (words_for(out),), jnp.uint32)
     return composed.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
 
 
@@ -102,8 +105,15 @@ def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend
     """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalised x.
 
     What is normalised is `exact.normalize(x, coefficients)`, without that map being written where the backend can.
-    Returns (..., ceil(channels / 32)) uint32.
+    Returns (..., ceil(channels / 32)) uint32. Raises ValueError or TypeError for coefficients of another shape or dtype
+    than (2, channels) and x's, and as `bits.pack`.
     """
+    x = jnp.asarray(x)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f'x: got shape {x.shape}, expected at least one channel along the last axis')
+    if coefficients is not None:
+        coefficients = jnp.asarray(coefficients)
+        _expect('coefficients', coefficients, (2, x.shape[-1]), x.dtype)
     return composed.method(_backend(backend), 'pack')(x, coefficients)
 
 
@@ -111,7 +121,9 @@ def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
     """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
 
     x: (m, k) floating; w_words: (n, n_words) as in `packed_matmul`. The signs are unpacked a tile at a time, never all of
-    them. Returns (m, n) float32 (float64 for float64); the order of the sum is the backend's own.
+    them. Returns (m, n) float32 (float64 for float64). The order of the sum, and so the last bit, is the backend's own; that of
+    'native' is another for few rows than for many, and there another for each instruction set. Where 'auto' is 'native', no
+    gradient is defined.
     Raises TypeError for dtypes, ValueError for shapes that do not fit and an unknown backend.
     """
     x, w_words = _floats(x, 2), _words('w_words', w_words, 2)
@@ -163,6 +175,13 @@ def _floats(x, rank: int) -> jax.Array:
     if x.ndim != rank:
         raise ValueError(f'x: got shape {x.shape}, expected rank {rank}')
     return x
+
+
+def _expect(name: str, array: jax.Array, shape: tuple[int, ...], dtype) -> None:
+    if array.dtype != dtype:
+        raise TypeError(f'{name}: got dtype {array.dtype}, expected {np.dtype(dtype)}')
+    if array.shape != shape:
+        raise ValueError(f'{name}: got shape {array.shape}, expected {shape}')
 
 
 def _words(name: str, words, rank: int) -> jax.Array:

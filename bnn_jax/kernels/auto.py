@@ -14,12 +14,13 @@ from bnn_jax.windows import Window
 
 @dataclasses.dataclass(frozen=True)
 class ByPlatform:
-    """On CPU what `cpu()` says, anywhere else `default`; of either, what it lacks is `composed`. The CPU's as well for more
-    products than `largest`, which `default` could not add up exactly."""
+    """On CPU what `cpu()` says, anywhere else `default`, or `beyond` for more products than `largest`, which `default` could
+    not add up exactly; what any of them lacks is `composed`."""
 
     cpu: Callable[[], Any]
     default: Any
     largest: int
+    beyond: Any
 
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         return self._run('matmul', k, (k,), x_words, w_words)
@@ -44,7 +45,7 @@ class ByPlatform:
     @partial(jax.jit, static_argnums=(0, 1, 2, 3))
     def _run(self, name: str, k: int, static: tuple, *operands) -> jax.Array:
         cpu = self.cpu()
-        default = self.default if k <= self.largest else cpu
+        default = self.default if k <= self.largest else self.beyond
         branches = {
             'cpu': lambda *arrays: composed.method(cpu, name)(*arrays, *static),
             'default': lambda *arrays: composed.method(default, name)(*arrays, *static),

@@ -27,7 +27,7 @@ INSTRUCTIONS = {
 
 def digest() -> str:
     """Of all sources: what is compiled into the library says whether it is theirs."""
-    content = b''.join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
+    content = b''.join(path.read_bytes() for path in sorted(SOURCES.glob('*.[ch]*')))
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -42,23 +42,26 @@ def build(include: Path) -> Path:
     """Compile and link `LIBRARY` with XLA's headers in `include`: those of the oldest jaxlib that is to run it.
 
     An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. Returns LIBRARY, put
-    in place whole. Raises RuntimeError, with the compiler's words, where there is no compiler or it fails.
+    in place whole. Raises RuntimeError, with the compiler's words, where there is no compiler or it fails, or nothing
+    can be written there.
     """
     words = compiler()
     if words is None:
         raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
     machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
     files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'native': (f'-DBNN_SOURCES="{digest()}"', '-pthread')}
-    with tempfile.TemporaryDirectory(dir=HERE) as folder:
-        objects = []
-        for name, flags in files.items():
-            objects.append(f'{folder}/{name}.o')
-            _run(
-                [*words, *FLAGS, *flags, '-isystem', str(include), '-c', str(SOURCES / f'{name}.cc'), '-o', objects[-1]]
-            )
-        linked = Path(folder) / LIBRARY.name
-        _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
-        os.replace(linked, LIBRARY)
+    try:
+        with tempfile.TemporaryDirectory(dir=HERE) as folder:
+            objects = []
+            for name, flags in files.items():
+                objects.append(f'{folder}/{name}.o')
+                source = ['-isystem', str(include), '-c', str(SOURCES / f'{name}.cc')]
+                _run([*words, *FLAGS, *flags, *source, '-o', objects[-1]])
+            linked = Path(folder) / LIBRARY.name
+            _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
+            os.replace(linked, LIBRARY)
+    except OSError as error:
+        raise RuntimeError(f'{LIBRARY} cannot be written, or {words[0]} not be started: {error}') from error
     return LIBRARY
 
 

@@ -26,7 +26,12 @@ def method(backend: Any, name: str) -> Callable:
 def conv2d_signs(backend, x_words, w_words, sums, thresholds, flip, channels: int, window: Window, pad_value: int):
     """Words of (conv2d < thresholds) ^ flip."""
     y = backend.conv2d(x_words, w_words, sums, channels, window, pad_value)
-    words = bits.pack(y - jnp.broadcast_to(thresholds, y.shape))
+    return below(y, thresholds, flip)
+
+
+def below(integers: jax.Array, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+    """Words of (integers < thresholds) ^ flip, along the last axis."""
+    words = bits.pack(jnp.where(integers < jnp.broadcast_to(thresholds, integers.shape), jnp.int32(-1), jnp.int32(1)))
     return words ^ jnp.broadcast_to(flip, words.shape)
 
 
@@ -62,7 +67,7 @@ def _by_filters(product: Callable[[jax.Array], Any], w_words: jax.Array, axis: i
     """product(w_words), whose last axis is the filters', a tile of filters after the other: all their floats never exist."""
     filters = w_words.shape[axis]
     tiles = -(-filters // max(bits.WORD_BITS, TILE // k))
-    if tiles == 1:
+    if tiles <= 1:
         return product(w_words)
     each = -(-filters // tiles)
     pads = [(0, 0)] * w_words.ndim

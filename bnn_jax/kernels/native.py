@@ -37,15 +37,19 @@ DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for nam
 def missing() -> str | None:
     """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
 
-    Everything that could be refused is found out before: one refused handler would take the whole CPU backend with it.
+    Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
+    handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
     """
     if not build.LIBRARY.exists():
         return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
     try:
         library = ctypes.CDLL(str(build.LIBRARY))
-    except OSError as error:
+        library.bnn_sources.restype = ctypes.c_char_p
+        sources, built, here = library.bnn_sources().decode(), library.bnn_interface(), _interface()
+    except (OSError, AttributeError) as error:
         return f'{build.LIBRARY.name} cannot be loaded: {error}'
-    built, here = library.bnn_interface(), _interface()
+    if sources != build.digest():
+        return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
     if here is None or built >> 16 != here >> 16 or built > here:
         return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({here and hex(here)})'
     for name in HANDLERS:

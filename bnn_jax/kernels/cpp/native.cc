@@ -30,8 +30,6 @@ using Numbers = ffi::Span<const int64_t>;
 namespace bnn {
 namespace {
 
-
-
 struct Named {
   const char* name;
   const Kernels* kernels;
@@ -53,9 +51,9 @@ const Named kAll[] = {
     {"portable", &kPortable, [] { return true; }},
 };
 
-// The kernels of an instruction set; where the name is empty of $BNN_INSTRUCTIONS, or else of the widest. None that the
-// processor lacks.
-const Kernels* kernels_of(std::string_view name) {
+// The kernels of an instruction set; where the name is empty it becomes $BNN_INSTRUCTIONS, and if that is empty the widest
+// are meant. None that the processor lacks.
+const Kernels* kernels_of(std::string_view& name) {
   static const char* chosen = getenv("BNN_INSTRUCTIONS");
   if (name.empty() && chosen != nullptr) name = chosen;
   for (const Named& set : kAll)
@@ -65,7 +63,8 @@ const Kernels* kernels_of(std::string_view name) {
 
 // Calls work(task) for each task in [0, tasks), on the calling thread and as many others as the pool has free. Returns
 // when all are done. A helper that starts late finds nothing left and touches nothing of the caller's.
-void share(ffi::ThreadPool& pool, int64_t tasks, const std::function<void(int64_t)>& work) {
+// (noexcept: without memory for its bookkeeping the process ends here, rather than later, with helpers at work on nothing.)
+void share(ffi::ThreadPool& pool, int64_t tasks, const std::function<void(int64_t)>& work) noexcept {
   struct State {
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
@@ -102,7 +101,7 @@ int64_t parts(const ffi::ThreadPool& pool, int64_t whole, int64_t cost) {
 template <typename Work>
 void by_blocks(ffi::ThreadPool& pool, const Geometry& g, int64_t cost, int64_t words, const Work& work) {
   const int64_t blocks = (g.out + kBlock - 1) / kBlock, lines = g.images * g.rows;
-  if (lines == 0 || g.columns == 0) return;
+  if (blocks == 0 || lines == 0 || g.columns == 0) return;
   const int64_t wanted = parts(pool, blocks * lines, cost);
   const int64_t by_block = std::min(blocks, wanted), by_line = std::min(lines, (wanted + by_block - 1) / by_block);
   share(pool, by_block * by_line, [&](int64_t task) {
@@ -153,6 +152,8 @@ ffi::Error convolution(ffi::ThreadPool pool, Words4 x, Words4 w, ffi::Result<Int
   Geometry g;
   auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, channels);
   if (error.failure()) return error;
+  if (x.dimensions()[3] != g.words || y->dimensions()[3] != g.out)
+    return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
   convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, {y->typed_data(), nullptr, nullptr, nullptr});
   return error;
 }
@@ -164,6 +165,10 @@ ffi::Error convolution_signs(ffi::ThreadPool pool, Words4 x, Words4 w, Integers1
   Geometry g;
   auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, channels);
   if (error.failure()) return error;
+  const int64_t blocks = (g.out + kBlock - 1) / kBlock;
+  if (x.dimensions()[3] != g.words || y->dimensions()[3] != blocks || thresholds.dimensions()[0] != g.out ||
+      flip.dimensions()[0] != blocks)
+    return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
   const Result to = {nullptr, thresholds.typed_data(), flip.typed_data(), y->typed_data()};
   convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, to);
   return error;
@@ -232,7 +237,10 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t channels = x.dimensions().back(), rows = channels == 0 ? 0 : x.element_count() / channels;
   const int64_t n_words = words->dimensions().back();
-  const float* c = coefficients.element_count() == 0 ? nullptr : coefficients.typed_data();
+  const int64_t numbers = coefficients.element_count();
+  if (n_words != (channels + 31) / 32 || (numbers != 0 && numbers != 2 * channels))
+    return ffi::Error::InvalidArgument("packing: shapes that do not fit");
+  const float* c = numbers == 0 ? nullptr : coefficients.typed_data();
   const int64_t tasks = parts(pool, rows, rows * channels / 4);
   share(pool, tasks, [&](int64_t task) {
     const int64_t first = rows * task / tasks;
@@ -318,7 +326,8 @@ const char* bnn_instruction_sets() {
 
 // Runs the limit's rounds on the calling thread (kernels.h); -1 where the processor lacks the instruction set.
 int64_t bnn_limit(const char* instructions, int64_t times) {
-  const bnn::Kernels* kernels = bnn::kernels_of(instructions);
+  std::string_view name = instructions;
+  const bnn::Kernels* kernels = bnn::kernels_of(name);
   return kernels == nullptr ? -1 : kernels->limit(times);
 }
 
