@@ -105,8 +105,8 @@ class Module:
 def stand_in() -> types.ModuleType:
     """A module `torch` that has the layers' shapes, as PyTorch documents them, and computes nothing."""
 
-    def convolution(into, out, size, strides, pads, bias):
-        return Module(weight=(out, into, *size), **({'bias': (out,)} if bias else {}))
+    def convolution(into, out, size, strides, pads, dilation, groups, bias):
+        return Module(weight=(out, into // groups, *size), **({'bias': (out,)} if bias else {}))
 
     def linear(into, out, bias):
         return Module(weight=(out, into), **({'bias': (out,)} if bias else {}))
