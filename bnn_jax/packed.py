@@ -255,7 +255,7 @@ class PackedNetwork:
     """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
     A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
-    that is not finite gives logits NaN. `report` says what each layer became.
+    that is not finite gives logits NaN. `report` says what each layer became. For inference: no gradient is defined.
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
