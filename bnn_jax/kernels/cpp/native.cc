@@ -2,13 +2,12 @@
 // the work among XLA's own threads.
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "kernels.h"
@@ -67,24 +66,16 @@ const Kernels* kernels_of(std::string_view& name) {
 void share(ffi::ThreadPool& pool, int64_t tasks, const std::function<void(int64_t)>& work) noexcept {
   struct State {
     std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable finished;
   };
   const auto state = std::make_shared<State>();
   const auto run = [state, tasks, call = &work] {
-    for (int64_t task; (task = state->next.fetch_add(1)) < tasks;) {
-      (*call)(task);
-      if (state->done.fetch_add(1) + 1 == tasks) {
-        const std::lock_guard<std::mutex> lock(state->mutex);
-        state->finished.notify_all();
-      }
-    }
+    for (int64_t task; (task = state->next.fetch_add(1)) < tasks; state->done.fetch_add(1)) (*call)(task);
   };
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;
   for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(run));
   run();
-  std::unique_lock<std::mutex> lock(state->mutex);
-  state->finished.wait(lock, [&] { return state->done.load() == tasks; });
+  // The others are at their last task: it would take longer to be woken than to wait.
+  while (state->done.load() < tasks) std::this_thread::yield();
 }
 
 // Tasks of one core each are a loss below this many words' comparisons.
