@@ -1,6 +1,6 @@
 """Fig. 4 of the XNOR-Net paper (arXiv:1603.05279), with measured points beside its formula.
 
-    taskset -c 1 python -m experiments.figure4 docs/pictures/figure4.png
+    taskset -c 1 python -m experiments.figure4 docs/figure4.png
 
 (a) Memory of networks, float32 and as `save` stores them, first and last layer real. (b) and (c): speed-up of one convolution
 by its channels and by its filter size. Line: the paper's S = 64 c N_W / (c N_W + 64), N_W the area of the filter, one
