@@ -277,7 +277,7 @@ _BECAME = {
     PackedProduct: ('xnor + popcount', 'binary weights, binary input'),
     UnpackedProduct: (
         '1-bit storage, float product',
-        'its input is real: the weights are unpacked, a tile at a time, for a float product',
+        'its input is real: the weights are unpacked for a float product',
     ),
     FloatProduct: ('float32', 'its weights are real: the scheme keeps this layer in float'),
     PackedNorm: ('float32, 2 numbers a channel', 'statistics and affine parameters folded together'),

@@ -38,25 +38,8 @@ def in_bits(layer) -> Any:
 
     Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
     """
-    in_order = any(isinstance(inner, PackedProduct) for inner in _products(layer))
-    return _in_bits(layer, in_order)
-
-
-def _products(layer):
-    match layer:
-        case PackedNetwork():
-            yield from _products(layer.body)
-        case Chain():
-            for inner in layer.layers:
-                yield from _products(inner)
-        case Sum():
-            yield from _products(layer.body)
-            yield from _products(layer.shortcut)
-        case Concat():
-            for branch in layer.branches:
-                yield from _products(branch)
-        case _:
-            yield layer
+    layers = jax.tree.leaves(layer, is_leaf=lambda inner: isinstance(inner, PackedProduct))
+    return _in_bits(layer, in_order=any(isinstance(inner, PackedProduct) for inner in layers))
 
 
 def _in_bits(layer, in_order: bool) -> Any:
