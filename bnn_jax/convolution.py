@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bnn_jax import winograd
 from bnn_jax.exact import wide
 
 Pair = tuple[int, int]
@@ -33,6 +34,8 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> j
       be kh kw times as large as x, and fresh memory costs more than the arithmetic.
     - dx at stride 1, where it has many more pixels than g (no padding), is products kernel g^T of a row, shifted and added:
       XLA's convolution would multiply the zeros round g as well.
+    - Of 3x3 windows at stride 1 with many channels, y as computed beside gradients, and both gradients, are `winograd`'s:
+      y is the same number where operands are +-1 or 0, and rounded in another order where they are real.
     Raises TypeError for operands of two dtypes.
     """
     return _forward(x, kernel, strides, pads, wide(x.dtype))
@@ -50,7 +53,14 @@ def _forward(x, kernel, strides, pads, dtype):
 
 
 def _convolution_fwd(x, kernel, strides, pads):
-    return convolution(x, kernel, strides, pads), (x, kernel)
+    if not winograd.pays(kernel.shape, strides, pads):
+        return convolution(x, kernel, strides, pads), (x, kernel)
+    plain, fewer = partial(convolution, strides=strides, pads=pads), partial(winograd.product, pads=pads)
+    dtype = wide(x.dtype)
+    y = lax.platform_dependent(
+        x, kernel, cpu=lambda x, kernel: fewer(x.astype(dtype), kernel.astype(dtype)), default=plain
+    )
+    return y, (x, kernel)
 
 
 def _convolution_bwd(strides, pads, operands, g):
@@ -62,6 +72,9 @@ def _convolution_bwd(strides, pads, operands, g):
     if strides == (1, 1) and 2 * x.shape[1] * x.shape[2] > 3 * g.shape[1] * g.shape[2]:
         dx_cpu = partial(_widened, partial(_shifted_products, pads=pads))
     dkernel_cpu = partial(_widened, partial(_products_of_patches, size=kernel.shape[:2], strides=strides, pads=pads))
+    if winograd.pays(kernel.shape, strides, pads):
+        dx_cpu = partial(_widened, partial(winograd.input_gradient, pads=pads))
+        dkernel_cpu = partial(_widened, partial(winograd.kernel_gradient, pads=pads))
     return (
         lax.platform_dependent(kernel, g, cpu=dx_cpu, default=dx),
         lax.platform_dependent(x, g, cpu=dkernel_cpu, default=dkernel),
