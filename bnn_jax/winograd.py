@@ -26,7 +26,7 @@ BLOCK = 2**21
 
 
 def pays(kernel: tuple[int, ...], strides: Pair, pads: Pads) -> bool:
-    """Whether a convolution with a kernel of this shape has the form that these functions take, and many channels, not above EXACT."""
+    """Whether a convolution with a kernel of this shape has the form that these functions take, and many channels."""
     fits = kernel[:2] == (3, 3) and strides == (1, 1) and all(0 <= pad <= 2 for pair in pads for pad in pair)
     return fits and min(kernel[2:]) >= MANY and max(kernel[2:]) <= EXACT
 

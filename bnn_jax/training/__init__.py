@@ -4,7 +4,7 @@ from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
 from bnn_jax.training.groups import biases, by_kind, float_weights, latent_weights, norms
-from bnn_jax.training.loss import CrossEntropy, Loss
+from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step
 
@@ -15,6 +15,7 @@ __all__ = [
     'Interrupted',
     'Loss',
     'NonFiniteLoss',
+    'SquaredHinge',
     'TrainState',
     'biases',
     'by_kind',
@@ -28,5 +29,6 @@ __all__ = [
     'model_of',
     'norms',
     'soft_cross_entropy',
+    'squared_hinge',
     'train_step',
 ]

@@ -37,3 +37,27 @@ class CrossEntropy:
 
     def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
         return cross_entropy(logits, labels)
+
+
+def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over classes of max(0, 1 - t y)^2, t = +1 for the label's class and -1 for all others, of every image.
+
+    Gradient to the logits: -2 t max(0, 1 - t y) / classes. logits: (N, classes), labels: (N,); returns (N,), and NaN for a
+    label that is not a class. Source: the output of BinaryConnect's and BinaryNet's code ("L2-SVM", arXiv:1511.00363, 3.1).
+    """
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    targets = jnp.where(classes == labels[:, None], 1, -1).astype(logits.dtype)
+    valid = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(valid, jnp.square(jnp.maximum(1 - targets * logits, 0)).mean(-1), jnp.nan)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class SquaredHinge:
+    """`squared_hinge` of logits and labels, whatever the images; it fits every model. Not in nats; evaluation stays so."""
+
+    def check(self, model: Network) -> None:
+        """Nothing to check."""
+
+    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return squared_hinge(logits, labels)

@@ -1,0 +1,114 @@
+"""What the CIFAR-10 rows share: data and recipes of four networks.
+
+--data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord or by `python -m bnn_jax.data.prepare cifar10`.
+50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported.
+
+- nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
+  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not.
+- vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam, rate falling exponentially from 1e-3 to 3e-7 over
+  500 epochs, batch 50, squared hinge loss, pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by
+  `scale_by_glorot`. Here the rate falls every step, not every epoch, and on all 50,000 images, not 45,000.
+- resnet20, resnet18: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4,
+  crop and flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes.
+A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import optax
+from flax import nnx
+
+from bnn_jax.data import ArraySource, PlusMinusOne, Standardize, crop, flip, tfds_source
+from bnn_jax.glorot import scale_by_glorot
+from bnn_jax.models import nin, resnet18, resnet20, small_stem, vgg_small
+from bnn_jax.schemes import XNOR, Scheme, residuals_norm_before
+from bnn_jax.training import Config, SquaredHinge, by_kind, latent_weights
+from experiments.imagenet import Falls, adam, sgd
+
+IMAGES = 50_000
+"""Training images."""
+
+NIN_MACS, VGG_SMALL_MACS, RESNET20_MACS, RESNET18_MACS = 222_486_528, 616_966_144, 40_813_184, 555_422_720
+"""Multiply-adds of one image."""
+
+STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+"""Mean and deviation of the training images' channels."""
+
+
+def source(split: str, data_dir: str) -> ArraySource:
+    """CIFAR-10, decoded once."""
+    return tfds_source('cifar10', split, data_dir).in_memory()
+
+
+row = partial(Config, data=source, standardize=STANDARD, augmentations=(crop(4), flip))
+"""A Config on CIFAR-10, images padded by 4 and cropped, and flipped."""
+
+
+def nin_row(scheme: Scheme, deployed: Scheme | None = None) -> Config:
+    """Network in network by the PyTorch implementation's recipe. deployed: the scheme converted, where it is another one."""
+    return row(
+        model=partial(nin, 10, scheme=scheme),
+        deployed=deployed and partial(nin, 10, scheme=deployed),
+        optimizer=partial(adam, decay=1e-5),
+        schedule=Falls(320, ((120, 1e-1), (200, 1e-2), (240, 1e-3), (280, 1e-4))),
+        epochs=320,
+        batch_size=128,
+        learning_rate=1e-2,
+    )
+
+
+def exponential(learning_rate: float, steps: int) -> optax.Schedule:
+    """learning_rate (3e-4)^(step / steps): from 1e-3 to 3e-7."""
+    return optax.exponential_decay(learning_rate, transition_steps=steps, decay_rate=3e-4)
+
+
+def others(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
+    """All parameters but latent weights."""
+    return not latent_weights(path, variable, params)
+
+
+def binary_adam(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Adam, the steps of latent weights scaled by `scale_by_glorot`."""
+    return by_kind({latent_weights: optax.chain(optax.adam(schedule), scale_by_glorot()), others: optax.adam(schedule)})
+
+
+def vgg_small_row(scheme: Scheme, optimizer: Callable = binary_adam) -> Config:
+    """BinaryNet's network by its recipe."""
+    return row(
+        model=partial(vgg_small, 10, scheme=scheme),
+        standardize=PlusMinusOne(),
+        augmentations=(),
+        optimizer=optimizer,
+        schedule=exponential,
+        loss=SquaredHinge,
+        epochs=500,
+        batch_size=50,
+        learning_rate=1e-3,
+    )
+
+
+XNOR_SHORTCUTS = dataclasses.replace(XNOR, residual=residuals_norm_before)
+"""XNOR-Net with a shortcut round every binary convolution."""
+
+
+def _resnet_row(model: Callable) -> Config:
+    return row(
+        model=model,
+        optimizer=partial(sgd, decay=1e-4),
+        schedule=optax.cosine_decay_schedule,
+        epochs=400,
+        batch_size=128,
+        learning_rate=0.1,
+    )
+
+
+def resnet20_row(scheme: Scheme) -> Config:
+    """ResNet-20 by IR-Net's recipe."""
+    return _resnet_row(partial(resnet20, 10, scheme=scheme))
+
+
+def resnet18_row(scheme: Scheme) -> Config:
+    """ResNet-18 with a 3x3 stem by IR-Net's recipe."""
+    return _resnet_row(partial(resnet18, 10, scheme=scheme, stem=small_stem, input_shape=(32, 32, 3)))

@@ -1,0 +1,15 @@
+"""CIFAR-10, network in network, XNOR-Net as the PyTorch implementation trains it.
+
+Source: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10 (main.py, README); what is chosen: experiments/cifar10.py.
+Command: python -m experiments.cifar10_nin_xnor_pytorch --data_dir=FOLDER
+Published: 86.28%, by the PyTorch implementation.
+Expected: 320 epochs. Obtained here: experiments/README.md.
+sign(0) = 0 while training; converted with sign(0) = +1 (`presets.deployable`).
+"""
+
+from bnn_jax.presets import XNOR_PYTORCH_CIFAR, deployable
+from bnn_jax.training.experiment import main
+from experiments.cifar10 import nin_row
+
+if __name__ == '__main__':
+    main('cifar10_nin_xnor_pytorch', __doc__, nin_row(XNOR_PYTORCH_CIFAR, deployable(XNOR_PYTORCH_CIFAR)))

@@ -1,0 +1,14 @@
+"""CIFAR-10, ResNet-18, Bi-Real Net.
+
+Source: htqin/IR-Net, CIFAR-10 (arXiv:1909.10788); what is chosen: experiments/cifar10.py.
+Command: python -m experiments.cifar10_resnet18_bireal --data_dir=FOLDER
+Published: 91.5%, the best of arXiv:1909.10788, with shortcuts round two convolutions.
+Expected: 400 epochs. Obtained here: experiments/README.md.
+"""
+
+from bnn_jax import BIREAL
+from bnn_jax.training.experiment import main
+from experiments.cifar10 import resnet18_row
+
+if __name__ == '__main__':
+    main('cifar10_resnet18_bireal', __doc__, resnet18_row(BIREAL))
