@@ -16,7 +16,7 @@ from bnn_jax.data import Standardize, digits, training_batches
 from bnn_jax.layers import Latent, Noise, Norm, Product
 from bnn_jax.projections import centre_and_clip
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
-from bnn_jax.training import evaluate, init, logits_of, model_of, train_step
+from bnn_jax.training import SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
@@ -381,6 +381,23 @@ def test_evaluate_refuses_no_images_and_bad_labels(trained, test_images, arithme
         evaluate(model, [{'image': images[:1], 'label': np.array([10])}])
     with pytest.raises(ValueError, match='expected one label an image'):
         evaluate(model, [{'image': images[:2], 'label': labels[:3]}])
+
+
+def test_the_squared_hinge_is_the_mean_over_classes():
+    """Value and gradient by its formula, on both sides of the hinge and on it."""
+    logits, labels = np.float32([[0.5, -2, 1], [-1, 0, 3]]), np.array([2, 0])
+    targets = np.float32([[-1, -1, 1], [1, -1, -1]])
+    below = np.maximum(1 - targets * logits, 0)
+    assert (below == 0).sum() == 2
+    value, vjp = jax.vjp(lambda logits: squared_hinge(logits, jnp.asarray(labels)), jnp.asarray(logits))
+    np.testing.assert_allclose(value, (below**2).mean(-1), rtol=1e-6)
+    np.testing.assert_allclose(vjp(jnp.ones(2))[0], -2 * targets * below / 3, rtol=1e-6)
+    np.testing.assert_array_equal(SquaredHinge()(None, jnp.asarray(logits), jnp.asarray(labels)), value)
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+def test_the_squared_hinge_of_a_label_that_is_no_class_is_nan(label):
+    assert np.isnan(squared_hinge(jnp.zeros((2, 3)), jnp.asarray([label, 1]))).tolist() == [True, False]
 
 
 # Batches that are refused, or turn the loss into NaN.

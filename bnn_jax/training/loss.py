@@ -45,7 +45,7 @@ def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Gradient to the logits: -2 t max(0, 1 - t y) / classes. logits: (N, classes), labels: (N,); returns (N,), and NaN for a
     label that is not a class. Source: the output of BinaryConnect's and BinaryNet's code ("L2-SVM", arXiv:1511.00363, 3.1).
     """
-    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+    classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)[None]
     targets = jnp.where(classes == labels[:, None], 1, -1).astype(logits.dtype)
     valid = (labels >= 0) & (labels < logits.shape[-1])
     return jnp.where(valid, jnp.square(jnp.maximum(1 - targets * logits, 0)).mean(-1), jnp.nan)
