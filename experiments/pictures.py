@@ -33,11 +33,8 @@ IMAGES, COLUMNS = 256, 4
 WEIGHTS, INPUTS = np.arange(-20.5, 21) * 0.05, np.arange(-20, 21) * 0.2
 """Edges of bars. Of weights, -1 and 1 are the middles of the outermost; these hold what lies beyond, of inputs as well."""
 
-Runs = dict[str, list[tuple[Path, dict[str, Any]]]]
-"""Experiment -> working directory and results of each of its runs."""
-
-Looks = dict[str, tuple[str, str]]
-"""Experiment -> label and colour."""
+Runs = dict[str, list[tuple[Path, dict[str, Any]]]]  # Experiment -> working directory and results of each of its runs.
+Looks = dict[str, tuple[str, str]]  # Experiment -> label and colour.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +67,8 @@ def binary(runs: Runs) -> Runs:
 
 
 def looks_of(names: Sequence[str]) -> Looks:
-    """Labels leave out the words with which all names begin."""
-    start = os.path.commonprefix(names).rpartition('_')[0] + '_' if len(names) > 1 else ''
+    """Labels leave out the words with which all names begin; of a single name its last word stays."""
+    start = os.path.commonprefix(names).rpartition('_')[0] + '_'
     return {name: (name.removeprefix(start), f'C{i % 10}') for i, name in enumerate(names)}
 
 
@@ -97,8 +94,7 @@ def flips(runs: Runs) -> dict[str, dict[int, float]]:
             records = [r for r in read(workdir / 'metrics.jsonl') if any(key.startswith('flips/') for key in r)]
             if not records:
                 raise ValueError(
-                    f'{workdir} has no records of signs that flip, expected some; it ran with --watch_every=0, or for fewer '
-                    'steps than that: run it again with another --workdir and --watch_every'
+                    f'{workdir} has no records of signs that flip: it ran with --watch_every=0, or fewer steps; run it anew'
                 )
             for record in records:
                 steps[record['step']].append(np.mean([record[key] for key in record if key.startswith('flips/')]))
@@ -156,9 +152,12 @@ def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) ->
         axes.plot([size] * 3, [min(accuracies), means[name], max(accuracies)], 'o-', color=colour, markevery=[1])
         height = max(means[name], height + apart)  # Labels of points close to each other stand above each other.
         axes.annotate(f'{label}, {size / 1000:,.0f} kB', (1.1 * size, height), color=colour, va='center')
-    axes.set(xscale='log', xlabel='size of the network as stored', ylabel='test accuracy')
-    axes.margins(0.3, 0.12)
+    stored = [size for size, _ in found.values()]
+    axes.set(xlabel='size as stored', ylabel='test accuracy', xscale='log', xlim=(min(stored) / 2, 3 * max(stored)))
+    axes.margins(y=0.12)
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
     axes.xaxis.set_major_formatter(lambda value, _: f'{value / 1000:,g} kB')
+    axes.xaxis.set_minor_formatter('')
     axes.yaxis.set_major_formatter(lambda value, _: f'{100 * value:.4g}%')
     axes.grid(alpha=0.3)
 
@@ -187,7 +186,7 @@ def draw_inputs(axes, layer: Layer, colour: str) -> None:
     axes.axvspan(-1, 1, color='0.88', linewidth=0, label='inputs: the window, |x| ≤ 1')
     axes.stairs(layer.inputs, INPUTS, fill=True, color=colour, alpha=0.5)
     axes.text(0.98, 0.93, f'{layer.inside:.0%} inside', fontsize=8, ha='right', va='top', transform=axes.transAxes)
-    axes.set(ylim=(0, None), xticks=(-4, -1, 1, 4), yticks=())
+    axes.set(ylim=(0, 1.3 * axes.get_ylim()[1]), xticks=(-4, -1, 1, 4), yticks=())
 
 
 def draw_real(axes, layer: Layer, colour: str) -> None:
@@ -215,7 +214,7 @@ def draw_histograms(figure, looks: Looks, found: dict[str, list[Layer]]) -> None
         axes.set_title(f'layer {i + 1}', fontsize='medium')
     legends = [axes.get_legend_handles_labels() for axes in grid.flat]
     handles = {label: handle for both in legends for handle, label in zip(*both, strict=True)}
-    figure.legend(handles.values(), handles, loc='outside upper center', ncols=4, frameon=False)
+    figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(places), frameon=False)
 
 
 def main(workdirs: Annotated[list[Path], tyro.conf.Positional], folder: Path, name: str) -> None:

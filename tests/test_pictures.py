@@ -121,7 +121,8 @@ def test_labels_do_not_lie_on_each_other():
         (['x_net_xnor', 'x_net_float'], ['xnor', 'float']),
         (['x_net_xnor', 'x_net_xnor_taught'], ['xnor', 'xnor_taught']),
         (['bnn', 'bwn'], ['bnn', 'bwn']),
-        (['x_net_xnor'], ['x_net_xnor']),
+        (['x_net_xnor'], ['xnor']),
+        (['bnn'], ['bnn']),
     ],
 )
 def test_labels_leave_out_what_all_names_begin_with(names, labels):
