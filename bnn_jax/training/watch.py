@@ -23,7 +23,7 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
     """
     return {
         place.name: place.layer.scheme.sign(place.layer.latent()).astype(jnp.int8)
-        for place in _products(_model(state))
+        for place in products(_model(state))
         if place.layer.scheme.weight is not None
     }
 
@@ -38,7 +38,7 @@ def watch(before: dict[str, jax.Array], state: TrainState, images: jax.Array) ->
     Pure; to be compiled by `jax.jit`. Raises KeyError for signs of another network, and as the model does.
     """
     model, watched = _model(state), {}
-    for place in _products(model):
+    for place in products(model):
         scheme, latent = place.layer.scheme, place.layer.latent()
         if scheme.weight is not None:
             watched[f'flips/{place.name}'] = _share(scheme.sign(latent).astype(jnp.int8) != before[place.name])
@@ -51,7 +51,7 @@ def watch(before: dict[str, jax.Array], state: TrainState, images: jax.Array) ->
 def _in_window(model: Network, images: jax.Array) -> dict[str, jax.Array]:
     """One forward pass in which every binary activation is preceded by a probe; changes the model, so of a copy."""
     seen: dict[str, jax.Array] = {}
-    binary = [place for place in _products(model) if place.layer.scheme.activation is not None]
+    binary = [place for place in products(model) if place.layer.scheme.activation is not None]
     for place in binary:
         place.chain.layers[place.index] = _Probe(place, seen)
     if binary:
@@ -63,7 +63,7 @@ def _in_window(model: Network, images: jax.Array) -> dict[str, jax.Array]:
 class _Probe:
     """The same layer, noting first at what share of its inputs the gradient of its activation is not 0."""
 
-    place: '_Place'
+    place: 'Place'
     seen: dict[str, jax.Array]
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ class _Probe:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """A product in a network: the chain that holds it, where, and the name `summarize` gives it."""
 
     chain: Sequential
@@ -84,14 +84,15 @@ class _Place:
     layer: Product
 
 
-def _products(model: Network) -> list[_Place]:
+def products(model: Network) -> list[Place]:
+    """The products of a network from first to last, a residual body before its shortcut."""
     return list(_places(model.body, ''))
 
 
-def _places(chain: Sequential, path: str) -> Iterator[_Place]:
+def _places(chain: Sequential, path: str) -> Iterator[Place]:
     for i, layer in enumerate(chain.layers):
         if isinstance(layer, Product):
-            yield _Place(chain, i, f'{path}{i}', layer)
+            yield Place(chain, i, f'{path}{i}', layer)
         elif isinstance(layer, Residual):
             yield from _places(layer.body, f'{path}{i}.body.')
             yield from _places(layer.shortcut, f'{path}{i}.shortcut.')

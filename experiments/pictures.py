@@ -1,0 +1,248 @@
+"""What binary networks cost and what they do while they train: three pictures of finished runs.
+
+    python -m experiments.pictures runs/digits_vgg_small_float-0 runs/digits_vgg_small_xnor-0 ... --folder=docs --name=digits
+
+NAME_bytes.png: test accuracy against bytes. NAME_flips.png: signs that flip in a step. NAME_histograms.png: latent weights, and
+inputs of binary activations. docs/training.md says how to read them.
+"""
+
+import dataclasses
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+
+from bnn_jax.network import Network
+from bnn_jax.training.deploy import Trained, trained
+from bnn_jax.training.fit import test_batches
+from bnn_jax.training.metrics import read
+from bnn_jax.training.watch import products
+from experiments.table import rows
+
+IMAGES, COLUMNS = 256, 4
+"""In the picture of histograms: test images of which inputs are taken; layers, at most."""
+
+WEIGHTS, INPUTS = np.arange(-20.5, 21) * 0.05, np.arange(-20, 21) * 0.2
+"""Edges of bars. Of weights, -1 and 1 are the middles of the outermost; these hold what lies beyond, of inputs as well."""
+
+Runs = dict[str, list[tuple[Path, dict[str, Any]]]]  # Experiment -> working directory and results of each of its runs.
+Looks = dict[str, tuple[str, str]]  # Experiment -> label and colour.
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A product of a trained network: shares of its latent weights bar by bar, untrained and trained; None if real.
+
+    inputs: shares of what its sign sees, inside: share of that in [-1, 1]; None if its input is real.
+    """
+
+    weights: tuple[np.ndarray, ...] | None = None
+    inputs: np.ndarray | None = None
+    inside: float | None = None
+
+
+def by_experiment(workdirs: Iterable[Path]) -> Runs:
+    """The runs in the order given. Raises FileNotFoundError for one that has not finished."""
+    runs = defaultdict(list)
+    for workdir in workdirs:
+        ((name, (results,)),) = rows([workdir]).items()
+        runs[name].append((workdir, results))
+    return dict(runs)
+
+
+def binary(runs: Runs) -> Runs:
+    """Those of networks with binary weights. Raises ValueError where there are none."""
+    found = {name: ours for name, ours in runs.items() if ours[0][1]['packed_bytes'] is not None}
+    if not found:
+        raise ValueError(f'got runs of {", ".join(runs)}, expected at least one with binary weights')
+    return found
+
+
+def looks_of(names: Sequence[str]) -> Looks:
+    """Labels leave out the words with which all names begin; of a single name its last word stays."""
+    start = os.path.commonprefix(names).rpartition('_')[0] + '_'
+    return {name: (name.removeprefix(start), f'C{i % 10}') for i, name in enumerate(names)}
+
+
+def sizes(runs: Runs) -> dict[str, tuple[int, list[float]]]:
+    """Experiment -> bytes, and the test accuracy of each run: both packed, or in float32 where all weights are real."""
+    found = {}
+    for name, ours in runs.items():
+        packed = ours[0][1]['packed_bytes'] is not None
+        size, accuracy = ('packed_bytes', 'packed_test_accuracy') if packed else ('float32_bytes', 'test_accuracy')
+        found[name] = ours[0][1][size], [results[accuracy] for _, results in ours]
+    return found
+
+
+def flips(runs: Runs) -> dict[str, dict[int, float]]:
+    """Experiment -> step -> share of signs that flip in it: plain mean over binary layers, then over runs.
+
+    Raises ValueError for a run that did not watch its layers.
+    """
+    found = {}
+    for name, ours in binary(runs).items():
+        steps = defaultdict(list)
+        for workdir, _ in ours:
+            records = [r for r in read(workdir / 'metrics.jsonl') if any(key.startswith('flips/') for key in r)]
+            if not records:
+                raise ValueError(
+                    f'{workdir} has no records of signs that flip: it ran with --watch_every=0, or fewer steps; run it anew'
+                )
+            for record in records:
+                steps[record['step']].append(np.mean([record[key] for key in record if key.startswith('flips/')]))
+        found[name] = {step: float(np.mean(shares)) for step, shares in sorted(steps.items())}
+    return found
+
+
+def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Layer]:
+    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them."""
+    run = trained(f'experiments.{name}', min(runs, key=lambda one: one[1]['config']['seed'])[0])
+    config = dataclasses.replace(run.config, batch_size=IMAGES, accumulate=1, workers=0)
+    with closing(test_batches(config, config.data('test', config.data_dir))) as batches:
+        return layers(run, next(batches)['image'])
+
+
+def layers(run: Trained, images: np.ndarray) -> list[Layer]:
+    """Every product of the network, from first to last; inputs as these images give them in evaluation mode."""
+    seen = inputs_of_signs(run.model, images)
+    untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
+    for before, after in zip(products(untrained), products(run.model), strict=True):
+        binarised, x = after.layer.scheme.weight is not None, seen.get(after.name)
+        latent = (np.asarray(place.layer.latent()) for place in (before, after))
+        weights = tuple(bars(w, WEIGHTS) for w in latent) if binarised else None
+        found.append(Layer(weights) if x is None else Layer(weights, bars(x, INPUTS), float((np.abs(x) <= 1).mean())))
+    return found
+
+
+def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Name of a product -> what its binary activation sees of these images."""
+    model, seen = nnx.merge(*nnx.split(model), copy=True), {}
+    for place in products(model):
+        if activation := place.layer.scheme.activation:
+            noted = partial(_noted, seen, place.name, activation)
+            place.layer.scheme = dataclasses.replace(place.layer.scheme, activation=noted)
+    model(images)
+    return seen
+
+
+def _noted(seen: dict[str, np.ndarray], name: str, activation: Callable, x: jax.Array) -> jax.Array:
+    seen[name] = np.asarray(x)
+    return activation(x)
+
+
+def bars(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Share of the values between each two edges; the outermost hold what lies beyond."""
+    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / values.size
+
+
+def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) -> None:
+    """The mean of each experiment's runs, a line from smallest to largest, its name and bytes beside it."""
+    means = {name: float(np.mean(accuracies)) for name, (_, accuracies) in found.items()}
+    apart, height = 0.06 * max(0.01, max(means.values()) - min(means.values())), -1.0
+    for name in sorted(found, key=means.__getitem__):
+        (size, accuracies), (label, colour) = found[name], looks[name]
+        axes.plot([size] * 3, [min(accuracies), means[name], max(accuracies)], 'o-', color=colour, markevery=[1])
+        height = max(means[name], height + apart)  # Labels of points close to each other stand above each other.
+        axes.annotate(f'{label}, {size / 1000:,.0f} kB', (1.1 * size, height), color=colour, va='center')
+    stored = [size for size, _ in found.values()]
+    axes.set(xlabel='size as stored', ylabel='test accuracy', xscale='log', xlim=(min(stored) / 2, 3 * max(stored)))
+    axes.margins(y=0.12)
+    axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes.xaxis.set_major_formatter(lambda value, _: f'{value / 1000:,g} kB')
+    axes.xaxis.set_minor_formatter('')
+    axes.yaxis.set_major_formatter(lambda value, _: f'{100 * value:.4g}%')
+    axes.grid(alpha=0.3)
+
+
+def draw_flips(axes, looks: Looks, found: dict[str, dict[int, float]]) -> None:
+    """A line an experiment; a step in which no sign flips has no point on the logarithmic axis."""
+    for name, steps in found.items():
+        label, colour = looks[name]
+        axes.plot(list(steps), [share or np.nan for share in steps.values()], color=colour, label=label)
+    axes.set(xlabel='step', ylabel='share of signs that flip in one step', xlim=(0, None), yscale='log')
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def draw_weights(axes, layer: Layer, colour: str) -> None:
+    """Shares of latent weights, on a logarithmic axis."""
+    assert layer.weights is not None
+    axes.stairs(layer.weights[1], WEIGHTS, fill=True, color=colour, alpha=0.5, label='filled: trained')
+    axes.stairs(layer.weights[0], WEIGHTS, color='0.2', label='weights, untrained')
+    axes.vlines([-1, 1], 1e-4, 1, color='0.2', linestyle=':', label='weights: the clip, ±1')
+    axes.set(yscale='log', ylim=(1e-4, 1), xticks=(-1, 0, 1))
+
+
+def draw_inputs(axes, layer: Layer, colour: str) -> None:
+    """Shares of inputs, and in words that in the window."""
+    axes.axvspan(-1, 1, color='0.88', linewidth=0, label='inputs: the window, |x| ≤ 1')
+    axes.stairs(layer.inputs, INPUTS, fill=True, color=colour, alpha=0.5)
+    axes.text(0.98, 0.93, f'{layer.inside:.0%} inside', fontsize=8, ha='right', va='top', transform=axes.transAxes)
+    axes.set(ylim=(0, 1.3 * axes.get_ylim()[1]), xticks=(-4, -1, 1, 4), yticks=())
+
+
+def draw_real(axes, layer: Layer, colour: str) -> None:
+    """In place of weights or inputs that are not binarised."""
+    axes.text(0.5, 0.5, 'real', color='0.6', ha='center', va='center', transform=axes.transAxes)
+    axes.set(xticks=(), yticks=())
+    axes.spines[:].set_visible(False)
+
+
+def draw_histograms(figure, looks: Looks, found: dict[str, list[Layer]]) -> None:
+    """Rows: latent weights of each experiment, inputs where any is binarised; columns: layers of which any has bits."""
+    places = sorted({i for ours in found.values() for i, layer in enumerate(ours) if layer.weights is not None})
+    places = [places[round(i)] for i in np.linspace(0, len(places) - 1, min(COLUMNS, len(places)))]
+    kinds = ('weights', 'inputs')
+    lines = [(n, kind) for n in found for kind in kinds if any(getattr(one, kind) is not None for one in found[n])]
+    figure.set_size_inches(2.3 * len(places) + 0.6, 1.2 * len(lines) + 1)
+    grid = figure.subplots(len(lines), len(places), squeeze=False)
+    for (name, kind), row in zip(lines, grid, strict=True):
+        row[0].set_ylabel(f'{looks[name][0]}\n{kind}')
+        for i, axes in zip(places, row, strict=True):
+            layer = found[name][i] if i < len(found[name]) else Layer()
+            draw = draw_real if getattr(layer, kind) is None else draw_weights if kind == 'weights' else draw_inputs
+            draw(axes, layer, looks[name][1])
+    for i, axes in zip(places, grid[0], strict=True):
+        axes.set_title(f'layer {i + 1}', fontsize='medium')
+    legends = [axes.get_legend_handles_labels() for axes in grid.flat]
+    handles = {label: handle for both in legends for handle, label in zip(*both, strict=True)}
+    figure.legend(handles.values(), handles, loc='outside upper center', ncols=len(places), frameon=False)
+
+
+def main(workdirs: Annotated[list[Path], tyro.conf.Positional], folder: Path, name: str) -> None:
+    """Draw finished runs.
+
+    Args:
+        workdirs: working directories of finished runs.
+        folder: where to write the pictures.
+        name: what their names begin with.
+    """
+    from matplotlib.figure import Figure
+
+    runs = by_experiment(workdirs)
+    looks, flipping = looks_of(list(runs)), flips(runs)
+    histograms = {experiment: first_run(experiment, ours) for experiment, ours in binary(runs).items()}
+    figures = {what: Figure(figsize=(7.5, 4.2), layout='constrained') for what in ('bytes', 'flips', 'histograms')}
+    draw_sizes(figures['bytes'].subplots(), looks, sizes(runs))
+    draw_flips(figures['flips'].subplots(), looks, flipping)
+    draw_histograms(figures['histograms'], looks, histograms)
+    folder.mkdir(parents=True, exist_ok=True)
+    for what, figure in figures.items():
+        path = folder / f'{name}_{what}.png'
+        figure.savefig(path, dpi=110)
+        print(f'{path}: {path.stat().st_size:,} bytes')
+
+
+if __name__ == '__main__':
+    try:
+        tyro.cli(main, prog='python -m experiments.pictures', description=__doc__)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
