@@ -8,8 +8,8 @@ the same result. The second prints the finished runs as Markdown and draws docs/
 
 Network and data: VGG-small at an eighth of its width, the first 20,000 training images of CIFAR-10 (FOLDER holds it as TFDS
 prepares it), all 10,000 test images, no augmentation; Adam 1e-2 with cosine decay to 0, batch 100, a few epochs.
-Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from; the last two, not one change
-each, are there for orientation.
+Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from; `bnn` and `float`, at the
+end, change more than one thing and are there for orientation.
 
 The network is small and its training short, so that a choice is seen by what it does to the first thousand steps: one that
 slows a start down and wins at the end looks bad here, and accuracies are far below those of a full run. The rate was not
@@ -18,11 +18,10 @@ tuned for any variant. A difference that is shown holds for this network and thi
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from statistics import mean
 
-import jax
 import optax
 import tyro
 
@@ -36,7 +35,7 @@ from bnn_jax.training import Config, NonFiniteLoss, experiment
 from bnn_jax.training.groups import by_kind, latent_weights
 from bnn_jax.variants import scaled_sign_identity
 
-IMAGES, EPOCHS, WIDTH = 20_000, 4, 0.125
+IMAGES, EPOCHS, WIDTH = 20_000, 2, 0.125
 
 
 @cache
@@ -45,37 +44,34 @@ def source(images: int, split: str, data_dir: str) -> ArraySource:
     return tfds_source('cifar10', f'train[:{images}]' if split == 'train' else split, data_dir).in_memory()
 
 
-def latents_by(latents: Callable[..., optax.GradientTransformation], schedule) -> optax.GradientTransformation:
-    """latents(schedule) for latent weights, Adam for all the rest."""
-    return by_kind({latent_weights: latents(schedule), _other: optax.adam(schedule)})
+def latents_by(latents: optax.GradientTransformation, schedule) -> optax.GradientTransformation:
+    """latents for latent weights, Adam for all the rest."""
+    return by_kind({latent_weights: latents, lambda *leaf: not latent_weights(*leaf): optax.adam(schedule)})
 
 
-def _other(path, variable, params) -> bool:
-    return not latent_weights(path, variable, params)
+def l2(decay: float, schedule) -> optax.GradientTransformation:
+    """For latent weights Adam on the gradient plus decay times the weight."""
+    return latents_by(optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule)), schedule)
 
 
-def adam_l2(decay: float, schedule) -> optax.GradientTransformation:
-    """Adam on the gradient plus decay times the weight."""
-    return optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule))
+def decoupled(decay: float, schedule) -> optax.GradientTransformation:
+    """For latent weights Adam, and beside it the weight shrunk by the rate times decay."""
+    return latents_by(optax.adamw(schedule, weight_decay=decay), schedule)
 
 
-def adamw(decay: float, schedule) -> optax.GradientTransformation:
-    """Adam, and beside it the weight shrunk by the rate times decay."""
-    return optax.adamw(schedule, weight_decay=decay)
-
-
-def config(scheme: Scheme = XNOR, **changes) -> Config:
-    """The recipe with this scheme, changes being other fields of the config."""
-    recipe = Config(
+def config(scheme: Scheme = XNOR, optimizer=optax.adam, learning_rate: float = 1e-2) -> Config:
+    """The recipe with this scheme and optimizer."""
+    return Config(
         model=partial(vgg_small, 10, scheme=scheme),
         data=partial(source, IMAGES),
         standardize=Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=100,
-        learning_rate=1e-2,
+        learning_rate=learning_rate,
         width=WIDTH,
+        watch_every=0,
     )
-    return dataclasses.replace(recipe, **changes)
 
 
 def xnor(**changes) -> Config:
@@ -86,14 +82,13 @@ def xnor(**changes) -> Config:
 BASE = 'base'
 VARIANTS = {
     BASE: (
-        'XNOR: exact gradient of alpha sign(W), centred and clipped after the update, no K, no ReLU, pad 0, '
-        'straight-through sign, momentum 0.9',
+        'XNOR: exact gradient, centred and clipped after the update, no K, no ReLU, pad 0, STE, momentum 0.9',
         config(),
     ),
     'alpha_constant': ('gradient: alpha a constant (Bi-Real Net)', xnor(weight=scaled_sign_ste_const_alpha)),
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
     'gradient_identity': ("gradient: g, as in the paper's Algorithm 1", xnor(weight=scaled_sign_identity)),
-    'clip_only': ('clipped, not centred (BinaryConnect)', xnor(projection=clip)),
+    'clip_only': ('clipped, not centred (BinaryConnect, Theano code)', xnor(projection=clip)),
     'centre_only': ('centred, not clipped', xnor(projection=centre)),
     'no_projection': ('neither centred nor clipped (the paper)', xnor(projection=None)),
     'k_constant': ('K without a gradient (eq. 11; Caffe code)', xnor(input_scale=constant_k)),
@@ -105,14 +100,8 @@ VARIANTS = {
         xnor(chain=norm_product_relu_pool, head=norm_pool_product),
     ),
     'sign_approx': ('sign with the gradient of ApproxSign (Bi-Real Net)', xnor(activation=sign_approx)),
-    'l2': (
-        'L2 of 1e-4 in the gradient of latent weights (PyTorch code: 1e-5)',
-        config(optimizer=partial(latents_by, partial(adam_l2, 1e-4))),
-    ),
-    'decoupled_decay': (
-        'latent weights shrunk by 0.1 x rate in every step (AdamW)',
-        config(optimizer=partial(latents_by, partial(adamw, 0.1))),
-    ),
+    'l2': ('L2 of 1e-4 in the gradient of latent weights (PyTorch: 1e-5)', config(optimizer=partial(l2, 1e-4))),
+    'decoupled': ('latent weights shrunk by 0.1 x rate a step (AdamW)', config(optimizer=partial(decoupled, 0.1))),
     'momentum_0.99': ('running statistics with momentum 0.99 (Darknet)', xnor(momentum=0.99)),
     'momentum_0.5': ('running statistics with momentum 0.5', xnor(momentum=0.5)),
     'bnn': ('all layers binary, no alpha, BinaryNet', config(BNN)),
@@ -121,21 +110,14 @@ VARIANTS = {
 """Name -> what differs from the base, in words and as a config."""
 
 
-def finished(config: Config) -> bool:
-    """Whether this run has its results. Raises ValueError where they are those of another config."""
-    path = Path(config.workdir) / 'results.json'
-    if not path.exists():
-        return False
-    there, wanted = json.loads(path.read_text())['config'], config.decisive()
-    other = [name for name in wanted if there.get(name) != wanted[name]]
-    if other:
-        raise ValueError(f'{path} is of a run with another {other[0]}; choose another --workdir')
-    return True
-
-
 def train(name: str, config: Config) -> None:
-    """Run it, unless it is finished; where it diverges say so."""
-    if finished(config):
+    """Run it, unless its results are there; where it diverges say so. Raises ValueError for results of another config."""
+    path = Path(config.workdir) / 'results.json'
+    if path.exists():
+        there, wanted = json.loads(path.read_text())['config'], config.decisive()
+        other = [field for field in wanted if there.get(field) != wanted[field]]
+        if other:
+            raise ValueError(f'{path} is of a run with another {other[0]}; choose another --workdir')
         print(f'{config.workdir}: finished before')
         return
     try:
@@ -143,7 +125,6 @@ def train(name: str, config: Config) -> None:
         print(f'{config.workdir}: {results["test_accuracy"]:.2%} in {results["train_seconds"]:.0f} s', flush=True)
     except NonFiniteLoss as error:
         print(f'{config.workdir}: {error}', flush=True)
-    jax.clear_caches()  # compiled functions of one run serve no other
 
 
 def results(workdir: Path) -> dict[str, list[float]]:
@@ -160,28 +141,21 @@ def results(workdir: Path) -> dict[str, list[float]]:
 
 
 def markdown(found: dict[str, list[float]]) -> str:
-    """The table: a difference is that of the means, in points, against the larger of both ranges.
+    """The table. Beyond the spread: the means differ by more than the range of either, which needs two seeds.
 
-    Where nothing differs, three seeds each, it exceeds them in 5% of comparisons (normal accuracies, simulated).
+    Of comparisons where nothing differs, three seeds each, 5% are (simulated, normal accuracies).
     """
-    lines = ['| variant | what | seeds | mean, % | smallest to largest | difference | beyond the spread |', '|---' * 7 + '|']
+    columns = ('variant', 'what', 'seeds', 'mean, %', 'smallest to largest', 'difference', 'beyond the spread')
+    lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
+    base = found[BASE]
     for name, values in found.items():
-        difference = _mean(values) - _mean(found[BASE])
-        cells = [f'`{name}`', VARIANTS[name][0], str(len(values)), f'{_mean(values):.2f}']
-        cells += [f'{min(values):.2f} to {max(values):.2f}']
-        cells += ['', ''] if name == BASE else [f'{difference:+.2f}', _beyond(difference, values, found[BASE])]
+        difference, spread = mean(values) - mean(base), max(max(group) - min(group) for group in (values, base))
+        cells = [f'`{name}`', VARIANTS[name][0], str(len(values)), f'{mean(values):.2f}']
+        cells += [f'{min(values):.2f} to {max(values):.2f}', '' if name == BASE else f'{difference:+.2f}']
+        told = name != BASE and min(len(values), len(base)) > 1
+        cells += [('yes' if abs(difference) > spread else 'no') if told else '']
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _beyond(difference: float, *groups: Sequence[float]) -> str:
-    if min(map(len, groups)) < 2:
-        return 'one seed'
-    return 'yes' if abs(difference) > max(max(values) - min(values) for values in groups) else 'no'
 
 
 def draw(found: dict[str, list[float]], path: Path) -> None:
@@ -193,7 +167,7 @@ def draw(found: dict[str, list[float]], path: Path) -> None:
     axes.axvspan(min(found[BASE]), max(found[BASE]), color='C0', alpha=0.2, label='range of the base')
     for row, values in enumerate(found.values()):
         axes.plot(values, [row] * len(values), 'o', color='C0', markersize=4)
-        axes.plot([_mean(values)], [row], '|', color='k', markersize=12)
+        axes.plot([mean(values)], [row], '|', color='k', markersize=12)
     axes.set(yticks=range(len(found)), yticklabels=list(found), xlabel='test accuracy, %')
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
@@ -210,7 +184,6 @@ def main(
     images: int = IMAGES,
     width: float = WIDTH,
     table: bool = False,
-    picture: Path = Path('docs/ablation.png'),
 ) -> None:
     """Train what is not finished, or show what is.
 
@@ -222,13 +195,12 @@ def main(
         epochs: how often every training image is seen; fewer to try it.
         images: of the training set; fewer to try it.
         width: factor on the architecture's filters; smaller to try it.
-        table: print the table of finished runs, draw the picture, and train nothing.
-        picture: where --table draws.
+        table: print the table of finished runs, draw docs/ablation.png, and train nothing.
     """
     if table:
         found = results(workdir)
         print(markdown(found))
-        draw(found, picture)
+        draw(found, Path('docs/ablation.png'))
         return
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
