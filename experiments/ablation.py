@@ -11,9 +11,11 @@ prepares it), all 10,000 test images, no augmentation; Adam 1e-2 with cosine dec
 Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from; `bnn` and `float`, at the
 end, change more than one thing and are there for orientation.
 
-The network is small and its training short, so that a choice is seen by what it does to the first thousand steps: one that
+The network is small and its training short, so that a choice is seen by what it does to a few hundred steps: one that
 slows a start down and wins at the end looks bad here, and accuracies are far below those of a full run. The rate was not
 tuned for any variant. A difference that is shown holds for this network and this recipe; one that is not shown may be there.
+`alpha_constant` is a control: the next normalisation takes a filter's scale out again, up to its epsilon, so that the gradient
+through alpha is nearly 0 and what this variant and the base differ by is what chance does.
 """
 
 import dataclasses
@@ -115,8 +117,7 @@ def train(name: str, config: Config) -> None:
     path = Path(config.workdir) / 'results.json'
     if path.exists():
         there, wanted = json.loads(path.read_text())['config'], config.decisive()
-        other = [field for field in wanted if there.get(field) != wanted[field]]
-        if other:
+        if other := [field for field in wanted if there.get(field) != wanted[field]]:
             raise ValueError(f'{path} is of a run with another {other[0]}; choose another --workdir')
         print(f'{config.workdir}: finished before')
         return
@@ -202,8 +203,7 @@ def main(
         print(markdown(found))
         draw(found, Path('docs/ablation.png'))
         return
-    unknown = [name for name in variants if name not in VARIANTS]
-    if unknown:
+    if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f'variants: got {", ".join(unknown)}, expected some of {", ".join(VARIANTS)}')
     for seed in seeds:
         for name in variants:
