@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 SHORTCUTS = dataclasses.replace(bnn.XNOR, residual=residuals_norm_before)
 NIN = (320, 128, 1e-2, {0: 1, 120 / 320: 0.1, 200 / 320: 0.01, 240 / 320: 1e-3, 280 / 320: 1e-4})
-BINARYNET = (500, 50, 1e-3, {0: 1, 0.5: 3e-4**0.5, 1: 3e-4})
+BINARYNET = (500, 50, 1e-3, {0: 1, 0.5: 0.5, 1: 0})
 BOP = (500, 50, 1e-4, {0: 1, 0.2: 0.1, 0.4: 0.01, 0.6: 1e-3, 0.8: 1e-4})
 IRNET = (400, 128, 0.1, {0: 1, 0.5: 0.5, 1: 0})
 
