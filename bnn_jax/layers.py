@@ -69,13 +69,12 @@ def binary_product(
 
 
 def _binary_product_fwd(product, x, weight, scale, sign):
-    signs = sign(weight)
-    return scaled(product(x, signs), scale), (x, signs, scale)
+    y, vjp = jax.vjp(product, x, sign(weight))
+    return scaled(y, scale), (vjp, scale)
 
 
 def _binary_product_bwd(product, sign, residuals, g):
-    x, signs, scale = residuals
-    _, vjp = jax.vjp(product, x, signs)
+    vjp, scale = residuals
     if scale is None:
         return *vjp(g), None
     to_x, _ = vjp(scaled(g, scale))
