@@ -1,4 +1,5 @@
-// AVX2 and FMA: bits are counted by looking up each half byte with a byte shuffle (Mula), and added up byte by byte.
+// AVX2 and FMA: the bits of each half byte are counted by looking them up with a byte shuffle (Mula), and added up byte by
+// byte. Weights lie split into half bytes, so that what is looked up is one exclusive or away.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -9,26 +10,46 @@ namespace {
 struct Lanes {
   static constexpr int kRows = 1;  // 4 counters: more would not leave registers for their totals.
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
+  static constexpr int64_t kRoom = 2 * kBlock;
   struct Counts {
     __m256i bytes[4], totals[4];
   };
 
+  static __m256i bits_of_halves(__m256i v) {
+    return _mm256_shuffle_epi8(_mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4),
+                               v);
+  }
   static __m256i bits_of_bytes(__m256i v) {
-    const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
-                                           0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
     const __m256i low = _mm256_set1_epi8(15);
-    const __m256i lower = _mm256_shuffle_epi8(table, _mm256_and_si256(v, low));
-    return _mm256_add_epi8(lower, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
+    return _mm256_add_epi8(bits_of_halves(_mm256_and_si256(v, low)),
+                           bits_of_halves(_mm256_and_si256(_mm256_srli_epi16(v, 4), low)));
   }
   static __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
   static __m256i sums_of_words(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
   }
 
-  static void add(Counts& counts, const uint32_t* w, uint32_t x) {
-    const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x));
-    for (int part = 0; part < 4; ++part)
-      counts.bytes[part] = _mm256_add_epi8(counts.bytes[part], bits_of_bytes(_mm256_xor_si256(load(w + 8 * part), all)));
+  // Eight words at a time: their lower half bytes, then their upper ones.
+  static void lay(const uint32_t* words, uint32_t* room) {
+    for (int f = 0; f < kBlock; ++f) {
+      uint32_t* to = room + 16 * (f / 8) + f % 8;
+      to[0] = words[f] & 0x0f0f0f0fu, to[8] = words[f] >> 4 & 0x0f0f0f0fu;
+    }
+  }
+  template <int R>
+  static void add(Counts (&counts)[R], const uint32_t* w, const uint32_t* x, int64_t x_pixel, int64_t n) {
+    const __m256i low = _mm256_set1_epi8(15);
+    for (int64_t k = 0; k < n; ++k)
+      for (int r = 0; r < R; ++r) {
+        const __m256i all = _mm256_set1_epi32(static_cast<int32_t>(x[r * x_pixel + k]));
+        const __m256i lower = _mm256_and_si256(all, low), upper = _mm256_and_si256(_mm256_srli_epi32(all, 4), low);
+        for (int part = 0; part < 4; ++part) {
+          const __m256i first = bits_of_halves(_mm256_xor_si256(load(w + k * kRoom + 16 * part), lower));
+          const __m256i second = bits_of_halves(_mm256_xor_si256(load(w + k * kRoom + 16 * part + 8), upper));
+          counts[r].bytes[part] = _mm256_add_epi8(counts[r].bytes[part], _mm256_add_epi8(first, second));
+        }
+      }
   }
   static void gather(Counts& counts) {
     for (int part = 0; part < 4; ++part) {

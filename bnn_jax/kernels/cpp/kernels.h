@@ -37,8 +37,10 @@ struct Weights {
 };
 
 struct Kernels {
-  // Output lines [first, last), counted through all images, of the filters of one block; room: for the block's words
-  // of all taps.
+  // How many words of room `convolve` takes for one word of each of a block's filters.
+  int64_t room;
+  // Output lines [first, last), counted through all images, of the filters of one block; room: for the block's
+  // words of all taps.
   void (*convolve)(const Geometry&, const uint32_t* x, const Weights&, const Result&, int64_t block, int64_t first,
                    int64_t last, uint32_t* room);
   // The same of floats with signs: y = sum of x where the bit is 0, of -x where it is set. room: kFloatRoom floats.

@@ -109,7 +109,7 @@ int64_t depth(const Geometry& g) { return g.size_h * g.size_w * g.words; }
 void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const uint32_t* x,
               const Weights& weights, const Result& to) {
   const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g);
-  by_blocks(pool, g, cost, depth(g) * kBlock, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+  by_blocks(pool, g, cost, depth(g) * kernels.room, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
     kernels.convolve(g, x, weights, to, block, first, last, room);
   });
 }

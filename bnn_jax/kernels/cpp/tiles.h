@@ -3,7 +3,9 @@
 //   Lanes::kRows         pixels of a tile
 //   Lanes::kWords        how many words a Counts can take before it must be gathered
 //   Lanes::Counts        differing bits of kBlock filters at one pixel, all 0 to begin with
-//   Lanes::add(c, w, x)  count the bits in which word x differs from the words w[0..kBlock)
+//   Lanes::kRoom, lay(words, room)   kBlock words, of a filter each, in the order in which add reads them, kRoom words
+//   Lanes::add<R>(c, w, x, step, n)  count the bits in which n words from x[r step] on differ from those laid out at w on,
+//                                    for R pixels
 //   Lanes::gather(c)     add the counts to totals that can take any number
 //   Lanes::integers(c, k, y)   gather, then y[f] = k - 2 totals[f] for kBlock filters
 //   Lanes::differing(x, w, n)  bits in which n words differ
@@ -38,8 +40,7 @@ struct Taps {
 template <int R>
 inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const uint32_t* w, Lanes::Counts (&counts)[R]) {
   const auto add = [&](int64_t first, int64_t last) {
-    for (int64_t k = first; k < last; ++k)
-      for (int r = 0; r < R; ++r) Lanes::add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
+    Lanes::add<R>(counts, w + first * Lanes::kRoom, x + first, x_pixel, last - first);
   };
   if (taps.segments * taps.length <= Lanes::kWords) {
     for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step) add(0, taps.length);
@@ -113,10 +114,13 @@ inline void words_of_block(const Weights& weights, int64_t block, int64_t out, i
 void convolve(const Geometry& g, const uint32_t* x_words, const Weights& weights, const Result& to, int64_t block,
               int64_t first, int64_t last, uint32_t* room) {
   // The block's weights, contiguous: they are read once for every pixel.
-  for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k)
-    words_of_block(weights, block, g.out, k, room + k * kBlock);
+  for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k) {
+    alignas(64) uint32_t words[kBlock];
+    words_of_block(weights, block, g.out, k, words);
+    Lanes::lay(words, room + k * Lanes::kRoom);
+  }
   const int64_t extent_w = g.dilation_w * (g.size_w - 1) + 1;
-  const int64_t x_row = g.dilation_h * g.width * g.words, w_row = g.size_w * g.words * kBlock;
+  const int64_t x_row = g.dilation_h * g.width * g.words, w_row = g.size_w * g.words * Lanes::kRoom;
   for (int64_t line = first; line < last; ++line) {
     const int64_t image = line / g.rows, y0 = line % g.rows * g.stride_h - g.top;
     int64_t i0, i1;
@@ -127,10 +131,10 @@ void convolve(const Geometry& g, const uint32_t* x_words, const Weights& weights
       inside(x0, g.size_w, g.dilation_w, g.width, &j0, &j1);
       Taps taps = {i1 - i0, (j1 - j0) * g.words, x_row, w_row, 1, 0, 0};
       if (g.dilation_w > 1)
-        taps = {j1 - j0, g.words, g.dilation_w * g.words, g.words * kBlock, i1 - i0, x_row, w_row};
+        taps = {j1 - j0, g.words, g.dilation_w * g.words, g.words * Lanes::kRoom, i1 - i0, x_row, w_row};
       const int64_t k = (i1 - i0) * (j1 - j0) * g.channels;
       const uint32_t* x = x_words + ((image * g.height + y0 + i0 * g.dilation_h) * g.width + x0 + j0 * g.dilation_w) * g.words;
-      const uint32_t* w = room + (i0 * g.size_w + j0) * g.words * kBlock;
+      const uint32_t* w = room + (i0 * g.size_w + j0) * g.words * Lanes::kRoom;
       const int64_t pixel = line * g.columns + column;
       const int64_t beyond = x0 + (Lanes::kRows - 1) * g.stride_w + extent_w;
       const bool whole = x0 >= 0 && beyond <= g.width && column + Lanes::kRows <= g.columns;
@@ -226,7 +230,7 @@ void pack(const float* x, const float* coefficients, int64_t channels, uint32_t*
 
 int64_t limit(int64_t times) {
   constexpr int64_t kDepth = 72;
-  static uint32_t x[Lanes::kRows * kDepth], w[kDepth * kBlock];
+  static uint32_t x[Lanes::kRows * kDepth], w[kDepth * Lanes::kRoom];
   const Taps taps = {1, kDepth, 0, 0, 1, 0, 0};
   alignas(64) int32_t y[Lanes::kRows][kBlock] = {};
   for (int64_t i = 0; i < times; ++i) {
@@ -238,7 +242,7 @@ int64_t limit(int64_t times) {
   return times * Lanes::kRows * kDepth * 32 * kBlock;
 }
 
-constexpr Kernels kKernels = {convolve, convolve_floats, dot, dot_floats, pack, limit};
+constexpr Kernels kKernels = {Lanes::kRoom, convolve, convolve_floats, dot, dot_floats, pack, limit};
 
 }  // namespace
 }  // namespace bnn
