@@ -34,8 +34,8 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> j
       be kh kw times as large as x, and fresh memory costs more than the arithmetic.
     - dx at stride 1, where it has many more pixels than g (no padding), is products kernel g^T of a row, shifted and added:
       XLA's convolution would multiply the zeros round g as well.
-    - Of 3x3 windows at stride 1 with many channels, y as computed beside gradients, and both gradients, are `winograd`'s:
-      y is the same number where operands are +-1 or 0, and rounded in another order where they are real.
+    - Of 3x3 windows at stride 1 with many channels and pixels, y as computed beside gradients, and both gradients, are
+      `winograd`'s: y is the same number where operands are +-1 or 0, and rounded in another order where they are real.
     Raises TypeError for operands of two dtypes.
     """
     return _forward(x, kernel, strides, pads, wide(x.dtype))
@@ -53,7 +53,7 @@ def _forward(x, kernel, strides, pads, dtype):
 
 
 def _convolution_fwd(x, kernel, strides, pads):
-    if not winograd.pays(kernel.shape, strides, pads):
+    if not winograd.pays(x.shape, kernel.shape, strides, pads):
         return convolution(x, kernel, strides, pads), (x, kernel)
     plain, fewer = partial(convolution, strides=strides, pads=pads), partial(winograd.product, pads=pads)
     dtype = wide(x.dtype)
@@ -72,7 +72,7 @@ def _convolution_bwd(strides, pads, operands, g):
     if strides == (1, 1) and 2 * x.shape[1] * x.shape[2] > 3 * g.shape[1] * g.shape[2]:
         dx_cpu = partial(_widened, partial(_shifted_products, pads=pads))
     dkernel_cpu = partial(_widened, partial(_products_of_patches, size=kernel.shape[:2], strides=strides, pads=pads))
-    if winograd.pays(kernel.shape, strides, pads):
+    if winograd.pays(x.shape, kernel.shape, strides, pads):
         dx_cpu = partial(_widened, partial(winograd.input_gradient, pads=pads))
         dkernel_cpu = partial(_widened, partial(winograd.kernel_gradient, pads=pads))
     return (

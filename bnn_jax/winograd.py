@@ -4,7 +4,8 @@ With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the 
 window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
 for each of the 16 elements. B and A have entries 0 and +-1, G has halves, so that on +-1 and 0 every number is a multiple
 of 1/4, at most 81 a channel, and nothing is rounded in float32: exact where binary layers have to be. On real numbers it
-rounds in another order than the plain sum. On CPU it takes less time than that where channels are many.
+rounds in another order than the plain sum, and an infinity or NaN is one NaN in all outputs of its tiles. On CPU it takes
+less time than the plain sum where channels and tiles are many.
 """
 
 import jax
@@ -16,19 +17,25 @@ Pads = tuple[Pair, Pair]
 Matrix = list[list[jax.Array]]
 
 MANY = 128
-"""Channels, in and out, from which the 16 products cost more than what is around them."""
+"""Channels, in and out, from which the 16 products cost more than what is done to their inputs and outputs."""
+
+TILES = 256
+"""Tiles of a whole batch from which they cost more than what is done to the window, too."""
 
 EXACT = 2**24 // (4 * 81)
 """Channels up to which products of signs are exact in float32."""
 
 BLOCK = 2**21
-"""Numbers in flight, 8 MiB in float32: a few rows of tiles, which stay in a shared cache."""
+"""Numbers in flight, 8 MiB in float32, which a shared cache holds; more only where one row of tiles, the least, has more."""
 
 
-def pays(kernel: tuple[int, ...], strides: Pair, pads: Pads) -> bool:
-    """Whether a convolution with a kernel of this shape has the form that these functions take, and many channels."""
-    fits = kernel[:2] == (3, 3) and strides == (1, 1) and all(0 <= pad <= 2 for pair in pads for pad in pair)
-    return fits and min(kernel[2:]) >= MANY and max(kernel[2:]) <= EXACT
+def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads) -> bool:
+    """Whether operands of these shapes have the form that these functions take, and channels and tiles enough."""
+    if kernel[:2] != (3, 3) or strides != (1, 1) or not all(0 <= pad <= 2 for pair in pads for pad in pair):
+        return False
+    height, width = (extent + sum(pair) - 2 for extent, pair in zip(x[1:3], pads, strict=True))
+    tiles = x[0] * -(-height // 2) * -(-width // 2)
+    return tiles >= TILES and min(kernel[2:]) >= MANY and max(kernel[2:]) <= EXACT
 
 
 def product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:

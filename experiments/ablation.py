@@ -8,8 +8,8 @@ the same result. The second prints the finished runs as Markdown and draws docs/
 
 Network and data: VGG-small at an eighth of its width, the first 20,000 training images of CIFAR-10 (FOLDER holds it as TFDS
 prepares it), all 10,000 test images, no augmentation; Adam 1e-2 with cosine decay to 0, batch 100, a few epochs.
-Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from; `bnn` and `float`, at the
-end, change more than one thing and are there for orientation.
+Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from. `relu` changes the head,
+too, which would rectify twice; `bnn` and `float`, at the end, change more than one thing and are there for orientation.
 
 The network is small and its training short, so that a choice is seen by what it does to a few hundred steps: one that
 slows a start down and wins at the end looks bad here, and accuracies are far below those of a full run. The rate was not
@@ -20,15 +20,19 @@ through alpha is nearly 0 and what this variant and the base differ by is what c
 
 import dataclasses
 import json
+from collections import Counter
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 
 import optax
 import tyro
 
 from bnn_jax import BNN, FLOAT, XNOR
 from bnn_jax.data import ArraySource, Standardize, tfds_source
+from bnn_jax.files import write
 from bnn_jax.models import vgg_small
 from bnn_jax.projections import centre, clip
 from bnn_jax.quantizers import scaled_sign_paper, scaled_sign_ste_const_alpha, sign_approx
@@ -89,7 +93,7 @@ VARIANTS = {
     ),
     'alpha_constant': ('gradient: alpha a constant (Bi-Real Net)', xnor(weight=scaled_sign_ste_const_alpha)),
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
-    'gradient_identity': ("gradient: g, as in the paper's Algorithm 1", xnor(weight=scaled_sign_identity)),
+    'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
     'clip_only': ('clipped, not centred (BinaryConnect, Theano code)', xnor(projection=clip)),
     'centre_only': ('centred, not clipped', xnor(projection=centre)),
     'no_projection': ('neither centred nor clipped (the paper)', xnor(projection=None)),
@@ -111,9 +115,12 @@ VARIANTS = {
 }
 """Name -> what differs from the base, in words and as a config."""
 
+DIVERGED = 'diverged.txt'
+"""In the folder of a run that ended without results: why."""
+
 
 def train(name: str, config: Config) -> None:
-    """Run it, unless its results are there; where it diverges say so. Raises ValueError for results of another config."""
+    """Run it, unless it was; where it diverges, note it in DIVERGED. Raises ValueError for results of another config."""
     path = Path(config.workdir) / 'results.json'
     if path.exists():
         there, wanted = json.loads(path.read_text())['config'], config.decisive()
@@ -121,41 +128,58 @@ def train(name: str, config: Config) -> None:
             raise ValueError(f'{path} is of a run with another {other[0]}; choose another --workdir')
         print(f'{config.workdir}: finished before')
         return
+    diverged = Path(config.workdir) / DIVERGED
+    if diverged.exists():
+        print(f'{config.workdir}: {diverged.read_text()}')
+        return
     try:
         results = experiment.run(name, config)
         print(f'{config.workdir}: {results["test_accuracy"]:.2%} in {results["train_seconds"]:.0f} s', flush=True)
     except NonFiniteLoss as error:
+        write(diverged, str(error))
         print(f'{config.workdir}: {error}', flush=True)
 
 
 def results(workdir: Path) -> dict[str, list[float]]:
-    """Test accuracies of the finished runs, in points, by variant. Raises ValueError for runs of different recipes."""
+    """Test accuracies of the finished runs, in points, by variant.
+
+    Raises ValueError for runs of different recipes, and of others than this file's.
+    """
     found = {name: sorted(workdir.glob(f'{name}-*/results.json')) for name in VARIANTS}
     runs = {name: [json.loads(path.read_text()) for path in paths] for name, paths in found.items() if paths}
     if BASE not in runs:
         raise ValueError(f'{workdir} has no finished run of {BASE}, expected at least one; start it without --table')
-    same = ('data', 'epochs', 'batch_size', 'width')
+    same = ('data', 'epochs', 'width')
+    for name, group in runs.items():
+        wanted = {k: v for k, v in VARIANTS[name][1].decisive().items() if k not in (*same, 'seed')}
+        if other := [k for run in group for k in wanted if run['config'].get(k) != wanted[k]]:
+            raise ValueError(f'{workdir} has a run of {name} with another {other[0]}; delete it and train it again')
     recipes = {json.dumps([run['config'][name] for name in same]) for group in runs.values() for run in group}
     if len(recipes) > 1:
         raise ValueError(f'{workdir} has runs that differ in {", ".join(same)}; expected one recipe for all')
     return {name: [100 * run['test_accuracy'] for run in group] for name, group in runs.items()}
 
 
-def markdown(found: dict[str, list[float]]) -> str:
-    """The table. Beyond the spread: the means differ by more than the range of either, which needs two seeds.
+def markdown(found: dict[str, list[float]], diverged: Mapping[str, int] = MappingProxyType({})) -> str:
+    """The table; diverged: how many runs of a variant, which have no accuracy.
 
-    Of comparisons where nothing differs, three seeds each, 5% are (simulated, normal accuracies).
+    Beyond the spread: the means differ by more than the range of either, which needs two seeds. Where nothing differs, three
+    seeds each, 5% of comparisons say so all the same; of tables with 17 variants beside one base, a third says it at least
+    once (simulated, normal accuracies).
     """
     columns = ('variant', 'what', 'seeds', 'mean, %', 'smallest to largest', 'difference', 'beyond the spread')
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     base = found[BASE]
     for name, values in found.items():
         difference, spread = mean(values) - mean(base), max(max(group) - min(group) for group in (values, base))
-        cells = [f'`{name}`', VARIANTS[name][0], str(len(values)), f'{mean(values):.2f}']
+        lost = f' and {diverged[name]} diverged' if diverged.get(name) else ''
+        cells = [f'`{name}`', VARIANTS[name][0], f'{len(values)}{lost}', f'{mean(values):.2f}']
         cells += [f'{min(values):.2f} to {max(values):.2f}', '' if name == BASE else f'{difference:+.2f}']
         told = name != BASE and min(len(values), len(base)) > 1
         cells += [('yes' if abs(difference) > spread else 'no') if told else '']
         lines.append(f'| {" | ".join(cells)} |')
+    for name in [name for name in diverged if name not in found]:
+        lines.append(f'| `{name}` | {VARIANTS[name][0]} | {diverged[name]} diverged | | | | |')
     return '\n'.join(lines)
 
 
@@ -200,7 +224,7 @@ def main(
     """
     if table:
         found = results(workdir)
-        print(markdown(found))
+        print(markdown(found, Counter(path.parent.name.rpartition('-')[0] for path in workdir.glob(f'*/{DIVERGED}'))))
         draw(found, Path('docs/ablation.png'))
         return
     if unknown := [name for name in variants if name not in VARIANTS]:

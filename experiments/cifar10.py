@@ -1,16 +1,20 @@
 """What the CIFAR-10 rows share: data and recipes of four networks.
 
 --data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord or by `python -m bnn_jax.data.prepare cifar10`.
-50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported.
+50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported, where the
+PyTorch implementation and IR-Net report the best epoch on the test set.
 
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
   128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
-  seen, not 45,000.
-- resnet20, resnet18: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4,
-  crop and flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes.
+  seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
+  signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
+- resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4, crop and
+  flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes, and CIFAR-10's
+  own mean and deviation, not ImageNet's. IR-Net itself (balanced weights, a gradient that sharpens) is not here.
+- resnet18: the same recipe; for ResNet-18 that repository has the network only.
 A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
 """
 
@@ -27,12 +31,6 @@ from bnn_jax.models import nin, resnet18, resnet20, small_stem, vgg_small
 from bnn_jax.schemes import XNOR, Scheme, residuals_norm_before
 from bnn_jax.training import Config, SquaredHinge, by_kind, latent_weights
 from experiments.imagenet import Falls, adam, sgd
-
-IMAGES = 50_000
-"""Training images."""
-
-NIN_MACS, VGG_SMALL_MACS, RESNET20_MACS, RESNET18_MACS = 222_486_528, 616_966_144, 40_813_184, 555_422_720
-"""Multiply-adds of one image."""
 
 STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """Mean and deviation of the training images' channels."""

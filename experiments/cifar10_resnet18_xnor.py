@@ -1,8 +1,8 @@
 """CIFAR-10, ResNet-18, XNOR with a shortcut round every convolution.
 
-Source: htqin/IR-Net, CIFAR-10 (arXiv:1909.10788); what is chosen: experiments/cifar10.py.
+Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788); what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_resnet18_xnor --data_dir=FOLDER
-Published: not given; 91.5% is the best of arXiv:1909.10788.
+Published: 91.5%, by IR-Net (arXiv:1909.10788); not XNOR-Net.
 Expected: 400 epochs. Obtained here: experiments/README.md.
 """
 

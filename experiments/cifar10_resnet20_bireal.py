@@ -2,7 +2,7 @@
 
 Source: htqin/IR-Net, CIFAR-10 (arXiv:1909.10788); what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_resnet20_bireal --data_dir=FOLDER
-Published: 86.5%, the best of arXiv:1909.10788 with such shortcuts.
+Published: 86.5%, by IR-Net (arXiv:1909.10788) with such shortcuts; not Bi-Real Net.
 Expected: 400 epochs. Obtained here: experiments/README.md.
 """
 

@@ -5,6 +5,7 @@ import json
 import runpy
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -167,11 +168,42 @@ def test_a_finished_run_of_another_recipe_is_refused(monkeypatch, tmp_path, ran)
 
 def test_a_run_that_diverges_stops_no_other(monkeypatch, capsys, tmp_path):
     def run(name, config):
+        Path(config.workdir).mkdir()
         raise NonFiniteLoss(f'step 3 of {name}')
 
     monkeypatch.setattr(experiment, 'run', run)
     start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'base', 'relu', '--seeds', '0')
     assert capsys.readouterr().out == f'{tmp_path}/base-0: step 3 of base\n{tmp_path}/relu-0: step 3 of relu\n'
+
+
+def test_a_run_that_diverged_is_not_started_again_and_stands_in_the_table(monkeypatch, capsys, tmp_path):
+    calls = []
+
+    def run(name, config):
+        calls.append(name)
+        Path(config.workdir).mkdir()
+        raise NonFiniteLoss(f'step 3 of {name}')
+
+    monkeypatch.setattr(experiment, 'run', run)
+    for _ in range(2):
+        start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'l2', 'relu', '--seeds', '1')
+    assert calls == ['l2', 'relu']
+    leave(tmp_path, 'base', 0, 0.4)
+    leave(tmp_path, 'l2', 0, 0.5)
+    (tmp_path / 'docs').mkdir()
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    start(monkeypatch, '--table', f'--workdir={tmp_path}')
+    _, _, base, l2, relu = capsys.readouterr().out.splitlines()
+    assert '| 1 |' in base and '| 1 and 1 diverged | 50.00 |' in l2
+    assert relu.startswith('| `relu` |') and '| 1 diverged | |' in relu
+
+
+def test_the_table_refuses_runs_of_another_recipe_than_the_files(monkeypatch, tmp_path):
+    leave(tmp_path, 'base', 0, 0.4)
+    leave(tmp_path, 'l2', 0, 0.5, learning_rate=0.5)
+    with pytest.raises(SystemExit, match='^error: .* has a run of l2 with another learning_rate; delete it'):
+        start(monkeypatch, '--table', f'--workdir={tmp_path}')
 
 
 def test_an_unknown_variant_is_refused(monkeypatch, tmp_path, ran):
@@ -220,5 +252,5 @@ def test_the_table_needs_the_base(monkeypatch, tmp_path):
 def test_the_table_mixes_no_recipes(other, monkeypatch, tmp_path):
     leave(tmp_path, 'base', 0, 0.4)
     leave(tmp_path, 'relu', 0, 0.4, **other)
-    with pytest.raises(SystemExit, match='^error: .* has runs that differ in data, epochs, batch_size, width'):
+    with pytest.raises(SystemExit, match='^error: .* has runs that differ in data, epochs, width'):
         start(monkeypatch, '--table', f'--workdir={tmp_path}')

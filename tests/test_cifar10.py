@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -121,8 +120,8 @@ def test_what_it_trains_converts(row):
     assert packed.report.bytes < bnn.summarize(model, (1, 32, 32, 3)).bytes
 
 
-def test_multiply_adds():
-    """By hand: output pixels, window, channels in and out; shortcuts of 1x1; the head."""
+def by_hand() -> dict[str, int]:
+    """Multiply-adds of one image: output pixels, window, channels in and out; shortcuts of 1x1; the head."""
     nin = 32**2 * (75 * 192 + 192 * 160 + 160 * 96) + 16**2 * (25 * 96 * 192 + 2 * 192**2) + 8**2 * (10 * 192**2 + 1920)
     vgg = 32**2 * 9 * (3 * 128 + 128**2) + 16**2 * 9 * (128 * 256 + 256**2) + 8**2 * 9 * (256 * 512 + 512**2)
     vgg += 8192 * 1024 + 1024**2 + 10240
@@ -131,22 +130,58 @@ def test_multiply_adds():
     resnet18 = 32**2 * 9 * (3 * 64 + 4 * 64**2)
     for size, into in ((16, 64), (8, 128), (4, 256)):
         resnet18 += size**2 * (9 * (2 * into**2 + 3 * (2 * into) ** 2) + 2 * into**2)
-    assert (nin, vgg, resnet20, resnet18 + 5120) == (
-        cifar10.NIN_MACS,
-        cifar10.VGG_SMALL_MACS,
-        cifar10.RESNET20_MACS,
-        cifar10.RESNET18_MACS,
-    )
+    return {'nin': nin, 'vgg_small': vgg, 'resnet20': resnet20, 'resnet18': resnet18 + 5120}
 
 
-def test_steps_of_latent_weights_are_scaled():
-    """Adam's first step is the rate, for latent weights by sqrt((fan in + fan out) / 1.5) longer."""
-    model = bnn.models.mlp(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), input_shape=(2, 2, 3), hidden=(12, 18))
-    state = init(model, optax.identity())
+@pytest.mark.parametrize('row', ['nin_xnor', 'vgg_small_bc', 'resnet20_float', 'resnet18_bireal'], indirect=True)
+def test_the_networks_are_the_sources(row):
+    name, _, config = row
+    summary = bnn.summarize(config.model(rngs=nnx.Rngs(0)), (1, 32, 32, 3))
+    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.rpartition('_')[0]]
+
+
+GRADIENT, WEIGHT = 0.25, 0.5
+
+
+def first_updates(config: Config) -> dict[tuple, np.ndarray]:
+    """What the optimizer adds to every parameter, all of them 1/2 and all gradients 1/4, in its first two steps."""
+    model = config.model(rngs=nnx.Rngs(0), width=1 / 16)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, WEIGHT, np.float32), nnx.state(model, nnx.Param))
+    gradients = jax.tree.map(lambda leaf: np.full(leaf.shape, GRADIENT, np.float32), params)
     with jax.numpy_dtype_promotion('standard'):
-        tx = cifar10.binary_adam(lambda step: 0.01)
-        ones = jax.tree.map(np.ones_like, state.params)
-        updates, _ = tx.update(ones, tx.init(state.params), state.params)
-    found = {variable.shape: np.unique(np.asarray(variable[...])) for _, variable in nnx.to_flat_state(updates)}
-    np.testing.assert_allclose(found[12, 18], [-0.01 * np.sqrt(30 / 1.5)], rtol=1e-5)
-    np.testing.assert_allclose(found[18, 10], [-0.01], rtol=1e-5)
+        tx = config.optimizer(lambda step: config.learning_rate)
+        state, steps = tx.init(params), []
+        for _ in range(2):
+            updates, state = tx.update(gradients, state, params)
+            steps.append(dict(nnx.to_flat_state(updates)))
+    return {path: np.stack([np.asarray(step[path][...]) for step in steps]) for path in steps[0]}
+
+
+@pytest.mark.parametrize('row', ['nin_float', 'resnet20_bireal', 'vgg_small_bnn', 'vgg_small_bnn_bop'], indirect=True)
+def test_its_optimizer_is_the_sources(row):
+    """Two steps of the same gradient: Adam's are the rate, of momentum 0.9 the second is 1.9 times the first."""
+    name, _, config = row
+    for path, steps in first_updates(config).items():
+        if name == 'resnet20_bireal':
+            first = -0.1 * (GRADIENT + 1e-4 * WEIGHT)
+            expected = [first, 1.9 * first]
+        elif name == 'vgg_small_bnn_bop':  # Every weight positive and with it its gradient: all signs flip, twice.
+            expected = [-2 + 1 - WEIGHT] * 2 if path[-1] == 'kernel' else [-1e-2] * 2
+        elif name == 'vgg_small_bnn' and path[-1] == 'kernel':
+            shape = steps.shape[1:]
+            fans = np.prod(shape) / shape[-1] + np.prod(shape) / shape[-2]
+            expected = [-1e-3 * np.sqrt(fans / 1.5)] * 2
+        else:
+            expected = [-config.learning_rate] * 2
+        for step, value in zip(steps, expected, strict=True):
+            np.testing.assert_allclose(step, value, rtol=1e-4, err_msg=str(path))
+
+
+def test_nin_has_l2_in_the_gradient(monkeypatch):
+    """Where the gradient is what L2 of 1e-5 takes away, nothing moves."""
+    config = cifar10.nin_row(bnn.FLOAT)
+    with jax.numpy_dtype_promotion('standard'):
+        tx = config.optimizer(lambda step: 1e-2)
+        params = np.float32([0.5, 0.5])
+        updates, _ = tx.update(np.float32([-1e-5 * 0.5, -1e-6]), tx.init(params), params)
+    np.testing.assert_allclose(updates, [0, -1e-2], rtol=1e-2, atol=1e-6)

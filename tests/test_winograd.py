@@ -7,6 +7,10 @@ import pytest
 
 from bnn_jax import winograd
 from bnn_jax.convolution import convolution
+from bnn_jax.layers import binary_product
+from bnn_jax.products import Convolution
+from bnn_jax.quantizers import sign
+from bnn_jax.windows import Window
 
 # (N, H, W, C), F, pads.
 CASES = {
@@ -25,6 +29,7 @@ SIGNS = [1.0, -1.0]
 def always(request, monkeypatch):
     """Winograd's form whatever the number of channels, in one band of rows and in as many as there are."""
     monkeypatch.setattr(winograd, 'MANY', 1)
+    monkeypatch.setattr(winograd, 'TILES', 1)
     monkeypatch.setattr(winograd, 'BLOCK', request.param)
 
 
@@ -59,7 +64,8 @@ def of_convolution(x, kernel, g, pads):
 
 def products(*operands, platform='cpu'):
     """How many matrix products and convolutions are lowered for a platform."""
-    text = jax.jit(of_convolution, static_argnums=3).trace(*operands).lower(lowering_platforms=(platform,)).as_text()
+    *arrays, pads = operands
+    text = jax.jit(lambda *a: of_convolution(*a, pads)).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
     return text.count('stablehlo.dot_general'), text.count('stablehlo.convolution')
 
 
@@ -67,7 +73,9 @@ def products(*operands, platform='cpu'):
 def test_value_and_gradients_are_those_of_the_plain_sum(case, always):
     *arrays, pads = operands(case)
     assert products(*arrays, pads) == (48, 0)
-    got = jax.jit(of_convolution, static_argnums=3)(*arrays, pads)
+    got = jax.jit(lambda *a: of_convolution(*a, pads))(
+        *arrays
+    )  # A new function, for the bands are not in its arguments.
     for actual, expected in zip(got, by_taps(*arrays, pads), strict=True):
         assert actual.dtype == np.float32
         # Float32 rounds 16 sums of up to four terms each before and after a product: a few times the plain sum's error.
@@ -134,17 +142,43 @@ def test_off_cpu_the_plain_sum_is_taken(platform, always):
 
 
 @pytest.mark.parametrize(
-    ('kernel', 'strides', 'pads', 'expected'),
+    ('x', 'kernel', 'strides', 'pads', 'expected'),
     [
-        ((3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), True),
-        ((3, 3, 128, 127), (1, 1), ((1, 1), (1, 1)), False),
-        ((3, 3, 3, 128), (1, 1), ((1, 1), (1, 1)), False),
-        ((3, 3, 51_781, 128), (1, 1), ((1, 1), (1, 1)), True),
-        ((3, 3, 51_782, 128), (1, 1), ((1, 1), (1, 1)), False),
-        ((3, 3, 128, 128), (2, 2), ((1, 1), (1, 1)), False),
-        ((3, 3, 128, 128), (1, 1), ((3, 1), (1, 1)), False),
-        ((5, 5, 128, 128), (1, 1), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), True),
+        ((4, 15, 15, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), True),
+        ((4, 16, 14, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (0, 0)), False),
+        ((4, 16, 16, 128), (3, 3, 128, 127), (1, 1), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 3), (3, 3, 3, 128), (1, 1), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 51_781), (3, 3, 51_781, 128), (1, 1), ((1, 1), (1, 1)), True),
+        ((4, 16, 16, 51_782), (3, 3, 51_782, 128), (1, 1), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 128), (3, 3, 128, 128), (2, 2), ((1, 1), (1, 1)), False),
+        ((4, 16, 16, 128), (3, 3, 128, 128), (1, 1), ((3, 1), (1, 1)), False),
+        ((4, 16, 16, 128), (5, 5, 128, 128), (1, 1), ((1, 1), (1, 1)), False),
     ],
 )
-def test_it_is_for_3x3_windows_at_stride_1_with_many_channels(kernel, strides, pads, expected):
-    assert winograd.pays(kernel, strides, pads) is expected
+def test_it_is_for_3x3_windows_at_stride_1_with_many_channels_and_tiles(x, kernel, strides, pads, expected):
+    assert winograd.pays(x, kernel, strides, pads) is expected
+
+
+def test_the_bands_are_many_where_they_are_asked_for(always):
+    bands = 3 // winograd._rows(2, (3, 4), 7)
+    assert bands == (3 if winograd.BLOCK == 1 else 1)
+
+
+def test_binary_products_take_it_where_they_are_differentiated(always):
+    """Forward as well, to the same integers; nothing but operands and scale is kept for the gradients."""
+    x, kernel, g, pads = operands('even', values=SIGNS)
+    product, scale = Convolution(Window.of(3, 1, pads)), jnp.float32([0.5, 2, 1, 0.25])
+
+    def pulled_back(x, weight, g):
+        y, vjp = jax.vjp(lambda x, weight: binary_product(product, x, weight, scale, sign), x, weight)
+        return y, *vjp(g)
+
+    latent = kernel / 4
+    text = jax.jit(pulled_back).lower(x, latent, g).as_text()
+    assert (text.count('stablehlo.dot_general'), text.count('stablehlo.convolution')) == (48, 0)
+    y = np.asarray(jax.jit(pulled_back)(x, latent, g)[0])
+    np.testing.assert_array_equal(y, np.asarray(scale) * by_taps(x, kernel, g, pads)[0])
+    _, kept = jax.vjp(lambda x, weight: binary_product(product, x, weight, scale, sign), x, latent)
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= x.size + kernel.size + scale.size

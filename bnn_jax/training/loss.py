@@ -12,7 +12,10 @@ from bnn_jax.network import Network
 
 
 class Loss(Protocol):
-    """A callable pytree: (images, logits, labels) -> (N,) nats. Its arrays travel with the state and are not trained."""
+    """A callable pytree: (images, logits, labels) -> (N,), what is minimised, of each image.
+
+    Its arrays travel with the state and are not trained.
+    """
 
     def check(self, model: Network) -> None:
         """Raises ValueError for a model that this loss does not fit; `init` asks before the first step."""
@@ -54,7 +57,10 @@ def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class SquaredHinge:
-    """`squared_hinge` of logits and labels, whatever the images; it fits every model. Not in nats; evaluation stays so."""
+    """`squared_hinge` of logits and labels, whatever the images; it fits every model.
+
+    The loss of a training step is then this, not in nats; that of `evaluate` is the cross-entropy all the same.
+    """
 
     def check(self, model: Network) -> None:
         """Nothing to check."""
