@@ -1,13 +1,12 @@
 """Bop: an optimizer of binary weights, which has no latent weights and only ever flips signs."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-Schedule = float | Callable[[jax.Array], jax.Array]
+Schedule = float | optax.Schedule
 
 
 class BopState(NamedTuple):

@@ -118,7 +118,7 @@ def test_only_latent_weights_decay(name):
 def start(monkeypatch, *options) -> None:
     """As `python -m experiments.ablation options`, in this process."""
     monkeypatch.setattr(sys, 'argv', ['ablation', *map(str, options)])
-    monkeypatch.delitem(sys.modules, 'experiments.ablation')
+    monkeypatch.delitem(sys.modules, 'experiments.ablation', raising=False)
     runpy.run_module('experiments.ablation', run_name='__main__', alter_sys=True)
 
 
