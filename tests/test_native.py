@@ -73,7 +73,9 @@ def test_convolutions_and_their_signs(instructions, pad_value, geometry):
 
 
 @every_set
-@pytest.mark.parametrize(('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (5, 1100, 130), (33, 40, 16)])
+@pytest.mark.parametrize(
+    ('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (16, 2240, 37), (17, 2240, 37), (5, 1100, 130), (33, 40, 16)]
+)
 def test_products(instructions, m, k, n):
     """Few rows along the words, many in tiles."""
     x, w = random_signs(m, k), random_signs(n, k, seed=1)

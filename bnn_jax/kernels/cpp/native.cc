@@ -176,8 +176,9 @@ ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Re
   return error;
 }
 
-// Up to so many rows, putting w's words in the order of `convolve` would cost more than the product.
-constexpr int64_t kFew = 4;
+// Up to so many rows, putting w's words in the order of `convolve` would cost more than the product; and up to kFewDeep where
+// a row has kDeep words, so that adding up its sums at the end costs little.
+constexpr int64_t kFew = 4, kFewDeep = 16, kDeep = 64;
 
 // A product of matrices as a convolution: each row is a pixel.
 Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {
@@ -190,7 +191,7 @@ ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w, ffi::Result<Integer
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], words = x.dimensions()[1], out = w.dimensions()[0];
   if (w.dimensions()[1] != words) return ffi::Error::InvalidArgument("product: shapes that do not fit");
-  if (rows > kFew) {
+  if (rows > (words < kDeep ? kFew : kFewDeep)) {
     const Result to = {y->typed_data(), nullptr, nullptr, nullptr};
     convolve(pool, *kernels, of_matrices(rows, k, words, out), x.typed_data(), {w.typed_data(), 1, words}, to);
     return ffi::Error::Success();
