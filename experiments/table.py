@@ -68,6 +68,7 @@ def _spread(values: Sequence[float]) -> str:
 def picture(workdirs: Sequence[Path], path: Path) -> None:
     """Test accuracy over epochs: a line for the mean of each experiment's runs, a band from smallest to largest."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     curves = defaultdict(list)
     for workdir in workdirs:
@@ -87,6 +88,7 @@ def picture(workdirs: Sequence[Path], path: Path) -> None:
             color=line.get_color(),
         )
     axes.set(xlabel='epoch', ylabel='test accuracy')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
