@@ -4,7 +4,7 @@ With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the 
 window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
 for each of the 16 elements. B and A have entries 0 and +-1, G has halves, so that on +-1 and 0 every number is a multiple
 of 1/4, at most 81 a channel, and nothing is rounded in float32: exact where binary layers have to be. On real numbers it
-rounds in another order than the plain sum, and an infinity or NaN is one NaN in all outputs of its tiles. On CPU it takes
+rounds in another order than the plain sum, and an infinity or NaN makes NaN of all outputs of its tiles. On CPU it takes
 less time than the plain sum where channels and tiles are many.
 """
 

@@ -31,7 +31,7 @@ import optax
 import tyro
 
 from bnn_jax import BNN, FLOAT, XNOR
-from bnn_jax.data import ArraySource, Standardize, tfds_source
+from bnn_jax.data import ArraySource, tfds_source
 from bnn_jax.files import write
 from bnn_jax.models import vgg_small
 from bnn_jax.projections import centre, clip
@@ -40,6 +40,7 @@ from bnn_jax.schemes import Scheme, constant_k, flowing_k, norm_pool_product, no
 from bnn_jax.training import Config, NonFiniteLoss, experiment
 from bnn_jax.training.groups import by_kind, latent_weights
 from bnn_jax.variants import scaled_sign_identity
+from experiments.cifar10 import STANDARD, others
 
 IMAGES, EPOCHS, WIDTH = 20_000, 2, 0.125
 
@@ -52,7 +53,7 @@ def source(images: int, split: str, data_dir: str) -> ArraySource:
 
 def latents_by(latents: optax.GradientTransformation, schedule) -> optax.GradientTransformation:
     """latents for latent weights, Adam for all the rest."""
-    return by_kind({latent_weights: latents, lambda *leaf: not latent_weights(*leaf): optax.adam(schedule)})
+    return by_kind({latent_weights: latents, others: optax.adam(schedule)})
 
 
 def l2(decay: float, schedule) -> optax.GradientTransformation:
@@ -70,7 +71,7 @@ def config(scheme: Scheme = XNOR, optimizer=optax.adam, learning_rate: float = 1
     return Config(
         model=partial(vgg_small, 10, scheme=scheme),
         data=partial(source, IMAGES),
-        standardize=Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        standardize=STANDARD,
         optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=100,

@@ -2,7 +2,7 @@
 
 Source: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10 (main.py, README); what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_nin_bwn --data_dir=FOLDER
-Published: not given.
+Published: none quoted.
 Expected: 320 epochs. Obtained here: experiments/README.md.
 """
 

@@ -2,7 +2,7 @@
 
 Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788); what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_resnet18_float --data_dir=FOLDER
-Published: 93.0%, by arXiv:1909.10788.
+Published: none quoted.
 Expected: 400 epochs. Obtained here: experiments/README.md.
 """
 

@@ -2,7 +2,7 @@
 
 Source: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py; what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_vgg_small_bc --data_dir=FOLDER
-Published: 90.10% (stochastic: 91.73%), by arXiv:1511.00363, all layers binary, whitened images.
+Published: 91.73%, by arXiv:1511.00363, of the stochastic version, all layers binary, on whitened images.
 Expected: 500 epochs. Obtained here: experiments/README.md.
 """
 

@@ -2,7 +2,7 @@
 
 Source: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py; what is chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_vgg_small_float --data_dir=FOLDER
-Published: 91.7%, quoted by arXiv:1909.10788, with augmentation.
+Published: none quoted.
 Expected: 500 epochs. Obtained here: experiments/README.md.
 """
 
