@@ -37,8 +37,9 @@ def test_portable_is_the_last_and_the_processor_has_what_is_named():
         assert list(SETS[:-1]) == [name for name, needs in wanted.items() if needs <= flags]
 
 
-# Sizes, strides, padding, dilation, (N, H, W), channels, filters: blocks of 32 filters and tiles of 1 to 4 pixels with and
-# without a remainder, more than 31 words (a byte's fill), windows partly and wholly outside, the image between two taps.
+# Sizes, strides, padding, dilation, (N, H, W), channels, filters: blocks of 32 filters, two together and one by itself, and
+# tiles of 1 to 6 pixels, with and without a remainder; more words than a byte's counts, or 16 bits, can take; lines that are
+# laid out in strips; windows partly and wholly outside, the image between two taps.
 GEOMETRIES = [
     ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (2, 6, 7), 64, 48),
     ((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 7, 9), 70, 33),
@@ -51,6 +52,10 @@ GEOMETRIES = [
     ((3, 4), (2, 1), 'SAME', (1, 3), (1, 5, 12), 1100, 16),
     ((4, 3), (1, 2), ((7, 0), (0, 7)), (3, 5), (2, 3, 4), 33, 5),
     ((3, 2), (1, 3), ((4, 3), (3, 4)), (2, 4), (1, 1, 2), 40, 4),
+    ((3, 3), (1, 1), 'SAME', (1, 1), (2, 3, 13), 64, 130),
+    ((2, 3), (1, 2), ((0, 1), (3, 3)), (1, 1), (1, 2, 600), 128, 97),
+    ((1, 3), (1, 1), ((0, 0), (5, 5)), (1, 2), (1, 1, 300), 160, 64),
+    ((3, 3), (1, 1), 'SAME', (1, 1), (1, 3, 2), 9001, 5),
 ]
 
 
@@ -74,12 +79,23 @@ def test_convolutions_and_their_signs(instructions, pad_value, geometry):
 
 @every_set
 @pytest.mark.parametrize(
-    ('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (16, 2240, 37), (17, 2240, 37), (5, 1100, 130), (33, 40, 16)]
+    ('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (12, 2240, 37), (13, 2240, 37), (5, 1100, 130), (33, 40, 16)]
 )
 def test_products(instructions, m, k, n):
     """Few rows along the words, many in tiles."""
     x, w = random_signs(m, k), random_signs(n, k, seed=1)
     np.testing.assert_array_equal(native.matmul(packed(x), packed(w), k, instructions), x @ w.T)
+
+
+@every_set
+def test_products_beyond_16_bits(instructions):
+    """Sums of more than 65536 terms in tiles, both extremes among them."""
+    k = 70_001
+    x, w = random_signs(20, k), random_signs(70, k, seed=1)
+    x[3], x[11], w[0], w[69] = 1, -1, 1, -1
+    expected = x @ w.T
+    assert {k, -k} <= set(expected.ravel())
+    np.testing.assert_array_equal(native.matmul(packed(x), packed(w), k, instructions), expected)
 
 
 @every_set

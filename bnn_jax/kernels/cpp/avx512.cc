@@ -1,8 +1,6 @@
 // AVX-512 with VPOPCNTDQ: the processor counts the bits of 16 words at once.
 #include <immintrin.h>
 
-#include <string.h>
-
 #include "kernels.h"
 
 namespace bnn {
@@ -11,7 +9,6 @@ namespace {
 struct Lanes {
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 1 << 20;
-  static constexpr int64_t kRoom = kBlock;
   struct Counts {
     __m512i of[2];
   };
@@ -21,12 +18,6 @@ struct Lanes {
       const __m512i differ = _mm512_xor_si512(_mm512_loadu_si512(w + 16 * half), all);
       counts.of[half] = _mm512_add_epi32(counts.of[half], _mm512_popcnt_epi32(differ));
     }
-  }
-  static void lay(const uint32_t* words, uint32_t* room) { memcpy(room, words, kBlock * sizeof(uint32_t)); }
-  template <int R>
-  static void add(Counts (&counts)[R], const uint32_t* w, const uint32_t* x, int64_t x_pixel, int64_t n) {
-    for (int64_t k = 0; k < n; ++k)
-      for (int r = 0; r < R; ++r) add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
   }
   static void gather(Counts&) {}
   static void integers(const Counts& counts, int32_t k, int32_t* y) {
@@ -104,7 +95,7 @@ struct Lanes {
 }  // namespace
 }  // namespace bnn
 
-#include "tiles.h"
+#include "counting.h"
 
 namespace bnn {
 const Kernels kAvx512 = kKernels;

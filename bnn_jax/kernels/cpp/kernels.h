@@ -37,13 +37,15 @@ struct Weights {
 };
 
 struct Kernels {
-  // How many words of room `convolve` takes for one word of each of a block's filters.
-  int64_t room;
-  // Output lines [first, last), counted through all images, of the filters of one block; room: for the block's
-  // words of all taps.
+  // How many blocks of filters `convolve` takes at a time, and how many words of room it wants for them.
+  int64_t blocks;
+  int64_t (*room)(const Geometry&);
+  // Output lines [first, last), counted through all images, of `blocks` blocks of filters from `block` on, or as many as
+  // there are. room: for `room` words, aligned to 64 bytes.
   void (*convolve)(const Geometry&, const uint32_t* x, const Weights&, const Result&, int64_t block, int64_t first,
                    int64_t last, uint32_t* room);
-  // The same of floats with signs: y = sum of x where the bit is 0, of -x where it is set. room: kFloatRoom floats.
+  // The same of floats with signs, of one block: y = sum of x where the bit is 0, of -x where it is set. room: kFloatRoom
+  // floats.
   void (*convolve_floats)(const Geometry&, const float* x, const Weights&, float* y, int64_t block, int64_t first,
                           int64_t last, float* room);
   // y[row, f] = k - 2 popcount(x[row] xor w[f]) for filters [first, last), along contiguous words: for few rows.

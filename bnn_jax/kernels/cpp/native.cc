@@ -8,7 +8,6 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 #include "kernels.h"
 #include "xla/ffi/api/ffi.h"
@@ -87,20 +86,20 @@ int64_t parts(const ffi::ThreadPool& pool, int64_t whole, int64_t cost) {
   return std::max<int64_t>(1, std::min({whole, wanted, cost / kWorthATask}));
 }
 
-// Calls work(block, first line, last line, room) for every block of filters and strip of output lines; room: aligned, of
-// `words` words.
+// Calls work(block, first line, last line, room) for every `together` blocks of filters and strip of output lines; room:
+// aligned, of `words` words.
 template <typename Work>
-void by_blocks(ffi::ThreadPool& pool, const Geometry& g, int64_t cost, int64_t words, const Work& work) {
-  const int64_t blocks = (g.out + kBlock - 1) / kBlock, lines = g.images * g.rows;
-  if (blocks == 0 || lines == 0 || g.columns == 0) return;
-  const int64_t wanted = parts(pool, blocks * lines, cost);
-  const int64_t by_block = std::min(blocks, wanted), by_line = std::min(lines, (wanted + by_block - 1) / by_block);
-  share(pool, by_block * by_line, [&](int64_t task) {
-    const int64_t part = task % by_block, strip = task / by_block;
-    std::vector<uint32_t> room(words + 16);
-    uint32_t* aligned = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64 / sizeof(uint32_t);
-    for (int64_t block = blocks * part / by_block; block < blocks * (part + 1) / by_block; ++block)
-      work(block, lines * strip / by_line, lines * (strip + 1) / by_line, aligned);
+void by_blocks(ffi::ThreadPool& pool, const Geometry& g, int64_t cost, int64_t together, int64_t words, const Work& work) {
+  const int64_t groups = (g.out + together * kBlock - 1) / (together * kBlock), lines = g.images * g.rows;
+  if (groups == 0 || lines == 0 || g.columns == 0) return;
+  const int64_t wanted = parts(pool, groups * lines, cost);
+  const int64_t by_group = std::min(groups, wanted), by_line = std::min(lines, (wanted + by_group - 1) / by_group);
+  share(pool, by_group * by_line, [&](int64_t task) {
+    const int64_t part = task % by_group, strip = task / by_group;
+    const std::unique_ptr<uint32_t[]> room(new uint32_t[words + 16]);
+    uint32_t* aligned = room.get() + (64 - reinterpret_cast<uintptr_t>(room.get()) % 64) % 64 / sizeof(uint32_t);
+    for (int64_t group = groups * part / by_group; group < groups * (part + 1) / by_group; ++group)
+      work(group * together, lines * strip / by_line, lines * (strip + 1) / by_line, aligned);
   });
 }
 
@@ -109,15 +108,16 @@ int64_t depth(const Geometry& g) { return g.size_h * g.size_w * g.words; }
 void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const uint32_t* x,
               const Weights& weights, const Result& to) {
   const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g);
-  by_blocks(pool, g, cost, depth(g) * kernels.room, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+  const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
     kernels.convolve(g, x, weights, to, block, first, last, room);
-  });
+  };
+  by_blocks(pool, g, cost, kernels.blocks, kernels.room(g), work);
 }
 
 void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const float* x, const Weights& weights,
               float* y) {
   const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g) * 8;
-  by_blocks(pool, g, cost, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+  by_blocks(pool, g, cost, 1, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
     kernels.convolve_floats(g, x, weights, y, block, first, last, reinterpret_cast<float*>(room));
   });
 }
@@ -178,7 +178,7 @@ ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Re
 
 // Up to so many rows, putting w's words in the order of `convolve` would cost more than the product; and up to kFewDeep where
 // a row has kDeep words, so that adding up its sums at the end costs little.
-constexpr int64_t kFew = 4, kFewDeep = 16, kDeep = 64;
+constexpr int64_t kFew = 4, kFewDeep = 12, kDeep = 64;
 
 // A product of matrices as a convolution: each row is a pixel.
 Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {

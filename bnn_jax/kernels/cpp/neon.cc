@@ -1,8 +1,6 @@
 // NEON: the processor counts the bits of 16 bytes at once, and they are added up byte by byte.
 #include <arm_neon.h>
 
-#include <string.h>
-
 #include "kernels.h"
 
 namespace bnn {
@@ -11,7 +9,6 @@ namespace {
 struct Lanes {
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
-  static constexpr int64_t kRoom = kBlock;
   struct Counts {
     uint8x16_t bytes[8];
     uint32x4_t totals[8];
@@ -20,12 +17,6 @@ struct Lanes {
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
     for (int part = 0; part < 8; ++part)
       counts.bytes[part] = vaddq_u8(counts.bytes[part], bits_of_bytes(veorq_u32(vld1q_u32(w + 4 * part), vdupq_n_u32(x))));
-  }
-  static void lay(const uint32_t* words, uint32_t* room) { memcpy(room, words, kBlock * sizeof(uint32_t)); }
-  template <int R>
-  static void add(Counts (&counts)[R], const uint32_t* w, const uint32_t* x, int64_t x_pixel, int64_t n) {
-    for (int64_t k = 0; k < n; ++k)
-      for (int r = 0; r < R; ++r) add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
   }
   static void gather(Counts& counts) {
     for (int part = 0; part < 8; ++part) {
@@ -107,7 +98,7 @@ struct Lanes {
 }  // namespace
 }  // namespace bnn
 
-#include "tiles.h"
+#include "counting.h"
 
 namespace bnn {
 const Kernels kNeon = kKernels;

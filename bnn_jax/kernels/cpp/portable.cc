@@ -1,6 +1,4 @@
 // Plain C++, for a processor that no other file is for.
-#include <string.h>
-
 #include "kernels.h"
 
 namespace bnn {
@@ -9,18 +7,11 @@ namespace {
 struct Lanes {
   static constexpr int kRows = 1;
   static constexpr int64_t kWords = 1 << 20;
-  static constexpr int64_t kRoom = kBlock;
   struct Counts {
     int32_t of[kBlock];
   };
   static void add(Counts& counts, const uint32_t* w, uint32_t x) {
     for (int f = 0; f < kBlock; ++f) counts.of[f] += __builtin_popcount(w[f] ^ x);
-  }
-  static void lay(const uint32_t* words, uint32_t* room) { memcpy(room, words, kBlock * sizeof(uint32_t)); }
-  template <int R>
-  static void add(Counts (&counts)[R], const uint32_t* w, const uint32_t* x, int64_t x_pixel, int64_t n) {
-    for (int64_t k = 0; k < n; ++k)
-      for (int r = 0; r < R; ++r) add(counts[r], w + k * kBlock, x[r * x_pixel + k]);
   }
   static void gather(Counts&) {}
   static void integers(const Counts& counts, int32_t k, int32_t* y) {
@@ -68,7 +59,7 @@ struct Lanes {
 }  // namespace
 }  // namespace bnn
 
-#include "tiles.h"
+#include "counting.h"
 
 namespace bnn {
 const Kernels kPortable = kKernels;

@@ -1,13 +1,5 @@
-// The kernels, written once over `Lanes`, which an instruction set's file defines before it includes this one:
+// The kernels that differ in nothing but `Lanes`, which an instruction set's file defines before it includes this one:
 //
-//   Lanes::kRows         pixels of a tile
-//   Lanes::kWords        how many words a Counts can take before it must be gathered
-//   Lanes::Counts        differing bits of kBlock filters at one pixel, all 0 to begin with
-//   Lanes::kRoom, lay(words, room)   kBlock words, of a filter each, in the order in which add reads them, kRoom words
-//   Lanes::add<R>(c, w, x, step, n)  count the bits in which n words from x[r step] on differ from those laid out at w on,
-//                                    for R pixels
-//   Lanes::gather(c)     add the counts to totals that can take any number
-//   Lanes::integers(c, k, y)   gather, then y[f] = k - 2 totals[f] for kBlock filters
 //   Lanes::differing(x, w, n)  bits in which n words differ
 //   Lanes::kPixels, multiply_add<P>(x, step, n, tile, sums)   sums[p][f] += sum of x[p * step + i] * tile[i][f] over n
 //                              channels, added up apart, for P <= kPixels pixels
@@ -15,6 +7,8 @@
 //   Lanes::below(y, limits)    a word: bit f where y[f] < limits[f]
 //   Lanes::signs(x)            a word: bit i where x[i] is not above -(least normal number), of 32 floats
 //   Lanes::signs(x, scale, shift)   the same of (x + shift) * scale, or of shift where scale is 0
+//
+// And what convolutions of words share, of which there are two: counting.h and avx2.cc.
 #pragma once
 
 #include <float.h>
@@ -36,30 +30,6 @@ struct Taps {
   int64_t rows, x_row, w_row;
 };
 
-// Differing bits of a block of filters at R pixels, x_pixel words apart, in the runs of one row.
-template <int R>
-inline void count(const Taps& taps, const uint32_t* x, int64_t x_pixel, const uint32_t* w, Lanes::Counts (&counts)[R]) {
-  const auto add = [&](int64_t first, int64_t last) {
-    Lanes::add<R>(counts, w + first * Lanes::kRoom, x + first, x_pixel, last - first);
-  };
-  if (taps.segments * taps.length <= Lanes::kWords) {
-    for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step) add(0, taps.length);
-    return;
-  }
-  int64_t space = Lanes::kWords;
-  for (int64_t s = 0; s < taps.segments; ++s, x += taps.x_step, w += taps.w_step)
-    for (int64_t k = 0; k < taps.length;) {
-      if (space == 0) {
-        for (int r = 0; r < R; ++r) Lanes::gather(counts[r]);
-        space = Lanes::kWords;
-      }
-      const int64_t stop = k + least(space, taps.length - k);
-      space -= stop - k;
-      add(k, stop);
-      k = stop;
-    }
-}
-
 // Where the taps [*begin, *end) of a window lie, `step` pixels apart, that starts `start` pixels from the first of `extent`.
 inline void inside(int64_t start, int64_t size, int64_t step, int64_t extent, int64_t* begin, int64_t* end) {
   int64_t before = most(-start, 0), within = most(extent - start, 0);
@@ -68,13 +38,9 @@ inline void inside(int64_t start, int64_t size, int64_t step, int64_t extent, in
   *end = most(least(within, size), *begin);
 }
 
-// A block's counts of one pixel, k products each, written as integers or as signs.
-inline void store(Lanes::Counts& counts, int64_t k, const Result& to, int64_t block, int64_t pixel, int64_t out) {
+// A block's integers at one pixel, or their signs, to where they go.
+inline void write(const int32_t* y, const Result& to, int64_t block, int64_t pixel, int64_t out) {
   const int64_t filters = least(kBlock, out - block * kBlock);
-  if (to.thresholds == nullptr && filters == kBlock)
-    return Lanes::integers(counts, static_cast<int32_t>(k), to.integers + pixel * out + block * kBlock);
-  alignas(64) int32_t y[kBlock];
-  Lanes::integers(counts, static_cast<int32_t>(k), y);
   if (to.thresholds == nullptr) {
     memcpy(to.integers + pixel * out + block * kBlock, y, filters * sizeof(int32_t));
     return;
@@ -88,63 +54,13 @@ inline void store(Lanes::Counts& counts, int64_t k, const Result& to, int64_t bl
   to.signs[pixel * ceil_div(out, kBlock) + block] = Lanes::below(y, limits) ^ to.flip[block];
 }
 
-template <int R>
-inline void tile(const Geometry& g, const Taps& taps, const uint32_t* x, const uint32_t* w, const Result& to,
-                 int64_t block, int64_t pixel, int64_t k) {
-  Lanes::Counts counts[R] = {};
-  for (int64_t row = 0; row < taps.rows; ++row) {
-    if (row > 0)
-      for (int r = 0; r < R; ++r) Lanes::gather(counts[r]);
-    count<R>(taps, x + row * taps.x_row, g.stride_w * g.words, w + row * taps.w_row, counts);
-  }
-  for (int r = 0; r < R; ++r) store(counts[r], k, to, block, pixel + r, g.out);
-}
-
-// kBlock filters' word k; 0 for filters that are not there.
-inline void words_of_block(const Weights& weights, int64_t block, int64_t out, int64_t k, uint32_t* words) {
+// kBlock filters' word k, where they lie or, unless side by side, in `some`; 0 for filters that are not there.
+inline const uint32_t* words_of_block(const Weights& weights, int64_t block, int64_t out, int64_t k, uint32_t* some) {
   const int64_t filters = least(kBlock, out - block * kBlock);
   const uint32_t* from = weights.words + k * weights.word_step + block * kBlock * weights.filter_step;
-  if (weights.filter_step == 1 && filters == kBlock) {
-    memcpy(words, from, kBlock * sizeof(uint32_t));
-    return;
-  }
-  for (int64_t f = 0; f < kBlock; ++f) words[f] = f < filters ? from[f * weights.filter_step] : 0;
-}
-
-void convolve(const Geometry& g, const uint32_t* x_words, const Weights& weights, const Result& to, int64_t block,
-              int64_t first, int64_t last, uint32_t* room) {
-  // The block's weights, contiguous: they are read once for every pixel.
-  for (int64_t k = 0; k < g.size_h * g.size_w * g.words; ++k) {
-    alignas(64) uint32_t words[kBlock];
-    words_of_block(weights, block, g.out, k, words);
-    Lanes::lay(words, room + k * Lanes::kRoom);
-  }
-  const int64_t extent_w = g.dilation_w * (g.size_w - 1) + 1;
-  const int64_t x_row = g.dilation_h * g.width * g.words, w_row = g.size_w * g.words * Lanes::kRoom;
-  for (int64_t line = first; line < last; ++line) {
-    const int64_t image = line / g.rows, y0 = line % g.rows * g.stride_h - g.top;
-    int64_t i0, i1;
-    inside(y0, g.size_h, g.dilation_h, g.height, &i0, &i1);
-    for (int64_t column = 0; column < g.columns;) {
-      const int64_t x0 = column * g.stride_w - g.left;
-      int64_t j0, j1;
-      inside(x0, g.size_w, g.dilation_w, g.width, &j0, &j1);
-      Taps taps = {i1 - i0, (j1 - j0) * g.words, x_row, w_row, 1, 0, 0};
-      if (g.dilation_w > 1)
-        taps = {j1 - j0, g.words, g.dilation_w * g.words, g.words * Lanes::kRoom, i1 - i0, x_row, w_row};
-      const int64_t k = (i1 - i0) * (j1 - j0) * g.channels;
-      const uint32_t* x = x_words + ((image * g.height + y0 + i0 * g.dilation_h) * g.width + x0 + j0 * g.dilation_w) * g.words;
-      const uint32_t* w = room + (i0 * g.size_w + j0) * g.words * Lanes::kRoom;
-      const int64_t pixel = line * g.columns + column;
-      const int64_t beyond = x0 + (Lanes::kRows - 1) * g.stride_w + extent_w;
-      const bool whole = x0 >= 0 && beyond <= g.width && column + Lanes::kRows <= g.columns;
-      if (whole)
-        tile<Lanes::kRows>(g, taps, x, w, to, block, pixel, k);
-      else
-        tile<1>(g, taps, x, w, to, block, pixel, k);
-      column += whole ? Lanes::kRows : 1;
-    }
-  }
+  if (weights.filter_step == 1 && filters == kBlock) return from;
+  for (int64_t f = 0; f < kBlock; ++f) some[f] = f < filters ? from[f * weights.filter_step] : 0;
+  return some;
 }
 
 // 32 words, a filter each, as signs: tile[i][f] = -1 where bit i of words[f] is set, else +1.
@@ -169,9 +85,8 @@ void convolve_floats(const Geometry& g, const float* x, const Weights& weights, 
       const int64_t i = k / g.words / g.size_w * g.dilation_h, j = k / g.words % g.size_w * g.dilation_w;
       const int64_t channel = k % g.words * 32;
       const int64_t channels = least(32, g.channels - channel);
-      alignas(64) uint32_t words[kBlock];
-      words_of_block(weights, block, g.out, k, words);
-      unpack(words, tile);
+      alignas(64) uint32_t some[kBlock];
+      unpack(words_of_block(weights, block, g.out, k, some), tile);
       for (int64_t line = p0 / g.columns; line * g.columns < p1; ++line) {
         const int64_t row = line % g.rows * g.stride_h - g.top + i;
         if (row < 0 || row >= g.height) continue;
@@ -232,22 +147,6 @@ void pack(const float* x, const float* coefficients, int64_t channels, uint32_t*
       *words++ = scale == nullptr ? Lanes::signs(of[0]) : Lanes::signs(of[0], of[1], of[2]);
     }
 }
-
-int64_t limit(int64_t times) {
-  constexpr int64_t kDepth = 72;
-  static uint32_t x[Lanes::kRows * kDepth], w[kDepth * Lanes::kRoom];
-  const Taps taps = {1, kDepth, 0, 0, 1, 0, 0};
-  alignas(64) int32_t y[Lanes::kRows][kBlock] = {};
-  for (int64_t i = 0; i < times; ++i) {
-    Lanes::Counts counts[Lanes::kRows] = {};
-    count<Lanes::kRows>(taps, x, kDepth, w, counts);
-    for (int r = 0; r < Lanes::kRows; ++r) Lanes::integers(counts[r], 0, y[r]);
-    asm volatile("" : : "r"(y), "r"(x), "r"(w) : "memory");  // Else the compiler sees that all rounds are one.
-  }
-  return times * Lanes::kRows * kDepth * 32 * kBlock;
-}
-
-constexpr Kernels kKernels = {Lanes::kRoom, convolve, convolve_floats, dot, dot_floats, pack, limit};
 
 }  // namespace
 }  // namespace bnn
