@@ -53,7 +53,7 @@ def scheme_of(name: str):
 
 
 def test_every_variant_is_checked_below():
-    assert set(ablation.VARIANTS) == {*ONE_CHANGE, 'l2', 'decoupled', 'bnn', 'float'}
+    assert set(ablation.VARIANTS) == {*ONE_CHANGE, 'l2', 'decoupled', 'faster', 'faster_unclipped', 'bnn', 'float'}
 
 
 @pytest.mark.parametrize('name', ONE_CHANGE)
@@ -66,6 +66,13 @@ def test_a_variant_changes_one_choice_of_the_scheme(name):
 def test_a_decay_changes_the_optimizer_alone(name):
     assert scheme_of(name) == bnn.XNOR
     assert set(differing(ablation.VARIANTS[name][1], ablation.config())) == {'optimizer'}
+
+
+def test_the_faster_ones_differ_in_clipping():
+    assert scheme_of('faster') == bnn.XNOR
+    assert differing(scheme_of('faster_unclipped'), bnn.XNOR) == {'projection': projections.centre}
+    for name in ('faster', 'faster_unclipped'):
+        assert set(differing(ablation.VARIANTS[name][1], ablation.config())) == {'optimizer'}
 
 
 def test_the_two_for_orientation():
@@ -110,6 +117,22 @@ def test_only_latent_weights_decay(name):
             u, -0.01 * 0.1 * w if name == 'decoupled' else -0.01 * d / (abs(d) + 1e-8), rtol=1e-3
         )
     assert latents
+
+
+@pytest.mark.parametrize('name', ['faster', 'faster_unclipped'])
+def test_only_latent_weights_are_faster(name):
+    """Adam's first step on ones is the rate."""
+    model = bnn.models.mlp(10, scheme=bnn.XNOR, width=1 / 512, input_shape=(2, 2, 1), rngs=nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    tx = ablation.VARIANTS[name][1].optimizer(optax.constant_schedule(0.01))
+    with jax.numpy_dtype_promotion('standard'):  # optax relies on it, as the step lets it
+        updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    updates = dict(nnx.to_flat_state(updates))
+    kinds = {isinstance(parameter, Latent) for _, parameter in nnx.to_flat_state(params)}
+    assert kinds == {True, False}
+    for path, parameter in nnx.to_flat_state(params):
+        expected = -0.1 if isinstance(parameter, Latent) else -0.01
+        np.testing.assert_allclose(updates[path][...], expected, rtol=1e-5)
 
 
 # Runs.
