@@ -79,10 +79,11 @@ def test_convolutions_and_their_signs(instructions, pad_value, geometry):
 
 @every_set
 @pytest.mark.parametrize(
-    ('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (12, 2240, 37), (13, 2240, 37), (5, 1100, 130), (33, 40, 16)]
+    ('m', 'k', 'n'),
+    [(1, 33, 5), (4, 2240, 37), (12, 2240, 37), (13, 2240, 37), (5, 1100, 130), (33, 40, 16), (301, 2240, 70)],
 )
 def test_products(instructions, m, k, n):
-    """Few rows along the words, many in tiles."""
+    """Few rows along the words, many in tiles, very many in parts."""
     x, w = random_signs(m, k), random_signs(n, k, seed=1)
     np.testing.assert_array_equal(native.matmul(packed(x), packed(w), k, instructions), x @ w.T)
 
@@ -121,7 +122,7 @@ def test_every_set_adds_up_in_the_same_order():
 
 
 @every_set
-@pytest.mark.parametrize(('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (5, 1100, 130), (200, 40, 16)])
+@pytest.mark.parametrize(('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (5, 1100, 130), (200, 40, 16), (301, 1100, 33)])
 def test_products_of_floats_with_signs(instructions, m, k, n):
     x, w = np.random.default_rng(0).integers(-99, 100, (m, k)), random_signs(n, k, seed=1)
     np.testing.assert_array_equal(native.signed_matmul(jnp.float32(x), packed(w), instructions), x @ w.T)
@@ -242,6 +243,12 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_read():
         packed_signs(jnp.zeros((1, 64)), jnp.zeros((2, 1)))
     with pytest.raises(jax.errors.JaxRuntimeError, match='packing: shapes that do not fit'):
         native.pack(jnp.zeros((1, 64)), jnp.zeros((2, 1))).block_until_ready()
+    nothing = jnp.zeros((20, 0), jnp.uint32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match='product: shapes that do not fit'):
+        native.matmul(nothing, nothing, 0).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match='convolution: shapes that do not fit'):
+        window = Window.of((1, 1), (1, 1), 'VALID', (1, 1))
+        native.conv2d(nothing[None, None], nothing[None, None].swapaxes(2, 3), None, 0, window, 0).block_until_ready()
 
 
 def test_thresholds_at_the_ends_of_int32():

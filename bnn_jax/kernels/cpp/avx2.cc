@@ -11,7 +11,7 @@ namespace {
 inline __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 
 struct Lanes {
-  // (Mula)
+  // Of each byte, by two look-ups (W. Mula).
   static __m256i bits_of_bytes(__m256i v) {
     const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                            0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
@@ -102,9 +102,10 @@ namespace {
 constexpr int kTogether = 2;      // Blocks of a tile, so that a table serves two shuffles.
 constexpr int kRows = 6;          // Pixels of a tile: more and their counts would not stay in registers.
 constexpr int64_t kHalves = 8;    // Half bytes of a word.
-constexpr int64_t kByte = 56;     // Half bytes whose counts, 4 at most, a byte surely holds; 7 words of them.
-constexpr int64_t kTotals = 255;  // Such bytes that a total of 16 bits surely holds.
-constexpr int64_t kLine = 8192;   // Half bytes of a line of x that are laid out at a time: a quarter of a first-level cache.
+constexpr int64_t kByte = 56;     // Half bytes, 7 words, whose counts a byte holds.
+constexpr int64_t kTotals = 255;  // Such bytes that a total of 16 bits holds.
+static_assert(4 * kByte <= UINT8_MAX && 4 * kByte * kTotals <= UINT16_MAX, "a half byte has four bits to differ in");
+constexpr int64_t kLine = 8192;   // Half bytes of a line that are laid out at a time, or those of six columns if more.
 constexpr int64_t kAhead = 16;    // So many words of weights ahead, the next are fetched.
 
 // of[16 a + b]: in how many bits half bytes a and b differ. Row 16 is 0, for what lies outside the image.
@@ -118,9 +119,9 @@ constexpr Tables make_tables() {
   return tables;
 }
 constexpr Tables kTables = make_tables();
-constexpr int kOutside = 32;  // Where row 16 begins, as `spread` counts.
+constexpr int kOutside = 32;  // Row 16, doubled as in `spread`.
 
-// The half bytes of n words of x, lowest first, as where their row begins in eight bytes, which is what an address can hold.
+// The half bytes of n words of x, lowest first, doubled: a row of the tables has 16 bytes, and an address scales by 8 at most.
 inline void spread(const uint32_t* x, int64_t n, uint8_t* to) {
   int64_t k = 0;
   for (; k + 4 <= n; k += 4, to += 32) {
@@ -153,9 +154,9 @@ inline void lay(const uint32_t* words, uint8_t* to, int64_t step) {
   }
 }
 
-// Totals of a block, as two vectors of 16 bits each, to y = (y, or k where it is yet to begin) - 2 totals.
-inline void subtract(const __m256i (&totals)[2], bool begun, int32_t k, int32_t* y) {
-  for (int part = 0; part < 4; ++part) {  // The first 8 filters, the third, the second, the fourth.
+// y = (y, or k where it is yet to begin) - 2 totals of a block, whose filters 0 and 16 on are in totals[0], 8 and 24 on in [1].
+inline void subtract(const __m256i* totals, bool begun, int32_t k, int32_t* y) {
+  for (int part = 0; part < 4; ++part) {
     const __m128i eight = part < 2 ? _mm256_castsi256_si128(totals[part]) : _mm256_extracti128_si256(totals[part - 2], 1);
     __m256i* to = reinterpret_cast<__m256i*>(y) + part;
     const __m256i twice = _mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 1);
@@ -166,7 +167,8 @@ inline void subtract(const __m256i (&totals)[2], bool begun, int32_t k, int32_t*
 // Adds to totals in how many bits of n <= kByte half bytes V blocks of filters differ from R pixels, x_pixel half bytes
 // apart. (A function by itself: what surrounds it would take its registers.)
 template <int R, int V>
-__attribute__((noinline)) void look_up(const uint8_t* x, int64_t x_pixel, const uint8_t* w, int64_t n, __m256i (*totals)[V][2]) {
+__attribute__((noinline)) void look_up(const uint8_t* x, int64_t x_pixel, const uint8_t* w, int64_t n,
+                                       __m256i* totals) {
   __m256i bytes[R][V] = {};
   for (int64_t i = 0; i < n; ++i, w += V * kBlock) {
     __m256i weights[V];
@@ -179,7 +181,7 @@ __attribute__((noinline)) void look_up(const uint8_t* x, int64_t x_pixel, const 
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
         const __m256i differ = _mm256_shuffle_epi8(table, weights[v]);
-        asm("vpaddb %1, %0, %0" : "+x"(bytes[r][v]) : "x"(differ));  // In place: compilers copied sums to and fro.
+        asm("vpaddb %1, %0, %0" : "+x"(bytes[r][v]) : "x"(differ));  // In place: GCC copied sums to and fro.
       }
     }
   }
@@ -188,8 +190,9 @@ __attribute__((noinline)) void look_up(const uint8_t* x, int64_t x_pixel, const 
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      totals[r][v][0] = _mm256_add_epi16(totals[r][v][0], _mm256_unpacklo_epi8(bytes[r][v], zero));
-      totals[r][v][1] = _mm256_add_epi16(totals[r][v][1], _mm256_unpackhi_epi8(bytes[r][v], zero));
+      __m256i* of = totals + 2 * (r * V + v);
+      of[0] = _mm256_add_epi16(of[0], _mm256_unpacklo_epi8(bytes[r][v], zero));
+      of[1] = _mm256_add_epi16(of[1], _mm256_unpackhi_epi8(bytes[r][v], zero));
     }
 }
 
@@ -197,16 +200,16 @@ __attribute__((noinline)) void look_up(const uint8_t* x, int64_t x_pixel, const 
 template <int R, int V>
 void tile(const Taps& taps, const uint8_t* x, int64_t x_pixel, const uint8_t* w, const int32_t* k, int32_t* y, int64_t step) {
   constexpr int kWidth = V * kBlock;
-  __m256i totals[R][V][2];
+  __m256i totals[2 * R * V];
   const auto clear = [&] {
 #pragma GCC unroll 24
-    for (int i = 0; i < 2 * R * V; ++i) _mm256_store_si256(&totals[0][0][0] + i, _mm256_setzero_si256());
+    for (__m256i& total : totals) total = _mm256_setzero_si256();
   };
   int64_t space = kTotals;
   bool begun = false;
   const auto finish = [&] {
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) subtract(totals[r][v], begun, k[r], y + r * step + v * kBlock);
+      for (int v = 0; v < V; ++v) subtract(totals + 2 * (r * V + v), begun, k[r], y + r * step + v * kBlock);
   };
   clear();
   for (int64_t row = 0; row < taps.rows; ++row)
@@ -242,6 +245,8 @@ void lines(const Geometry& g, const uint32_t* x_words, const Result& to, int64_t
            const uint8_t* w, uint8_t* laid) {
   const int64_t pixel = g.words * kHalves, strip = columns_of_strip(g), x_row = reach(g, strip) * pixel;
   const bool integers = to.thresholds == nullptr && (block + V) * kBlock <= g.out;
+  Taps taps = {1, g.size_w * pixel, 0, 0, 0, x_row, g.size_w * pixel};
+  if (g.dilation_w > 1) taps = {g.size_w, pixel, g.dilation_w * pixel, pixel, 0, x_row, g.size_w * pixel};
   for (int64_t line = first; line < last; ++line)
     for (int64_t c0 = 0; c0 < g.columns; c0 += strip) {
       const int64_t c1 = least(c0 + strip, g.columns), image = line / g.rows;
@@ -259,8 +264,7 @@ void lines(const Geometry& g, const uint32_t* x_words, const Result& to, int64_t
         spread(from, (end - begin) * g.words, at + begin * pixel);
         memset(at + end * pixel, kOutside, (seen - end) * pixel);
       }
-      Taps taps = {1, g.size_w * pixel, 0, 0, i1 - i0, x_row, g.size_w * pixel};
-      if (g.dilation_w > 1) taps = {g.size_w, pixel, g.dilation_w * pixel, pixel, i1 - i0, x_row, g.size_w * pixel};
+      taps.rows = i1 - i0;
       for (int64_t column = c0, wide; column < c1; column += wide) {
         wide = ceil_div(c1 - column, ceil_div(c1 - column, kRows));
         int32_t k[kRows];

@@ -86,12 +86,13 @@ int64_t parts(const ffi::ThreadPool& pool, int64_t whole, int64_t cost) {
   return std::max<int64_t>(1, std::min({whole, wanted, cost / kWorthATask}));
 }
 
-// Calls work(block, first line, last line, room) for every `together` blocks of filters and strip of output lines; room:
+// Calls work(block, first line, last line, room) for every `together` blocks of `out` filters and every strip of lines; room:
 // aligned, of `words` words.
 template <typename Work>
-void by_blocks(ffi::ThreadPool& pool, const Geometry& g, int64_t cost, int64_t together, int64_t words, const Work& work) {
-  const int64_t groups = (g.out + together * kBlock - 1) / (together * kBlock), lines = g.images * g.rows;
-  if (groups == 0 || lines == 0 || g.columns == 0) return;
+void by_blocks(ffi::ThreadPool& pool, int64_t out, int64_t lines, int64_t cost, int64_t together, int64_t words,
+               const Work& work) {
+  const int64_t groups = (out + together * kBlock - 1) / (together * kBlock);
+  if (groups == 0 || lines == 0) return;
   const int64_t wanted = parts(pool, groups * lines, cost);
   const int64_t by_group = std::min(groups, wanted), by_line = std::min(lines, (wanted + by_group - 1) / by_group);
   share(pool, by_group * by_line, [&](int64_t task) {
@@ -107,17 +108,17 @@ int64_t depth(const Geometry& g) { return g.size_h * g.size_w * g.words; }
 
 void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const uint32_t* x,
               const Weights& weights, const Result& to) {
-  const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g);
+  const int64_t lines = g.columns == 0 ? 0 : g.images * g.rows, cost = lines * g.columns * g.out * depth(g);
   const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
     kernels.convolve(g, x, weights, to, block, first, last, room);
   };
-  by_blocks(pool, g, cost, kernels.blocks, kernels.room(g), work);
+  by_blocks(pool, g.out, lines, cost, kernels.blocks, kernels.room(g), work);
 }
 
 void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const float* x, const Weights& weights,
               float* y) {
-  const int64_t cost = g.images * g.rows * g.columns * g.out * depth(g) * 8;
-  by_blocks(pool, g, cost, 1, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+  const int64_t lines = g.columns == 0 ? 0 : g.images * g.rows, cost = lines * g.columns * g.out * depth(g) * 8;
+  by_blocks(pool, g.out, lines, cost, 1, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
     kernels.convolve_floats(g, x, weights, y, block, first, last, reinterpret_cast<float*>(room));
   });
 }
@@ -129,7 +130,7 @@ ffi::Error no_such_set(std::string_view name) {
 // x: (images, height, width, ...), w: (height, width, words, out) of the window, y: (images, rows, columns, ...); numbers:
 // strides (height, width), padding at the top and at the left, dilation (height, width).
 ffi::Error fill(Geometry& g, Numbers x, Numbers w, Numbers y, Numbers numbers, int64_t channels) {
-  if (numbers.size() != 6 || w[2] != (channels + 31) / 32 || y[0] != x[0])
+  if (numbers.size() != 6 || channels < 1 || w[2] != (channels + 31) / 32 || y[0] != x[0])
     return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
   g = {x[0],       x[1],       x[2],       channels,   w[2],       w[0], w[1], numbers[0],
        numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], y[1], y[2], w[3]};
@@ -180,7 +181,9 @@ ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Re
 // a row has kDeep words, so that adding up its sums at the end costs little.
 constexpr int64_t kFew = 4, kFewDeep = 12, kDeep = 64;
 
-// A product of matrices as a convolution: each row is a pixel.
+// A product of matrices as a convolution: each row is a pixel, kRowsOfAPart of them or more a thread's part.
+constexpr int64_t kRowsOfAPart = 48;
+int64_t parts_of(int64_t rows) { return (rows + kRowsOfAPart - 1) / kRowsOfAPart; }
 Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {
   return {1, 1, rows, k, words, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, out};
 }
@@ -190,10 +193,16 @@ ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w, ffi::Result<Integer
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], words = x.dimensions()[1], out = w.dimensions()[0];
-  if (w.dimensions()[1] != words) return ffi::Error::InvalidArgument("product: shapes that do not fit");
+  if (words < 1 || w.dimensions()[1] != words) return ffi::Error::InvalidArgument("product: shapes that do not fit");
   if (rows > (words < kDeep ? kFew : kFewDeep)) {
-    const Result to = {y->typed_data(), nullptr, nullptr, nullptr};
-    convolve(pool, *kernels, of_matrices(rows, k, words, out), x.typed_data(), {w.typed_data(), 1, words}, to);
+    const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+      const int64_t from = first * kRowsOfAPart, some = std::min(last * kRowsOfAPart, rows) - from;
+      const Result to = {y->typed_data() + from * out, nullptr, nullptr, nullptr};
+      kernels->convolve(of_matrices(some, k, words, out), x.typed_data() + from * words, {w.typed_data(), 1, words}, to,
+                        block, 0, 1, room);
+    };
+    const int64_t room = kernels->room(of_matrices(rows, k, words, out));
+    by_blocks(pool, out, parts_of(rows), rows * out * words, kernels->blocks, room, work);
     return ffi::Error::Success();
   }
   const int64_t tasks = parts(pool, out, rows * out * words);
@@ -209,10 +218,14 @@ ffi::Error product_floats(ffi::ThreadPool pool, Floats2 x, Words2 w, ffi::Result
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], k = x.dimensions()[1], out = w.dimensions()[0], words = w.dimensions()[1];
-  if (words != (k + 31) / 32) return ffi::Error::InvalidArgument("product: shapes that do not fit");
+  if (words < 1 || words != (k + 31) / 32) return ffi::Error::InvalidArgument("product: shapes that do not fit");
   if (rows > kFew) {
-    convolve(pool, *kernels, of_matrices(rows, k, words, out), x.typed_data(), {w.typed_data(), 1, words},
-             y->typed_data());
+    const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+      const int64_t from = first * kRowsOfAPart, some = std::min(last * kRowsOfAPart, rows) - from;
+      kernels->convolve_floats(of_matrices(some, k, words, out), x.typed_data() + from * k, {w.typed_data(), 1, words},
+                               y->typed_data() + from * out, block, 0, 1, reinterpret_cast<float*>(room));
+    };
+    by_blocks(pool, out, parts_of(rows), rows * out * words * 8, 1, kFloatRoom, work);
     return ffi::Error::Success();
   }
   const int64_t tasks = parts(pool, out, rows * out * words * 8);
