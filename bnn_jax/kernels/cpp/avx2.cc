@@ -240,52 +240,59 @@ int64_t room(const Geometry& g) {
   return (weights + g.size_h * reach(g, columns_of_strip(g)) * g.words * kHalves) / 4;
 }
 
+// `seen` pixels from column x0 on, of the lines [i0, i1) of a window whose first is y0, as half bytes, x_row of them a line.
+void spread_lines(const Geometry& g, const uint32_t* image, int64_t y0, int64_t i0, int64_t i1, int64_t x0, int64_t seen,
+                  uint8_t* laid, int64_t x_row) {
+  const int64_t pixel = g.words * kHalves;
+  int64_t begin, end;  // Those that lie inside the image.
+  inside(x0, seen, 1, g.width, &begin, &end);
+  for (int64_t i = i0; i < i1; ++i) {
+    uint8_t* line = laid + i * x_row;
+    memset(line, kOutside, begin * pixel);
+    spread(image + ((y0 + i * g.dilation_h) * g.width + x0 + begin) * g.words, (end - begin) * g.words, line + begin * pixel);
+    memset(line + end * pixel, kOutside, (seen - end) * pixel);
+  }
+}
+
+// Output lines [first, last) of V blocks, whose weights are laid out at w.
 template <int V>
 void lines(const Geometry& g, const uint32_t* x_words, const Result& to, int64_t block, int64_t first, int64_t last,
            const uint8_t* w, uint8_t* laid) {
+  constexpr decltype(&tile<1, V>) kTiles[] = {tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
   const int64_t pixel = g.words * kHalves, strip = columns_of_strip(g), x_row = reach(g, strip) * pixel;
-  const bool integers = to.thresholds == nullptr && (block + V) * kBlock <= g.out;
   Taps taps = {1, g.size_w * pixel, 0, 0, 0, x_row, g.size_w * pixel};
   if (g.dilation_w > 1) taps = {g.size_w, pixel, g.dilation_w * pixel, pixel, 0, x_row, g.size_w * pixel};
-  for (int64_t line = first; line < last; ++line)
-    for (int64_t c0 = 0; c0 < g.columns; c0 += strip) {
-      const int64_t c1 = least(c0 + strip, g.columns), image = line / g.rows;
-      const int64_t y0 = line % g.rows * g.stride_h - g.top, x0 = c0 * g.stride_w - g.left;
-      int64_t i0, i1;
-      inside(y0, g.size_h, g.dilation_h, g.height, &i0, &i1);
-      // The pixels [begin, end) of those that the strip sees lie inside the image.
-      const int64_t seen = reach(g, c1 - c0);
-      int64_t begin, end;
-      inside(x0, seen, 1, g.width, &begin, &end);
-      for (int64_t i = i0; i < i1; ++i) {
-        const uint32_t* from = x_words + ((image * g.height + y0 + i * g.dilation_h) * g.width + x0 + begin) * g.words;
-        uint8_t* at = laid + i * x_row;
-        memset(at, kOutside, begin * pixel);
-        spread(from, (end - begin) * g.words, at + begin * pixel);
-        memset(at + end * pixel, kOutside, (seen - end) * pixel);
+  alignas(32) int32_t some[kRows * V * kBlock];  // Integers, where they are not what is wanted, or not all of them are.
+  const bool all = to.thresholds == nullptr && (block + V) * kBlock <= g.out;
+  const int64_t step = all ? g.out : V * kBlock;
+  for (int64_t line = first; line < last; ++line) {
+    const uint32_t* image = x_words + line / g.rows * g.height * g.width * g.words;
+    const int64_t y0 = line % g.rows * g.stride_h - g.top;
+    int64_t i0, i1;
+    inside(y0, g.size_h, g.dilation_h, g.height, &i0, &i1);
+    taps.rows = i1 - i0;
+    for (int64_t column = 0, laid_from = 0, laid_to = 0, wide; column < g.columns; column += wide) {
+      if (column == laid_to) {
+        laid_from = column, laid_to = least(column + strip, g.columns);
+        spread_lines(g, image, y0, i0, i1, column * g.stride_w - g.left, reach(g, laid_to - column), laid, x_row);
       }
-      taps.rows = i1 - i0;
-      for (int64_t column = c0, wide; column < c1; column += wide) {
-        wide = ceil_div(c1 - column, ceil_div(c1 - column, kRows));
-        int32_t k[kRows];
-        for (int64_t r = 0; r < wide; ++r) {
-          int64_t j0, j1;
-          inside((column + r) * g.stride_w - g.left, g.size_w, g.dilation_w, g.width, &j0, &j1);
-          k[r] = static_cast<int32_t>((i1 - i0) * (j1 - j0) * g.channels);
-        }
-        const uint8_t* x = laid + i0 * x_row + (column - c0) * g.stride_w * pixel;
-        alignas(32) int32_t some[kRows * V * kBlock];
-        int32_t* y = integers ? to.integers + (line * g.columns + column) * g.out + block * kBlock : some;
+      wide = ceil_div(laid_to - column, ceil_div(laid_to - column, kRows));
+      const int64_t at = line * g.columns + column;
+      int32_t* y = all ? to.integers + at * g.out + block * kBlock : some;
+      int32_t k[kRows];
+      for (int64_t r = 0; r < wide; ++r) {
+        int64_t j0, j1;
+        inside((column + r) * g.stride_w - g.left, g.size_w, g.dilation_w, g.width, &j0, &j1);
+        k[r] = static_cast<int32_t>((i1 - i0) * (j1 - j0) * g.channels);
         // What lies in an outer cache is on its way while others are counted.
-        for (int64_t r = 0; integers && r < wide; ++r)
-          for (int64_t f = 0; f < V * kBlock; f += 16) __builtin_prefetch(y + r * g.out + f, 1);
-        constexpr decltype(&tile<1, V>) kTiles[] = {tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>};
-        kTiles[wide - 1](taps, x, g.stride_w * pixel, w + i0 * taps.w_row * V * kBlock, k, y, integers ? g.out : V * kBlock);
-        for (int64_t r = 0; !integers && r < wide; ++r)
-          for (int v = 0; v < V; ++v)
-            write(some + (r * V + v) * kBlock, to, block + v, line * g.columns + column + r, g.out);
+        for (int64_t f = 0; all && f < V * kBlock; f += 16) __builtin_prefetch(y + r * step + f, 1);
       }
+      const uint8_t* x = laid + i0 * x_row + (column - laid_from) * g.stride_w * pixel;
+      kTiles[wide - 1](taps, x, g.stride_w * pixel, w + i0 * taps.w_row * V * kBlock, k, y, step);
+      for (int64_t r = 0; !all && r < wide; ++r)
+        for (int v = 0; v < V; ++v) write(some + r * step + v * kBlock, to, block + v, at + r, g.out);
     }
+  }
 }
 
 void convolve(const Geometry& g, const uint32_t* x, const Weights& weights, const Result& to, int64_t block, int64_t first,
