@@ -106,7 +106,7 @@ constexpr int64_t kByte = 56;     // Half bytes, 7 words, whose counts a byte ho
 constexpr int64_t kTotals = 255;  // Such bytes that a total of 16 bits holds.
 static_assert(4 * kByte <= UINT8_MAX && 4 * kByte * kTotals <= UINT16_MAX, "a half byte has four bits to differ in");
 constexpr int64_t kLine = 8192;   // Half bytes of a line that are laid out at a time, or those of six columns if more.
-constexpr int64_t kAhead = 16;    // So many words of weights ahead, the next are fetched.
+constexpr int64_t kAhead = 40;    // So many words of weights ahead, the next are fetched.
 
 // of[16 a + b]: in how many bits half bytes a and b differ. Row 16 is 0, for what lies outside the image.
 struct Tables {
