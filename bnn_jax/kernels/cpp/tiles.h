@@ -8,7 +8,7 @@
 //   Lanes::signs(x)            a word: bit i where x[i] is not above -(least normal number), of 32 floats
 //   Lanes::signs(x, scale, shift)   the same of (x + shift) * scale, or of shift where scale is 0
 //
-// And what the two convolutions of words share, in counting.h and in avx2.cc.
+// And what the two convolutions of words share, in counting.h and lookup.h.
 #pragma once
 
 #include <float.h>
@@ -23,9 +23,9 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The taps of one pixel: `rows` times `segments` runs of `length` words (avx2.cc: half bytes), each a step after the last one.
+// The taps of one pixel: `rows` times `segments` runs of `length` words (lookup.h: half bytes), each a step after the last one.
 // Where the taps of a kernel row touch they are one run; dilated they are a run each. counting.h leaves out what lies outside
-// the image, and counts rows that touch as one; avx2.cc leaves out rows alone.
+// the image, and counts rows that touch as one; lookup.h leaves out rows alone.
 struct Taps {
   int64_t segments, length, x_step, w_step;
   int64_t rows, x_row, w_row;
