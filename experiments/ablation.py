@@ -102,7 +102,7 @@ VARIANTS = {
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
     'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
     'clip_only': ('clipped, not centred (BinaryConnect, Theano code)', xnor(projection=clip)),
-    'centre_only': ('centred, not clipped', xnor(projection=centre)),
+    'centre_only': ('centred, not clipped (at this rate the base itself)', xnor(projection=centre)),
     'no_projection': ('neither centred nor clipped (the paper)', xnor(projection=None)),
     'k_constant': ('K without a gradient (eq. 11; Caffe code)', xnor(input_scale=constant_k)),
     'k_flowing': ('K with its gradient (Theano code)', xnor(input_scale=flowing_k)),
@@ -175,9 +175,10 @@ def results(workdir: Path) -> dict[str, list[float]]:
 def markdown(found: dict[str, list[float]], diverged: Mapping[str, int] = MappingProxyType({})) -> str:
     """The table; diverged: how many runs of a variant, which have no accuracy.
 
-    Beyond the spread: the means differ by more than the range of either, which needs two seeds. Where nothing differs, three
-    seeds each, 5% of comparisons say so all the same; of tables with 19 variants beside one base, a third says it at least
-    once (simulated, normal accuracies).
+    Beyond the spread: the means differ by more than the range of either, which needs two seeds. Of three seeds each, normal and
+    simulated: where nothing differs, 5% of comparisons say so all the same, and of tables with 19 variants beside one base more
+    than a third at least once; a difference of two standard deviations of a seed is missed more often than not, one of three
+    in a quarter of the cases.
     """
     columns = ('variant', 'what', 'seeds', 'mean, %', 'smallest to largest', 'difference', 'beyond the spread')
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']

@@ -130,23 +130,41 @@ def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str,
     return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
 
 
+def alone(steps: dict[str, Callable[[], object]], seconds: float, clock: Clock) -> dict[str, list[float]]:
+    """Seconds of every call, all of one step before those of the next: operands and result stay in the caches."""
+    return {name: take_turns({name: step}, seconds, clock)[name] for name, step in steps.items()}
+
+
+def pace(macs: int, times: Sequence[float], limit: float | None) -> list[str]:
+    """G multiply-adds a second, and which share of the limit they are, if there is one."""
+    rate = macs / float(np.median(times))
+    return [f'{rate / 1e9:.1f}', '' if limit is None else f'{rate / limit:.0%}']
+
+
 def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | None, clock: Clock) -> str:
-    """Two tables: every layer and backend; the backends over all layers. limit: products a second of all cores, if known."""
+    """Two tables: every layer and backend, in turns and alone; the backends over all layers, in turns.
+
+    limit: products a second of all cores, if known.
+    """
     rows, speedups = [], {backend: [] for backend in backends}
     reason = why_not_native()
     for layer in STAGES:
-        times = take_turns(steps_of(layer, backends, batch), seconds, clock)
+        steps, macs = steps_of(layer, backends, batch), batch * layer.macs
+        times = take_turns(steps, seconds, clock)
+        by_itself = alone({name: steps[name] for name in backends}, seconds / 4, clock)
         for name, own in times.items():
-            rate = batch * layer.macs / float(np.median(own))
-            ratio = speedup(times, name, 'float32')
-            share = '' if limit is None or name not in backends else f'{rate / limit:.0%}'
-            rows.append([str(layer), name, *milliseconds(own), f'{ratio:.2f}', f'{rate / 1e9:.1f}', share])
-            if name in backends:
-                speedups[name].append(ratio)
+            row = [str(layer), name, *milliseconds(own), f'{speedup(times, name, "float32"):.2f}']
+            if name not in backends:
+                rows.append([*row, *pace(macs, own, None), '', ''])
+                continue
+            quiet = by_itself[name]
+            rows.append([*row, *pace(macs, own, limit), milliseconds(quiet)[0], pace(macs, quiet, limit)[1]])
+            speedups[name].append(speedup(times, name, 'float32'))
         if reason is not None:
-            rows.append([str(layer), f'native: {reason}', '', '', '', '', ''])
+            rows.append([str(layer), f'native: {reason}', *7 * ['']])
     title = f'3x3 convolutions of signs, batch {batch}: words in, int32 out'
     columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / its', 'G multiply-adds/s', 'of the limit']
+    columns += ['alone, ms', 'of the limit, alone']
     overall = [[name, f'{np.exp(np.mean(np.log(own))):.2f}', f'{min(own):.2f}'] for name, own in speedups.items()]
     over_all = listing('float32 time / its, over all maps', ['backend', 'geometric mean', 'worst'], overall)
     return f'{listing(title, columns, rows)}\n{over_all}'

@@ -1,6 +1,6 @@
 """Fashion-MNIST, LeNet-5, XNOR with its input scale K (XNOR-Net, eq. 11).
 
-No figure is published; on AlexNet the paper reports less than 1 % for K. Obtained: experiments/README.md.
+No figure is published; on AlexNet the paper loses less than 1 % without K. Obtained: experiments/README.md.
 """
 
 from bnn_jax import XNOR_K

@@ -31,6 +31,18 @@ def test_milliseconds_are_median_and_middle_half():
     assert bench_layers.milliseconds([0.005, 0.001, 0.002, 0.003, 0.004]) == ['3.000', '2.000 .. 4.000']
 
 
+def test_alone_is_not_in_turns():
+    called = []
+    times = bench_layers.alone({name: lambda name=name: called.append(name) for name in 'ab'}, 0, lambda: 0.0)
+    assert ''.join(called) == 'aaaabbbb'  # One call of each is not counted.
+    assert times == {'a': [0.0] * 3, 'b': [0.0] * 3}
+
+
+def test_the_pace_of_the_median_call():
+    assert bench_layers.pace(3 * 10**9, [1.0, 2.0, 9.0], 3e9) == ['1.5', '50%']
+    assert bench_layers.pace(3 * 10**9, [2.0], None) == ['1.5', '']
+
+
 def test_the_limit_is_the_best_of_its_runs(monkeypatch):
     """A clock that goes 1, then 4, then 2, then 8 ms a run; 100 products a round."""
     monkeypatch.setattr(bench_layers.native, 'limit', lambda times: 100 * times)
@@ -200,6 +212,7 @@ def test_a_tiny_run_prints_everything(capsys, monkeypatch, tmp_path):
         'G products of signs a second and core',
         '5 x 5 x 33',
         'geometric mean',
+        'of the limit, alone',
         '6 x 6 x 33',
         'lenet5: 1 x (28, 28, 1), width 0.05',
         'float32, PyTorch',
