@@ -5,9 +5,9 @@
     python -m experiments.bench_inference --networks resnet18/BWN --no-layers --no-memory
 
 Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
-medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after the
-other, so that operands and result stay in the caches. The limit is what one
-thread can do with these kernels on words that stay in the first-level cache, times the cores: the best of many short runs.
+medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after
+the other, so that operands and result stay in the caches. The limit is what one thread can do with these kernels on words that
+stay in the first-level cache, times the cores: the best of many short runs.
 $BNN_INSTRUCTIONS chooses the instruction set of the native kernels, XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA.
 PyTorch and ONNX Runtime run the same float network, where they are installed, on as many threads as there are cores here.
 """
