@@ -31,9 +31,9 @@ AUTO = ByPlatform(
     cpu=lambda: native if native.missing() is None else xla, default=dense, largest=dense.EXACT, beyond=xla
 )
 """What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
-the faster one at every layer of the networks here that was measured, not in windows of 14 x 14 x 256 and more; `xla` where its
-C++ cannot run (`native.missing` says why). Elsewhere nothing has been measured: XLA's own product, whose lowering is the
-least in doubt."""
+the faster one in every convolution that was measured but windows of 20 x 20 x 256, where they are equal; `xla` where its C++
+cannot run (`native.missing` says why). Elsewhere nothing has been measured: XLA's own product, whose lowering is the least in
+doubt."""
 
 
 def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
