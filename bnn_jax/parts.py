@@ -215,11 +215,14 @@ class Stack:
     def conv_network(self, num_classes: int) -> Network:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
 
-        A real last convolution is rectified before the mean, as in the sources; a binary one is normalised instead.
+        A real last convolution is rectified before the mean, as in the sources, unless its input already is by the
+        scheme's head; a binary one is normalised instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
-        rectified = part.relu() if _is_real(part.scheme) else []
-        layers = [*self.layers, *self.scheme.head(part), *rectified, GlobalAveragePool()]
+        head = self.scheme.head(part)
+        # A second ReLU sets all logits of many images to 0, at which nothing is learned from them.
+        rectified = part.relu() if _is_real(part.scheme) and part.activation not in head else []
+        layers = [*self.layers, *head, *rectified, GlobalAveragePool()]
         return Network(layers, channels=self.channels, num_classes=part.out)
 
     def _fork(self) -> 'Stack':

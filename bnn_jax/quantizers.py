@@ -165,24 +165,38 @@ scaled_sign_ste.defvjp(_scaled_sign_ste_fwd, _scaled_sign_ste_bwd)
 
 
 @jax.custom_vjp
-def scaled_sign_ste_const_alpha(w) -> jax.Array:
-    """alpha * sign(W), alpha taken as a constant.
+def scaled_sign_plain_ste(w) -> jax.Array:
+    """alpha * sign(W) with the plain straight-through gradient, not multiplied by alpha.
 
-    Forward: alpha(W)_f sign(W). Gradient: alpha_f g 1(|W| <= 1). w: (..., out). Raises as `alpha`.
-    Source: Bi-Real Net's "magnitude-aware" weights.
+    Forward: alpha(W)_f sign(W). Gradient: g 1(|W| <= 1). w: (..., out). Raises as `alpha`.
+    Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py). Behind a normalization g grows as 1/alpha, so
+    under SGD these latent weights move 1/alpha times faster than those of `scaled_sign_ste_const_alpha`.
     """
     return _expand(alpha(w), w) * sign(w)
 
 
-def _scaled_sign_ste_const_alpha_fwd(w):
-    return scaled_sign_ste_const_alpha(w), w
+def _scaled_sign_plain_ste_bwd(w, g):
+    return (_inside(w, g),)
+
+
+scaled_sign_plain_ste.defvjp(lambda w: (scaled_sign_plain_ste(w), w), _scaled_sign_plain_ste_bwd)
+
+
+@jax.custom_vjp
+def scaled_sign_ste_const_alpha(w) -> jax.Array:
+    """alpha * sign(W), alpha taken as a constant.
+
+    Forward: alpha(W)_f sign(W). Gradient: alpha_f g 1(|W| <= 1). w: (..., out). Raises as `alpha`.
+    Source: autodiff of alpha * sign(W) without the gradient through alpha; XNOR-Net's code in Theano, but for the mask.
+    """
+    return _expand(alpha(w), w) * sign(w)
 
 
 def _scaled_sign_ste_const_alpha_bwd(w, g):
     return (_inside(w, _expand(alpha(w), w) * g),)
 
 
-scaled_sign_ste_const_alpha.defvjp(_scaled_sign_ste_const_alpha_fwd, _scaled_sign_ste_const_alpha_bwd)
+scaled_sign_ste_const_alpha.defvjp(lambda w: (scaled_sign_ste_const_alpha(w), w), _scaled_sign_ste_const_alpha_bwd)
 
 
 @jax.custom_vjp

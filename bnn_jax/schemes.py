@@ -349,7 +349,7 @@ It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not qu
 """
 
 BIREAL = Scheme(
-    weight=quantizers.scaled_sign_ste_const_alpha,
+    weight=quantizers.scaled_sign_plain_ste,
     scale=quantizers.alpha,
     activation=quantizers.sign_approx,
     projection=clip,
@@ -362,4 +362,7 @@ BIREAL = Scheme(
     shortcut=real,
     eps=1e-5,
 )
-"""Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, alpha a constant (arXiv:1808.00278)."""
+"""Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
+
+The gradient is that of its published code; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha.
+"""

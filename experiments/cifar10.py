@@ -5,14 +5,16 @@
 PyTorch implementation and IR-Net report the best epoch on the test set.
 
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
-  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not.
+  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not. Only
+  nin_xnor_pytorch, whose gradients are multiplied by n, has L2 on latent weights; XNOR itself starts from 1e-3: at full
+  width 300 steps took it to 42.8 % from there, and to chance from 1e-2 (docs/what_trains.md).
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
   seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
   signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
-- resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4, crop and
-  flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes, and CIFAR-10's
+- resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
+  latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes, and CIFAR-10's
   own mean and deviation, not ImageNet's. IR-Net itself (balanced weights, a gradient that sharpens) is not here.
 - resnet18: the same recipe; for ResNet-18 that repository has the network only.
 A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
@@ -30,7 +32,7 @@ from bnn_jax.glorot import scale_by_glorot
 from bnn_jax.models import nin, resnet18, resnet20, small_stem, vgg_small
 from bnn_jax.schemes import XNOR, Scheme, residuals_norm_before
 from bnn_jax.training import Config, SquaredHinge, by_kind, latent_weights
-from experiments.imagenet import Falls, adam, sgd
+from experiments.imagenet import Falls, adam, l2_except_latent, sgd
 
 STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """Mean and deviation of the training images' channels."""
@@ -45,16 +47,29 @@ row = partial(Config, data=source, standardize=STANDARD, augmentations=(crop(4),
 """A Config on CIFAR-10, images padded by 4 and cropped, and flipped."""
 
 
-def nin_row(scheme: Scheme, deployed: Scheme | None = None) -> Config:
+def l2_then(
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation], decay: float, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """L2 of every parameter but latent weights, added to the gradient, then the optimizer."""
+    return optax.chain(l2_except_latent(decay), optimizer(schedule))
+
+
+def nin_row(
+    scheme: Scheme,
+    deployed: Scheme | None = None,
+    *,
+    optimizer: Callable = partial(l2_then, adam, 1e-5),
+    learning_rate: float = 1e-2,
+) -> Config:
     """Network in network by the PyTorch implementation's recipe. deployed: the scheme converted, where it is another one."""
     return row(
         model=partial(nin, 10, scheme=scheme),
         deployed=deployed and partial(nin, 10, scheme=deployed),
-        optimizer=partial(adam, decay=1e-5),
+        optimizer=optimizer,
         schedule=Falls(320, ((120, 1e-1), (200, 1e-2), (240, 1e-3), (280, 1e-4))),
         epochs=320,
         batch_size=128,
-        learning_rate=1e-2,
+        learning_rate=learning_rate,
     )
 
 
@@ -89,7 +104,7 @@ XNOR_SHORTCUTS = dataclasses.replace(XNOR, residual=residuals_norm_before)
 def _resnet_row(model: Callable) -> Config:
     return row(
         model=model,
-        optimizer=partial(sgd, decay=1e-4),
+        optimizer=partial(l2_then, sgd, 1e-4),
         epochs=400,
         batch_size=128,
         learning_rate=0.1,

@@ -11,4 +11,4 @@ from bnn_jax.training.experiment import main
 from experiments.cifar10 import nin_row
 
 if __name__ == '__main__':
-    main('cifar10_nin_xnor', __doc__, nin_row(XNOR))
+    main('cifar10_nin_xnor', __doc__, nin_row(XNOR, learning_rate=1e-3))

@@ -21,8 +21,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from bnn_jax.data import (
     IMAGENET_MEAN,
@@ -37,6 +39,7 @@ from bnn_jax.data import (
     resize_short_between,
     tfds_source,
 )
+from bnn_jax.layers import Latent
 from bnn_jax.models import alexnet, extraction, resnet18
 from bnn_jax.schemes import Scheme
 from bnn_jax.training import Config
@@ -114,6 +117,19 @@ def sgd(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransform
 def adam(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransformation:
     """Adam; decay: L2, added to the gradient (not decoupled)."""
     return optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule))
+
+
+def l2_except_latent(decay: float) -> optax.GradientTransformation:
+    """L2, added to the gradient, of every parameter but latent weights.
+
+    The loss of a binary layer depends on the signs and the scale of its latent weights. Their gradient is small (it carries
+    alpha), so that L2 would shrink alpha, the gradient with it, and Adam would enlarge what is left: signs flip at random.
+    """
+
+    def mask(params):
+        return jax.tree.map(lambda v: not isinstance(v, Latent), params, is_leaf=lambda v: isinstance(v, nnx.Variable))
+
+    return optax.add_decayed_weights(decay, mask=mask)
 
 
 def lua_decay(schedule: optax.Schedule) -> optax.GradientTransformation:

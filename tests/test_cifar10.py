@@ -31,7 +31,7 @@ ROWS = {
     # scheme, (epochs, batch, largest rate, rate by share of the run)
     'nin_float': (bnn.FLOAT, NIN),
     'nin_bwn': (bnn.BWN, NIN),
-    'nin_xnor': (bnn.XNOR, NIN),
+    'nin_xnor': (bnn.XNOR, (320, 128, 1e-3, NIN[3])),
     'nin_xnor_pytorch': (presets.XNOR_PYTORCH_CIFAR, NIN),
     'vgg_small_float': (bnn.FLOAT, BINARYNET),
     'vgg_small_bc': (bnn.BC, BINARYNET),

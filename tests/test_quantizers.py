@@ -91,6 +91,7 @@ CASES = {
         lambda x, g: g * inside(x),
     ),
     'scaled_sign_ste': Case(quantizers.scaled_sign_ste, scaled_sign, exact_gradient),
+    'scaled_sign_plain_ste': Case(quantizers.scaled_sign_plain_ste, scaled_sign, lambda w, g: g * inside(w)),
     'scaled_sign_ste_const_alpha': Case(
         quantizers.scaled_sign_ste_const_alpha, scaled_sign, lambda w, g: alpha(w) * g * inside(w)
     ),

@@ -73,7 +73,7 @@ SOURCES = {
     'XNOR_K': XNOR,
     'DOREFA': (schemes.one_bit_weight, quantizers.layer_alpha, schemes.one_bit_activation, None, real, real, real),
     'BIREAL': (
-        quantizers.scaled_sign_ste_const_alpha,
+        quantizers.scaled_sign_plain_ste,
         quantizers.alpha,
         quantizers.sign_approx,
         clip,
