@@ -14,8 +14,9 @@ PyTorch implementation and IR-Net report the best epoch on the test set.
   seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
   signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
-  latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1 convolutions where the shape changes, and CIFAR-10's
-  own mean and deviation, not ImageNet's. IR-Net itself (balanced weights, a gradient that sharpens) is not here.
+  latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1
+  convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's. IR-Net itself (balanced
+  weights, a gradient that sharpens) is not here.
 - resnet18: the same recipe; for ResNet-18 that repository has the network only.
 A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
 """
@@ -54,11 +55,14 @@ def l2_then(
     return optax.chain(l2_except_latent(decay), optimizer(schedule))
 
 
+adam_with_l2 = partial(l2_then, adam, 1e-5)
+
+
 def nin_row(
     scheme: Scheme,
     deployed: Scheme | None = None,
     *,
-    optimizer: Callable = partial(l2_then, adam, 1e-5),
+    optimizer: Callable = adam_with_l2,
     learning_rate: float = 1e-2,
 ) -> Config:
     """Network in network by the PyTorch implementation's recipe. deployed: the scheme converted, where it is another one."""
