@@ -1,29 +1,11 @@
 """Binary neural networks in JAX: train with 1-bit weights and activations, convert once, run from bits."""
 
-from bnn_jax import (
-    bits,
-    dropout,
-    exchange,
-    factors,
-    kernels,
-    layers,
-    models,
-    network,
-    presets,
-    projections,
-    published,
-    quantizers,
-    schemes,
-    stages,
-    training,
-    variants,
-)
-from bnn_jax.artifact import load, save
-from bnn_jax.bop import bop
-from bnn_jax.convert import convert
-from bnn_jax.glorot import scale_by_glorot
-from bnn_jax.schemes import BC, BC_STOCHASTIC, BIREAL, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K
-from bnn_jax.summary import summarize
+from bnn_jax import inference, interop, kernels, models, nn, optim, quantizers, schemes, training
+from bnn_jax.inference import convert, load, save
+from bnn_jax.nn.summary import summarize
+from bnn_jax.ops import bits
+from bnn_jax.optim import bop, scale_by_glorot
+from bnn_jax.schemes import BC, BC_STOCHASTIC, BIREAL, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K, presets
 
 __version__ = '0.1.0'
 
@@ -40,23 +22,18 @@ __all__ = [
     'bits',
     'bop',
     'convert',
-    'dropout',
-    'exchange',
-    'factors',
+    'inference',
+    'interop',
     'kernels',
-    'layers',
     'load',
     'models',
-    'network',
+    'nn',
+    'optim',
     'presets',
-    'projections',
-    'published',
     'quantizers',
     'save',
     'scale_by_glorot',
     'schemes',
-    'stages',
     'summarize',
     'training',
-    'variants',
 ]

@@ -35,12 +35,12 @@ from bnn_jax import BNN, FLOAT, XNOR
 from bnn_jax.data import ArraySource, tfds_source
 from bnn_jax.files import write
 from bnn_jax.models import vgg_small
-from bnn_jax.projections import centre, clip
+from bnn_jax.optim.parameter_groups import by_kind, latent_weights
 from bnn_jax.quantizers import scaled_sign_paper, scaled_sign_ste_const_alpha, sign_approx
+from bnn_jax.quantizers.published import scaled_sign_identity
 from bnn_jax.schemes import Scheme, constant_k, flowing_k, norm_pool_product, norm_product_relu_pool
+from bnn_jax.schemes.projections import centre, clip
 from bnn_jax.training import Config, NonFiniteLoss, experiment
-from bnn_jax.training.groups import by_kind, latent_weights
-from bnn_jax.variants import scaled_sign_identity
 from experiments.cifar10 import STANDARD, others
 
 IMAGES, EPOCHS, WIDTH = 20_000, 2, 0.125

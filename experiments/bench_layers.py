@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bnn_jax.bits import pack
 from bnn_jax.kernels import native, packed_conv2d, packed_signs
-from bnn_jax.kernels.borders import tap_sums
+from bnn_jax.kernels.zero_padding import tap_sums
+from bnn_jax.ops.bits import pack
 from bnn_jax.tables import listing
 from experiments.bench_training import take_turns
 

@@ -29,8 +29,8 @@ import optax
 from flax import nnx
 
 from bnn_jax.data import ArraySource, PlusMinusOne, Standardize, crop, flip, tfds_source
-from bnn_jax.glorot import scale_by_glorot
 from bnn_jax.models import nin, resnet18, resnet20, small_stem, vgg_small
+from bnn_jax.optim.glorot import scale_by_glorot
 from bnn_jax.schemes import XNOR, Scheme, residuals_norm_before
 from bnn_jax.training import Config, SquaredHinge, by_kind, latent_weights
 from experiments.imagenet import Falls, adam, l2_except_latent, sgd

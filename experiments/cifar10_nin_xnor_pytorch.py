@@ -9,7 +9,7 @@ sign(0) = 0 while training; converted with sign(0) = +1 (`presets.deployable`).
 
 from functools import partial
 
-from bnn_jax.presets import XNOR_PYTORCH_CIFAR, deployable
+from bnn_jax.schemes.presets import XNOR_PYTORCH_CIFAR, deployable
 from bnn_jax.training.experiment import main
 from experiments.cifar10 import nin_row
 from experiments.imagenet import adam

@@ -12,7 +12,7 @@ from functools import partial
 
 from bnn_jax.data import ArraySource, tfds_source
 from bnn_jax.models import alexnet
-from bnn_jax.presets import XNOR_PAPER
+from bnn_jax.schemes.presets import XNOR_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import Falls, adam, row
 

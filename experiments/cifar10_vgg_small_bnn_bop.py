@@ -12,8 +12,8 @@ import dataclasses
 import optax
 
 from bnn_jax import BNN
-from bnn_jax.bop import bop
 from bnn_jax.data import crop, flip
+from bnn_jax.optim.bop import bop
 from bnn_jax.training import CrossEntropy, by_kind, latent_weights
 from bnn_jax.training.experiment import main
 from experiments.cifar10 import others, vgg_small_row

@@ -12,9 +12,9 @@ import dataclasses
 from functools import partial
 
 from bnn_jax import XNOR
-from bnn_jax.stages import activations_only, second_stage
 from bnn_jax.training import Config, fit, model_of
 from bnn_jax.training.experiment import main
+from bnn_jax.training.two_stage import activations_only, second_stage
 from experiments.digits_vgg_small import config
 
 

@@ -7,7 +7,7 @@ the end. Obtained: experiments/README.md.
 import dataclasses
 
 from bnn_jax import XNOR
-from bnn_jax.projections import clip
+from bnn_jax.schemes.projections import clip
 from bnn_jax.training.experiment import main
 from experiments.fashion_mnist_lenet5 import config
 

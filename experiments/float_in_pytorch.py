@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from bnn_jax.layers import Flatten, GlobalAveragePool, MaxPool, Norm, Product, Relu
-from bnn_jax.network import Network, Residual, Sequential
-from bnn_jax.products import Convolution
+from bnn_jax.nn.containers import Network, Residual, Sequential
+from bnn_jax.nn.layers import Flatten, GlobalAveragePool, MaxPool, Norm, Product, Relu
+from bnn_jax.nn.operations import Convolution
 
 
 def in_pytorch(network: Network) -> Any:

@@ -39,8 +39,8 @@ from bnn_jax.data import (
     resize_short_between,
     tfds_source,
 )
-from bnn_jax.layers import Latent
 from bnn_jax.models import alexnet, extraction, resnet18
+from bnn_jax.nn.layers import Latent
 from bnn_jax.schemes import Scheme
 from bnn_jax.training import Config
 

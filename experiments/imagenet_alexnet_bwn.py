@@ -8,7 +8,7 @@ Published: top-1 56.8%, top-5 79.4%; the curve ends at 53.8%, an older version's
 SGD 0.9 from 0.1. Others who followed the text got about 45%; the published code's recipe is imagenet_alexnet_bwn_lua.
 """
 
-from bnn_jax.presets import BWN_PAPER
+from bnn_jax.schemes.presets import BWN_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import alexnet_row
 

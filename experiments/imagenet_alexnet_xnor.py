@@ -8,7 +8,7 @@ Published: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). Obta
 Adam from 1e-3, K included. The published codes' recipes: imagenet_alexnet_xnor_lua, imagenet_alexnet_xnor_pytorch.
 """
 
-from bnn_jax.presets import XNOR_PAPER
+from bnn_jax.schemes.presets import XNOR_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import adam, alexnet_row
 

@@ -17,7 +17,7 @@ from functools import partial
 import optax
 
 from bnn_jax.models import alexnet
-from bnn_jax.presets import XNOR_LUA, deployable
+from bnn_jax.schemes.presets import XNOR_LUA, deployable
 from bnn_jax.training.experiment import main
 from experiments.imagenet import LUA_FALLS, lua_decay, row
 

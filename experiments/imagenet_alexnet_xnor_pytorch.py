@@ -14,7 +14,7 @@ from functools import partial
 
 from bnn_jax.data import SubtractMean, centre_crop, flip, random_crop, resize_to
 from bnn_jax.models import alexnet
-from bnn_jax.presets import XNOR_PYTORCH_IMAGENET, deployable
+from bnn_jax.schemes.presets import XNOR_PYTORCH_IMAGENET, deployable
 from bnn_jax.training.experiment import main
 from experiments.imagenet import Falls, adam, row
 

@@ -8,7 +8,7 @@ Published: top-1 65.5%, top-5 86.1%; no curve. Obtained here: not run.
 The paper names no optimizer: here Darknet's, SGD 0.9 from 0.1.
 """
 
-from bnn_jax.presets import BWN_PAPER
+from bnn_jax.schemes.presets import BWN_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import extraction_row
 

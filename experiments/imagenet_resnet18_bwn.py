@@ -9,7 +9,7 @@ SGD 0.9 from 0.1; shortcut convolutions real, which the paper does not say. Afte
 10%, the edge of its drawing.
 """
 
-from bnn_jax.presets import BWN_PAPER
+from bnn_jax.schemes.presets import BWN_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import resnet18_row
 

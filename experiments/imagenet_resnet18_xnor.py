@@ -9,7 +9,7 @@ Adam from 1e-3, K included; the paper does not give its block: here norm, sign, 
 shortcut convolutions real.
 """
 
-from bnn_jax.presets import XNOR_PAPER
+from bnn_jax.schemes.presets import XNOR_PAPER
 from bnn_jax.training.experiment import main
 from experiments.imagenet import adam, resnet18_row
 

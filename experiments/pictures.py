@@ -20,11 +20,11 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from bnn_jax.network import Network
-from bnn_jax.training.deploy import Trained, trained
+from bnn_jax.nn.containers import Network
+from bnn_jax.training.diagnostics import products
 from bnn_jax.training.fit import test_batches
 from bnn_jax.training.metrics import read
-from bnn_jax.training.watch import products
+from bnn_jax.training.restore import Trained, trained
 from experiments.table import rows
 
 IMAGES, COLUMNS = 256, 4

@@ -5,11 +5,11 @@ import numpy as np
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.layers import MaxPool
 from bnn_jax.models.googlenet import inception
-from bnn_jax.parts import Stack
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
 from bnn_jax.training import logits_of
-from bnn_jax.windows import Window
 
 SCHEMES = {
     name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
@@ -36,12 +36,12 @@ def build(architecture: str, scheme, num_classes: int = 10, **keywords):
 
 def two_modules(scheme):
     """GoogLeNet in small: a stem, two Inception modules with an auxiliary head after the first, a head."""
-    stack = Stack((9, 8, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(20, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
-    inception(stack, 5, 3, 7, 2, 4, 33)
-    stack.auxiliary(0.3, 5, lambda branch: branch.dense(11))
-    inception(stack, 8, 1, 6, 3, 9, 10)
-    return stack.network(5, average=True)
+    builder = NetworkBuilder((9, 8, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(20, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+    inception(builder, 5, 3, 7, 2, 4, 33)
+    builder.auxiliary(0.3, 5, lambda branch: branch.dense(11))
+    inception(builder, 8, 1, 6, 3, 9, 10)
+    return builder.network(5, average=True)
 
 
 def images(architecture: str, seed: int = 1) -> np.ndarray:

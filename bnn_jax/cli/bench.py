@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from bnn_jax.cli.given import Shape, preprocessing, random_images
+from bnn_jax.cli.inputs import Shape, preprocessing, random_images
 
 TIMED_CALLS = 20
 
@@ -31,11 +31,11 @@ def bench(
     """
     import jax
 
-    from bnn_jax.artifact import load, preprocessing_of
+    from bnn_jax.inference.float_twin import float_twin
+    from bnn_jax.inference.serialization import load, preprocessing_of
     from bnn_jax.tables import listing
     from bnn_jax.training.experiment import device, versions
     from bnn_jax.training.step import logits_of
-    from bnn_jax.unpacked import in_floats
 
     if batch < 1 or calls < 1:
         raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1')
@@ -44,7 +44,7 @@ def bench(
         raise ValueError(f'{file} does not say the size of its images; state it: --input HEIGHT WIDTH CHANNELS')
     shape = preprocessing(file, None).input_shape if input is None else input
     images = random_images((batch, *shape))
-    networks = {'packed': network} | ({'float32': in_floats(network)} if float else {})
+    networks = {'packed': network} | ({'float32': float_twin(network)} if float else {})
     rows = []
     for name, one in networks.items():
         times = _milliseconds(logits_of(one), images, calls)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import tyro
 
-from bnn_jax.cli.given import Shape, class_names, random_images
+from bnn_jax.cli.inputs import Shape, class_names, random_images
 
 if TYPE_CHECKING:
-    from bnn_jax.training.deploy import Trained
+    from bnn_jax.training.restore import Trained
 
 
 def convert(
@@ -37,10 +37,10 @@ def convert(
         tolerance: the largest difference of a logit that is let pass; by default none, but for a network without binary
             inputs (BinaryConnect, BWN), whose sums go in another order, 1e-5 of the range of the logits.
     """
-    from bnn_jax import artifact
-    from bnn_jax.convert import convert as packed_of
-    from bnn_jax.training.deploy import trained
+    from bnn_jax.inference import serialization
+    from bnn_jax.inference.converter import convert as packed_of
     from bnn_jax.training.experiment import deployed, preprocessing
+    from bnn_jax.training.restore import trained
 
     run = trained(module, workdir)
     images, which = _sample_images(run, samples, input)
@@ -50,9 +50,9 @@ def convert(
     model = deployed(run.config, run.model)
     packed = packed_of(model)
     with tempfile.TemporaryDirectory(dir=_folder_of(output), prefix='.bnn-jax-') as folder:
-        written = artifact.save(packed, Path(folder) / output.name, preprocessing=described)
+        written = serialization.save(packed, Path(folder) / output.name, preprocessing=described)
         print(f'{run.workdir}, step {run.step}\n{packed.report}')
-        _check_equal(model, artifact.load(written), images, which, tolerance)
+        _check_equal(model, serialization.load(written), images, which, tolerance)
         os.replace(written, output)
     print(f'wrote {output}: {output.stat().st_size:,} bytes')
     if stated is None:

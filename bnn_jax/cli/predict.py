@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from bnn_jax.cli.given import class_names
-from bnn_jax.cli.given import preprocessing as preparation
+from bnn_jax.cli.inputs import class_names
+from bnn_jax.cli.inputs import preprocessing as preparation
 
 TOP = 5
 BATCH = 32
@@ -28,7 +28,7 @@ def predict(
         preprocessing: a JSON file that says how images were prepared in training, where the network's file does not.
         classes: a text file with a class name a line.
     """
-    from bnn_jax.artifact import load
+    from bnn_jax.inference.serialization import load
     from bnn_jax.tables import listing
 
     network, prepare = load(file), preparation(file, preprocessing)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from bnn_jax.cli.given import Shape
+from bnn_jax.cli.inputs import Shape
 
 
 def summary(
@@ -30,7 +30,7 @@ def summary(
     if (file is None) == (model == ''):
         raise ValueError('summary: expected either a packed FILE or --model NAME')
     if file is not None:
-        from bnn_jax.artifact import load, preprocessing_of
+        from bnn_jax.inference.serialization import load, preprocessing_of
 
         network, stated = load(file), preprocessing_of(file)
         print(network.report)
@@ -45,7 +45,8 @@ def summary(
 def _summary_of(model: str, scheme: str, num_classes: int, input_shape: Shape, width: float):
     from flax import nnx
 
-    from bnn_jax import models, presets, schemes, summarize
+    from bnn_jax import models, schemes, summarize
+    from bnn_jax.schemes import presets
 
     values = {k: v for module in (presets, schemes) for k, v in vars(module).items() if isinstance(v, schemes.Scheme)}
     if model not in models.__all__ or model.endswith('_stem'):

@@ -6,22 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bits import words_for
-from bnn_jax.kernels import composed, dense, native, pallas_gpu, pallas_tpu, reference, xla
-from bnn_jax.kernels.auto import ByPlatform
-from bnn_jax.kernels.on_words import OnWords
-from bnn_jax.windows import Padding, Window
+from bnn_jax.kernels import dense, fallbacks, native, pallas_gpu, pallas_tpu, reference, xla
+from bnn_jax.kernels.dispatch import ByPlatform
+from bnn_jax.kernels.from_matmul import FromMatmul
+from bnn_jax.ops.bits import words_for
+from bnn_jax.ops.windows import Padding, Window
 
 BACKENDS = {
     'reference': reference,
     'native': native,
     'xla': xla,
     'dense': dense,
-    'pallas_tpu': OnWords(partial(pallas_tpu.matrix, operand=jnp.int8)),
-    'pallas_tpu_bfloat16': OnWords(partial(pallas_tpu.matrix, operand=jnp.bfloat16)),
-    'pallas_tpu_popcount': OnWords(pallas_tpu.popcount),
-    'pallas_gpu': OnWords(pallas_gpu.matrix),
-    'pallas_gpu_popcount': OnWords(pallas_gpu.popcount),
+    'pallas_tpu': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.int8)),
+    'pallas_tpu_bfloat16': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.bfloat16)),
+    'pallas_tpu_popcount': FromMatmul(pallas_tpu.popcount),
+    'pallas_gpu': FromMatmul(pallas_gpu.matrix),
+    'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
 }
 """Every backend has `matmul` and `conv2d` with reference.py's contract; what else it lacks is composed of those. On every
 platform, but `native`: that one is for CPUs, and only where its C++ is compiled. A Pallas backend runs interpreted, slowly,
@@ -99,7 +99,7 @@ def packed_conv2d_signs(
     thresholds, flip, out = jnp.asarray(thresholds), jnp.asarray(flip), operands[1].shape[3]
     _expect('thresholds', thresholds, (out,), jnp.int32)
     _expect('flip', flip, (words_for(out),), jnp.uint32)
-    return composed.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
+    return fallbacks.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
 
 
 def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str = 'auto') -> jax.Array:
@@ -115,7 +115,7 @@ def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend
     if coefficients is not None:
         coefficients = jnp.asarray(coefficients)
         _expect('coefficients', coefficients, (2, x.shape[-1]), x.dtype)
-    return composed.method(_backend(backend), 'pack')(x, coefficients)
+    return fallbacks.method(_backend(backend), 'pack')(x, coefficients)
 
 
 def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
@@ -129,7 +129,7 @@ def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
     """
     x, w_words = _floats(x, 2), _words('w_words', w_words, 2)
     _expect_words('w_words', w_words.shape[1], x.shape[1])
-    return composed.method(_backend(backend), 'signed_matmul')(x, w_words)
+    return fallbacks.method(_backend(backend), 'signed_matmul')(x, w_words)
 
 
 def signed_conv2d(
@@ -149,7 +149,7 @@ def signed_conv2d(
     x, w_words = _floats(x, 4), _words('w_words', w_words, 4)
     _expect_words('w_words', w_words.shape[2], x.shape[3])
     window = _window(x, w_words, strides, padding, dilation, pad_value)
-    return composed.method(_backend(backend), 'signed_conv2d')(x, w_words, window, int(pad_value))
+    return fallbacks.method(_backend(backend), 'signed_conv2d')(x, w_words, window, int(pad_value))
 
 
 def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, dilation, pad_value: int):

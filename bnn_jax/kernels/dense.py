@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.bits import unpack
-from bnn_jax.windows import Window, pad_channels
+from bnn_jax.ops.bits import unpack
+from bnn_jax.ops.windows import Window, pad_channels
 
 EXACT = 2**24
 """float32 holds every integer up to here."""

@@ -14,12 +14,12 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax import bits
-from bnn_jax.bits import words_for
-from bnn_jax.exact import normalize
-from bnn_jax.kernels import build, composed
-from bnn_jax.kernels.borders import padding_words
-from bnn_jax.windows import Window, pad_channels
+from bnn_jax.kernels import build, fallbacks
+from bnn_jax.kernels.zero_padding import padding_words
+from bnn_jax.ops import bits
+from bnn_jax.ops.bits import words_for
+from bnn_jax.ops.deterministic import normalize
+from bnn_jax.ops.windows import Window, pad_channels
 
 HANDLERS = (
     'bnn_convolution',
@@ -143,7 +143,7 @@ def conv2d_signs(
 def signed_matmul(x: jax.Array, w_words: jax.Array, instructions: str = '') -> jax.Array:
     """Few rows along the words, each x added or taken off; many with tiles of signs unpacked for 32 filters and 32 inputs."""
     if x.dtype != jnp.float32:
-        return composed.signed_matmul(None, x, w_words)
+        return fallbacks.signed_matmul(None, x, w_words)
     shape = (x.shape[0], w_words.shape[0])
     return _call('bnn_product_floats', shape, jnp.float32, x, w_words, instructions=instructions)
 
@@ -154,7 +154,7 @@ def signed_conv2d(
 ) -> jax.Array:
     """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
     if x.dtype != jnp.float32:
-        return composed.signed_conv2d(None, x, w_words, window, pad_value)
+        return fallbacks.signed_conv2d(None, x, w_words, window, pad_value)
     x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
     attributes = {'geometry': geometry, 'instructions': instructions}
     return _call('bnn_convolution_floats', shape, jnp.float32, x, w_words, **attributes)

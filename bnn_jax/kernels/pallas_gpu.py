@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from bnn_jax.bits import WORD_BITS
 from bnn_jax.kernels.tiles import padded
+from bnn_jax.ops.bits import WORD_BITS
 
 TILE = 64
 """Rows and columns of a tile of the output; a power of two, as Triton wants."""

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.bits import unpack
-from bnn_jax.windows import Window
+from bnn_jax.ops.bits import unpack
+from bnn_jax.ops.windows import Window
 
 
 @partial(jax.jit, static_argnames='k')

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.kernels.on_words import OnWords
+from bnn_jax.kernels.from_matmul import FromMatmul
 
 BLOCK = 18
 """Words of one expression, at most: a 3x3 window of 64 channels; 18 words of 512 filters fit the first-level cache."""
@@ -24,7 +24,7 @@ FEW = 4
 def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
     """k - 2 popcount(x xor w): row by row along the words as they lie where x has few rows, else by `product`."""
     if x_words.shape[0] > FEW:
-        return ON_WORDS.matmul(x_words, w_words, k)
+        return FROM_MATMUL.matmul(x_words, w_words, k)
 
     def row(x):
         return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
@@ -84,5 +84,5 @@ def _add(planes: list[list[jax.Array]], level: int, word: jax.Array) -> None:
         _add(planes, level + 1, (a & b) | (c & either))
 
 
-ON_WORDS = OnWords(product)
-conv2d = ON_WORDS.conv2d
+FROM_MATMUL = FromMatmul(product)
+conv2d = FROM_MATMUL.conv2d

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
 def alexnet(
@@ -27,13 +27,13 @@ def alexnet(
     227 x 227 (the PyTorch implementation); both see 55 x 55 pixels after it.
     Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(3, 2))
-    stack.conv(96, 11, strides=4, padding=padding, pool=pool)
-    stack.conv(256, 5, padding=2, pool=pool)
-    stack.conv(384, 3, padding=1)
-    stack.conv(384, 3, padding=1)
-    stack.conv(256, 3, padding=1, pool=pool)
-    stack.dense(4096)
-    stack.dense(4096)
-    return stack.network(num_classes)
+    builder.conv(96, 11, strides=4, padding=padding, pool=pool)
+    builder.conv(256, 5, padding=2, pool=pool)
+    builder.conv(384, 3, padding=1)
+    builder.conv(384, 3, padding=1)
+    builder.conv(256, 3, padding=1, pool=pool)
+    builder.dense(4096)
+    builder.dense(4096)
+    return builder.network(num_classes)

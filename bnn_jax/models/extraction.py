@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import LeakyRelu, MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import LeakyRelu, MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
 def extraction(
@@ -25,20 +25,20 @@ def extraction(
     all filters. input_shape: (H, W, C) of one image, at least 31 x 31.
     Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs, activation=LeakyRelu(0.1))
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs, activation=LeakyRelu(0.1))
     pool = MaxPool(Window.of(2, 2))
-    stack.conv(64, 7, strides=2, padding=3, pool=pool)
-    stack.conv(192, 3, padding=1, pool=pool)
-    stack.conv(128, 1)
-    stack.conv(256, 3, padding=1)
-    stack.conv(256, 1)
-    stack.conv(512, 3, padding=1, pool=pool)
+    builder.conv(64, 7, strides=2, padding=3, pool=pool)
+    builder.conv(192, 3, padding=1, pool=pool)
+    builder.conv(128, 1)
+    builder.conv(256, 3, padding=1)
+    builder.conv(256, 1)
+    builder.conv(512, 3, padding=1, pool=pool)
     for _ in range(4):
-        stack.conv(256, 1)
-        stack.conv(512, 3, padding=1)
-    stack.conv(512, 1)
-    stack.conv(1024, 3, padding=1, pool=pool)
+        builder.conv(256, 1)
+        builder.conv(512, 3, padding=1)
+    builder.conv(512, 1)
+    builder.conv(1024, 3, padding=1, pool=pool)
     for _ in range(2):
-        stack.conv(512, 1)
-        stack.conv(1024, 3, padding=1)
-    return stack.conv_network(num_classes)
+        builder.conv(512, 1)
+        builder.conv(1024, 3, padding=1)
+    return builder.conv_network(num_classes)

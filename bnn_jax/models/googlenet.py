@@ -5,11 +5,11 @@ from functools import partial
 
 from flax import nnx
 
-from bnn_jax.layers import AvgPool, MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import AvgPool, MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 # 1x1; 1x1 before the 3x3, 3x3; 1x1 before the 5x5, 5x5; 1x1 after the pooling
 STAGE_3 = ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64))
@@ -48,29 +48,31 @@ def googlenet(
         raise ValueError(
             f'auxiliary: got {auxiliary!r}, expected the weights of two losses, or () for no auxiliary heads'
         )
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(3, 2, ((0, 1), (0, 1))))
-    stack.conv(64, 7, strides=2, padding=3, pool=pool)
-    stack.conv(64, 1)
-    stack.conv(192, 3, padding=1, pool=pool)
+    builder.conv(64, 7, strides=2, padding=3, pool=pool)
+    builder.conv(64, 1)
+    builder.conv(192, 3, padding=1, pool=pool)
     for filters in STAGE_3:
-        inception(stack, *filters)
-    stack.pool(pool)
+        inception(builder, *filters)
+    builder.pool(pool)
     # The auxiliary heads stand after the first and the fourth module of this stage.
     weights = dict(zip((0, 3), auxiliary, strict=False))
     for module, filters in enumerate(STAGE_4):
-        inception(stack, *filters)
+        inception(builder, *filters)
         if module in weights:
-            stack.auxiliary(weights[module], num_classes, _auxiliary_body, dropout=auxiliary_dropout)
-    stack.pool(pool)
+            builder.auxiliary(weights[module], num_classes, _auxiliary_body, dropout=auxiliary_dropout)
+    builder.pool(pool)
     for filters in STAGE_5:
-        inception(stack, *filters)
-    return stack.network(num_classes, average=True, dropout=dropout)
+        inception(builder, *filters)
+    return builder.network(num_classes, average=True, dropout=dropout)
 
 
-def inception(stack: Stack, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int) -> None:
+def inception(
+    builder: NetworkBuilder, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int
+) -> None:
     """1x1 | 1x1, 3x3 | 1x1, 5x5 | 3x3 max pooling, 1x1: concatenated. The numbers are those of the filters."""
-    stack.branches(
+    builder.branches(
         partial(_convs, filters=((one, 1),)),
         partial(_convs, filters=((before_3, 1), (three, 3))),
         partial(_convs, filters=((before_5, 1), (five, 5))),
@@ -78,17 +80,17 @@ def inception(stack: Stack, one: int, before_3: int, three: int, before_5: int, 
     )
 
 
-def _convs(stack: Stack, filters: Sequence[tuple[int, int]]) -> None:
+def _convs(builder: NetworkBuilder, filters: Sequence[tuple[int, int]]) -> None:
     for count, size in filters:
-        stack.conv(count, size, padding=size // 2)
+        builder.conv(count, size, padding=size // 2)
 
 
-def _pooled(stack: Stack, filters: int) -> None:
-    stack.pool(MaxPool(Window.of(3, 1, ((1, 1), (1, 1)))))
-    stack.conv(filters, 1)
+def _pooled(builder: NetworkBuilder, filters: int) -> None:
+    builder.pool(MaxPool(Window.of(3, 1, ((1, 1), (1, 1)))))
+    builder.conv(filters, 1)
 
 
-def _auxiliary_body(stack: Stack) -> None:
-    stack.pool(AvgPool(Window.of(5, 3)))
-    stack.conv(128, 1)
-    stack.dense(1024)
+def _auxiliary_body(builder: NetworkBuilder) -> None:
+    builder.pool(AvgPool(Window.of(5, 3)))
+    builder.conv(128, 1)
+    builder.dense(1024)

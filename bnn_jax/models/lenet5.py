@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
 def lenet5(
@@ -23,9 +23,9 @@ def lenet5(
 
     width: factor on 20, 50 and 500. input_shape: (H, W, C) of one image, at least 16 x 16.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(2, 2))
-    stack.conv(20, 5, pool=pool)
-    stack.conv(50, 5, pool=pool)
-    stack.dense(500)
-    return stack.network(num_classes)
+    builder.conv(20, 5, pool=pool)
+    builder.conv(50, 5, pool=pool)
+    builder.dense(500)
+    return builder.network(num_classes)

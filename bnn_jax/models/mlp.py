@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.schemes.scheme import Scheme
 
 
 def mlp(
@@ -23,7 +23,7 @@ def mlp(
     width: factor on `hidden`. input_shape: (H, W, C) of one image. Default sizes: BinaryNet (arXiv:1602.02830) section
     2.1 (MNIST); its dropout is `presets.BNN_THEANO_MNIST`'s.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     for features in hidden:
-        stack.dense(features)
-    return stack.network(num_classes)
+        builder.dense(features)
+    return builder.network(num_classes)

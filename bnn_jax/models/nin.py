@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import AvgPool, MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import AvgPool, MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
 def nin(
@@ -24,14 +24,14 @@ def nin(
     width: factor on all filters. input_shape: (H, W, C) of one image. The average counts the zeros of its padding.
     Source: arXiv:1312.4400, in the PyTorch implementation of XNOR-Net, whose dropout is `presets.XNOR_PYTORCH_CIFAR`'s.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     window = Window.of(3, 2, ((1, 1), (1, 1)))
-    stack.conv(192, 5, padding=2)
-    stack.conv(160, 1)
-    stack.conv(96, 1, pool=MaxPool(window))
-    stack.conv(192, 5, padding=2)
-    stack.conv(192, 1)
-    stack.conv(192, 1, pool=AvgPool(window))
-    stack.conv(192, 3, padding=1)
-    stack.conv(192, 1)
-    return stack.conv_network(num_classes)
+    builder.conv(192, 5, padding=2)
+    builder.conv(160, 1)
+    builder.conv(96, 1, pool=MaxPool(window))
+    builder.conv(192, 5, padding=2)
+    builder.conv(192, 1)
+    builder.conv(192, 1, pool=AvgPool(window))
+    builder.conv(192, 3, padding=1)
+    builder.conv(192, 1)
+    return builder.conv_network(num_classes)

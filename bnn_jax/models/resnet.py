@@ -5,21 +5,21 @@ from functools import partial
 
 from flax import nnx
 
-from bnn_jax.layers import MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
-def strided_stem(stack: Stack, filters: int) -> None:
+def strided_stem(builder: NetworkBuilder, filters: int) -> None:
     """A 7x7 convolution and a 3/2 max pooling, each of stride 2: for large images."""
-    stack.conv(filters, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
+    builder.conv(filters, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
 
 
-def small_stem(stack: Stack, filters: int) -> None:
+def small_stem(builder: NetworkBuilder, filters: int) -> None:
     """A 3x3 convolution of stride 1: for images of about 32 x 32."""
-    stack.conv(filters, 3, padding=1)
+    builder.conv(filters, 3, padding=1)
 
 
 def resnet(
@@ -31,7 +31,7 @@ def resnet(
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
     filters: Sequence[int] = (64, 128, 256, 512),
-    stem: Callable[[Stack, int], None] = strided_stem,
+    stem: Callable[[NetworkBuilder, int], None] = strided_stem,
 ) -> Network:
     """Stem, one stage for each of `filters` with as many residual blocks as `blocks` says, mean, dense head.
 
@@ -45,12 +45,12 @@ def resnet(
     """
     if len(blocks) != len(filters):
         raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number a stage in each')
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
-    stem(stack, filters[0])
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
+    stem(builder, filters[0])
     for stage, (features, count) in enumerate(zip(filters, blocks, strict=True)):
         for block in range(count):
-            stack.residual(features, strides=2 if stage > 0 and block == 0 else 1)
-    return stack.network(num_classes, average=True)
+            builder.residual(features, strides=2 if stage > 0 and block == 0 else 1)
+    return builder.network(num_classes, average=True)
 
 
 resnet18 = partial(resnet, blocks=(2, 2, 2, 2))

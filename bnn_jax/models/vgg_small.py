@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from bnn_jax.layers import MaxPool
-from bnn_jax.network import Network
-from bnn_jax.parts import Stack
-from bnn_jax.schemes import Scheme
-from bnn_jax.windows import Window
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
+from bnn_jax.schemes.scheme import Scheme
 
 
 def vgg_small(
@@ -24,11 +24,11 @@ def vgg_small(
     width: factor on all filters and units. input_shape: (H, W, C) of one image, at least 8 x 8.
     Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.
     """
-    stack = Stack(input_shape, scheme=scheme, width=width, rngs=rngs)
+    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(2, 2))
     for filters in (128, 256, 512):
-        stack.conv(filters, 3, padding=1)
-        stack.conv(filters, 3, padding=1, pool=pool)
-    stack.dense(1024)
-    stack.dense(1024)
-    return stack.network(num_classes)
+        builder.conv(filters, 3, padding=1)
+        builder.conv(filters, 3, padding=1, pool=pool)
+    builder.dense(1024)
+    builder.dense(1024)
+    return builder.network(num_classes)

@@ -1,9 +1,9 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
+from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, latent_weights, norms
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
-from bnn_jax.training.groups import biases, by_kind, float_weights, latent_weights, norms
 from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step

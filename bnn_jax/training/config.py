@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.typing import DTypeLike
 
-from bnn_jax.network import Network
+from bnn_jax.nn.containers import Network
 from bnn_jax.training.loss import CrossEntropy, Loss
 from bnn_jax.training.options import option
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.exact import wide
-from bnn_jax.network import Network
+from bnn_jax.nn.containers import Network
+from bnn_jax.ops.deterministic import wide
 from bnn_jax.training.loss import cross_entropy
 
 

@@ -19,16 +19,16 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bnn_jax.artifact import load, save
-from bnn_jax.convert import convert
 from bnn_jax.files import write
-from bnn_jax.network import Network
-from bnn_jax.summary import summarize
+from bnn_jax.inference.converter import convert
+from bnn_jax.inference.serialization import load, save
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.summary import summarize
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
 from bnn_jax.training.metrics import read, seconds_per_step
-from bnn_jax.training.pictures import plot, plot_watch
+from bnn_jax.training.plots import plot, plot_watch
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 

@@ -29,13 +29,13 @@ from bnn_jax.training.devices import (
     sum_over_hosts,
     whole,
 )
+from bnn_jax.training.diagnostics import signs, watch
 from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import check_batch, means, totals_of, update
-from bnn_jax.training.watch import signs, watch
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source

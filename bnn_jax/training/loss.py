@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bnn_jax.network import Network
+from bnn_jax.nn.containers import Network
 
 
 class Loss(Protocol):

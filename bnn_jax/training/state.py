@@ -9,8 +9,8 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bnn_jax.network import Network
-from bnn_jax.projections import project, project_before
+from bnn_jax.nn.containers import Network
+from bnn_jax.schemes.projections import project, project_before
 from bnn_jax.training.loss import CrossEntropy, Loss
 
 _CROSS_ENTROPY = CrossEntropy()

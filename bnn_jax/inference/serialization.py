@@ -1,0 +1,218 @@
+"""A packed network as one safetensors file: tensors, and as metadata how they fit together. See docs/format.md."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from bnn_jax.files import write
+from bnn_jax.inference import packed
+from bnn_jax.inference.packed import PackedNetwork, role
+from bnn_jax.inference.thresholds import in_bits
+from bnn_jax.nn import layers, operations
+from bnn_jax.ops.windows import Window
+
+FORMAT, VERSION = 'bnn_jax', 1
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        packed.PackedNetwork,
+        packed.PackedProduct,
+        packed.UnpackedProduct,
+        packed.FloatProduct,
+        packed.PackedNorm,
+        packed.Chain,
+        packed.Sum,
+        packed.Concat,
+        packed.Stateless,
+        operations.Convolution,
+        operations.Dense,
+        layers.Relu,
+        layers.LeakyRelu,
+        layers.MaxPool,
+        layers.AvgPool,
+        layers.GlobalAveragePool,
+        layers.Flatten,
+        Window,
+    )
+}
+"""All that a file may name; anything else is refused."""
+
+
+_LAYERS = [kind for kind in _KINDS.values() if kind.__module__ == packed.__name__ and kind is not PackedNetwork]
+"""What a chain is made of."""
+
+
+def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
+    """Write a packed network to one file; returns its path.
+
+    preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
+    `data.preprocessing.Preprocessing` makes and reads it.
+    The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
+    there before is untouched. Raises TypeError for anything but a packed network, OSError (with the remedy) otherwise.
+    """
+    if not isinstance(network, PackedNetwork):
+        raise TypeError(
+            f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
+        )
+    path = Path(path)
+    tensors: dict[str, np.ndarray] = {}
+    tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
+    metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
+    if preprocessing is not None:
+        metadata['preprocessing'] = json.dumps(preprocessing)
+    metadata['sha256'] = _digest(tensors, metadata)
+    write(path, to_bytes(tensors, metadata))
+    return path
+
+
+def load(path: str | os.PathLike) -> PackedNetwork:
+    """Read a packed network; nothing in the file is executed.
+
+    Raises FileNotFoundError if there is none, ValueError for a file that is truncated, altered, of another program, or
+    of a newer format.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    try:
+        used: set[str] = set()
+        network = in_bits(_build(json.loads(_decompressed(metadata['network'])), tensors, used))
+        if used != set(tensors):
+            raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
+        raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+    if not isinstance(network, PackedNetwork):
+        raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
+    return network
+
+
+def preprocessing_of(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What `save` was given as preprocessing, None if nothing. Raises as `load`."""
+    path = Path(path)
+    text = _read(path)[0].get('preprocessing')
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'load: {path}: its preprocessing is not JSON ({error}); save it again') from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and tensors of a file of ours that is as it was written. Raises as `load`."""
+    if not path.is_file():
+        raise FileNotFoundError(f'load: there is no file {path}')
+    try:
+        with safe_open(path, framework='numpy') as file:
+            metadata = file.metadata() or {}
+            _check_origin(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (SafetensorError, OSError, TypeError) as error:
+        raise ValueError(f'load: {path} is truncated or not a safetensors file ({error}); save it again') from error
+    if metadata.get('sha256') != _digest(tensors, metadata):
+        raise ValueError(f'load: {path} has been altered since it was saved (its checksum differs); save it again')
+    return metadata, tensors
+
+
+def _check_origin(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get('format') != FORMAT:
+        raise ValueError(
+            f'load: {path} is not a bnn_jax network (format {metadata.get("format")!r}, expected {FORMAT!r}); '
+            'expected a file written by bnn_jax.save'
+        )
+    version = metadata.get('version', '')
+    if not (version.isascii() and version.isdigit()) or not 1 <= int(version) <= VERSION:
+        raise ValueError(
+            f'load: {path} has format version {version!r}, this bnn_jax reads up to {VERSION}; upgrade bnn_jax'
+        )
+
+
+def _describe(value, tensors: dict[str, np.ndarray]):
+    """JSON for a layer: {"kind": ..., its fields}; a tensor becomes its name. Fields at their default are left out."""
+    if dataclasses.is_dataclass(value):
+        described: dict[str, Any] = {'kind': type(value).__name__}
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if role(field) == 'tensor':
+                described[field.name] = None if inner is None else _store(inner, tensors)
+            elif role(field) not in ('derived', 'decided') and inner != field.default:
+                described[field.name] = _describe(inner, tensors)
+        return described
+    if isinstance(value, tuple):
+        return [_describe(inner, tensors) for inner in value]
+    return value
+
+
+def _store(array, tensors: dict[str, np.ndarray]) -> str:
+    name = str(len(tensors))
+    tensors[name] = np.ascontiguousarray(array)
+    return name
+
+
+def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
+    """The inverse of `_describe`; the names of the tensors it takes are added to `used`."""
+    if isinstance(described, list):
+        return tuple(_build(inner, tensors, used) for inner in described)
+    if not isinstance(described, dict):
+        return described
+    described = dict(described)
+    name = described.pop('kind')
+    if name not in _KINDS:
+        raise ValueError(f'unknown kind {name!r}')
+    kind = _KINDS[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    values = {}
+    for key, inner in described.items():
+        if role(fields[key]) == 'tensor':
+            values[key] = _tensor(inner, tensors, used)
+        else:
+            values[key] = _build(inner, tensors, used)
+            _check_field(kind, key, values[key])
+    return Window.of(**values) if kind is Window else kind(**values)
+
+
+def _check_field(kind: type, key: str, value) -> None:
+    """Raises ValueError unless a value that a file gives is of the type that the field states."""
+    expected = get_type_hints(kind)[key]
+    if kind is Window:
+        return  # `Window.of` checks
+    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if isinstance(value, tuple):
+        fits = fits and all(type(layer) in _LAYERS for layer in value)
+    if not fits:
+        raise ValueError(f'{kind.__name__}.{key} is {value!r}, expected {expected}')
+
+
+def _tensor(name: str | None, tensors: dict[str, np.ndarray], used: set[str]):
+    if name is None:
+        return None
+    used.add(name)
+    return jnp.asarray(tensors[name])
+
+
+def _compressed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _decompressed(text: str) -> str:
+    return zlib.decompress(base64.b64decode(text, validate=True)).decode()
+
+
+def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 over all metadata but itself, and over name, dtype, shape and bytes of every tensor, in order of names."""
+    digest = hashlib.sha256()
+    stated = {key: value for key, value in metadata.items() if key != 'sha256'}
+    digest.update(json.dumps(stated, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
+        digest.update(array.data)
+    return digest.hexdigest()

@@ -1,0 +1,249 @@
+"""Weights in: published PyTorch checkpoints into this library's networks, and a trained network into a binary one.
+
+PyTorch itself is not needed here: a state dict is a mapping from names to arrays, in the order of the layers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.nn.operations import Dense
+
+
+def load_state_dict(model: Network, state_dict: Mapping) -> Network:
+    """A copy of the model with the tensors of a PyTorch state dict as its parameters and statistics.
+
+    state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` gives it, in
+    its own order (that of the layers; a file sorted by name is refused or must be put in order first). A checkpoint
+    {'state_dict': ...} is unwrapped, `module` of DataParallel is left out of the names wherever it stands, and
+    `num_batches_tracked` is passed over. Names beyond the last part serve the messages only.
+    Layouts: convolutions (out, in, h, w) -> HWIO; dense (out, in) -> (in, out), and where an image was flattened (here, or
+    already before a normalisation of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
+    Every tensor and every parameter is used exactly once, layer by layer. Raises ValueError naming both sides for a layer
+    or tensor that is missing, left over or of another shape; TypeError for other types.
+
+    The networks that published checkpoints fit, in the scheme whose arithmetic they were trained in:
+    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalised the 800 inputs of
+      the first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
+    - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
+    - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
+    - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`; 1e-5 is PyTorch's default
+      epsilon, which no state dict holds. `start_from` begins a binary run with it.
+    Published networks of sign(0) = 0 are converted as `presets.deployable` says.
+    Source of the layouts: jiecaoyu/XNOR-Net-PyTorch, torchvision.
+    """
+    model = _copy(model, 'load_state_dict')
+    groups = _grouped(state_dict)
+    slots = list(_slots(model.body, model.channels))
+    for (name, tensors), slot in zip(groups.items(), slots, strict=False):
+        _load(name, tensors, slot)
+    if len(groups) > len(slots):
+        raise ValueError(
+            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the model has none for '
+            f'{list(groups)[len(slots) :]}'
+        )
+    if len(groups) < len(slots):
+        missing = [f'{slot.path} {slot.kind}' for slot in slots[len(groups) :]]
+        raise ValueError(
+            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the state dict has none for '
+            f'the layers of the model {missing}'
+        )
+    return model
+
+
+def start_from(model: Network, trained: Network) -> Network:
+    """A copy of the model that starts from a trained network of the same architecture in another scheme.
+
+    Typically `trained` is real and `model` binary: the real kernels become latent weights, as they are (the scheme's own
+    projection clips or centres them from the first update on). Products are matched in order, those of shortcuts apart.
+    Copied are all kernels; biases where the model has them; a normalisation directly after a product where both networks
+    have one with gamma and beta. All else (XNOR-Net's other normalisations, say) keeps the model's values.
+    Raises ValueError naming both sides for another number or shape of products, and for a bias that the model has no
+    place for (before a normalisation it has no effect and is left out); TypeError for other types.
+    """
+    model = _copy(model, 'start_from')
+    _check_network(trained, 'start_from')
+    pairs = zip(_products(model.body, ''), _products(trained.body, ''), strict=True)
+    for role, (ours, theirs) in zip(('products', 'products of shortcuts'), pairs, strict=True):
+        got, expected = ([(one.path, one.product.kernel.shape) for one in side] for side in (theirs, ours))
+        if [shape for _, shape in got] != [shape for _, shape in expected]:
+            raise ValueError(f'start_from: got the {role} {got}, expected those of the model: {expected}')
+        for target, source in zip(ours, theirs, strict=True):
+            _start(target, source)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Slot:
+    """A layer with numbers; channels: those of the image, flattened or not, that it is given."""
+
+    path: str
+    layer: Product | Norm
+    channels: int
+
+    @property
+    def kind(self) -> str:
+        if isinstance(self.layer, Norm):
+            return 'normalisation'
+        return 'dense layer' if isinstance(self.layer.product, Dense) else 'convolution'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """What a slot takes: a variable, the shape of its tensor in PyTorch, and how that becomes ours."""
+
+    variable: nnx.Variable
+    shape: tuple[int, ...]
+    ours: Callable[[np.ndarray], np.ndarray]
+
+
+def _check_network(model, caller: str) -> None:
+    if not isinstance(model, Network):
+        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
+
+
+def _copy(model: Network, caller: str) -> Network:
+    _check_network(model, caller)
+    return nnx.merge(*nnx.split(model), copy=True)
+
+
+def _grouped(state_dict: Mapping) -> dict[str, dict[str, np.ndarray]]:
+    """The name of every layer, in order -> the last part of its tensors' names -> the tensor."""
+    if isinstance(state_dict, Mapping) and isinstance(state_dict.get('state_dict'), Mapping):
+        state_dict = state_dict['state_dict']
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f'load_state_dict: got {type(state_dict).__name__}, expected a mapping from names to arrays')
+    groups = {}
+    for full, value in state_dict.items():
+        name, _, last = '.'.join(part for part in full.split('.') if part != 'module').rpartition('.')
+        if last == 'num_batches_tracked':
+            continue
+        tensors = groups.setdefault(name, {})
+        if last in tensors:
+            raise ValueError(
+                f'load_state_dict: got {full!r} twice, with and without module, expected every tensor once'
+            )
+        tensors[last] = np.asarray(value)
+        if tensors[last].dtype.kind != 'f':
+            raise TypeError(f'load_state_dict: {full!r}: got dtype {tensors[last].dtype}, expected floating numbers')
+    return groups
+
+
+def _slots(layers: Sequential, channels: int, path: str = '') -> Iterator[_Slot]:
+    """The layers with numbers, in PyTorch's order: a block's body before its shortcut."""
+    for i, layer in enumerate(layers.layers):
+        match layer:
+            case Residual():
+                yield from _slots(layer.body, channels, f'{path}{i}.body.')
+                yield from _slots(layer.shortcut, channels, f'{path}{i}.shortcut.')
+                channels = _channels_after(layer.body, channels)
+            case Branches():
+                for k, branch in enumerate(layer.branches):
+                    yield from _slots(branch, channels, f'{path}{i}.branch{k}.')
+                channels = sum(_channels_after(branch, channels) for branch in layer.branches)
+            case Auxiliary():
+                yield from _slots(layer.head, channels, f'{path}{i}.head.')
+            case Product() | Norm():
+                yield _Slot(f'{path}{i}', layer, channels)
+                channels = layer.out if isinstance(layer, Product) else channels
+
+
+def _channels_after(layers: Sequential, channels: int) -> int:
+    """Of a chain inside a block: its last product decides."""
+    return next((layer.out for layer in reversed(list(layers.layers)) if isinstance(layer, Product)), channels)
+
+
+def _tensors(slot: _Slot) -> dict[str, _Tensor]:
+    layer = slot.layer
+    if isinstance(layer, Norm):
+        n = layer.num_features
+        variables = {'running_mean': layer.mean, 'running_var': layer.var}
+        if isinstance(layer.scale, nnx.Param):  # Without gamma and beta PyTorch stores neither.
+            variables = {'weight': layer.scale, 'bias': layer.bias, **variables}
+        return {name: _Tensor(one, (n,), lambda v: _channels_last(v, slot.channels)) for name, one in variables.items()}
+    if isinstance(layer.product, Dense):
+        shape = (layer.out, layer.into)
+        tensors = {'weight': _Tensor(layer.kernel, shape, lambda v: _channels_last(v.T, slot.channels))}
+    else:
+        height, width, into, out = layer.kernel.shape
+        tensors = {'weight': _Tensor(layer.kernel, (out, into, height, width), lambda v: v.transpose(2, 3, 1, 0))}
+    if layer.bias is not None:
+        tensors['bias'] = _Tensor(layer.bias, (layer.out,), lambda v: v)
+    return tensors
+
+
+def _channels_last(v: np.ndarray, channels: int) -> np.ndarray:
+    """First axis, features of a flattened image: (C, pixels) -> (pixels, C). Nothing changes for one pixel."""
+    return v.reshape(channels, -1, *v.shape[1:]).swapaxes(0, 1).reshape(v.shape)
+
+
+def _load(name: str, tensors: dict[str, np.ndarray], slot: _Slot) -> None:
+    targets = _tensors(slot)
+    got = {last: value.shape for last, value in tensors.items()}
+    expected = {last: target.shape for last, target in targets.items()}
+    if got != expected:
+        raise ValueError(
+            f'load_state_dict: {name!r} has {got}, expected {expected}, the {slot.kind} {slot.path} of the model; '
+            'the state dict must be in the order of the layers and of the same architecture, width and image size'
+        )
+    for last, target in targets.items():
+        _set(target.variable, target.ours(tensors[last]))
+
+
+def _set(variable: nnx.Variable, value) -> None:
+    variable[...] = jnp.asarray(value, variable[...].dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Normed:
+    """A product and the normalisation directly after it."""
+
+    path: str
+    product: Product
+    norm: Norm | None
+
+
+def _products(layers: Sequential, path: str) -> tuple[list[_Normed], list[_Normed]]:
+    """The products of the path through all bodies, and those of shortcuts."""
+    main, shortcuts = [], []
+    for i, layer in enumerate(layers.layers):
+        chains: list = []
+        match layer:
+            case Product():
+                following = next(iter(layers.layers[i + 1 : i + 2]), None)
+                main.append(_Normed(f'{path}{i}', layer, following if isinstance(following, Norm) else None))
+            case Residual():
+                chains = [(layer.body, 'body')]
+                shortcuts += _products(layer.shortcut, f'{path}{i}.shortcut.')[0]
+            case Branches():
+                chains = [(branch, f'branch{k}') for k, branch in enumerate(layer.branches)]
+            case Auxiliary():
+                chains = [(layer.head, 'head')]
+        for chain, name in chains:
+            more = _products(chain, f'{path}{i}.{name}.')
+            main, shortcuts = main + more[0], shortcuts + more[1]
+    return main, shortcuts
+
+
+def _start(target: _Normed, source: _Normed) -> None:
+    _set(target.product.kernel, source.product.kernel[...])
+    if source.product.bias is not None:
+        if target.product.bias is not None:
+            _set(target.product.bias, source.product.bias[...])
+        elif target.norm is None:
+            raise ValueError(
+                f'start_from: got a bias at {source.path}, expected none, for the layer {target.path} of the model has '
+                'none; give its scheme bias=True'
+            )
+    if _has_affine(target.norm) and _has_affine(source.norm):
+        for name in ('scale', 'bias', 'mean', 'var'):
+            _set(getattr(target.norm, name), getattr(source.norm, name)[...])
+
+
+def _has_affine(norm: Norm | None) -> bool:
+    return norm is not None and isinstance(norm.scale, nnx.Param)

@@ -1,0 +1,49 @@
+"""Zero padding in bits: what +1 padding added to each border pixel, to be taken off again, exactly.
+
+A bit holds +1 or -1, never 0. So the image is padded with +1, and from every output pixel whose window reaches outside
+the sum of the weights that met padding is subtracted.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from bnn_jax.ops.bits import WORD_BITS, words_for
+from bnn_jax.ops.windows import Window
+
+
+def padding_words(channels: int, pad_value: int) -> jax.Array:
+    """The words of one pixel outside the image: all +1 for pad value +1 or 0, all -1 (tail bits still 0) for -1."""
+    bits = [min(WORD_BITS, channels - WORD_BITS * i) for i in range(words_for(channels))]
+    return jnp.asarray([(1 << b) - 1 if pad_value == -1 else 0 for b in bits], jnp.uint32)
+
+
+@partial(jax.jit, static_argnames='channels')
+def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
+    """Sum of the weights at each tap of each filter: (kh, kw, n_words, out) -> (kh, kw, out) int32."""
+    set_bits = jnp.sum(lax.population_count(w_words), axis=2, dtype=jnp.int32)
+    return channels - 2 * set_bits
+
+
+def outside_sum(sums: jax.Array, window: Window, height: int, width: int) -> jax.Array:
+    """For an image of this size, the sum over the taps outside it, per output pixel: (H', W', out) int32.
+
+    Only few patterns of taps outside occur (at most 9 for a padded 3x3 window), so the sums are made once a pattern,
+    and the map of patterns is known when the function is traced.
+    """
+    ones = np.ones((height, width), np.int32)
+    padded = np.pad(ones, window.pads(height, width))
+    views = np.lib.stride_tricks.sliding_window_view(padded, window.extent)
+    views = views[:: window.strides[0], :: window.strides[1], :: window.dilation[0], :: window.dilation[1]]
+    outside = 1 - views.reshape(views.shape[0] * views.shape[1], -1)
+    patterns, index = np.unique(outside, axis=0, return_inverse=True)
+    table = lax.dot_general(
+        jnp.asarray(patterns, jnp.int32),
+        sums.reshape(-1, sums.shape[-1]),
+        (((1,), (0,)), ((), ())),
+        preferred_element_type=jnp.int32,
+    )
+    return table[index.reshape(views.shape[:2])]

@@ -1,0 +1,220 @@
+"""The two products a layer can be, convolution and dense, each in floats and on packed words, as values."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bnn_jax import quantizers
+from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
+from bnn_jax.kernels.fallbacks import below
+from bnn_jax.kernels.zero_padding import tap_sums
+from bnn_jax.ops.bits import WORD_BITS, pack, part, unpack, words_for
+from bnn_jax.ops.deterministic import wide
+from bnn_jax.ops.general_convolution import general_convolution
+from bnn_jax.ops.signs import Signs
+from bnn_jax.ops.windows import Window, pad_channels
+
+
+@jax.custom_vjp
+def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x (N, in) times kernel (in, out), of one floating dtype; float32, or float64 for float64 operands.
+
+    Gradients, g the incoming one rounded to the operands' dtype, which theirs have too: dx = g kernel^T and
+    dkernel = x^T g, accumulated in float32 or wider. Only reverse mode is defined.
+    """
+    return _dot(x, kernel, 1, 0)
+
+
+def _dense_bwd(operands, g):
+    x, kernel = operands
+    g = g.astype(x.dtype)
+    return _dot(g, kernel, 1, 1).astype(x.dtype), _dot(x, g, 0, 0).astype(kernel.dtype)
+
+
+dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
+
+
+def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide(a.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """x (N, in) times kernel (in, out)."""
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
+        return dense(x, kernel.astype(x.dtype))
+
+    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return into, out
+
+    def check(self, x: jax.Array | Signs, into: int) -> None:
+        """Raises ValueError unless x fits a layer with `into` inputs."""
+        if x.ndim != 2 or x.shape[1] != into:
+            raise ValueError(
+                f'dense layer: got input of shape {x.shape}, expected (N, {into}); '
+                'give the model the image size it was built for (input_shape)'
+            )
+
+    def input_scale(self, x: jax.Array) -> jax.Array:
+        """K of a dense layer: mean |x| over its inputs, (N, 1)."""
+        return quantizers.input_scale(x[:, None, None, :], 1)[:, 0, 0]
+
+    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+        return out, words_for(into)
+
+    def pack_kernel(self, signs: jax.Array) -> jax.Array:
+        """(in, out) -> (out, n_words)."""
+        return pack(signs.T)
+
+    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+        return unpack(words, into).T
+
+    def words_axis(self) -> int:
+        """Along which axis of its words the input channels are packed."""
+        return 1
+
+    def border(self, words: jax.Array, into: int) -> jax.Array | None:
+        """A dense layer has no border."""
+        return None
+
+    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
+        """Product of signs on packed words, int32."""
+        return packed_matmul(x_words, words, into)
+
+    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+        """Words of (packed < thresholds) ^ flip."""
+        return below(self.packed(x_words, words, into, border), thresholds, flip)
+
+    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
+        return signed_matmul(x, words)
+
+    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for one image."""
+        return into * out
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """x (N, H, W, in) convolved with kernel (kh, kw, in / groups, out); pad_value 0, +1 or -1 lies outside the image.
+
+    Filters g out / groups to (g + 1) out / groups see the channels g in / groups to (g + 1) in / groups, for each group g.
+    """
+
+    window: Window
+    pad_value: int = 0
+    groups: int = 1
+
+    def __post_init__(self):
+        if self.pad_value not in (0, 1, -1):
+            raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
+        if isinstance(self.groups, bool) or not isinstance(self.groups, int) or self.groups < 1:
+            raise ValueError(f'groups: got {self.groups!r}, expected a positive integer')
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
+        pads = self.window.pads(x.shape[1], x.shape[2])
+        if self.pad_value != 0:
+            x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
+            pads = ((0, 0), (0, 0))
+        kernel, window = kernel.astype(x.dtype), self.window
+        return general_convolution(x, kernel, window.strides, pads, window.dilation, self.groups)
+
+    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
+        """(kh, kw, in / groups, out). Raises ValueError unless the groups share both evenly."""
+        if into % self.groups or out % self.groups:
+            raise ValueError(
+                f'convolution in {self.groups} groups: got {into} channels to {out} filters, expected multiples of the groups'
+            )
+        return *self.window.size, into // self.groups, out
+
+    def check(self, x: jax.Array | Signs, into: int) -> None:
+        """Raises ValueError unless x fits a layer with `into` input channels."""
+        if x.ndim != 4 or x.shape[3] != into:
+            raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {into})')
+
+    def input_scale(self, x: jax.Array) -> jax.Array:
+        """K with this window; zeros outside the image whatever the pad value. Raises ValueError for groups."""
+        if self.groups > 1:
+            raise ValueError(
+                f'K: got a convolution in {self.groups} groups, expected one: K is the mean over all channels, of which a '
+                'filter sees some; use a scheme without input_scale'
+            )
+        window = self.window
+        return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
+
+    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+        *size, channels, out = self.kernel_shape(into, out)
+        return *size, words_for(channels), out
+
+    def pack_kernel(self, signs: jax.Array) -> jax.Array:
+        """(kh, kw, in / groups, out) -> (kh, kw, n_words, out)."""
+        return pack(signs, axis=2)
+
+    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+        return unpack(words, into // self.groups, axis=2)
+
+    def words_axis(self) -> int:
+        """Along which axis of its words the input channels are packed."""
+        return 2
+
+    def border(self, words: jax.Array, into: int) -> jax.Array | None:
+        """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
+        return tap_sums(words, into // self.groups) if self.pad_value == 0 else None
+
+    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
+        """Product of signs on packed words, int32, equal to the float product at every border pixel."""
+        each, parts = into // self.groups, (self._x_words(x_words, into), self._split(words), self._split(border))
+        products = [
+            packed_conv2d(x, w, each, w_sums=sums, **self._options()) for x, w, sums in zip(*parts, strict=True)
+        ]
+        return jnp.concatenate(products, axis=-1)
+
+    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+        """Words of (packed < thresholds) ^ flip."""
+        each = into // self.groups
+        if self.groups > 1 and words.shape[-1] // self.groups % WORD_BITS:
+            # The groups' words of signs would not lie side by side.
+            return below(self.packed(x_words, words, into, border), thresholds, flip)
+        of_groups = (self._x_words(x_words, into), *map(self._split, (words, thresholds, flip, border)))
+        signs = [
+            packed_conv2d_signs(x, w, limits, mask, each, w_sums=sums, **self._options())
+            for x, w, limits, mask, sums in zip(*of_groups, strict=True)
+        ]
+        return jnp.concatenate(signs, axis=-1)
+
+    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
+        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
+        parts = zip(self._split(x), self._split(words), strict=True)
+        return jnp.concatenate([signed_conv2d(x, w, **self._options()) for x, w in parts], axis=-1)
+
+    def _x_words(self, x_words: jax.Array, into: int) -> list[jax.Array]:
+        """Of each group's channels the words."""
+        if self.groups == 1:
+            return [x_words]
+        each = into // self.groups
+        return [part(x_words, g * each, each) for g in range(self.groups)]
+
+    def _split(self, array: jax.Array | None) -> list:
+        """Of each group its part of the last axis."""
+        if self.groups == 1 or array is None:
+            return [array] * self.groups
+        return jnp.split(array, self.groups, axis=-1)
+
+    def _options(self) -> dict:
+        window = self.window
+        return {
+            'strides': window.strides,
+            'padding': window.padding,
+            'dilation': window.dilation,
+            'pad_value': self.pad_value,
+        }
+
+    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""
+        height, width = output_shape[1:3]
+        return height * width * self.window.size[0] * self.window.size[1] * (into // self.groups) * out

@@ -1,0 +1,59 @@
+"""Convolution with a dilated window or in groups: XLA's own, with its own gradients."""
+
+from functools import partial
+
+import jax
+from jax import lax
+
+from bnn_jax.ops.convolution import Pads, Pair, convolution
+from bnn_jax.ops.deterministic import wide
+
+
+def general_convolution(
+    x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1
+) -> jax.Array:
+    """y[n, a, b, f] = sum over i, j, c of x[n, a s + i d - top, b t + j e - left, g C + c] kernel[i, j, c, f], 0 outside x.
+
+    dilation (d, e). x: (N, H, W, groups C), kernel: (kh, kw, C, F); filter f is of group g = f div (F / groups). All else,
+    dtypes and gradients included, as `convolution`, which it is where nothing is dilated or in groups.
+    """
+    if dilation == (1, 1) and groups == 1:
+        return convolution(x, kernel, strides, pads)
+    return _convolution(x, kernel, strides, pads, dilation, groups)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _convolution(x, kernel, strides, pads, dilation, groups):
+    return _forward(x, kernel, strides, pads, dilation, groups, wide(x.dtype))
+
+
+def _forward(x, kernel, strides, pads, dilation, groups, dtype):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        pads,
+        rhs_dilation=dilation,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=groups,
+        preferred_element_type=dtype,
+    )
+
+
+def _convolution_fwd(x, kernel, *static):
+    return _convolution(x, kernel, *static), (x, kernel)
+
+
+def _convolution_bwd(strides, pads, dilation, groups, operands, g):
+    # JAX's own rule takes no gradient wider than the operands.
+    x, kernel = operands
+    g = g.astype(x.dtype)
+
+    def forward(x, kernel):
+        return _forward(x, kernel, strides, pads, dilation, groups, g.dtype)
+
+    dx = jax.linear_transpose(lambda x: forward(x, kernel), x)(g)[0]
+    return dx, jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(g)[0]
+
+
+_convolution.defvjp(_convolution_fwd, _convolution_bwd)

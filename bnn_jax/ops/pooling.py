@@ -1,0 +1,93 @@
+"""Maximum over a window, with a gradient that is fast on CPU too."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from bnn_jax.ops.convolution import Pads, Pair, views
+from bnn_jax.ops.deterministic import apart
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
+    """y[n, a, b, c] = max over i, j of x[n, a s + i - top, b t + j - left, c], nothing outside x counted.
+
+    x: (N, H, W, C) floating; size (kh, kw), strides (s, t), pads ((top, bottom), (left, right)). Returns (N, H', W', C).
+    Gradient: the incoming g of a window goes to the first pixel, row by row, that has its maximum; a pixel gets the sum
+    over its windows. Only reverse mode is defined.
+
+    Off CPU the gradient is XLA's scatter. On CPU that walks through the windows one number at a time, so there every pixel
+    asks its windows instead: each knows its first maximum's place, and the pixel adds up g of those where it is it.
+    """
+    return _forward(x, size, strides, pads)
+
+
+def _forward(x, size, strides, pads):
+    """XLA's own; on CPU along the rows, then along the columns, where that takes fewer maxima (a third of the time for 3x3)."""
+
+    def along(x, axes):
+        window, steps, around = [1] * 4, [1] * 4, [(0, 0)] * 4
+        for axis in axes:
+            window[axis], steps[axis], around[axis] = size[axis - 1], strides[axis - 1], pads[axis - 1]
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
+
+    whole = partial(along, axes=(1, 2))
+    if size[0] * size[1] <= size[0] + size[1]:
+        return whole(x)
+    return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
+
+
+def _max_pool_fwd(x, size, strides, pads):
+    y = max_pool(x, size, strides, pads)
+    return y, (x, y)
+
+
+def _max_pool_bwd(size, strides, pads, residuals, g):
+    x, y = residuals
+    gather = partial(apart, partial(_gather, size=size, strides=strides, pads=pads))
+    scatter = partial(_scatter, size=size, strides=strides, pads=pads)
+    return (lax.platform_dependent(x, y, g, cpu=gather, default=scatter),)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+def _scatter(x, y, g, *, size, strides, pads):
+    """dx as XLA makes it."""
+    return jax.vjp(lambda x: _forward(x, size, strides, pads), x)[1](g)[0]
+
+
+def _gather(x, y, g, *, size, strides, pads):
+    """dx pixel by pixel. With stride s, row u = m s + a is seen by the windows m - q, as their row a + q s, for q >= 0."""
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+    place = jnp.full(y.shape, size[0] * size[1], jnp.int32)
+    for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
+        place = jnp.where(seen == y, jnp.int32(tap), place)
+    periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
+    dx = jnp.zeros((), g.dtype)
+    for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):
+        wanted = jnp.asarray(_taps(size, strides, shift))[None, None, :, None, :, None]
+        asked = _repeated(place, strides, shift, periods, -1)
+        dx += jnp.where(asked == wanted, _repeated(g, strides, shift, periods, 0), 0)
+    dx = dx.reshape(x.shape[0], periods[0] * strides[0], periods[1] * strides[1], x.shape[3])
+    return dx[:, pads[0][0] : pads[0][0] + x.shape[1], pads[1][0] : pads[1][0] + x.shape[2]]
+
+
+def _taps(size, strides, shift):
+    """(s, t): which tap of the window `shift` windows before sees a pixel, by the pixel's place in its period; -2: none."""
+    rows, columns = (np.arange(strides[d]) + shift[d] * strides[d] for d in (0, 1))
+    inside = (rows < size[0])[:, None] & (columns < size[1])
+    return np.where(inside, rows[:, None] * size[1] + columns, -2).astype(np.int32)
+
+
+def _repeated(windows, strides, shift, periods, nothing):
+    """(N, H', W', C) moved on by `shift` windows, each repeated for all pixels of a period: (N, periods, s, periods, t, C)."""
+    n, rows, columns, channels = windows.shape
+    edges = [(shift[d], periods[d] - extent - shift[d], 0) for d, extent in enumerate((rows, columns))]
+    moved = lax.pad(windows, jnp.asarray(nothing, windows.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    shape = (n, periods[0], strides[0], periods[1], strides[1], channels)
+    return jnp.broadcast_to(moved[:, :, None, :, None, :], shape)

@@ -1,0 +1,131 @@
+"""The geometry of a sliding window over an image, shared by convolution, pooling and the input scale K."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from bnn_jax.ops.deterministic import ordered_mean
+from bnn_jax.ops.pooling import max_pool
+
+Pair = tuple[int, int]
+Padding = str | Sequence[Sequence[int]]
+
+
+def _pair(value, name: str, smallest: int = 1) -> Pair:
+    pair = (value, value) if isinstance(value, int | np.integer) else value
+    integers = isinstance(pair, Sequence) and all(
+        isinstance(v, int | np.integer) and not isinstance(v, bool) for v in pair
+    )
+    if not integers or len(pair) != 2 or min(pair) < smallest:
+        raise ValueError(f'{name}: got {value!r}, expected one or two integers >= {smallest}')
+    return int(pair[0]), int(pair[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Size, strides, padding and dilation, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
+
+    Dilation d: neighbouring taps are d pixels apart. Make one with `Window.of`, which checks and normalises.
+    """
+
+    size: Pair
+    strides: Pair = (1, 1)
+    padding: str | tuple[Pair, Pair] = 'VALID'
+    dilation: Pair = (1, 1)
+
+    @staticmethod
+    def of(
+        size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = 'VALID',
+        dilation: int | Sequence[int] = 1,
+    ) -> 'Window':
+        """A checked window. Raises ValueError, saying what was got and expected."""
+        if isinstance(padding, str):
+            if padding not in ('SAME', 'VALID'):
+                raise ValueError(
+                    f"padding: got {padding!r}, expected 'SAME', 'VALID' or ((top, bottom), (left, right))"
+                )
+        else:
+            pairs = tuple(padding) if isinstance(padding, Sequence) else ()
+            if len(pairs) != 2:
+                raise ValueError(f'padding: got {padding!r}, expected ((top, bottom), (left, right))')
+            padding = (_pair(pairs[0], 'padding', 0), _pair(pairs[1], 'padding', 0))
+        return Window(_pair(size, 'window size'), _pair(strides, 'strides'), padding, _pair(dilation, 'dilation'))
+
+    @property
+    def extent(self) -> Pair:
+        """(height, width) from the first tap to the last one, both counted: d (k - 1) + 1."""
+        rows, columns = (d * (size - 1) + 1 for d, size in zip(self.dilation, self.size, strict=True))
+        return rows, columns
+
+    def pads(self, height: int, width: int) -> tuple[Pair, Pair]:
+        """Explicit padding for an image of this size. Raises ValueError where the window does not fit at all."""
+        if isinstance(self.padding, str):
+            top_left = lax.padtype_to_pads((height, width), self.extent, self.strides, self.padding)
+            pads = (_pair(top_left[0], 'padding', 0), _pair(top_left[1], 'padding', 0))
+        else:
+            pads = self.padding
+        for pixels, extent, pad, name in zip((height, width), self.extent, pads, ('height', 'width'), strict=True):
+            if pixels + sum(pad) < extent:
+                raise ValueError(
+                    f'image {name} {pixels} with padding {pad} is smaller than the window ({extent}); use larger images'
+                )
+        return pads
+
+    def output_size(self, height: int, width: int) -> Pair:
+        """(height, width) of what the window gives on an image of this size."""
+        pads = self.pads(height, width)
+        rows, columns = (
+            (pixels + sum(pad) - extent) // stride + 1
+            for pixels, pad, extent, stride in zip((height, width), pads, self.extent, self.strides, strict=True)
+        )
+        return rows, columns
+
+    @partial(jax.jit, static_argnums=0)
+    def taps(self, x: jax.Array, pad_with) -> jax.Array:
+        """The image as every position of the window sees it: (N, H, W, C) -> (kh kw, N, H', W', C), padded with pad_with."""
+        pads = self.pads(x.shape[1], x.shape[2])
+        rows, columns = self.output_size(x.shape[1], x.shape[2])
+        pad_with = jnp.broadcast_to(jnp.asarray(pad_with, x.dtype), x.shape[-1:])
+        x = pad_channels(x, pads, pad_with)
+        (stride_h, stride_w) = self.strides
+        return jnp.stack(
+            [
+                x[:, i : i + (rows - 1) * stride_h + 1 : stride_h, j : j + (columns - 1) * stride_w + 1 : stride_w]
+                for i in range(0, self.extent[0], self.dilation[0])
+                for j in range(0, self.extent[1], self.dilation[1])
+            ]
+        )
+
+    @partial(jax.jit, static_argnums=0)
+    def mean(self, x: jax.Array) -> jax.Array:
+        """Mean over every window, zeros outside the image counted in: (N, H, W, C) -> (N, H', W', C)."""
+        return ordered_mean(self.taps(x, 0))
+
+    def max(self, x: jax.Array) -> jax.Array:
+        """Maximum over every window, nothing outside the image counted: (N, H, W, C) -> (N, H', W', C).
+
+        Raises ValueError for a dilated window.
+        """
+        if self.dilation != (1, 1):
+            raise ValueError(f'max pooling: got a window of dilation {self.dilation}, expected (1, 1)')
+        return max_pool(x, self.size, self.strides, self.pads(x.shape[1], x.shape[2]))
+
+
+@partial(jax.jit, static_argnames='pads')
+def pad_channels(x: jax.Array, pads: tuple[Pair, Pair], value: jax.Array) -> jax.Array:
+    """Pad (N, H, W, C) in height and width with one value a channel, `value`: (C,)."""
+    if pads == ((0, 0), (0, 0)):
+        return x
+    (top, bottom), (left, right) = pads
+    n, height, width, channels = x.shape
+    rows, columns = np.arange(-top, height + bottom), np.arange(-left, width + right)
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    return jnp.where(inside[None, :, :, None], padded, value)

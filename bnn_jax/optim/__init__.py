@@ -1,0 +1,18 @@
+"""Optimizers for latent weights."""
+
+from bnn_jax.optim.bop import BopState, Schedule, bop
+from bnn_jax.optim.glorot import scale_by_glorot
+from bnn_jax.optim.parameter_groups import Kind, biases, by_kind, float_weights, latent_weights, norms
+
+__all__ = [
+    'BopState',
+    'Kind',
+    'Schedule',
+    'biases',
+    'bop',
+    'by_kind',
+    'float_weights',
+    'latent_weights',
+    'norms',
+    'scale_by_glorot',
+]

@@ -1,0 +1,116 @@
+"""What is done to latent weights outside the gradient: clipped, centred, after the optimizer's update or before a step.
+
+A projection is a pure function latent -> latent. `project` makes it the last link of an optax chain; `project_before`
+wraps a chain, and `in_place` is its other half, in the forward pass.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bnn_jax.ops.deterministic import ordered_mean, wide
+
+
+def clip(w: jax.Array) -> jax.Array:
+    """W <- min(max(W, -1), 1). Source: BinaryConnect section 2.4."""
+    return jnp.clip(w, -1, 1)
+
+
+def centre(w: jax.Array) -> jax.Array:
+    """W <- W - its mean over the input-channel axis (-2 in HWIO and in (in, out)); kernel positions stay apart.
+
+    With one input channel this would set every weight to 0, so W is then returned as it is. The mean is summed in a
+    fixed order: where signs are taken of centred weights they are the same in every compilation.
+    Source: XNOR-Net's published code (not its paper).
+    """
+    if w.shape[-2] == 1:
+        return w
+    mean = ordered_mean(jnp.moveaxis(w.astype(wide(w.dtype)), -2, 0)).astype(w.dtype)
+    return w - jnp.expand_dims(mean, -2)
+
+
+def at_least(lowest: float, w: jax.Array) -> jax.Array:
+    """max(W, lowest); `partial(at_least, 0.01)` is a projection."""
+    return jnp.maximum(w, jnp.asarray(lowest, w.dtype))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def in_place(projection, w: jax.Array) -> jax.Array:
+    """projection(W), outside the differentiated graph, as if W had been overwritten before the forward pass.
+
+    Forward: projection(W). Gradient: g, that of the projected weights, whatever the projection did.
+    Source: the training loops of XNOR-Net's published codes (centre, clamp, forward, backward, update).
+    """
+    return projection(w)
+
+
+in_place.defvjp(lambda projection, w: (projection(w), None), lambda projection, _, g: (g,))
+
+
+def centre_and_clip(w: jax.Array) -> jax.Array:
+    """`centre`, then `clip`: the order of XNOR-Net's published code."""
+    return clip(centre(w))
+
+
+def project(projections) -> optax.GradientTransformation:
+    """An optax link that moves every parameter it has a projection for to its projected place.
+
+    projections: a tree of functions, a prefix of the tree of parameters; None where nothing is projected.
+    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain.
+    Raises ValueError if there is no projection in it at all, or if update is called without params.
+    """
+    if not jax.tree.leaves(projections):
+        raise ValueError('project: got no latent weight to project, expected at least one; leave this link out')
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError('project: got no params, expected tx.update(updates, state, params)')
+
+        def moved(projection, u, p):
+            return u if projection is None else jax.tree.map(lambda u, p: projection(p + u) - p, u, p)
+
+        return jax.tree.map(moved, projections, updates, params, is_leaf=_is_none), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def project_before(tx: optax.GradientTransformation, projections) -> optax.GradientTransformationExtraArgs:
+    """An optax chain that starts from projected parameters: q = projection(p), then tx on q, and q + u is stored.
+
+    projections: as `project`'s. update: u, state = tx.update(g, state, q); returns u + (q - p), so that weight decay and
+    every other link sees q, and the stored parameters become q + u, which is not projected again. g must be the
+    gradient at q: the forward pass reads its parameters through `in_place`.
+    Raises ValueError if there is no projection in it at all, or if update is called without params.
+    """
+    if not jax.tree.leaves(projections):
+        raise ValueError('project_before: got no parameter to project, expected at least one; use tx as it is')
+    tx = optax.with_extra_args_support(tx)
+
+    def before(params):
+        return _projected(projections, params)
+
+    def update(updates, state, params=None, **extra_args):
+        if params is None:
+            raise ValueError('project_before: got no params, expected tx.update(updates, state, params)')
+        projected = before(params)
+        updates, state = tx.update(updates, state, projected, **extra_args)
+
+        def moved(projection, u, p, q):
+            return u if projection is None else jax.tree.map(lambda u, p, q: u + (q - p), u, p, q)
+
+        return jax.tree.map(moved, projections, updates, params, projected, is_leaf=_is_none), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: tx.init(before(params)), update)
+
+
+def _projected(projections, params):
+    def projected(projection, p):
+        return p if projection is None else jax.tree.map(projection, p)
+
+    return jax.tree.map(projected, projections, params, is_leaf=_is_none)
+
+
+def _is_none(leaf) -> bool:
+    return leaf is None

@@ -1,0 +1,339 @@
+"""The command line: every command on a small run, in this process and one in another, and every expected mistake."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from networks import build, evaluated, images, randomise_norms
+from PIL import Image
+
+import bnn_jax as bnn
+from bnn_jax import cli
+from bnn_jax.data import Standardize, centre_crop, digits, resize_short
+from bnn_jax.data.preprocessing import Preprocessing
+from bnn_jax.inference.float_twin import float_twin
+from bnn_jax.inference.serialization import preprocessing_of
+from bnn_jax.training import fit
+from bnn_jax.training.restore import trained
+from experiments import digits_vgg_small
+
+ROOT = Path(__file__).parents[2]
+
+MODULE = """
+import dataclasses
+from bnn_jax import {scheme}
+from bnn_jax.training.experiment import main
+from experiments.digits_vgg_small import config
+
+if __name__ == '__main__':
+    main('ours', 'A run.', dataclasses.replace(config({scheme}), epochs=3))
+"""
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A folder with a module `ours_XNOR` and the run that it started, of one epoch, in runs/ours-0."""
+    folder = tmp_path_factory.mktemp('cli')
+    for scheme in ('XNOR', 'BNN'):
+        (folder / f'ours_{scheme}.py').write_text(MODULE.format(scheme=scheme))
+    (folder / 'nothing.py').write_text('')
+    config = digits_vgg_small.config(bnn.XNOR)
+    with jax.numpy_dtype_promotion('standard'):  # optax.adam mixes dtypes.
+        fit(dataclasses.replace(config, epochs=1, width=0.03125, workdir=str(folder / 'runs' / 'ours-0')))
+    for i in range(3):
+        Image.fromarray(digits('test')[i]['image'][..., 0]).save(folder / f'{i}.png')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def converted(run):
+    """The file that `convert` makes of the run."""
+    path, before = run / 'converted.safetensors', os.getcwd()
+    os.chdir(run)
+    try:
+        cli.main(['convert', 'ours_XNOR', '-o', str(path)])
+    finally:
+        os.chdir(before)
+    return path
+
+
+@pytest.fixture(scope='module')
+def unprepared(tmp_path_factory):
+    """A file that says nothing of its images: three channels."""
+    model = build('lenet5', bnn.BNN, input_shape=(20, 20, 3))
+    randomise_norms(model)
+    return bnn.save(bnn.convert(model), tmp_path_factory.mktemp('files') / 'unprepared.safetensors')
+
+
+@pytest.fixture
+def start(monkeypatch, run):
+    """`bnn-jax arguments` in this process, in the run's folder."""
+
+    def command(*arguments) -> None:
+        monkeypatch.chdir(run)
+        monkeypatch.setattr(sys, 'argv', ['bnn-jax', *map(str, arguments)])
+        cli.main()
+
+    return command
+
+
+def refused(start, *arguments) -> str:
+    """The message of a command that ends with status 1."""
+    with pytest.raises(SystemExit) as error:
+        start(*arguments)
+    message = error.value.code
+    assert isinstance(message, str) and message.startswith('error: ')  # which Python prints, and ends with status 1
+    return message
+
+
+def test_convert_reports_compares_and_writes(run, start, capsys):
+    output = run / 'again.safetensors'
+    start('convert', 'ours_XNOR', '--output', output, '--samples=5')
+    text = capsys.readouterr().out
+    for part in (
+        'runs/ours-0, step 22',
+        'xnor + popcount',
+        'logits of 5 test images of the run: equal to the last bit',
+    ):
+        assert part in text
+    assert f'wrote {output}: {output.stat().st_size:,} bytes' in text
+    described = preprocessing_of(output)
+    assert described is not None and described['input_shape'] == [8, 8, 1]
+    assert Preprocessing.of(described) == Preprocessing((8, 8, 1), Standardize((0.305,), (0.376,)))
+    assert not list(run.glob('.bnn-jax-*'))
+
+
+def test_what_is_converted_is_the_trained_network(run, converted, monkeypatch):
+    monkeypatch.chdir(run)
+    model = trained('ours_XNOR').model
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_array_equal(evaluated(bnn.load(converted), x), evaluated(model, x))
+
+
+PREPARED = """
+import dataclasses
+from bnn_jax import BNN, XNOR
+from bnn_jax.training.experiment import main
+from experiments.digits_vgg_small import config
+
+def after(run):
+    return dataclasses.replace(run, model=config(XNOR).model)
+
+if __name__ == '__main__':
+    main('ours', 'A run.', config(BNN), after)
+    raise AssertionError('unreachable: the module is asked, not run')
+"""
+
+
+def test_a_run_is_asked_not_started(run, monkeypatch):
+    """Also where something goes before it, and where it has its own way to start, as the demo."""
+    monkeypatch.chdir(run)
+    (run / 'prepared.py').write_text(PREPARED)
+    path, arguments, modules = list(sys.path), sys.argv, set(sys.modules)
+    leaves = [jax.tree.leaves(nnx.state(trained(*of).model)) for of in (('ours_XNOR',), ('prepared',))]
+    leaves.append(jax.tree.leaves(nnx.state(trained('experiments.demo', 'runs/ours-0').model)))
+    for other in leaves[1:]:
+        jax.tree.map(np.testing.assert_array_equal, leaves[0], other)
+    assert (sys.path, sys.argv) == (path, arguments) and not {'ours_XNOR', 'prepared'} & (set(sys.modules) - modules)
+
+
+def test_a_difference_is_refused_and_nothing_written(run, start, monkeypatch):
+    head = run / 'head.safetensors'
+    model = build('vgg_small', bnn.XNOR, input_shape=(8, 8, 1), width=0.03125)
+    changed = bnn.convert(model)
+    monkeypatch.setattr('bnn_jax.inference.serialization.load', lambda path: changed)
+    message = refused(start, 'convert', 'ours_XNOR', '-o', head, '--samples=4')
+    assert 'differs from the checkpoint on 4 of 4 test images' in message and 'nothing was written' in message
+    assert not head.exists() and not list(run.glob('.bnn-jax-*'))
+
+
+def test_convert_on_random_images_where_there_are_no_others(run, start, capsys, monkeypatch):
+    def missing(split, data_dir):
+        raise FileNotFoundError('no such data set')
+
+    monkeypatch.setattr(digits_vgg_small, 'digits', lambda split: missing(split, ''))
+    output = run / 'random.safetensors'
+    assert '--input HEIGHT WIDTH CHANNELS' in refused(start, 'convert', 'ours_XNOR', '-o', output)
+    start('convert', 'ours_XNOR', '-o', output, '--samples', 3, '--input', 8, 8, 1)
+    assert 'logits of 3 random images: equal to the last bit' in capsys.readouterr().out
+
+
+def test_another_module_is_refused_by_what_differs(run, start):
+    message = refused(start, 'convert', 'ours_BNN', '-o', 'x.safetensors', '--workdir', 'runs/ours-0')
+    assert 'runs/ours-0: its run has model.scheme' in message and 'ours_BNN has' in message
+    assert not (run / 'x.safetensors').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('no_such_module', '-o', 'x'), 'no_such_module: there is no such module'),
+        (('nothing', '-o', 'x'), 'nothing starts no run'),
+        (('json', '-o', 'x'), 'json cannot be run'),
+        (('ours_XNOR', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
+        (('ours_XNOR', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
+        (('ours_XNOR', '-o', 'x', '--samples', '0'), 'samples: got 0'),
+    ],
+)
+def test_what_cannot_be_converted(start, arguments, message):
+    assert message in refused(start, 'convert', *arguments)
+
+
+def test_predict(converted, run, start, capsys):
+    (run / 'names.txt').write_text(''.join(f'digit {i}\n' for i in range(10)))
+    start('predict', converted, '0.png', '2.png', '--classes', 'names.txt')
+    lines = [line for line in capsys.readouterr().out.splitlines() if '│' in line]
+    assert len(lines) == 2 * 5 and '0.png' in lines[0] and '2.png' in lines[5]
+    prepare = Standardize((0.305,), (0.376,))
+    x = np.stack([prepare(digits('test')[i]['image']) for i in (0, 2)])
+    logits = evaluated(bnn.load(converted), x).astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for image, first in ((0, 0), (1, 5)):
+        for rank, index in enumerate(np.argsort(-probabilities[image])[:5]):
+            assert f'digit {index}' in lines[first + rank]
+            assert f'{probabilities[image, index]:.2%}' in lines[first + rank]
+
+
+def test_predict_refuses_to_guess_the_preprocessing(unprepared, run, start, capsys):
+    Image.fromarray(np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)).save(run / 'photo.jpg')
+    message = refused(start, 'predict', unprepared, 'photo.jpg')
+    assert 'does not say how images were prepared' in message
+    described = json.loads(message[message.index('{') :])  # The example it shows is a valid one.
+    assert Preprocessing.of(described).input_shape == (224, 224, 3)
+    described |= {'input_shape': [20, 20, 3]}
+    described['steps'] = [{'kind': 'resize_short', 'size': 24}, {'kind': 'centre_crop', 'size': 20}]
+    (run / 'p.json').write_text(json.dumps(described))
+    start('predict', unprepared, 'photo.jpg', '--preprocessing', 'p.json')
+    assert '"size": 24' in capsys.readouterr().out
+    (run / 'bad.json').write_text('{"input_shape": [20, 20, 3]}')
+    assert "KeyError: 'normalisation'" in refused(
+        start, 'predict', unprepared, 'photo.jpg', '--preprocessing', 'bad.json'
+    )
+    (run / 'bad.json').write_text('not json')
+    assert 'bad.json is not JSON' in refused(start, 'predict', unprepared, 'photo.jpg', '--preprocessing', 'bad.json')
+
+
+def test_what_cannot_be_predicted(converted, run, start):
+    (run / 'text.png').write_text('no image')
+    assert 'text.png: 8 bytes that cannot be decoded' in refused(start, 'predict', converted, '0.png', 'text.png')
+    assert 'there is no image missing.png' in refused(start, 'predict', converted, 'missing.png')
+    assert 'there is no image .' in refused(start, 'predict', converted, '.')
+    Image.new('L', (40, 30)).save(run / 'large.png')
+    assert '30 x 40 pixels after its preprocessing, expected 8 x 8' in refused(start, 'predict', converted, 'large.png')
+    (run / 'three.txt').write_text('a\nb\nc\n')
+    assert 'got 3 lines, expected 10' in refused(start, 'predict', converted, '0.png', '--classes', 'three.txt')
+
+
+@pytest.mark.parametrize('command', ['summary', 'predict', 'bench'])
+def test_damaged_files_are_refused(command, converted, run, start):
+    more = ['0.png'] if command == 'predict' else []
+    assert 'there is no file' in refused(start, command, 'missing.safetensors', *more)
+    (run / 'short.safetensors').write_bytes(converted.read_bytes()[:-9])
+    assert 'truncated' in refused(start, command, 'short.safetensors', *more)
+    assert 'not a safetensors file' in refused(start, command, '0.png', *more)
+
+
+def test_summary_of_a_file_and_of_a_name(converted, start, capsys):
+    start('summary', converted)
+    text = capsys.readouterr().out
+    for part in ('xnor + popcount', f'{converted.stat().st_size:,} bytes', '10 classes out', '"mean": [0.305]'):
+        assert part in text
+    start('summary', '--model=lenet5', '--scheme=BNN', '--num_classes=10', '--input', 28, 28, 1, '--width=0.5')
+    model = bnn.models.lenet5(10, scheme=bnn.BNN, width=0.5, rngs=nnx.Rngs(0))
+    assert capsys.readouterr().out.strip() == str(bnn.summarize(model, (1, 28, 28, 1)))
+
+
+def test_summaries_that_are_refused(converted, start):
+    assert 'expected either a packed FILE or --model' in refused(start, 'summary')
+    assert 'expected either a packed FILE or --model' in refused(start, 'summary', converted, '--model=mlp')
+    assert 'expected one of alexnet' in refused(start, 'summary', '--model=strided_stem')
+    assert "scheme: got 'xnor'" in refused(start, 'summary', '--model=mlp', '--scheme=xnor')
+    assert 'use larger images' in refused(start, 'summary', '--model=alexnet', '--input', 5, 5, 3)
+
+
+def test_bench(converted, unprepared, start, capsys):
+    start('bench', converted, '--batch=2', '--calls=2', '--float')
+    lines = capsys.readouterr().out.splitlines()
+    assert 'batch 2 of 8x8x1' in lines[0] and f'jax {jax.__version__}' in lines[-1]
+    assert any('packed' in line for line in lines) and any('float32' in line for line in lines)
+    assert 'state it: --input' in refused(start, 'bench', unprepared)
+    start('bench', unprepared, '--calls=1', '--input', 20, 20, 3)
+    assert 'float32' not in capsys.readouterr().out
+    assert 'expected at least 1' in refused(start, 'bench', converted, '--batch=0')
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])
+def test_floats_give_the_answers_of_the_bits(architecture, scheme):
+    model = build(architecture, getattr(bnn, scheme))
+    randomise_norms(model)
+    packed, x = bnn.convert(model), images(architecture)
+    floats, bits = evaluated(float_twin(packed), x), evaluated(packed, x)
+    # BWN's real inputs are added up in another order.
+    np.testing.assert_allclose(floats, bits, rtol=0, atol=1e-5 * np.ptp(bits) if scheme == 'BWN' else 0)
+
+
+def test_floats_of_what_is_unknown_are_refused():
+    packed = bnn.convert(build('mlp', bnn.BNN))
+    strange = dataclasses.replace(packed, body=dataclasses.replace(packed.body, layers=(7,)))
+    with pytest.raises(TypeError, match='got a int'):
+        float_twin(strange)
+
+
+def test_another_process(converted, run):
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+    environment['JAX_COMPILATION_CACHE_DIR'] = jax.config.jax_compilation_cache_dir
+    command = partial(subprocess.run, cwd=run, env=environment, capture_output=True, text=True, timeout=300)
+    done = command([sys.executable, '-W', 'error', '-m', 'bnn_jax', 'predict', converted, '0.png'])
+    assert done.returncode == 0 and done.stderr == '' and 'probability' in done.stdout
+    done = command([sys.executable, '-m', 'bnn_jax', 'predict', converted, 'missing.png'])
+    assert (done.returncode, done.stdout) == (1, '') and done.stderr == 'error: there is no image missing.png\n'
+
+
+# The preprocessing.
+
+
+def test_a_preprocessing_is_its_steps_and_survives_json():
+    steps = (resize_short(12), centre_crop(10))
+    prepare = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), steps, ('a', 'b'))
+    assert Preprocessing.of(json.loads(json.dumps(prepare.described()))) == prepare
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 20, 3), dtype=np.uint8)
+    content = b'P6 20 17 255\n' + pixels.tobytes()
+    expected = pixels
+    for step in steps:
+        expected = step(expected, np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        prepare(content, 'x'), (expected / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
+    )
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'input_shape': [10, 10, 4]}, 'expected .height, width, 1 or 3 channels'),
+        ({'input_shape': [10, 10]}, 'expected .height'),
+        ({'steps': [{'kind': 'flip'}]}, "got 'flip', expected one of resize_short"),
+        ({'steps': [{'kind': 'resize_short', 'size': 0}]}, 'expected at least 1'),
+        ({'steps': [{'kind': 'resize_short', 'size': '9'}]}, 'expected numbers'),
+        ({'steps': [{'kind': 'resize_short', 'length': 9}]}, 'TypeError'),
+        ({'normalisation': {'kind': 'Standardize', 'mean': [0.5], 'std': [0.5]}}, 'expected uint8'),
+        ({'normalisation': {'kind': 'os.system'}}, 'expected one of Standardize'),
+        ({'normalisation': 7}, 'TypeError|AttributeError'),
+    ],
+)
+def test_a_preprocessing_that_is_none(change, message):
+    described = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3)).described()
+    with pytest.raises(ValueError, match=message):
+        Preprocessing.of({**described, **change})
+
+
+def test_a_random_step_is_refused():
+    with pytest.raises(ValueError, match='expected one of resize_short'):
+        Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), (lambda image, rng: image,))

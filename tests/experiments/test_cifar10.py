@@ -1,0 +1,186 @@
+"""The CIFAR-10 rows: each is what its source says, its training step traces, and what it trains converts."""
+
+import dataclasses
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
+from bnn_jax.schemes import presets, residuals_norm_before
+from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment, init
+from bnn_jax.training.step import update
+from experiments import cifar10
+
+ROOT = Path(__file__).parents[2]
+
+SHORTCUTS = dataclasses.replace(bnn.XNOR, residual=residuals_norm_before)
+NIN = (320, 128, 1e-2, {0: 1, 120 / 320: 0.1, 200 / 320: 0.01, 240 / 320: 1e-3, 280 / 320: 1e-4})
+BINARYNET = (500, 50, 1e-3, {0: 1, 0.5: 0.5, 1: 0})
+BOP = (500, 50, 1e-4, {0: 1, 0.2: 0.1, 0.4: 0.01, 0.6: 1e-3, 0.8: 1e-4})
+IRNET = (400, 128, 0.1, {0: 1, 0.5: 0.5, 1: 0})
+
+ROWS = {
+    # scheme, (epochs, batch, largest rate, rate by share of the run)
+    'nin_float': (bnn.FLOAT, NIN),
+    'nin_bwn': (bnn.BWN, NIN),
+    'nin_xnor': (bnn.XNOR, (320, 128, 1e-3, NIN[3])),
+    'nin_xnor_pytorch': (presets.XNOR_PYTORCH_CIFAR, NIN),
+    'vgg_small_float': (bnn.FLOAT, BINARYNET),
+    'vgg_small_bc': (bnn.BC, BINARYNET),
+    'vgg_small_bwn': (bnn.BWN, BINARYNET),
+    'vgg_small_bnn': (bnn.BNN, BINARYNET),
+    'vgg_small_bnn_bop': (bnn.BNN, BOP),
+    'vgg_small_xnor': (bnn.XNOR, BINARYNET),
+    'resnet20_float': (bnn.FLOAT, IRNET),
+    'resnet20_bireal': (bnn.BIREAL, IRNET),
+    'resnet20_xnor': (SHORTCUTS, IRNET),
+    'resnet18_float': (bnn.FLOAT, IRNET),
+    'resnet18_bireal': (bnn.BIREAL, IRNET),
+    'resnet18_xnor': (SHORTCUTS, IRNET),
+}
+STEPS = 16_000
+"""Of a whole run, in these tests."""
+
+
+@pytest.fixture
+def row(request, monkeypatch) -> tuple[str, str, Config]:
+    """Name, description and config that the command of a row runs."""
+    name, called = f'cifar10_{request.param}', []
+    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
+    monkeypatch.delitem(sys.modules, f'experiments.{name}', raising=False)
+    runpy.run_module(f'experiments.{name}', run_name='__main__')
+    ((stated, description, config),) = called
+    assert stated == name
+    return request.param, description, config
+
+
+each_row = pytest.mark.parametrize('row', ROWS, indirect=True)
+
+
+def test_every_row_is_here():
+    names = {path.stem.removeprefix('cifar10_') for path in (ROOT / 'experiments').glob('cifar10_*.py')}
+    assert names - {'upscaled_alexnet_xnor'} == set(ROWS)
+
+
+@each_row
+def test_a_row_is_what_its_source_says(row):
+    name, text, config = row
+    scheme, (epochs, batch_size, rate, rates) = ROWS[name]
+    assert config.model.keywords['scheme'] == scheme
+    assert (config.epochs, config.batch_size, config.learning_rate) == (epochs, batch_size, rate)
+    with jax.numpy_dtype_promotion('standard'):
+        schedule = config.schedule(rate, STEPS)
+        for share, factor in rates.items():
+            np.testing.assert_allclose(schedule(round(share * STEPS)), rate * factor, rtol=1e-4, atol=1e-9)
+    plain = name.startswith('vgg_small') and not name.endswith('bop')
+    assert config.augmentations == (() if plain else (crop(4), flip)) and config.evaluation_augmentations == ()
+    assert config.loss is (SquaredHinge if plain else CrossEntropy)
+    standard = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    assert config.standardize == (PlusMinusOne() if name.startswith('vgg_small') else standard)
+    for part in ('Source: ', f'python -m experiments.cifar10_{name} --data_dir=FOLDER', f'{epochs} epochs'):
+        assert part in text
+    published = re.findall(r'(\d\d\.\d+)(?:%| to)', text.partition('Published: ')[2].partition('\n')[0])
+    line = next(s for s in (ROOT / 'experiments' / 'README.md').read_text().splitlines() if f'| cifar10_{name} ' in s)
+    assert all(figure in line for figure in published)
+
+
+@each_row
+def test_its_training_step_traces(row):
+    """At a small width and without an array: model, optimizer, schedule, loss and images fit one another."""
+    _, _, config = row
+    tx = config.optimizer(config.schedule(config.learning_rate, STEPS))
+
+    def step():
+        state = init(config.model(rngs=nnx.Rngs(0), width=1 / 16), tx, loss=config.loss())
+        image = config.standardize(np.zeros((32, 32, 3), np.uint8))
+        return state.params, update(state, {'image': np.stack([image] * 2), 'label': np.zeros(2, np.int32)})
+
+    before, (state, metrics) = jax.eval_shape(step)
+    assert jax.tree.map(np.shape, before) == jax.tree.map(np.shape, state.params)
+    assert state.num_classes == 10 and metrics['loss'].shape == ()
+
+
+@pytest.mark.parametrize('row', ['nin_xnor_pytorch', 'resnet20_bireal', 'resnet18_xnor'], indirect=True)
+def test_what_it_trains_converts(row):
+    config = dataclasses.replace(row[2], width=1 / 16)
+    model = config.model(rngs=nnx.Rngs(0), width=config.width)
+    model.eval()
+    packed = bnn.convert(experiment.deployed(config, model))
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    if row[0] != 'nin_xnor_pytorch':  # whose sign(0) is another one while it trains
+        np.testing.assert_array_equal(packed(images), model(images))
+    assert packed.report.bytes < bnn.summarize(model, (1, 32, 32, 3)).bytes
+
+
+def by_hand() -> dict[str, int]:
+    """Multiply-adds of one image: output pixels, window, channels in and out; shortcuts of 1x1; the head."""
+    nin = 32**2 * (75 * 192 + 192 * 160 + 160 * 96) + 16**2 * (25 * 96 * 192 + 2 * 192**2) + 8**2 * (10 * 192**2 + 1920)
+    vgg = 32**2 * 9 * (3 * 128 + 128**2) + 16**2 * 9 * (128 * 256 + 256**2) + 8**2 * 9 * (256 * 512 + 512**2)
+    vgg += 8192 * 1024 + 1024**2 + 10240
+    resnet20 = 32**2 * 9 * (3 * 16 + 6 * 16**2) + 16**2 * (9 * (16 * 32 + 5 * 32**2) + 16 * 32)
+    resnet20 += 8**2 * (9 * (32 * 64 + 5 * 64**2) + 32 * 64) + 640
+    resnet18 = 32**2 * 9 * (3 * 64 + 4 * 64**2)
+    for size, into in ((16, 64), (8, 128), (4, 256)):
+        resnet18 += size**2 * (9 * (2 * into**2 + 3 * (2 * into) ** 2) + 2 * into**2)
+    return {'nin': nin, 'vgg_small': vgg, 'resnet20': resnet20, 'resnet18': resnet18 + 5120}
+
+
+@pytest.mark.parametrize('row', ['nin_xnor', 'vgg_small_bc', 'resnet20_float', 'resnet18_bireal'], indirect=True)
+def test_the_networks_are_the_sources(row):
+    name, _, config = row
+    summary = bnn.summarize(config.model(rngs=nnx.Rngs(0)), (1, 32, 32, 3))
+    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.rpartition('_')[0]]
+
+
+GRADIENT, WEIGHT = 0.25, 0.5
+
+
+def first_updates(config: Config) -> dict[tuple, np.ndarray]:
+    """What the optimizer adds to every parameter, all of them 1/2 and all gradients 1/4, in its first two steps."""
+    model = config.model(rngs=nnx.Rngs(0), width=1 / 16)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, WEIGHT, np.float32), nnx.state(model, nnx.Param))
+    gradients = jax.tree.map(lambda leaf: np.full(leaf.shape, GRADIENT, np.float32), params)
+    with jax.numpy_dtype_promotion('standard'):
+        tx = config.optimizer(lambda step: config.learning_rate)
+        state, steps = tx.init(params), []
+        for _ in range(2):
+            updates, state = tx.update(gradients, state, params)
+            steps.append(dict(nnx.to_flat_state(updates)))
+    return {path: np.stack([np.asarray(step[path][...]) for step in steps]) for path in steps[0]}
+
+
+@pytest.mark.parametrize('row', ['nin_float', 'resnet20_bireal', 'vgg_small_bnn', 'vgg_small_bnn_bop'], indirect=True)
+def test_its_optimizer_is_the_sources(row):
+    """Two steps of the same gradient: Adam's are the rate, of momentum 0.9 the second is 1.9 times the first."""
+    name, _, config = row
+    for path, steps in first_updates(config).items():
+        if name == 'resnet20_bireal':
+            first = -0.1 * (GRADIENT + 1e-4 * WEIGHT)
+            expected = [first, 1.9 * first]
+        elif name == 'vgg_small_bnn_bop':  # Every weight positive and with it its gradient: all signs flip, twice.
+            expected = [-2 + 1 - WEIGHT] * 2 if path[-1] == 'kernel' else [-1e-2] * 2
+        elif name == 'vgg_small_bnn' and path[-1] == 'kernel':
+            shape = steps.shape[1:]
+            fans = np.prod(shape) / shape[-1] + np.prod(shape) / shape[-2]
+            expected = [-1e-3 * np.sqrt(fans / 1.5)] * 2
+        else:
+            expected = [-config.learning_rate] * 2
+        for step, value in zip(steps, expected, strict=True):
+            np.testing.assert_allclose(step, value, rtol=1e-4, err_msg=str(path))
+
+
+def test_nin_has_l2_in_the_gradient(monkeypatch):
+    """Where the gradient is what L2 of 1e-5 takes away, nothing moves."""
+    config = cifar10.nin_row(bnn.FLOAT)
+    with jax.numpy_dtype_promotion('standard'):
+        tx = config.optimizer(lambda step: 1e-2)
+        params = np.float32([0.5, 0.5])
+        updates, _ = tx.update(np.float32([-1e-5 * 0.5, -1e-6]), tx.init(params), params)
+    np.testing.assert_allclose(updates, [0, -1e-2], rtol=1e-2, atol=1e-6)

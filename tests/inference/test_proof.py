@@ -1,0 +1,243 @@
+"""Proof of conversion: on CPU the packed network is the trained network, bit for bit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from networks import SMALL, build, evaluated, images, randomise_norms, two_modules
+
+import bnn_jax as bnn
+from bnn_jax import schemes, training
+from bnn_jax.data import Standardize, digits, training_batches
+from bnn_jax.inference.packed import PackedProduct, UnpackedProduct
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Branches, Residual
+from bnn_jax.nn.layers import LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.ops.windows import Window
+from bnn_jax.quantizers import sign
+
+
+def assert_same(actual, expected):
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), strict=True)
+
+
+# Every architecture, and every scheme that converts bit for bit on several: chains, 1x1 windows, residual blocks.
+BINARY = [(a, s) for a in ('mlp', 'lenet5') for s in ('XNOR', 'BNN')]
+BINARY += [('alexnet', 'XNOR'), ('extraction', 'XNOR'), ('resnet18', 'XNOR'), ('vgg_small', 'BNN'), ('resnet18', 'BNN')]
+BINARY += [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), BINARY)
+def test_binary_logits_are_bit_identical(architecture, scheme):
+    model, x = build(architecture, getattr(bnn, scheme)), images(architecture)
+    for seed in (None, 0, 1):
+        if seed is not None:
+            randomise_norms(model, seed)
+        expected = evaluated(model, x)
+        assert np.isfinite(expected).all() and np.unique(expected).size > 2
+        assert_same(evaluated(bnn.convert(model), x), expected)
+
+
+def two_blocks(scheme, seed=0):
+    """A stem, a residual block that keeps its shape and one that changes it, from an odd width; a head."""
+    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(20, 3)
+    stack.residual(20)
+    stack.residual(37, strides=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model, seed)
+    return model
+
+
+replace = dataclasses.replace
+BLOCKS = {
+    'XNOR, a shortcut round every product': replace(bnn.XNOR, residual=schemes.residuals_norm_before),
+    'XNOR, binary shortcuts': replace(bnn.XNOR, shortcut=schemes.itself, downsample=schemes.norm_product),
+    'XNOR, averaged shortcuts': replace(bnn.XNOR, downsample=schemes.average_product_norm, pad_value=1),
+    'BNN, a shortcut round every product': replace(bnn.BNN, residual=schemes.residuals_sign_after),
+    'BNN, averaged real shortcuts': replace(bnn.BNN, shortcut=schemes.real, downsample=schemes.average_product_norm),
+    'BIREAL': bnn.BIREAL,
+    'BIREAL, one shortcut a block': replace(bnn.BIREAL, residual=schemes.residual_sign_after, pad_value=-1),
+    'BIREAL, binary averaged shortcuts': replace(bnn.BIREAL, shortcut=schemes.itself),
+    'BIREAL, strided shortcuts': replace(bnn.BIREAL, downsample=schemes.product_norm),
+}
+RECTIFIED = {
+    'BWN, a shortcut round every product': replace(bnn.BWN, residual=schemes.residuals_norm_after),
+    'BC, binary averaged shortcuts': replace(bnn.BC, shortcut=schemes.itself, downsample=schemes.average_product_norm),
+}
+
+
+@pytest.mark.parametrize('scheme', BLOCKS.values(), ids=BLOCKS)
+def test_every_reading_of_a_residual_block_is_bit_identical(scheme, tmp_path):
+    model = two_blocks(scheme)
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    assert np.unique(expected).size > 2
+    assert_same(evaluated(packed, x), expected)
+    assert_same(evaluated(bnn.load(bnn.save(packed, tmp_path / 'network.safetensors')), x), expected)
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
+def test_inception_modules_are_bit_identical(scheme, tmp_path):
+    """Branches in both arithmetics and in a file; the auxiliary head is gone from the packed network."""
+    model = two_modules(getattr(bnn, scheme))
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    for seed in (0, 1):
+        randomise_norms(model, seed)
+        packed, expected = bnn.convert(model), evaluated(model, x)
+        assert np.unique(expected).size > 2
+        assert_same(evaluated(packed, x), expected)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert_same(evaluated(loaded, x), expected)
+    summary = bnn.summarize(model, (1, 9, 8, 3))
+    assert loaded.report == packed.report and packed.report.bytes == summary.packed_bytes
+    assert [row.path for row in packed.report.rows] == [layer.path for layer in summary.layers]
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+def atrous(scheme):
+    """A stem, dilated binary convolutions with and without a pooling, a head."""
+    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(36, 3)
+    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    stack.conv(33, 3, padding='SAME', dilation=3)
+    stack.conv(70, 2, padding=1, strides=2, dilation=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model)
+    return model
+
+
+def grouped(scheme):
+    """Groups whose channels or filters share words, and some that do not; the last convolution dilated as well."""
+    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(60, 3)
+    stack.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
+    stack.conv(60, 3, padding=1, groups=2)
+    stack.conv(42, 2, padding=1, groups=3, dilation=2)
+    model = stack.network(5, average=True)
+    randomise_norms(model)
+    return model
+
+
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+@pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
+@pytest.mark.parametrize('network', [atrous, grouped])
+def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad_value, tmp_path):
+    model = network(replace(getattr(bnn, scheme), pad_value=pad_value))
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    assert np.unique(expected).size > 2
+    assert_same(evaluated(packed, x), expected)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert_same(evaluated(loaded, x), expected)
+    assert loaded.report == packed.report and packed.report.bytes == bnn.summarize(model, (1, 13, 14, 3)).packed_bytes
+    assert len(packed.body.runs) == 2  # In integers and bits from each of these convolutions to the next.
+
+
+@pytest.mark.parametrize('scheme', RECTIFIED.values(), ids=RECTIFIED)
+def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
+    model = two_blocks(scheme)
+    x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
+    expected = evaluated(model, x)
+    assert np.abs(evaluated(bnn.convert(model), x) - expected).max() <= 1e-5 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'scheme'),
+    [*(('lenet5', s) for s in ('BC', 'BC_STOCHASTIC', 'BWN', 'XNOR_K')), ('resnet18', 'BWN'), ('resnet18', 'XNOR_K')],
+)
+def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
+    """Float products of real inputs may be summed in another order when compiled with other weights."""
+    model = build(architecture, getattr(bnn, scheme))
+    randomise_norms(model)
+    x = images(architecture)
+    expected = evaluated(model, x)
+    difference = np.abs(evaluated(bnn.convert(model), x) - expected).max()
+    assert difference <= 1e-5 * np.ptp(expected)
+
+
+def test_every_way_to_compile_gives_the_same_bits():
+    """Eager, jitted with arguments, jitted over constants: the same logits, before and after conversion."""
+    model = build('lenet5', bnn.XNOR)
+    randomise_norms(model)
+    model.eval()
+    packed, x = bnn.convert(model), images('lenet5')
+    expected = np.asarray(model(x))
+    assert_same(jax.jit(lambda x: model(x))(x), expected)
+    assert_same(evaluated(model, x), expected)
+    assert_same(packed(x), expected)
+    assert_same(jax.jit(packed)(x), expected)
+    assert_same(jax.jit(lambda p, x: p(x))(packed, x), expected)
+
+
+def test_trained_network_is_bit_identical():
+    batches, _ = training_batches(digits('train'), batch_size=32, seed=0, standardize=Standardize((0.3,), (0.37,)))
+    model = bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.1, input_shape=(8, 8, 1))
+    state = training.init(model, optax.adam(1e-2))
+    for step in range(30):
+        state, _ = training.train_step(state, batches[step])
+    trained, x = training.model_of(state), batches[99]['image']
+    expected = evaluated(trained, x)
+    assert np.unique(expected.argmax(-1)).size > 2
+    assert_same(evaluated(bnn.convert(trained), x), expected)
+
+
+@pytest.mark.parametrize(('pad_value', 'scheme'), [(0, 'XNOR'), (-1, 'XNOR'), (0, 'BNN'), (1, 'BNN')])
+def test_integers_and_bits_of_every_block(scheme, pad_value):
+    """(1) Integer products are equal; (2) each packed layer gives its own training layer's output on the same input."""
+    model = build('vgg_small', dataclasses.replace(getattr(bnn, scheme), pad_value=pad_value))
+    randomise_norms(model)
+    model.eval()
+    packed, x, products = bnn.convert(model), jnp.asarray(images('vgg_small')), 0
+    for layer, twin in zip(model.body.layers, packed.body.layers, strict=True):
+        y = layer(x)
+        assert_same(twin(x), y)
+        if isinstance(twin, PackedProduct):
+            products += 1
+            signs = sign(x)
+            integers = layer.product(signs, sign(layer.kernel[...]))
+            assert_same(integers, np.round(integers))
+            words = bnn.bits.pack(x)
+            assert_same(twin.product.packed(words, twin.words, twin.into, twin.border), integers.astype(jnp.int32))
+            assert_same(bnn.bits.unpack(words, twin.into), signs)
+        x = y
+    assert products >= 6
+
+
+def no_relu_before_a_sign(layers, rectified: bool) -> bool:
+    """Asserts it of these layers, whose input is rectified or not; returns whether their output is."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            no_relu_before_a_sign(layer.body.layers, rectified)
+            no_relu_before_a_sign(layer.shortcut.layers, rectified)
+            rectified = False
+        elif isinstance(layer, Branches):
+            rectified = any([no_relu_before_a_sign(branch.layers, rectified) for branch in layer.branches])
+        elif isinstance(layer, Product):
+            assert not (rectified and layer.scheme.activation is not None)
+            rectified = False
+        elif isinstance(layer, Relu | LeakyRelu):
+            rectified = True
+        elif isinstance(layer, Norm):
+            rectified = False
+    return rectified
+
+
+@pytest.mark.parametrize('architecture', SMALL)
+@pytest.mark.parametrize('scheme', ['BNN', 'XNOR', 'XNOR_K', 'BIREAL'])
+def test_no_relu_right_before_a_sign(architecture, scheme):
+    """It would make every bit +1, silently."""
+    model = nnx.eval_shape(lambda: build(architecture, getattr(bnn, scheme)))
+    no_relu_before_a_sign(model.body.layers, False)
+
+
+@pytest.mark.parametrize(('scheme', 'in_order'), [('BNN', True), ('BWN', False), ('BC', False)])
+def test_real_inputs_are_added_up_in_the_order_of_training_where_a_sign_follows(scheme, in_order, tmp_path):
+    packed = bnn.convert(build('lenet5', getattr(bnn, scheme)))
+    for network in (packed, bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))):
+        assert {layer.in_order for layer in network.body.layers if isinstance(layer, UnpackedProduct)} == {in_order}

@@ -1,0 +1,103 @@
+"""The NumPy program of docs/: it reads what `save` writes, sees what the library computes, and shares no code with it."""
+
+import dataclasses
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from networks import build, evaluated, images, randomise_norms
+
+import bnn_jax as bnn
+from bnn_jax.inference.packed import Chain, FloatProduct
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.layers import MaxPool
+from bnn_jax.ops.windows import Window
+
+PATH = Path(__file__).parents[2] / 'docs' / 'read_packed.py'
+program = runpy.run_path(str(PATH))
+
+
+def network(architecture: str, scheme):
+    return packed_exactly(build(architecture, scheme))
+
+
+def packed_exactly(model):
+    """A packed network whose first product, of images in eighths, is exact in any order of its sum."""
+    randomise_norms(model)
+    rng = np.random.default_rng(3)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, bnn.nn.Product):
+            module.kernel[...] = (rng.integers(-64, 65, module.kernel.shape) / 128).astype(np.float32)
+            if module.bias is not None:
+                module.bias[...] = rng.normal(size=module.out).astype(np.float32)
+    return bnn.convert(model)
+
+
+def eighths(architecture: str) -> np.ndarray:
+    return np.round(8 * images(architecture)) / np.float32(8)
+
+
+@pytest.mark.parametrize('architecture', ['mlp', 'lenet5', 'vgg_small', 'alexnet'])
+def test_a_binary_network_to_its_last_bit(architecture, tmp_path):
+    packed, x = network(architecture, bnn.BNN), eighths(architecture)
+    logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
+    np.testing.assert_array_equal(logits, evaluated(packed, x), strict=True)
+
+
+def test_dilated_windows_to_the_last_bit(tmp_path):
+    stack = NetworkBuilder((11, 12, 3), scheme=bnn.BNN, width=1.0, rngs=nnx.Rngs(0))
+    stack.conv(36, 3, dilation=2)
+    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    packed = packed_exactly(stack.network(5))
+    x = np.round(8 * np.random.default_rng(0).normal(size=(2, 11, 12, 3))).astype(np.float32) / 8
+    logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
+    np.testing.assert_array_equal(logits, evaluated(packed, x), strict=True)
+
+
+@pytest.mark.parametrize('architecture', ['mlp', 'lenet5', 'vgg_small', 'alexnet'])
+def test_all_before_a_real_head_to_the_last_bit(architecture, tmp_path):
+    packed, x = network(architecture, bnn.XNOR), eighths(architecture)
+    tree, tensors = program['read'](bnn.save(packed, tmp_path / 'network.safetensors'))
+    logits = program['logits'](tree, tensors, x)
+    # The head is one product of real numbers, summed in another order.
+    np.testing.assert_allclose(logits, evaluated(packed, x), rtol=1e-5, atol=1e-5 * np.abs(logits).max())
+    assert logits.dtype == np.float32 and isinstance(packed.body.layers[-1], FloatProduct)
+    headless = dataclasses.replace(packed, body=Chain(packed.body.layers[:-1]))
+    tree['body']['layers'].pop()
+    np.testing.assert_array_equal(program['logits'](tree, tensors, x), evaluated(headless, x), strict=True)
+
+
+@pytest.mark.parametrize('scheme', ['BC', 'BWN'])
+def test_real_inputs_to_the_rounding_of_sums(scheme, tmp_path):
+    packed, x = network('vgg_small', getattr(bnn, scheme)), eighths('vgg_small')
+    logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
+    # No sign follows a sum: each layer adds its own rounding, none is amplified.
+    np.testing.assert_allclose(logits, evaluated(packed, x), rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+
+
+@pytest.mark.parametrize(('architecture', 'scheme', 'kind'), [('resnet20', 'XNOR', 'Sum'), ('lenet5', 'XNOR_K', 'K')])
+def test_other_networks_are_refused_by_name(architecture, scheme, kind, tmp_path):
+    path = bnn.save(network(architecture, getattr(bnn, scheme)), tmp_path / 'network.safetensors')
+    with pytest.raises(SystemExit, match='PackedProduct.*use_k.*True' if kind == 'K' else f'{kind} .* is not covered'):
+        program['logits'](*program['read'](path), images(architecture))
+
+
+def test_the_command(tmp_path):
+    path = bnn.save(network('mlp', bnn.BNN), tmp_path / 'network.safetensors')
+    np.save(tmp_path / 'images.npy', eighths('mlp'))
+    done = subprocess.run(
+        [sys.executable, PATH, path, tmp_path / 'images.npy'], capture_output=True, text=True, check=True
+    )
+    tree, tensors = program['read'](path)
+    assert done.stdout.strip() == str(program['logits'](tree, tensors, eighths('mlp')))
+
+
+def test_it_imports_numpy_alone_and_is_short():
+    text = PATH.read_text()
+    assert {line.split()[1] for line in text.splitlines() if line.startswith(('import ', 'from '))} == {
+        *('base64', 'json', 'sys', 'zlib', 'pathlib', 'numpy')
+    }

@@ -1,0 +1,198 @@
+"""The file of a packed network: round trip, size, and everything that is refused."""
+
+import errno
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from networks import SCHEMES, SMALL, build, evaluated, images, randomise_norms
+from safetensors import safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+import bnn_jax as bnn
+from bnn_jax.inference import serialization
+
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
+
+@pytest.fixture(scope='module')
+def packed():
+    model = build('vgg_small', bnn.XNOR)
+    randomise_norms(model)
+    return bnn.convert(model)
+
+
+@pytest.fixture
+def saved(packed, tmp_path):
+    return bnn.save(packed, tmp_path / 'network.safetensors')
+
+
+ROUND_TRIPS = [('lenet5', name) for name in SCHEMES if name != 'FLOAT']
+ROUND_TRIPS += [('resnet18', 'BWN'), ('nin', 'XNOR_K'), ('extraction', 'BWN')]
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), ROUND_TRIPS)
+def test_round_trip(architecture, scheme, tmp_path):
+    model = build(architecture, SCHEMES[scheme])
+    randomise_norms(model)
+    packed = bnn.convert(model)
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
+    assert loaded.report == packed.report
+    assert jax.tree.structure(loaded) == jax.tree.structure(packed)  # so one compiled function serves both
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(packed), strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    if architecture == 'lenet5':
+        x = images(architecture)
+        np.testing.assert_array_equal(evaluated(loaded, x), evaluated(packed, x))
+
+
+@pytest.mark.parametrize(('architecture', 'scheme'), [*zip(SMALL, 4 * ('BWN', 'BNN'), strict=True), ('lenet5', 'BWN')])
+def test_bytes_are_those_promised(architecture, scheme, tmp_path):
+    model = build(architecture, SCHEMES[scheme])
+    packed = bnn.convert(model)
+    path = bnn.save(packed, tmp_path / 'network.safetensors')
+    with safe_open(path, framework='numpy') as file:
+        stored = sum(file.get_tensor(name).nbytes for name in list(file.keys()))
+    promised = bnn.summarize(model, SMALL[architecture][1]).packed_bytes
+    assert stored == promised == packed.report.bytes
+    assert promised < path.stat().st_size <= promised + 16 * 1024
+
+
+def test_header_of_the_deepest_network_stays_small(tmp_path):
+    packed = bnn.convert(build('resnet18', bnn.XNOR, blocks=(3, 4, 6, 3), width=0.05))
+    path = bnn.save(packed, tmp_path / 'network.safetensors')
+    assert path.stat().st_size - packed.report.bytes <= 16 * 1024
+
+
+def test_truncated_anywhere_is_refused(saved):
+    content = saved.read_bytes()
+    for length in (0, 4, 100, len(content) // 2, len(content) - 1):
+        saved.write_bytes(content[:length])
+        with pytest.raises(ValueError, match='truncated or not a safetensors file'):
+            bnn.load(saved)
+
+
+def test_altered_anywhere_is_refused(saved):
+    content = saved.read_bytes()
+    places = np.linspace(0, len(content) - 1, 97).astype(int)
+    for place in places:
+        altered = bytearray(content)
+        altered[place] ^= 1
+        saved.write_bytes(altered)
+        with pytest.raises(
+            ValueError, match=r'load: .* (altered|truncated|not a bnn_jax|format version|does not describe)'
+        ):
+            bnn.load(saved)
+    saved.write_bytes(content)
+    bnn.load(saved)
+
+
+def rewritten(saved, **changes) -> None:
+    """The file with other metadata and a checksum that fits them: what another program might write."""
+    with safe_open(saved, framework='numpy') as file:
+        metadata = {**file.metadata(), **changes}
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+    metadata['sha256'] = serialization._digest(tensors, metadata)
+    saved.write_bytes(safetensors_bytes(tensors, metadata))
+
+
+def network_of(saved) -> dict:
+    with safe_open(saved, framework='numpy') as file:
+        return json.loads(serialization._decompressed(file.metadata()['network']))
+
+
+def test_foreign_and_newer_files_are_refused(saved):
+    rewritten(saved, version='2')
+    with pytest.raises(ValueError, match="format version '2', this bnn_jax reads up to 1; upgrade"):
+        bnn.load(saved)
+    saved.write_bytes(safetensors_bytes({'weight': np.zeros(3, np.float32)}))
+    with pytest.raises(ValueError, match='not a bnn_jax network'):
+        bnn.load(saved)
+    saved.write_text('PK: something else entirely, longer than a header')
+    with pytest.raises(ValueError, match='not a safetensors file'):
+        bnn.load(saved)
+    with pytest.raises(FileNotFoundError, match='there is no file'):
+        bnn.load(saved.parent / 'missing.safetensors')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda tree: tree.update(kind='os.system'),
+        lambda tree: tree.update(kind='Dense'),
+        lambda tree: tree.update(surprise=1),
+        lambda tree: tree.pop('channels'),
+        lambda tree: tree['body']['layers'][0].update(kernel='999'),
+        lambda tree: tree['body']['layers'][0].update(into=7),
+        lambda tree: tree.update(channels='3'),
+        lambda tree: tree.update(num_classes=True),
+        lambda tree: tree['body']['layers'].append(7),
+        lambda tree: tree['body']['layers'].append({'kind': 'Dense'}),
+        lambda tree: tree['body']['layers'].pop(0),
+        lambda tree: tree['body']['layers'][0]['product'].update(pad_value=7),
+        lambda tree: tree['body']['layers'][0]['product']['window'].update(strides=[0, 0]),
+        lambda tree: tree['body']['layers'][0]['product']['window'].update(padding='EVIL'),
+        lambda tree: tree['body']['layers'].append({'kind': 'Stateless', 'function': {'kind': 'Dense'}}),
+        lambda tree: tree['body']['layers'].append({'kind': 'Stateless', 'function': {'kind': 'eval'}}),
+    ],
+)
+def test_a_tree_that_is_no_network_is_refused(saved, change):
+    tree = network_of(saved)
+    change(tree)
+    rewritten(saved, network=serialization._compressed(json.dumps(tree)))
+    with pytest.raises(ValueError, match='does not describe a network|expected a PackedNetwork'):
+        bnn.load(saved)
+
+
+def test_a_tree_without_end_is_refused(saved):
+    rewritten(saved, network=serialization._compressed('[' * 100_000))
+    with pytest.raises(ValueError, match='does not describe a network'):
+        bnn.load(saved)
+
+
+@pytest.mark.parametrize('version', ['0', '-1', 'x', '\u00b2', ''])
+def test_an_odd_version_is_refused(saved, version):
+    rewritten(saved, version=version)
+    with pytest.raises(ValueError, match='has format version'):
+        bnn.load(saved)
+
+
+def test_a_file_has_the_permissions_of_its_user(packed, tmp_path):
+    mask = os.umask(0o077)
+    try:
+        path = bnn.save(packed, tmp_path / 'network.safetensors')
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_bits_beyond_the_last_channel_are_refused(packed):
+    import dataclasses
+
+    layer = next(inner for inner in packed.body.layers if hasattr(inner, 'words') and inner.into % 32)
+    words = np.asarray(layer.words) | np.uint32(1 << 31)
+    fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.init}
+    with pytest.raises(ValueError, match=f'bits beyond channel {layer.into} are set'):
+        type(layer)(**{**fields, 'words': words})
+
+
+def test_a_full_disk_leaves_the_old_file(packed, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='nothing that was there is changed') as caught:
+        bnn.save(packed, saved)
+    assert caught.value.errno == errno.ENOSPC
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+def test_saving_anything_else_is_refused(tmp_path):
+    with pytest.raises(TypeError, match='call bnn_jax.convert'):
+        bnn.save(build('lenet5', bnn.XNOR), tmp_path / 'network.safetensors')
+    with pytest.raises(OSError, match='could not write'):
+        bnn.save(bnn.convert(build('lenet5', bnn.XNOR)), tmp_path / 'no' / 'such' / 'folder')

@@ -1,0 +1,301 @@
+"""Packed products: every backend equals integer arithmetic in NumPy exactly, at every border, and says what is wrong."""
+
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bnn_jax.kernels import BACKENDS, fallbacks, packed_conv2d, packed_matmul, signed_conv2d, signed_matmul
+from bnn_jax.ops.bits import words_for
+
+DATA = Path(__file__).parents[1] / 'golden'
+every_backend = pytest.mark.parametrize('backend', [*BACKENDS, 'auto'])
+
+
+def random_signs(*shape, seed=0):
+    return np.random.default_rng(seed).choice(np.int32([-1, 1]), shape)
+
+
+def packed(signs, axis=-1):
+    """The convention, by NumPy: 32 signs a word, least significant bit first, a set bit for -1, tail bits 0."""
+    bits = np.moveaxis(signs, axis, -1) < 0
+    tail = [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 32)]
+    octets = np.packbits(np.pad(bits, tail), axis=-1, bitorder='little')
+    return np.moveaxis(np.ascontiguousarray(octets).view('<u4').astype(np.uint32), -1, axis)
+
+
+def explicit_pads(extents, size, strides, padding):
+    """((top, bottom), (left, right)) of a window from its first to its last tap; SAME gives ceil(extent / stride) outputs,
+    the odd pixel at the end."""
+    if padding == 'VALID':
+        return ((0, 0), (0, 0))
+    if padding != 'SAME':
+        return padding
+    totals = [max((-(-e // s) - 1) * s + k - e, 0) for e, k, s in zip(extents, size, strides, strict=True)]
+    return tuple((t // 2, t - t // 2) for t in totals)
+
+
+def convolved(x, w, strides, padding, pad_value, dilation=(1, 1)):
+    """Convolution in integers: (N, H, W, C), (kh, kw, C, out) -> (N, H', W', out)."""
+    size = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape[:2], strict=True)]
+    pads = explicit_pads(x.shape[1:3], size, strides, padding)
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=pad_value)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))[:, :: strides[0], :: strides[1]]
+    return np.einsum('nijckl,klcf->nijf', windows[..., :: dilation[0], :: dilation[1]], w)
+
+
+def assert_exact(y, expected):
+    assert y.dtype == jnp.int32
+    np.testing.assert_array_equal(y, expected)
+
+
+# packed_matmul
+
+
+@every_backend
+@pytest.mark.parametrize('k', [1, 31, 32, 33, 64, 100, 2400])
+def test_matmul(backend, k):
+    x, w = random_signs(5, k), random_signs(3, k, seed=1)
+    assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), x @ w.T)
+
+
+@every_backend
+@pytest.mark.parametrize(('m', 'k', 'n'), [(300, 2240, 1), (1, 1100, 130), (65, 19 * 32, 257)])
+def test_matmul_tiles(backend, m, k, n):
+    """Rows, columns and words that leave a remainder in the tiles and blocks of every backend; one row, one output."""
+    x, w = random_signs(m, k), random_signs(n, k, seed=1)
+    assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), x @ w.T)
+
+
+@every_backend
+def test_matmul_beyond_16_bits(backend):
+    """Sums of more than 65536 terms, both extremes among them."""
+    k = 70_001
+    x, w = random_signs(20, k), random_signs(2, k, seed=1)
+    x[0], x[1], w[0] = 1, -1, 1
+    expected = x @ w.T
+    assert {k, -k} <= set(expected.ravel())
+    assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), expected)
+
+
+@every_backend
+@pytest.mark.parametrize('n', [27, 32, 64, 96, 100, 2400])
+def test_matmul_golden(backend, n):
+    """DERIVED dot products. The stored words have set bit = +1: inverting the n true bits gives ours."""
+    mask = packed(np.full(n, -1))
+    with np.load(DATA / 'derived_popcount.npz') as file:
+        x_words, w_words, dot = (file[f'n{n}/{name}'] for name in ('a_words', 'b_words', 'dot'))
+    assert_exact(packed_matmul(x_words ^ mask, w_words ^ mask, n, backend=backend), dot)
+
+
+@every_backend
+def test_matmul_under_jit_and_vmap(backend):
+    x, w = random_signs(4, 5, 100), random_signs(3, 100, seed=1)
+    x_words, w_words = packed(x), packed(w)
+    matmul = partial(packed_matmul, k=100, backend=backend)
+    assert_exact(jax.jit(matmul)(x_words[0], w_words), x[0] @ w.T)
+    assert_exact(jax.jit(lambda: matmul(x_words[0], w_words))(), x[0] @ w.T)
+    assert_exact(jax.vmap(matmul, in_axes=(0, None))(x_words, w_words), x @ w.T)
+
+
+# packed_conv2d
+
+# Window, strides, padding, dilation, (N, H, W), pad values; the golden vectors below add 3x3 and 5x5 with all three.
+GEOMETRIES = {
+    '1x1': ((1, 1), (1, 1), 'VALID', (1, 1), (1, 4, 5), [0]),
+    '1x1, stride 2': ((1, 1), (2, 2), 'SAME', (1, 1), (1, 5, 7), [0]),
+    '3x3 SAME, batch 3': ((3, 3), (1, 1), 'SAME', (1, 1), (3, 4, 5), [0]),
+    '3x3 SAME, stride 2, odd image': ((3, 3), (2, 2), 'SAME', (1, 1), (1, 7, 9), [0, -1]),
+    '3x3 SAME, stride 2, even image': ((3, 3), (2, 2), 'SAME', (1, 1), (1, 6, 8), [0]),
+    '3x2, strides (2, 3), asymmetric': ((3, 2), (2, 3), ((0, 1), (2, 0)), (1, 1), (3, 7, 8), [0, 1, -1]),
+    '2x3, padding wider than the window': ((2, 3), (1, 2), ((3, 0), (0, 4)), (1, 1), (1, 3, 4), [0, 1, -1]),
+    '3x4, larger than the image': ((3, 4), (1, 1), ((1, 1), (2, 1)), (1, 1), (1, 2, 3), [0, 1]),
+    '3x3 dilated by 2, SAME': ((3, 3), (1, 1), 'SAME', (2, 2), (2, 5, 7), [0, 1, -1]),
+    '3x3 dilated by (1, 3), stride 2': ((3, 3), (2, 2), ((1, 1), (3, 3)), (1, 3), (1, 6, 9), [0, -1]),
+    '2x3 dilated by (3, 1), unpadded': ((2, 3), (1, 1), 'VALID', (3, 1), (2, 6, 5), [0]),
+    '3x2 dilated by (2, 4), wider than the image': ((3, 2), (1, 3), ((4, 3), (3, 4)), (2, 4), (1, 1, 2), [0, 1, -1]),
+}
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ('geometry', 'pad_value'), [(name, value) for name, row in GEOMETRIES.items() for value in row[-1]]
+)
+def test_conv2d_geometries(backend, geometry, pad_value):
+    size, strides, padding, dilation, images, _ = GEOMETRIES[geometry]
+    channels = 33
+    x, w = random_signs(*images, channels), random_signs(*size, channels, 4, seed=1)
+    options = {'strides': strides, 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
+    y = packed_conv2d(packed(x), packed(w, 2), channels, **options, backend=backend)
+    assert_exact(y, convolved(x, w, **options))
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ('channels', 'pad_value'), [(1, 0), (1, -1), (3, -1), (31, -1), (32, -1), (33, 1), (64, -1), (100, 0), (100, -1)]
+)
+def test_conv2d_channels(backend, channels, pad_value):
+    """Padding -1 fills words up to the tail; padding 0 is corrected by sums of weights."""
+    x, w = random_signs(2, 4, 3, channels), random_signs(2, 2, channels, 5, seed=1)
+    y = packed_conv2d(packed(x), packed(w, 2), channels, padding='SAME', pad_value=pad_value, backend=backend)
+    assert_exact(y, convolved(x, w, (1, 1), 'SAME', pad_value))
+
+
+# Real numbers times packed signs: integers here, whose float32 sums are exact in any order.
+
+
+@pytest.mark.parametrize('backend', ['native', 'xla', 'auto'])
+@pytest.mark.parametrize('filters', [5, 70])
+def test_signed_products(backend, filters, monkeypatch):
+    """All filters at once, and tile by tile with filters left over."""
+    monkeypatch.setattr(fallbacks, 'TILE', 32 * 450)
+    x = np.random.default_rng(0).integers(-99, 100, (2, 6, 5, 50))
+    w = random_signs(3, 3, 50, filters, seed=1)
+    plain = ('SAME', 0, (1, 1)), ('SAME', -1, (1, 1)), (((1, 0), (0, 2)), 1, (1, 1))
+    for padding, pad_value, dilation in (*plain, ('SAME', 0, (2, 2)), (((2, 0), (0, 3)), -1, (1, 2))):
+        options = {'strides': (2, 1), 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
+        y = signed_conv2d(jnp.float32(x), packed(w, 2), **options, backend=backend)
+        np.testing.assert_array_equal(y, convolved(x, w, **options))
+    rows, w = x.reshape(2, -1)[:, :450], random_signs(filters, 450, seed=2)
+    y = signed_matmul(jnp.float32(rows), packed(w), backend=backend)
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, rows @ w.T)
+
+
+def test_signed_products_never_unpack_all_weights():
+    """The largest temporary arrays of the compiled function hold a tile: 4 MiB of 144 MiB."""
+    x, w = jax.ShapeDtypeStruct((1, 9216), jnp.float32), jax.ShapeDtypeStruct((4096, 288), jnp.uint32)
+    for backend in ('native', 'xla'):
+        memory = jax.jit(partial(signed_matmul, backend=backend)).lower(x, w).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 4096 * 288 * 4 + 3 * 4 * fallbacks.TILE
+
+
+def test_signed_products_say_what_is_wrong():
+    w = packed(random_signs(4, 40))
+    with pytest.raises(TypeError, match='x: got dtype int32, expected real numbers'):
+        signed_matmul(jnp.ones((2, 40), jnp.int32), w)
+    with pytest.raises(ValueError, match='x: got shape .*, expected rank 2'):
+        signed_matmul(jnp.ones((2, 1, 40)), w)
+    with pytest.raises(ValueError, match='w_words: got 2 words for 70 signs, expected 3'):
+        signed_matmul(jnp.ones((2, 70)), w)
+
+
+with np.load(DATA / 'derived_eq11.npz') as file:
+    EQ11 = dict(file)
+
+
+@every_backend
+@pytest.mark.parametrize('case', sorted({key.split('/')[0] for key in EQ11}))
+def test_conv2d_golden(backend, case):
+    """DERIVED convolutions of signs with all three pad values (NCHW, OIHW)."""
+    x, w = EQ11[f'{case}/signI'].transpose(0, 2, 3, 1), EQ11[f'{case}/signW'].transpose(2, 3, 1, 0)
+    stride, pad = int(EQ11[f'{case}/stride']), int(EQ11[f'{case}/pad'])
+    conv = partial(
+        packed_conv2d, channels=x.shape[3], strides=stride, padding=((pad, pad), (pad, pad)), backend=backend
+    )
+    for pad_value, name in ((0, 'zero'), (-1, 'minus1'), (1, 'plus1'))[: 3 if pad else 1]:
+        y = conv(packed(x), packed(w, 2), pad_value=pad_value)
+        assert_exact(y, EQ11[f'{case}/conv_{name}_pad'].transpose(0, 2, 3, 1))
+
+
+@every_backend
+def test_conv2d_under_jit_and_vmap(backend):
+    x, w = random_signs(3, 2, 4, 5, 40), random_signs(2, 2, 40, 6, seed=1)
+    x_words, w_words = packed(x), packed(w, 2)
+    conv = partial(packed_conv2d, channels=40, padding='SAME', backend=backend)
+    expected = np.stack([convolved(images, w, (1, 1), 'SAME', 0) for images in x])
+    assert_exact(jax.jit(conv)(x_words[0], w_words), expected[0])
+    assert_exact(jax.jit(lambda: conv(x_words[0], w_words))(), expected[0])
+    assert_exact(jax.vmap(conv, in_axes=(0, None))(x_words, w_words), expected)
+
+
+def test_conv2d_takes_one_stride_and_lists():
+    x, w = random_signs(1, 5, 5, 3), random_signs(3, 3, 3, 2, seed=1)
+    y = packed_conv2d(packed(x), packed(w, 2), 3, strides=[2, 2], padding=[[1, 0], [0, 1]])
+    chex.assert_trees_all_equal(y, packed_conv2d(packed(x), packed(w, 2), 3, strides=2, padding=((1, 0), (0, 1))))
+    assert_exact(y, convolved(x, w, (2, 2), ((1, 0), (0, 1)), 0))
+
+
+@every_backend
+def test_results_are_int32_where_64_bits_are_enabled(backend):
+    x, w = random_signs(1, 3, 3, 3), random_signs(3, 3, 3, 2, seed=1)
+    with jax.enable_x64(True):
+        y = packed_conv2d(packed(x), packed(w, 2), 3, padding='SAME', backend=backend)
+        assert_exact(y, convolved(x, w, (1, 1), 'SAME', 0))
+        assert_exact(packed_matmul(packed(x[0, 0]), packed(w[0, 0].T), 3, backend=backend), x[0, 0] @ w[0, 0])
+
+
+# Errors
+
+WORDS = jnp.zeros((2, 2), jnp.uint32)
+IMAGE, KERNEL = jnp.zeros((1, 4, 4, 2), jnp.uint32), jnp.zeros((3, 3, 2, 5), jnp.uint32)
+
+MATMUL_ERRORS = {
+    'dtype of x': (WORDS.astype(jnp.int32), WORDS, 33, {}, TypeError, 'x_words: got dtype int32, expected uint32'),
+    'dtype of w': (WORDS, jnp.ones((2, 2)), 33, {}, TypeError, 'w_words: got dtype float32, expected uint32'),
+    'rank of x': (WORDS[0], WORDS, 33, {}, ValueError, r'x_words: got shape \(2,\), expected rank 2'),
+    'rank of w': (WORDS, WORDS[None], 33, {}, ValueError, r'w_words: got shape \(1, 2, 2\), expected rank 2'),
+    'too few words of x': (WORDS[:, :1], WORDS, 33, {}, ValueError, 'x_words: got 1 words for 33 signs, expected 2'),
+    'too many words of w': (WORDS[:, :1], WORDS, 32, {}, ValueError, 'w_words: got 2 words for 32 signs, expected 1'),
+    'k 0': (WORDS[:, :0], WORDS[:, :0], 0, {}, ValueError, 'x_words: got 0 words for 0 signs'),
+    'fractional k': (WORDS, WORDS, 33.0, {}, TypeError, 'got 33.0 for the number of signs, expected an integer'),
+    'negative k': (WORDS, WORDS, -5, {}, ValueError, 'x_words: got 2 words for -5 signs'),
+    'backend': (WORDS, WORDS, 33, {'backend': 'cuda'}, ValueError, "backend: got 'cuda', expected one of 'auto', 'ref"),
+}
+
+
+@pytest.mark.parametrize(('x', 'w', 'k', 'options', 'error', 'message'), MATMUL_ERRORS.values(), ids=MATMUL_ERRORS)
+def test_matmul_errors(x, w, k, options, error, message):
+    with pytest.raises(error, match=message):
+        packed_matmul(x, w, k, **options)
+
+
+@pytest.mark.parametrize(
+    ('call', 'x_shape', 'w_shape'),
+    [(packed_matmul, (1, 2**19 + 1), (1, 2**19 + 1)), (packed_conv2d, (1, 1, 1, 2**19 + 1), (1, 1, 2**19 + 1, 1))],
+)
+def test_dense_refuses_sums_that_float32_cannot_hold(call, x_shape, w_shape):
+    x, w = (jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in (x_shape, w_shape))
+    with pytest.raises(ValueError, match="backend 'dense': got 16777217 products to be added, expected at most 2"):
+        jax.eval_shape(lambda x, w: call(x, w, 2**24 + 1, backend='dense'), x, w)
+
+
+CONV_ERRORS = {
+    'dtype of x': (IMAGE.astype(jnp.int32), KERNEL, 33, {}, TypeError, 'x_words: got dtype int32, expected uint32'),
+    'dtype of w': (IMAGE, jnp.ones((3, 3, 2, 5)), 33, {}, TypeError, 'w_words: got dtype float32, expected uint32'),
+    'rank of x': (IMAGE[0], KERNEL, 33, {}, ValueError, r'x_words: got shape \(4, 4, 2\), expected rank 4'),
+    'rank of w': (IMAGE, KERNEL[0], 33, {}, ValueError, r'w_words: got shape \(3, 2, 5\), expected rank 4'),
+    'words of x': (IMAGE[..., :1], KERNEL, 33, {}, ValueError, 'x_words: got 1 words for 33 signs, expected 2'),
+    'words of w': (IMAGE, KERNEL[:, :, :1], 33, {}, ValueError, 'w_words: got 1 words for 33 signs, expected 2'),
+    'channels': (IMAGE, KERNEL, 32, {}, ValueError, 'x_words: got 2 words for 32 signs, expected 1'),
+    'pad value': (IMAGE, KERNEL, 33, {'pad_value': 2}, ValueError, r'pad_value: got 2, expected 0, \+1 or -1'),
+    'padding name': (IMAGE, KERNEL, 33, {'padding': 'same'}, ValueError, "padding: got 'same', expected 'SAME', 'VALI"),
+    'padding number': (IMAGE, KERNEL, 33, {'padding': 1}, ValueError, 'padding: got 1, expected'),
+    'padding pairs': (IMAGE, KERNEL, 33, {'padding': ((1, 1),)}, ValueError, r'padding: got .*, expected \(\(top, bot'),
+    'padding negative': (IMAGE, KERNEL, 33, {'padding': ((0, 0), (1, -1))}, ValueError, 'padding: got'),
+    'strides 0': (IMAGE, KERNEL, 33, {'strides': 0}, ValueError, 'strides: got 0, expected one or two integers >= 1'),
+    'three strides': (IMAGE, KERNEL, 33, {'strides': (1, 1, 1)}, ValueError, r'strides: got \(1, 1, 1\)'),
+    'strides 1.5': (IMAGE, KERNEL, 33, {'strides': 1.5}, ValueError, 'strides: got 1.5'),
+    'dilation 0': (IMAGE, KERNEL, 33, {'dilation': 0}, ValueError, 'dilation: got 0, expected one or two'),
+    'dilated height': (IMAGE, KERNEL, 33, {'dilation': (2, 1)}, ValueError, 'height 4 .* smaller than'),
+    'height': (IMAGE[:, :2], KERNEL, 33, {}, ValueError, 'image height 2 .* smaller than the window'),
+    'width': (IMAGE[:, :, :1], KERNEL, 33, {'padding': ((1, 1), (1, 0))}, ValueError, 'image width 1 .* smaller than'),
+    'backend': (IMAGE, KERNEL, 33, {'backend': 'XLA'}, ValueError, "backend: got 'XLA', expected one of 'auto'"),
+}
+
+
+@pytest.mark.parametrize(('x', 'w', 'channels', 'options', 'error', 'message'), CONV_ERRORS.values(), ids=CONV_ERRORS)
+def test_conv2d_errors(x, w, channels, options, error, message):
+    with pytest.raises(error, match=message):
+        packed_conv2d(x, w, channels, **options)
+
+
+def test_auto_adds_more_products_than_float32_could():
+    """2^24 + 40 equal signs: one more than the largest sum that XLA's own float product would have exactly."""
+    k = 2**24 + 40
+    words = np.zeros((1, words_for(k)), np.uint32)
+    assert packed_matmul(words, words, k).item() == k

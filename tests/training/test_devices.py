@@ -1,0 +1,435 @@
+"""Devices: eight simulated ones compute what one does; two processes train one network, and any number goes on with it.
+
+As a script it is another process of these tests: `eight`, or `host COORDINATOR HOSTS HOST WORKDIR STEPS END`.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.experimental import multihost_utils
+
+import bnn_jax as bnn
+from bnn_jax.data import Standardize, digits, evaluation_batches
+from bnn_jax.nn.layers import Norm
+from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
+from bnn_jax.training.devices import (
+    Hosts,
+    all_devices,
+    check_same_on_hosts,
+    check_shares,
+    replicated,
+    spread,
+    sum_over_hosts,
+    whole,
+)
+from bnn_jax.training.metrics import read
+from bnn_jax.training.step import update
+
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
+TESTS = Path(__file__).parents[1]
+
+
+def environment(devices: int) -> dict[str, str]:
+    return os.environ | {
+        'PYTHONPATH': str(TESTS.parent),
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+    }
+
+
+# Eight devices in one process.
+
+SMALL = {'width': 0.1, 'input_shape': (16, 16, 1)}
+NETWORKS = {
+    'lenet5 XNOR_K': (bnn.models.lenet5, bnn.XNOR_K, SMALL),
+    'resnet20 BIREAL': (bnn.models.resnet20, bnn.BIREAL, {'width': 0.2, 'input_shape': (8, 8, 1), 'blocks': (1, 1, 1)}),
+    'mlp BC_STOCHASTIC': (bnn.models.mlp, bnn.BC_STOCHASTIC, {'hidden': (16, 16), 'input_shape': (8, 8, 1)}),
+}
+GROUPED = dataclasses.replace(bnn.FLOAT, norm_groups=8)
+
+
+def batch_of(size: int, shape: tuple[int, ...] = (8, 8, 1), dtype=np.float64) -> dict:
+    rng = np.random.default_rng(3)
+    return {'image': rng.normal(size=(size, *shape)).astype(dtype), 'label': rng.integers(0, 10, size).astype(np.int32)}
+
+
+def state_of(constructor, scheme, keywords, dtype=jnp.float64):
+    """Its update is the gradient: SGD with a rate of 1, nothing projected."""
+    model = constructor(10, scheme=dataclasses.replace(scheme, projection=None), rngs=nnx.Rngs(0), **keywords)
+    state = init(model, optax.sgd(1.0))
+
+    def cast(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    params, rest = jax.tree.map(cast, (state.params, state.rest))
+    return dataclasses.replace(state, params=params, rest=rest, opt_state=state.tx.init(params))
+
+
+def evaluated_model():
+    model = bnn.models.resnet20(
+        10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.2, input_shape=(8, 8, 1), blocks=(1, 1, 1)
+    )
+    model.eval()
+    return model
+
+
+def difference(ours, theirs) -> float:
+    """The largest difference of two trees' numbers."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return max(float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max(initial=0)) for a, b in pairs)
+
+
+def on_all(state, batch, **keywords):
+    """Three steps on all devices; what they leave, and how often they were compiled."""
+    mesh = all_devices()
+    step = jax.jit(functools.partial(update, **keywords), donate_argnums=0, out_shardings=whole(mesh))
+    state, batch = replicated(state, mesh), spread(batch, mesh)
+    text = step.lower(state, batch).compile().as_text()
+    states = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        states.append(jax.tree.map(np.array, (metrics, state.params, state.rest)))
+    return states, step._cache_size(), text
+
+
+def on_one(state, batch, **keywords):
+    states, step = [], jax.jit(functools.partial(update, **keywords))
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        states.append(jax.tree.map(np.array, (metrics, state.params, state.rest)))
+    return states
+
+
+def eight() -> dict:
+    """What the tests below look at, measured where there are eight devices."""
+    found: dict = {'devices': jax.device_count(), 'steps': {}, 'compiled': {}, 'images gathered': {}}
+    with jax.enable_x64(True):
+        for name, network in NETWORKS.items():
+            batch = batch_of(16, network[-1]['input_shape'])
+            ours, compiled, text = on_all(state_of(*network), batch)
+            theirs = on_one(state_of(*network), batch)
+            found['steps'][name] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
+            found['compiled'][name] = compiled
+            found['images gathered'][name] = bool(re.search(r'all-gather[^\n]*\[16,', text))
+        for name, scheme, parts in (('groups', GROUPED, 1), ('parts', bnn.XNOR, 2)):
+            state, batch = state_of(bnn.models.lenet5, scheme, SMALL), batch_of(32, (16, 16, 1))
+            ours, compiled, text = on_all(state, batch, parts=parts)
+            theirs = on_one(state, batch, parts=parts)
+            found['steps'][name] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
+            found['compiled'][name] = compiled
+    model = evaluated_model()
+    batches = list(evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,))))
+    on_eight = [evaluate(network, batches) for network in (model, bnn.convert(model))]
+    found['evaluated'] = on_eight
+    try:
+        spread(batch_of(12), all_devices())
+    except ValueError as error:
+        found['uneven'] = str(error)
+    try:
+        check_shares(24, all_devices(), 2)
+    except ValueError as error:
+        found['uneven parts'] = str(error)
+    return found
+
+
+@pytest.fixture(scope='module')
+def found() -> dict:
+    line = [sys.executable, '-W', 'error', __file__, 'eight']
+    done = subprocess.run(line, env=environment(8), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize('name', [*NETWORKS, 'groups', 'parts'])
+def test_eight_devices_are_one(found, name):
+    """Loss, gradient (the update of SGD with rate 1), statistics and random keys, within the roundings of sums in another
+    order, float64: three steps, the differences of the first growing in the others."""
+    assert found['devices'] == 8
+    first, _, third = found['steps'][name]
+    assert first < 1e-12 and third < 1e-9
+
+
+def test_eight_devices_compile_once(found):
+    assert set(found['compiled'].values()) == {1}
+
+
+def test_no_device_is_sent_the_images_of_others(found):
+    assert not any(found['images gathered'].values())
+
+
+def test_eight_devices_evaluate_as_one(found):
+    """360 images in batches of 100, which 8 devices cannot share evenly: every image counts once."""
+    expected = evaluate(
+        evaluated_model(), evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,)))
+    )
+    for ours in found['evaluated']:
+        assert ours['count'] == 360 and ours['accuracy'] == expected['accuracy']
+        np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-6)  # float32 logits
+
+
+def test_a_batch_that_devices_cannot_share(found):
+    assert found['uneven'] == 'batch_size: got 12 for 8 devices, expected a multiple of 8'
+
+
+# Statistics of parts of a batch, and a batch in parts, on one device.
+
+
+def test_groups_are_normalised_each_by_itself():
+    """Against each group's mean and variance in NumPy; the running ones move towards the mean of the groups'."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 3, 2, 4)).astype(np.float32)
+    norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
+    groups = x.reshape(3, -1, 4).astype(np.float64)
+    mean, var = groups.mean(1), groups.var(1)
+    expected = ((groups - mean[:, None]) / np.sqrt(var[:, None] + 1e-4)).reshape(x.shape)
+    np.testing.assert_allclose(norm(x), expected, atol=1e-5)  # float32, values below 4
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean.mean(0), atol=1e-6)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * var.mean(0), atol=1e-6)
+
+
+def test_a_batch_that_groups_cannot_share():
+    norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='a batch of 4 images for norm_groups=3, expected a multiple of it'):
+        norm(jnp.zeros((4, 2, 2, 4)))
+    with pytest.raises(ValueError, match='norm_groups: got 0, expected at least 1'):
+        dataclasses.replace(bnn.XNOR, norm_groups=0)
+
+
+in_parts_of = jax.jit(update, static_argnames='parts')
+
+
+def test_a_batch_in_parts_is_the_batch():
+    """A network without normalisation: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
+    rounding."""
+    with jax.enable_x64(True):
+        state = state_of(bnn.models.mlp, bnn.FLOAT, {'hidden': (), 'input_shape': (8, 8, 1)})
+        whole_batch, in_parts = (in_parts_of(state, batch_of(12), parts=parts) for parts in (1, 4))
+    assert difference(whole_batch, in_parts) < 1e-14
+
+
+def test_a_batch_in_parts_moves_the_statistics_part_by_part():
+    """Part i is images i, i + 2, ...; the running mean of the first normalisation is moved twice."""
+    scheme = dataclasses.replace(bnn.FLOAT, momentum=0.5)
+    with jax.enable_x64(True):
+        state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
+        batch = batch_of(8)
+        after, _ = in_parts_of(state, batch, parts=2)
+        x = batch['image'].reshape(8, -1)
+        kernels = [value[...] for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel']
+        kernel = next(np.asarray(k) for k in kernels if k.shape == (64, 3))
+        first, second = ((x[i::2] @ kernel).mean(0) for i in (0, 1))
+        (norm,) = (module for _, module in nnx.iter_modules(model_of(after)) if isinstance(module, Norm))
+    np.testing.assert_allclose(norm.mean[...], 0.5 * (0.5 * first) + 0.5 * second, atol=1e-14)
+
+
+# bfloat16.
+
+
+@pytest.mark.parametrize('name', ['FLOAT', 'BWN', 'BNN', 'XNOR'])
+def test_operands_in_bfloat16(name):
+    """Parameters, statistics, gradients and logits stay float32; the loss is that of rounded operands, evaluation rounds
+    nothing; signs are exact, so what a binary product gives is unchanged."""
+    scheme = getattr(bnn, name)
+    model = bnn.models.lenet5(10, scheme=scheme, rngs=nnx.Rngs(0), **SMALL)
+    batch = batch_of(8, (16, 16, 1), np.float32)
+    losses = {}
+    for operands in (None, jnp.bfloat16):
+        state = init(model, optax.sgd(0.1), operands=operands)
+        evaluated = evaluate(model_of(state), [batch])
+        state, metrics = train_step(state, batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype('float32')}
+        assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
+        losses[operands] = float(metrics['loss']), evaluated
+    assert losses[None][1] == losses[jnp.bfloat16][1]
+    if name in ('FLOAT', 'BWN'):  # Where x is binarised, a sign may turn or none.
+        assert losses[None][0] != losses[jnp.bfloat16][0]
+        np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
+
+
+def test_bfloat16_is_what_the_matrix_unit_would_do():
+    """One dense layer: x and w rounded to bfloat16, summed in float32, against NumPy on the rounded numbers."""
+    model = bnn.models.mlp(3, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=())
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(5, 2, 2, 1)).astype(np.float32), np.array([0, 1, 2, 0, 1])
+    state = init(model, optax.sgd(1.0), operands=jnp.bfloat16)
+    after, metrics = train_step(state, {'image': images, 'label': labels})
+
+    def rounded(a):
+        return np.asarray(jnp.asarray(a, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+    kernels = [np.asarray(value[...]) for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel']
+    logits = rounded(images.reshape(5, 4)) @ rounded(kernels[0])
+    loss = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), labels]
+    np.testing.assert_allclose(metrics['loss'], loss.mean(), rtol=1e-6)
+    assert float(after.step) == 1
+
+
+# Two processes.
+
+
+def source(split, data_dir):
+    return digits(split)
+
+
+def config(workdir, **changes) -> Config:
+    """A float network: its runs on different numbers of devices differ by rounding alone, no sign turns."""
+    return Config(
+        model=functools.partial(bnn.models.mlp, 10, scheme=bnn.FLOAT, input_shape=(8, 8, 1), hidden=(16,)),
+        data=source,
+        standardize=Standardize((0.305,), (0.376,)),
+        optimizer=optax.sgd,
+        epochs=2,
+        batch_size=64,
+        learning_rate=1e-2,
+        checkpoint_every=5,
+        workdir=str(workdir),
+        **changes,
+    )
+
+
+def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end: str) -> None:
+    """One process of a run, which `end`s ('kill' or 'term') itself after that step; 'none': it doesn't."""
+    # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
+    jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
+    Hosts(coordinator, int(hosts), int(number)).join()
+    fit_module = sys.modules['bnn_jax.training.fit']
+    check, seen = fit_module.check_batch, []
+
+    def counted(*arguments):
+        seen.append(1)
+        if len(seen) == int(step) and end != 'none':
+            os.kill(os.getpid(), signal.SIGKILL if end == 'kill' else signal.SIGTERM)
+        check(*arguments)
+
+    fit_module.check_batch = counted
+    print(json.dumps({'sum': host_sum()}), flush=True)
+    try:
+        state = fit(config(workdir))
+    except Interrupted as stopped:
+        print(json.dumps({'stopped': stopped.code}))
+        raise
+    print(json.dumps({'steps': int(state.step), 'devices': jax.device_count()}))
+
+
+def host_sum() -> list[float]:
+    """Numbers that float32 could not hold, added over the hosts."""
+    return sum_over_hosts(np.array([jax.process_index() + 1 + 2.0**-40, 1.0])).tolist()
+
+
+def start(workdir: Path, *, hosts: int, devices: int, ends: dict[int, tuple[int, str]]):
+    """Processes of one run; (step, end) of those that end early. Their exit codes and what they printed."""
+    with socket.socket() as probe:
+        probe.bind(('localhost', 0))
+        port = probe.getsockname()[1]
+    coordinator = f'localhost:{port}' if hosts > 1 else ''
+    processes = []
+    for number in range(hosts):
+        step, end = ends.get(number, (0, 'none'))
+        line = [sys.executable, __file__, 'host', coordinator, str(hosts), str(number), str(workdir), str(step), end]
+        processes.append(
+            subprocess.Popen(line, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    outputs = [process.communicate(timeout=300) for process in processes]
+    printed = [[json.loads(line) for line in out.splitlines() if line.startswith('{')] for out, _ in outputs]
+    return [process.returncode for process in processes], printed, outputs
+
+
+def latest(workdir: Path) -> int:
+    return max(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+def test_two_processes_one_killed_and_any_number_goes_on(tmp_path):
+    """Two hosts of two devices; one is killed and the other ends by itself; then two hosts of one, where one of them is told to
+    stop and both do, at the same step; then one of four. The parameters are those of an uninterrupted run on one device,
+    within the rounding of float32 sums over 44 steps."""
+    uninterrupted, workdir = fit(config(tmp_path / 'one')), tmp_path / 'many'
+
+    codes, _, outputs = start(workdir, hosts=2, devices=2, ends={1: (8, 'kill')})
+    assert codes[1] == -signal.SIGKILL and codes[0] != 0, outputs
+    assert latest(workdir) == 5
+
+    codes, printed, outputs = start(workdir, hosts=2, devices=1, ends={1: (5, 'term')})
+    assert codes == [143, 143], outputs
+    assert printed == [[{'sum': [3 + 2.0**-39, 2.0]}, {'stopped': 143}]] * 2
+    assert 5 < latest(workdir) < 44
+
+    codes, printed, outputs = start(workdir, hosts=1, devices=4, ends={})
+    assert codes == [0], outputs
+    assert printed == [[{'sum': [1 + 2.0**-40, 1.0]}, {'steps': 44, 'devices': 4}]]
+
+    resumed = fit(config(workdir))  # finished: gives its state
+    assert difference(resumed.params, uninterrupted.params) < 1e-4
+    assert difference(resumed.rest, uninterrupted.rest) < 1e-4
+    ours, theirs = (read(folder / 'metrics.jsonl') for folder in (workdir, tmp_path / 'one'))
+    assert [r['step'] for r in ours] == [r['step'] for r in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in set(a) - {'seconds', 'images_per_second'}:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'hosts, message',
+    [
+        (('', 2, 0), 'hosts, host: got 2 and 0, expected --coordinator=HOST:PORT with them'),
+        (('auto', 1, 1), 'hosts, host: got 1 and 1, expected --coordinator=HOST:PORT with them'),
+        (('localhost:1', 2, 2), 'host: got 2 of 2 hosts, expected 0 to 1'),
+    ],
+)
+def test_hosts_that_do_not_fit_together(hosts, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Hosts(*hosts)
+
+
+@pytest.mark.parametrize(
+    'other, message',
+    [
+        ((5, 1), 'hosts: are at the steps [4, 5] of the run, expected one; give all a --workdir that all of them see'),
+        ((4, 1), 'hosts: got different options or code, expected the same experiment and options on every host'),
+    ],
+)
+def test_hosts_that_would_train_different_networks(monkeypatch, other, message):
+    """What the other host says: its step and the digest of its config."""
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.stack([own, np.array(other, np.uint32)]))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_same_on_hosts(4, {'seed': 0})
+    monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.stack([own, own]))
+    check_same_on_hosts(4, {'seed': 0})
+
+
+def test_a_batch_whose_parts_devices_cannot_share(found):
+    assert found['uneven parts'] == (
+        'batch_size: got 24 for 8 devices in 2 parts (accumulate), expected a multiple of 16'
+    )
+
+
+def test_one_device_takes_any_batch():
+    check_shares(7, all_devices())
+
+
+if __name__ == '__main__':
+    command, *arguments = sys.argv[1:]
+    if command == 'eight':
+        print(json.dumps(eight()))
+    else:
+        host(*arguments)
