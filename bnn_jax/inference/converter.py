@@ -87,17 +87,18 @@ def _convert_product(layer: Product, path: str):
     if layer.scheme.weight is None:
         return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
     _check_sign(layer.scheme, path)
-    words, scale, faithful = _pack(layer.scheme, layer.product, kernel)
+    product = layer.product.stored(layer.into, layer.out)
+    words, scale, faithful = _pack(layer.scheme, product, kernel)
     if not faithful:
         raise ValueError(
             f'convert: layer {path}: its quantized weights are not scale * sign(W), expected two values +-scale a '
             'filter; a quantizer with sign(0) = 0 or more than one bit cannot be packed'
         )
     if layer.scheme.activation is None:
-        return UnpackedProduct(layer.product, layer.into, layer.out, words, scale, bias)
+        return UnpackedProduct(product, layer.into, layer.out, words, scale, bias)
     _check_activation(layer.scheme, path)
     use_k = layer.scheme.input_scale is not None
-    return PackedProduct(layer.product, layer.into, layer.out, use_k, words, scale, bias)
+    return PackedProduct(product, layer.into, layer.out, use_k, words, scale, bias)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

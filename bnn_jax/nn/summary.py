@@ -186,7 +186,8 @@ def _product_row(layer: Product, path: str, shape: tuple[int, ...]) -> Layer:
     binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
     stored = weights
     if binary_weight:
-        stored = math.prod(product.words_shape(layer.into, layer.out)) + (0 if scheme.scale is None else layer.out)
+        words = product.stored(layer.into, layer.out).words_shape(layer.into, layer.out)
+        stored = math.prod(words) + (0 if scheme.scale is None else layer.out)
     macs, one_bit = product.macs(layer.into, layer.out, shape), binary_weight and binary_input
     return Layer(
         path=path,
