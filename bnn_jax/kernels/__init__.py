@@ -85,7 +85,7 @@ def packed_conv2d(
         pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1.
         groups: filters g out / groups to (g + 1) out / groups see only the channels from g channels / groups on, as with
             XLA's feature_group_count.
-        filters: the true number of filters, where words lie along them: for groups of less than 32 channels each.
+        filters: the true number of filters, where words lie along them: for groups of fewer than 32 channels each.
         tap_sums: `zero_padding.tap_sums` of the weights, (kh, kw, out) int32, where they are known: some backends need them
             for pad value 0.
         backend: a key of BACKENDS, 'auto', or a `Backend`.
@@ -216,7 +216,7 @@ def _expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int 
     if not is_narrow(channels, groups):
         raise ValueError(
             f'filters: got words along the filters for {channels // groups} channels in each of {groups} groups, expected '
-            'several groups of less than 32 channels; pack the weights along their input channels, and give no `filters`'
+            'several groups of fewer than 32 channels; pack the weights along their input channels, and give no `filters`'
         )
     _expect_words('w_words', w_words.shape[3], filters)
     if w_words.shape[2] != channels // groups:

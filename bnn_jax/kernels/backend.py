@@ -87,7 +87,7 @@ class Backend:
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """`conv2d` in narrow groups, of less than 32 channels each, from words along the filters.
+        """`conv2d` in narrow groups, of fewer than 32 channels each, from words along the filters.
 
         w_words: (kh, kw, channels / groups, words_for(filters)). Default: `conv2d`, the weights packed anew.
         """

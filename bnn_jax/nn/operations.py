@@ -145,7 +145,7 @@ class Convolution:
         if self.filters is not None and (self.filters != out or not is_narrow(into, self.groups)):
             raise ValueError(
                 f'filters: got {self.filters} for {into} channels to {out} filters in {self.groups} groups, expected None, or '
-                f'{out} in several groups of less than 32 channels: only there words run along the filters'
+                f'{out} in several groups of fewer than 32 channels: only there words run along the filters'
             )
         return *self.window.size, into // self.groups, out
 

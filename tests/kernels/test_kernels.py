@@ -161,7 +161,7 @@ def test_conv2d_channels(backend, channels, pad_value):
 # Groups
 
 # Groups, channels, filters, window, strides, padding, dilation, (N, H, W), pad values: groups that share words and some that
-# do not, narrow ones (less than 32 channels each) with as many filters as channels and with more, images of odd sizes.
+# do not, narrow ones (fewer than 32 channels each) with as many filters as channels and with more, images of odd sizes.
 GROUPS = {
     'two, of whole words': (2, 128, 64, (3, 3), (1, 1), 'SAME', (1, 1), (1, 5, 6), [0]),
     'two, of 40 channels': (2, 80, 40, (3, 3), (1, 1), 'SAME', (1, 1), (2, 4, 5), [0, 1, -1]),
