@@ -27,7 +27,7 @@ from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.tables import listing
 from experiments.bench_inference import machine
 from experiments.bench_layers import milliseconds, speedup
-from experiments.bench_networks import evaluated, packed_step
+from experiments.bench_networks import agreement, evaluated, packed_step
 from experiments.bench_training import take_turns
 
 # Filters of a pointwise convolution and strides of the depthwise one before it. Source: MobileNet, arXiv:1704.04861, table 1.
@@ -77,7 +77,7 @@ def with_shifts(model: Network) -> Network:
     for _, module in nnx.iter_modules(model):
         product = getattr(module, 'product', None)
         if isinstance(product, Convolution) and product.groups > 1:
-            module.product = Shifted(product.window, product.pad_value, product.groups)
+            setattr(module, 'product', Shifted(product.window, product.pad_value, product.groups))  # noqa: B010
     return model
 
 
@@ -111,7 +111,7 @@ def layer_steps(extent: int, channels: int, strides: int) -> dict[str, Callable[
         calls[f'{backend}, signs'] = partial(signs, x_words, w_words, thresholds, flip)
     expected = np.asarray(calls['float32, shifted']())
     for name in ('float32, XLA groups', 'native, integers', 'xla, integers'):
-        if not np.array_equal(calls[name](), expected):
+        if not np.array_equal(np.asarray(calls[name]()), expected):
             raise RuntimeError(f'{name}: other sums than those of shifted products')
     return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
 
@@ -164,8 +164,8 @@ def main(
         for backend in ('native', 'xla'):
             name = f'{scheme}, {backend}'
             steps[name] = packed_step(packed, jnp.asarray(images), backend)
-            same = np.array_equal(steps[name](), evaluated(model, jnp.asarray(images))())
-            print(f'{name}: logits {"equal" if same else "DIFFER FROM"} those in training arithmetic')
+            expected = np.asarray(evaluated(model, jnp.asarray(images))())
+            print(f'{name}: {agreement(np.asarray(steps[name]()), expected)}', flush=True)
     times = take_turns(steps, seconds, clock)
     rows = [
         [name, *milliseconds(own), f'{speedup(times, name, "float32, shifted"):.2f}'] for name, own in times.items()

@@ -134,7 +134,8 @@ def packed_conv2d_signs(
     _expect('flip', flip, (words_for(out),), jnp.uint32)
     chosen = _backend(backend)
     method = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
-    return method(*operands, thresholds, flip, *static)
+    arguments: tuple = (*operands, thresholds, flip, *static)
+    return method(*arguments)
 
 
 def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str | Backend = 'auto') -> jax.Array:
@@ -191,7 +192,9 @@ def signed_conv2d(
     return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)
 
 
-def _convolution(x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters):
+def _convolution(
+    x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters
+) -> tuple[tuple, tuple]:
     """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)
