@@ -17,8 +17,8 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax import kernels
-from bnn_jax.inference.packed import PackedNetwork
 from bnn_jax.nn.containers import Network
+from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.tables import listing
 from experiments.bench_layers import Clock, milliseconds, speedup, why_not_native
 from experiments.bench_training import take_turns

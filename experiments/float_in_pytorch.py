@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from bnn_jax.nn.containers import Network, Residual, Sequential
-from bnn_jax.nn.layers import Flatten, GlobalAveragePool, MaxPool, Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Flatten, GlobalAveragePool, MaxPool, Relu
 
 
 def in_pytorch(network: Network) -> Any:

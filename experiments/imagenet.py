@@ -40,7 +40,7 @@ from bnn_jax.data import (
     tfds_source,
 )
 from bnn_jax.models import alexnet, extraction, resnet18
-from bnn_jax.nn.layers import Latent
+from bnn_jax.nn.variables import Latent
 from bnn_jax.schemes import Scheme
 from bnn_jax.training import Config
 

@@ -15,42 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
-from bnn_jax.inference import packed
-from bnn_jax.inference.packed import PackedNetwork, role
 from bnn_jax.inference.thresholds import in_bits
-from bnn_jax.nn import layers, operations
+from bnn_jax.nn.names import maker_of, name_of
+from bnn_jax.nn.packed import PackedNetwork
+from bnn_jax.nn.packed_layer import PackedLayer, role
 from bnn_jax.ops.windows import Window
 
 FORMAT, VERSION = 'bnn_jax', 1
-
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        packed.PackedNetwork,
-        packed.PackedProduct,
-        packed.UnpackedProduct,
-        packed.FloatProduct,
-        packed.PackedNorm,
-        packed.Chain,
-        packed.Sum,
-        packed.Concat,
-        packed.Stateless,
-        operations.Convolution,
-        operations.Dense,
-        layers.Relu,
-        layers.LeakyRelu,
-        layers.MaxPool,
-        layers.AvgPool,
-        layers.GlobalAveragePool,
-        layers.Flatten,
-        Window,
-    )
-}
-"""All that a file may name; anything else is refused."""
-
-
-_LAYERS = [kind for kind in _KINDS.values() if kind.__module__ == packed.__name__ and kind is not PackedNetwork]
-"""What a chain is made of."""
 
 
 def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
@@ -135,40 +106,52 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
         )
 
 
-def _describe(value, tensors: dict[str, np.ndarray]):
-    """JSON for a layer: {"kind": ..., its fields}; a tensor becomes its name. Fields at their default are left out."""
-    if dataclasses.is_dataclass(value):
-        described: dict[str, Any] = {'kind': type(value).__name__}
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            if role(field) == 'tensor':
-                described[field.name] = None if inner is None else _store(inner, tensors)
-            elif role(field) not in ('derived', 'decided') and inner != field.default:
-                described[field.name] = _describe(inner, tensors)
-        return described
+def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """JSON for a layer: {"kind": its registered name, its fields}; a tensor becomes its name. Defaults are left out."""
     if isinstance(value, tuple):
         return [_describe(inner, tensors) for inner in value]
-    return value
+    name = name_of(value)
+    if name is None:
+        if isinstance(value, bool | int | float | str | None):
+            return value
+        raise ValueError(
+            f'save: {value!r} has no name in files, expected a registered layer; '
+            f'register it once: bnn_jax.nn.register({getattr(value, "__name__", type(value).__name__)!r})(...)'
+        )
+    described: dict[str, Any] = {'kind': name}
+    if hasattr(value, 'to_file'):
+        return described | value.to_file(lambda array: _store(array, tensors))
+    if not dataclasses.is_dataclass(value):
+        return described
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if role(field) == 'tensor':
+            if not (inner is None and field.default is None):
+                described[field.name] = None if inner is None else _store(inner, tensors)
+        elif role(field) not in ('derived', 'decided') and inner != field.default:
+            described[field.name] = _describe(inner, tensors)
+    return described
 
 
-def _store(array, tensors: dict[str, np.ndarray]) -> str:
+def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
     name = str(len(tensors))
     tensors[name] = np.ascontiguousarray(array)
     return name
 
 
-def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
+def _build(described: Any, tensors: dict[str, np.ndarray], used: set[str]) -> Any:
     """The inverse of `_describe`; the names of the tensors it takes are added to `used`."""
     if isinstance(described, list):
         return tuple(_build(inner, tensors, used) for inner in described)
     if not isinstance(described, dict):
         return described
     described = dict(described)
-    name = described.pop('kind')
-    if name not in _KINDS:
-        raise ValueError(f'unknown kind {name!r}')
-    kind = _KINDS[name]
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    kind = maker_of(described.pop('kind'))
+    if hasattr(kind, 'from_file'):
+        return kind.from_file(described, lambda name: _tensor(name, tensors, used))  # pyright: ignore
+    if not isinstance(kind, type):
+        return kind  # A registered function.
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     values = {}
     for key, inner in described.items():
         if role(fields[key]) == 'tensor':
@@ -179,14 +162,17 @@ def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
     return Window.of(**values) if kind is Window else kind(**values)
 
 
-def _check_field(kind: type, key: str, value) -> None:
+def _check_field(kind: type, key: str, value: Any) -> None:
     """Raises ValueError unless a value that a file gives is of the type that the field states."""
     expected = get_type_hints(kind)[key]
     if kind is Window:
-        return  # `Window.of` checks
-    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+        return  # `Window.of` checks.
+    if expected is Any:
+        fits = callable(value)  # A layer without parameters.
+    else:
+        fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if isinstance(value, tuple):
-        fits = fits and all(type(layer) in _LAYERS for layer in value)
+        fits = fits and all(isinstance(layer, PackedLayer) and type(layer) is not PackedNetwork for layer in value)
     if not fits:
         raise ValueError(f'{kind.__name__}.{key} is {value!r}, expected {expected}')
 

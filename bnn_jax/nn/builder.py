@@ -12,8 +12,10 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Place, elements, everywhere
 from bnn_jax.schemes.scheme import Scheme
@@ -167,7 +169,7 @@ class NetworkBuilder:
         self.shape, self.pooled = (*pool.window.output_size(*self.shape[:2]), self.shape[-1]), True
 
     def branches(self, *builds: Callable[['NetworkBuilder'], None]) -> None:
-        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a NetworkBuilder.
+        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a builder.
 
         Raises ValueError where they give images of different sizes.
         """

@@ -16,6 +16,7 @@ from bnn_jax import quantizers
 from bnn_jax.schemes.dropout import Drop, Place, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
 from bnn_jax.schemes.projections import centre_and_clip, clip
+from bnn_jax.schemes.trained import Scheduled, quantized
 
 
 class Parts(Protocol):
@@ -216,6 +217,7 @@ class Scheme:
     sign: Callable = quantizers.sign
     input_scale: Callable | None = None
     training_weight: Callable | None = None
+    offset: Callable | None = None
     pad_value: int = 0
     first: 'Callable[[Scheme], Scheme]' = itself
     last: 'Callable[[Scheme], Scheme]' = itself
@@ -239,14 +241,22 @@ class Scheme:
             raise ValueError(f'pad_value: got {self.pad_value!r}, expected 0, +1 or -1')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout: got {self.dropout!r}, expected a rate from 0 to below 1')
-        if self.weight is None and (self.scale or self.projection or self.before or self.training_weight):
+        if self.weight is None and (
+            self.scale or self.offset or self.projection or self.before or self.training_weight
+        ):
             raise ValueError(
-                'scheme: got a scale, projection, before or training_weight without weight; real weights have none'
+                'scheme: got a scale, offset, projection, before or training_weight without weight; real weights have none'
             )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
             raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a quantizer sees the progress of training."""
+        quantizers_here = (self.weight, self.scale, self.offset, self.activation)
+        return any(isinstance(quantizer, Scheduled) for quantizer in quantizers_here)
 
 
 @cache
@@ -258,11 +268,14 @@ def check_scale(scheme: Scheme) -> None:
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0
         w = jnp.asarray(w.reshape(2, 3, 2, 2))
-        scale = np.float32(1) if scheme.scale is None else np.asarray(scheme.scale(w))
-        matches = np.array_equal(np.asarray(scheme.weight(w)), scale * np.asarray(scheme.sign(w)))
+        scale = np.float32(1) if scheme.scale is None else np.asarray(quantized(scheme.scale, w, 0.5))
+        weights = scale * np.asarray(scheme.sign(w))
+        if scheme.offset is not None:
+            weights = weights + np.asarray(quantized(scheme.offset, w, 0.5))
+        matches = np.array_equal(np.asarray(quantized(scheme.weight, w, 0.5)), weights)
     if not matches:
         raise ValueError(
-            'scheme: weight(w) is not scale(w) * sign(w), expected equality; '
+            'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
             'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs)'
         )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax.nn.containers import Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.product import Product
 from bnn_jax.training.state import TrainState
 
 

@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from bnn_jax.inference.packed import PackedNetwork
 from bnn_jax.nn.containers import Network
+from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState

@@ -17,7 +17,7 @@ from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
-from bnn_jax.nn.layers import Latent
+from bnn_jax.nn.variables import Latent
 from bnn_jax.quantizers import published
 from bnn_jax.schemes import projections
 from bnn_jax.training import NonFiniteLoss, experiment, init

@@ -19,7 +19,7 @@ from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax.data import digits, evaluation_batches
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.product import Product
 from bnn_jax.schemes.projections import clip
 from bnn_jax.training import Config, evaluate, experiment, init
 from bnn_jax.training.metrics import read

@@ -17,7 +17,9 @@ from PIL import Image
 import bnn_jax as bnn
 import experiments
 from bnn_jax.data import digits, evaluation_batches
-from bnn_jax.nn.layers import Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Relu
 from bnn_jax.training import fit
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small, pictures

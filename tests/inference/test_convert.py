@@ -10,7 +10,7 @@ from flax import nnx
 from networks import SCHEMES, SMALL, build, images
 
 import bnn_jax as bnn
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.product import Product
 
 
 def test_report_names_every_layer():

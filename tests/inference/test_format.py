@@ -13,9 +13,9 @@ from networks import build
 
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
-from bnn_jax.inference.packed import Chain, PackedNetwork, PackedProduct, Stateless, role
-from bnn_jax.nn.layers import Flatten
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.packed import Chain, PackedNetwork, PackedProduct, Stateless, role
+from bnn_jax.nn.stateless import Flatten
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'format.md').read_text()
 

@@ -10,7 +10,9 @@ from networks import SCHEMES, build, evaluated, images, randomise_norms
 
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
-from bnn_jax.inference.packed import (
+from bnn_jax.inference.thresholds import Run, bisect, in_bits, runs
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.packed import (
     Chain,
     Concat,
     FloatProduct,
@@ -20,9 +22,7 @@ from bnn_jax.inference.packed import (
     Stateless,
     Sum,
 )
-from bnn_jax.inference.thresholds import Run, bisect, in_bits, runs
-from bnn_jax.nn.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
-from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.bits import pack
 from bnn_jax.ops.deterministic import norm_coefficients
 from bnn_jax.ops.windows import Window

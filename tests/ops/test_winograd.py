@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.nn.layers import binary_product
+from bnn_jax.nn.epilogue import binary_product
 from bnn_jax.nn.operations import Convolution
 from bnn_jax.ops import winograd
 from bnn_jax.ops.convolution import convolution

@@ -14,7 +14,7 @@ from networks import randomise_norms
 import bnn_jax as bnn
 from bnn_jax import quantizers, training
 from bnn_jax.nn.builder import NetworkBuilder
-from bnn_jax.nn.layers import LeakyRelu, MaxPool
+from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
 from bnn_jax.schemes import Scheme, check_scale, initializers, presets
@@ -285,8 +285,8 @@ def test_dorefa_trains_and_is_refused_with_its_reason():
 
 
 def test_dorefa_against_its_formula():
-    from bnn_jax.nn.layers import Product
     from bnn_jax.nn.operations import Dense
+    from bnn_jax.nn.product import Product
 
     layer = Product(Dense(), 6, 4, scheme=bnn.DOREFA, use_bias=False, rngs=nnx.Rngs(0))
     x = np.array([[-1, 0, 0.49, 0.51, 1, 3]], np.float32)

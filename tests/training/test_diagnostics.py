@@ -18,8 +18,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
 from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.product import Product
 from bnn_jax.training import Config, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.diagnostics import _share, signs, watch
 from bnn_jax.training.events import Events
