@@ -11,12 +11,15 @@ from typing import Any, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
+from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.names import maker_of, name_of
+from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.packed_layer import PackedLayer, role
 from bnn_jax.ops.windows import Window
@@ -24,22 +27,42 @@ from bnn_jax.ops.windows import Window
 FORMAT, VERSION = 'bnn_jax', 1
 
 
-def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
-    """Write a packed network to one file; returns its path.
+def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
+    """Write a packed network to one file.
 
-    preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
-    `data.preprocessing.Preprocessing` makes and reads it.
     The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
-    there before is untouched. Raises TypeError for anything but a packed network, OSError (with the remedy) otherwise.
+    there before is untouched.
+
+    Args:
+        network: what `convert` returned: a `PackedNetwork`, or a copy of a user's module, of which the arrays are stored.
+        path: where to write.
+        preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
+            `data.preprocessing.Preprocessing` makes and reads it.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: for anything but a packed network.
+        ValueError: for a layer without a registered name (`nn.register`).
+        OSError: with the remedy, if the file cannot be written.
     """
-    if not isinstance(network, PackedNetwork):
+    path, tensors = Path(path), {}
+    if isinstance(network, PackedNetwork):
+        entry, described = 'network', _describe(network, tensors)
+    elif packed := packed_layers(network):
+        described = {'packed': {place.path: _describe(place.layer.layer, tensors) for place in packed}}
+        described['arrays'] = {name: _store(array, tensors) for name, array in arrays_beside(network).items()}
+        entry = 'module'
+    else:
         raise TypeError(
             f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
         )
-    path = Path(path)
-    tensors: dict[str, np.ndarray] = {}
-    tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
-    metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
+    metadata = {
+        'format': FORMAT,
+        'version': str(VERSION),
+        entry: _compressed(json.dumps(described, separators=(',', ':'))),
+    }
     if preprocessing is not None:
         metadata['preprocessing'] = json.dumps(preprocessing)
     metadata['sha256'] = _digest(tensors, metadata)
@@ -47,21 +70,42 @@ def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict
     return path
 
 
-def load(path: str | os.PathLike) -> PackedNetwork:
+def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
     """Read a packed network; nothing in the file is executed.
 
-    Raises FileNotFoundError if there is none, ValueError for a file that is truncated, altered, of another program, or
-    of a newer format.
+    Args:
+        path: a file that `save` wrote.
+        into: for the file of a user's own module, a module of the same structure: its layers are packed, in a copy, and the
+            arrays of the file put in their places. A `PackedNetwork` needs none.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: for a file that is truncated, altered, of another program, or of a newer format; for a module's file
+            without `into`, or with one of another structure.
     """
     path = Path(path)
     metadata, tensors = _read(path)
+    entry = 'module' if 'module' in metadata else 'network'
+    if entry == 'module' and into is None:
+        raise ValueError(
+            f"load: {path} holds the arrays of a user's own module, expected one to put them into: load(path, into=module)"
+        )
+    if entry == 'network' and into is not None:
+        raise ValueError(f'load: {path} holds a whole network, expected load(path) without into')
+    used: set[str] = set()
     try:
-        used: set[str] = set()
-        network = in_bits(_build(json.loads(_decompressed(metadata['network'])), tensors, used))
+        described = json.loads(_decompressed(metadata[entry]))
+        if entry == 'network':
+            network = in_bits(_build(described, tensors, used))
+        else:
+            built = {name: in_bits(_build(tree, tensors, used)) for name, tree in described['packed'].items()}
+            arrays = {name: _tensor(tensor, tensors, used) for name, tensor in described['arrays'].items()}
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
         raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+    if into is not None:
+        return put_into(into, built, arrays)
     if not isinstance(network, PackedNetwork):
         raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
     return network
@@ -168,7 +212,9 @@ def _check_field(kind: type, key: str, value: Any) -> None:
     if kind is Window:
         return  # `Window.of` checks.
     if expected is Any:
-        fits = callable(value)  # A layer without parameters.
+        fits = callable(value) and not isinstance(
+            value, PackedLayer | Convolution | Dense
+        )  # A layer without parameters.
     else:
         fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if isinstance(value, tuple):

@@ -66,7 +66,7 @@ def _monotone(product: PackedProduct, between: Sequence) -> bool:
     )
 
 
-@packed_layer('Run')
+@packed_layer(None)
 class Run(PackedLayer):
     """Layers `start` to `stop` of a chain, a product and what follows up to the next one, from integers to signs.
 

@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from bnn_jax import quantizers
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.ops.deterministic import rounded
-from bnn_jax.quantizers import standard as quantizers
 
 
 @jax.jit

@@ -227,7 +227,7 @@ class KeptModule(PackedLayer):
     def from_file(cls, described: dict[str, Any], load: Callable[[str], Any]) -> 'KeptModule':
         """The inverse of `to_file`. load: the name of a tensor -> the array."""
         maker = maker_of(described['name'])
-        takes_rngs = 'rngs' in inspect.signature(maker).parameters
+        takes_rngs = 'rngs' in inspect.signature(maker.__init__).parameters
         module = maker(**described['fields'], **({'rngs': nnx.Rngs(0)} if takes_rngs else {}))
         layer = cls.of(module)
         expected = dict((jax.tree_util.keystr(path), leaf) for path, leaf in _arrays(layer.state))

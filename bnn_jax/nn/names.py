@@ -57,6 +57,11 @@ def maker_of(name: str) -> Callable[..., Any]:
     return _MAKERS[name]
 
 
+def known_names() -> tuple[str, ...]:
+    """All registered names."""
+    return tuple(_MAKERS)
+
+
 def fields_of(name: str) -> tuple[str, ...]:
     """The fields that a file gives for the layer of this name."""
     return _FIELDS[name]

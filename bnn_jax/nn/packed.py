@@ -21,7 +21,7 @@ from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.deterministic import normalize, rounded
 from bnn_jax.ops.signs import Signs
-from bnn_jax.quantizers.standard import sign
+from bnn_jax.quantizers.signs import sign
 
 
 def _expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
@@ -210,7 +210,7 @@ class FloatProduct(PackedLayer):
         return _product_row(self, path, 'float32', 'its weights are real: the scheme keeps this layer in float')
 
 
-@packed_layer('SignProduct')
+@packed_layer(None)
 class SignProduct(PackedLayer):
     """A product with signs held as float32 +-1: of the signs of x where `binary_input`, of x itself else; then the epilogue.
 

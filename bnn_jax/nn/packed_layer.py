@@ -116,8 +116,8 @@ def with_children(layer: Any, change: Callable[[Any], Any]) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, child))
-def packed_layer(name: str) -> Callable[[type], type]:
-    """Class decorator: a frozen dataclass, compared by identity, a pytree, with this name in files."""
+def packed_layer(name: str | None) -> Callable[[type], type]:
+    """Class decorator: a frozen dataclass, compared by identity, a pytree, with this name in files; None: no file holds it."""
 
     def decorate(cls: type) -> type:
         cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
@@ -135,6 +135,6 @@ def packed_layer(name: str) -> Callable[[type], type]:
             return layer
 
         jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-        return register(name)(cls)
+        return cls if name is None else register(name)(cls)
 
     return decorate

@@ -5,29 +5,36 @@ from quantizer to quantizer: `times_n(less_one_channel(variants.scaled_sign_zero
 arguments give one and the same quantizer, so that schemes made of them stay comparable values.
 """
 
+import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from bnn_jax import quantizers
+from bnn_jax.quantizers.scaled import alpha
 
 Quantizer = Callable[[jax.Array], jax.Array]
 
 
-@cache
-def with_factor(quantizer: Quantizer, factor: Callable[[jax.Array], jax.Array]) -> Quantizer:
+@dataclasses.dataclass(frozen=True)
+class WithFactor:
+    """A quantizer whose gradient is multiplied by factor(W); equal arguments make equal quantizers."""
+
+    quantizer: Quantizer
+    factor: Callable[[jax.Array], jax.Array | float]
+
+    def __call__(self, w) -> jax.Array:
+        return self.quantizer(_multiplied(self.factor, jnp.asarray(w)))
+
+
+def with_factor(quantizer: Quantizer, factor: Callable[[jax.Array], jax.Array | float]) -> WithFactor:
     """quantizer, its gradient multiplied by factor(W).
 
     Forward: quantizer(W). Gradient: factor(W) times the quantizer's. factor: W -> a number, or anything that broadcasts
     to W's shape with as many axes.
     """
-
-    def quantize(w):
-        return quantizer(_multiplied(factor, jnp.asarray(w)))
-
-    return quantize
+    return WithFactor(quantizer, factor)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -48,7 +55,7 @@ def times_n(quantizer: Quantizer) -> Quantizer:
 
 
 def times_1e9(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times 10^9: under Adam no other direction, but epsilon and L2 decay no longer count.
+    """quantizer, its gradient times 10^9: Adam's direction is unchanged; epsilon and L2 become negligible.
 
     Source: XNOR-Net's code in PyTorch for ImageNet; the Lua code has the factor on all parameters.
     """
@@ -84,4 +91,4 @@ def _less_one_channel(w):
 
 
 def _alpha(w):
-    return quantizers.alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])
+    return alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])

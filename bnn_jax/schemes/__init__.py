@@ -45,8 +45,14 @@ from bnn_jax.schemes.scheme import (
     residuals_sign_after,
     unbiased,
 )
+from bnn_jax.schemes.trained import AdaptiveSign, RSign, Scheduled, Trained, TrainedSign
 
 __all__ = [
+    'AdaptiveSign',
+    'RSign',
+    'Scheduled',
+    'Trained',
+    'TrainedSign',
     'BC',
     'BC_STOCHASTIC',
     'BIREAL',

@@ -6,7 +6,6 @@ refuses them; a trained network converts as a model of `deployable(preset)` with
 """
 
 import dataclasses
-from functools import partial
 
 from bnn_jax import quantizers
 from bnn_jax.quantizers.gradient_factors import less_one_channel, times_1e9, times_alpha, times_n
@@ -24,7 +23,7 @@ from bnn_jax.quantizers.published import (
 )
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import at_least, centre_and_clip, clip
+from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
 from bnn_jax.schemes.scheme import (
     BC,
     BIREAL,
@@ -48,7 +47,7 @@ from bnn_jax.schemes.scheme import (
     unbiased,
 )
 
-_at_least_a_hundredth = partial(at_least, 0.01)
+_at_least_a_hundredth = AtLeast(0.01)
 
 
 def real_without_affine(scheme: Scheme) -> Scheme:
@@ -56,19 +55,9 @@ def real_without_affine(scheme: Scheme) -> Scheme:
     return dataclasses.replace(real(scheme), affine=False)
 
 
-def real_with_eps(eps: float, scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalisation with this epsilon."""
-    return dataclasses.replace(real(scheme), eps=eps)
-
-
 def real_undropped(scheme: Scheme) -> Scheme:
     """`schemes.real` without dropout."""
     return dataclasses.replace(real(scheme), dropout=0.0)
-
-
-def input_with_dropout(rate: float, scheme: Scheme) -> Scheme:
-    """`schemes.real_input`, the image dropped at this rate."""
-    return dataclasses.replace(real_input(scheme), dropout=rate)
 
 
 def real_pool_norm(scheme: Scheme) -> Scheme:
@@ -76,7 +65,27 @@ def real_pool_norm(scheme: Scheme) -> Scheme:
     return dataclasses.replace(real(scheme), chain=product_pool_norm)
 
 
-_last_1e_3, _first_1e_5 = partial(real_with_eps, 1e-3), partial(real_with_eps, 1e-5)
+@dataclasses.dataclass(frozen=True)
+class RealWithEps:
+    """`schemes.real`, its normalization with this epsilon."""
+
+    eps: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real(scheme), eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class RealInputDropped:
+    """`schemes.real_input`, the image dropped at this rate."""
+
+    rate: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real_input(scheme), dropout=self.rate)
+
+
+_last_1e_3, _first_1e_5 = RealWithEps(1e-3), RealWithEps(1e-5)
 
 
 def deployable(scheme: Scheme) -> Scheme:
@@ -241,9 +250,7 @@ The step of binarised weights is scaled, which is the optimizer's: chain(adam(..
 Differs: it averages 1/deviation, not the variance.
 """
 
-BNN_THEANO_MNIST = dataclasses.replace(
-    BNN_THEANO, dropout=0.5, drops=everywhere, first=partial(input_with_dropout, 0.2)
-)
+BNN_THEANO_MNIST = dataclasses.replace(BNN_THEANO, dropout=0.5, drops=everywhere, first=RealInputDropped(0.2))
 """The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers."""
 
 BC_THEANO = dataclasses.replace(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bnn_jax import quantizers
 from bnn_jax.ops.deterministic import rounded
-from bnn_jax.quantizers import standard as quantizers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.training.devices import as_kind_of, numbers_of
 from bnn_jax.training.state import TrainState
 
 
@@ -53,8 +54,9 @@ class Checkpoints:
         arrays = self._read(step, 'state', self._ocp.args.StandardRestore(_arrays(state)))
         if digest != _digest(arrays, meta):
             raise self._damaged(step, 'its checksum differs')
-        leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+        leaves, structure = jax.tree.flatten(state)
+        restored = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
+        return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 
     def _read(self, step: int, item: str, arguments):
         try:
@@ -121,7 +123,7 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
 
     They are copied: while they are being written the next steps reuse the state's buffers.
     """
-    return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    return {f'{i:05d}': np.array(numbers_of(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
 def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:

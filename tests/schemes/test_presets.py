@@ -132,6 +132,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
+        'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,
         'BWN_PAPER': quantizers.scaled_sign_paper,
