@@ -1,6 +1,7 @@
 """The state of a training run: one pytree, and how to get it from a model and back."""
 
 import dataclasses
+import pickle
 from functools import partial
 from typing import Any
 
@@ -41,6 +42,19 @@ class TrainState:
     loss: Loss = _CROSS_ENTROPY
     # How many updates the run has, for quantizers that see its progress; None where none does.
     steps: int | None = None
+
+    def __deepcopy__(self, memo: dict) -> 'TrainState':
+        return jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, 'copy') else leaf, self)
+
+    def __reduce__(self):
+        import cloudpickle  # An optax chain is made of closures, which pickle itself refuses.
+
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _unpickled, (values | {'tx': None}, cloudpickle.dumps(self.tx))
+
+
+def _unpickled(values: dict[str, Any], tx: bytes) -> TrainState:
+    return TrainState(**values | {'tx': pickle.loads(tx)})
 
 
 def init(
