@@ -5,6 +5,7 @@ reverse mode is defined. g is the incoming gradient dC/dq. Layouts: activations 
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -36,9 +37,12 @@ def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[...,
             lambda arguments, g: (backward(*arguments, g), *[None] * (len(arguments) - 1)),
         )
 
+        signature = inspect.signature(forward)
+
         @functools.wraps(forward)
-        def function(*arguments):
-            return differentiable(*map(jnp.asarray, arguments[:1]), *arguments[1:])
+        def function(*arguments, **keywords):
+            first, *others = signature.bind(*arguments, **keywords).args
+            return differentiable(jnp.asarray(first), *others)
 
         return function
 

@@ -43,7 +43,7 @@ def test_every_kind_and_field_is_in_the_table():
         kinds, *cells = line.split(' | ')
         for kind in re.findall(r'`(\w+)`', kinds):
             rows.setdefault(kind, set()).update(re.findall(r'`(\w+)`', cells[0]) if cells else ())
-    for name in known_names():
+    for name in (name for name in known_names() if not name.startswith('test.')):
         kind = maker_of(name)
         fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
         stated = {field.name for field in fields if role(field) not in ('derived', 'decided')}

@@ -12,6 +12,7 @@ import bnn_jax as bnn
 from bnn_jax.inference import serialization
 from bnn_jax.inference.thresholds import Run, bisect, in_bits, runs
 from bnn_jax.nn.layer import Unchanged
+from bnn_jax.nn.names import known_names
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import (
     Chain,
@@ -321,4 +322,4 @@ def test_an_image_of_another_size_is_refused_as_before():
 def test_no_file_states_runs(tmp_path):
     packed = network(conv(C, C), random_norm(C), conv(C, 5), *stateless(GlobalAveragePool()))
     described = serialization._describe(packed, {})
-    assert 'runs' not in described['body'] and 'Run' not in serialization._KINDS
+    assert 'runs' not in described['body'] and 'Run' not in known_names()
