@@ -56,7 +56,7 @@ def with_shortcuts(scheme: Scheme) -> Scheme:
     """The scheme with a shortcut round every binary convolution; itself where no activation is binary."""
     if scheme.activation is None:
         return scheme
-    around_each = {
+    around_each: dict[Callable, Callable] = {
         residual_norm_after: residuals_norm_after,
         residual_norm_before: residuals_norm_before,
         residual_sign_after: residuals_sign_after,

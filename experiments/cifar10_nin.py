@@ -23,7 +23,6 @@ from bnn_jax.training.experiment import main
 from experiments.cifar10 import row
 from experiments.shared import Falls, adam, l2_then, networks
 
-
 adam_with_l2 = partial(l2_then, adam, 1e-5)
 
 
