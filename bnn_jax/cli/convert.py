@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,8 @@ def convert(
     from bnn_jax.training.recipe import recipe_of
     from bnn_jax.training.restore import trained
 
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where `python -m MODULE` finds it
     recipe = recipe_of(module)
     allocate_for_training()  # A teacher that is gone is trained again.
     run = trained(recipe, workdir)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 
 from bnn_jax import schemes
@@ -71,13 +69,11 @@ class Recipe:
 
 
 def recipe_of(module: str) -> Recipe:
-    """The recipe that a module holds as RECIPE; the present folder is searched too, as `python -m` does.
+    """The recipe that a module holds as RECIPE; the module is imported, not run.
 
     Raises:
         ValueError: for a module that cannot be imported or holds no recipe.
     """
-    if os.getcwd() not in sys.path and '' not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
         recipe = getattr(importlib.import_module(module), 'RECIPE', None)
     except (ImportError, ValueError) as error:

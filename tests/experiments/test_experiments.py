@@ -416,6 +416,7 @@ def test_the_demo_trains_both_networks_and_compares_them(monkeypatch, capsys):
     own = ('model', 'learning_rate', 'workdir', 'row')
     others = [field.name for field in dataclasses.fields(Config) if field.name not in own]
     assert all(getattr(float_twin, name) == getattr(xnor, name) for name in others)
+    assert (xnor.recipe, xnor.row, float_twin.row) == ('digits_vgg_small', 'XNOR', 'FLOAT')
     assert xnor.model.keywords['scheme'] is bnn.XNOR and float_twin.model.keywords['scheme'] is bnn.FLOAT
     text = capsys.readouterr().out
     assert demo.table(*reversed(RESULTS_OF_THE_DEMO), 64) in text and 'here' in text
