@@ -82,7 +82,7 @@ def with_options(
     """config with the options of the command line. Where they name a coordinator, this process joins the others of the run.
 
     Args:
-        command: the module, as `python -m experiments.COMMAND` runs it.
+        command: the name of the module that is run, for the usage line.
         description: what --help says.
         config: what the options replace the scalar fields of.
         arguments: the options; by default those of this process.
@@ -105,8 +105,9 @@ def with_options(
         shown = Annotated[str, tyro.conf.arg(help=scheme[1], aliases=['--preset'])]
         options.insert(0, ('scheme', shown, dataclasses.field(default=scheme[0])))
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
-    prog = f'python -m experiments.{command}'
-    values = dataclasses.asdict(tyro.cli(kind, prog=prog, description=description, args=arguments))
+    started = sys.modules['__main__'].__spec__
+    module = started.name if started and started.name.rpartition('.')[2] == command else f'experiments.{command}'
+    values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
     values.pop('scheme', None)
     try:
         Hosts(**{field.name: values.pop(field.name) for field in dataclasses.fields(Hosts)}).join()

@@ -98,7 +98,7 @@ def commands_of(document: str) -> list[str]:
     """The commands of a document, in code blocks and in the text, without placeholders."""
     text = (ROOT / document).read_text().replace('\\\n', ' ')
     found = re.findall(r"python -m\s+experiments\.[^`'\n#]*", text)
-    return [re.sub(r' \.\.\.|\[.*', '', line) for line in found if 'experiments.NAME' not in line]
+    return [re.sub(r' \.\.\.|\[.*', '', line) for line in found if not re.search(r'\.(NAME|ROW)\b', line)]
 
 
 @pytest.mark.parametrize('document', DOCUMENTS)
@@ -169,6 +169,20 @@ def test_a_recipe_without_other_schemes_has_its_rows_only():
     assert recipe.row('XNOR') == dataclasses.replace(BASE, recipe='mine', row='XNOR')
     with pytest.raises(ValueError, match="scheme: got 'BNN', expected a row of mine: XNOR$"):
         recipe.row('BNN')
+
+
+def test_the_recipe_of_the_readme_is_one():
+    """Its code, up to the command line."""
+    (block,) = re.findall(r'```python\n(# mine.py.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    namespace = {'__name__': 'mine'}
+    exec(block, namespace)
+    recipe = namespace['RECIPE']
+    assert isinstance(recipe, Recipe) and recipe.run_name('BNN') == 'mine_bnn'
+    config = recipe.row('BNN')
+    described = config.described()
+    assert (described['data'], described['model']['function']) == ('mine.images', 'models.vgg_small')
+    network = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=config.width))
+    assert bnn.summarize(network, (1, *config.standardize(digits('test')[0]['image']).shape)).binary_params
 
 
 def test_an_unknown_scheme_is_refused():
@@ -389,6 +403,15 @@ def test_the_second_stage_starts_from_the_first(monkeypatch):
         binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
         assert np.array_equal(ours, bnn.schemes.projections.centre_and_clip(theirs) if binary else theirs)
     assert json.dumps(second.described())
+
+
+def test_the_command_line_sets_the_allocator_before_anything_is_trained(monkeypatch):
+    called = []
+    monkeypatch.setattr(experiment, 'allocate_for_training', lambda: called.append('allocate'))
+    monkeypatch.setattr(experiment, 'run', lambda name, config: called.append(name) or {})
+    recipe = dataclasses.replace(RECIPES['digits_vgg_small'], prepare=lambda config: called.append('prepare') or config)
+    experiment.main(recipe, ['--scheme=BNN', '--workdir=here'])
+    assert called == ['allocate', 'prepare', 'digits_vgg_small_bnn']
 
 
 def test_what_goes_before_a_run_fails_with_a_message():
