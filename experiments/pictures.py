@@ -25,6 +25,7 @@ from bnn_jax.training.diagnostics import products
 from bnn_jax.training.fit import test_batches
 from bnn_jax.training.metrics import read
 from bnn_jax.training.restore import Trained, trained
+from experiments import recipes, run_command
 from experiments.table import rows
 
 IMAGES, COLUMNS = 256, 4
@@ -103,8 +104,18 @@ def flips(runs: Runs) -> dict[str, dict[int, float]]:
 
 
 def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Layer]:
-    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them."""
-    run = trained(f'experiments.{name}', min(runs, key=lambda one: one[1]['config']['seed'])[0])
+    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them.
+
+    Raises ValueError for a run of a recipe that is not here.
+    """
+    workdir, results = min(runs, key=lambda one: one[1]['config']['seed'])
+    recipe = recipes().get(results['config'].get('recipe'))
+    if recipe is None:
+        raise ValueError(
+            f'{workdir}: {name} is a run of no recipe of experiments/, expected one of {", ".join(recipes())}; train it again '
+            'as one of them'
+        )
+    run = trained(recipe, workdir)
     config = dataclasses.replace(run.config, batch_size=IMAGES, accumulate=1, workers=0)
     with closing(test_batches(config, config.data('test', config.data_dir))) as batches:
         return layers(run, next(batches)['image'])
@@ -241,8 +252,10 @@ def main(workdirs: Annotated[list[Path], tyro.conf.Positional], folder: Path, na
         print(f'{path}: {path.stat().st_size:,} bytes')
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'pictures', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    try:
-        tyro.cli(main, prog='python -m experiments.pictures', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    command()

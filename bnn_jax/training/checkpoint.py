@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.training.config import check_description
 from bnn_jax.training.devices import as_kind_of, numbers_of
 from bnn_jax.training.state import TrainState
 
@@ -104,6 +105,8 @@ class Checkpoints:
     def _check(self, meta: dict, state: TrainState) -> None:
         expected = self._meta(state)
         remedy = f'use another --workdir, or delete {self.directory} to start anew'
+        if 'description' in expected['config']:
+            check_description(meta['config'], f'checkpoint {self.directory}', remedy)
         difference = first_difference('', meta['config'], json.loads(json.dumps(expected['config'])))
         if difference:
             key, theirs, ours = difference
@@ -127,7 +130,10 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
 
 
 def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
-    """The first place where two JSON values differ, and what stands there; None if they are equal."""
+    """The first place where two JSON values differ, and what stands there; None if they are equal.
+
+    A key that one of them lacks counts as None, so that a field added later, None by default, is no difference.
+    """
     if theirs == ours:
         return None
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -135,6 +141,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
             inner = first_difference(f'{path}.{key}' if path else key, theirs.get(key), ours.get(key))
             if inner:
                 return inner
+        return None
     return path, theirs, ours
 
 

@@ -30,7 +30,6 @@ from bnn_jax.training.devices import (
     whole,
 )
 from bnn_jax.training.diagnostics import signs, watch
-from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
@@ -58,15 +57,14 @@ def fit(config: Config) -> TrainState:
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
     number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
-    directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
+    directory that cannot be written; ValueError for a checkpoint of another model or config, for a config that holds a lambda
+    (`names.named`), and for bad data. The process's allocator is left as it is; the command line sets it (`memory`).
     """
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
-    one_heap()
+    described, decisive = config.described(), config.decisive()
     mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
-    if mesh.devices.flat[0].platform == 'cpu':
-        keep_freed_memory()
     check_shares(config.batch_size, mesh, config.accumulate)
     workdir = prepare_workdir(config)
     train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
@@ -84,12 +82,12 @@ def fit(config: Config) -> TrainState:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
-    checkpoints = Checkpoints(workdir / 'checkpoints', config.decisive())
+    checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
     state = checkpoints.restore(state)
-    check_same_on_hosts(int(state.step), config.decisive())
+    check_same_on_hosts(int(state.step), decisive)
     state = replicated(state, mesh)
     if is_first_host():
-        write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
+        write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
     rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
