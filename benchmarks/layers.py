@@ -88,7 +88,7 @@ def packed_step(layer: Layer, backend: str) -> Callable:
     pads = ((layer.padding, layer.padding),) * 2
 
     def step(x_words, w_words, sums):
-        return packed_conv2d(x_words, w_words, layer.channels, padding=pads, w_sums=sums, backend=backend)
+        return packed_conv2d(x_words, w_words, layer.channels, padding=pads, tap_sums=sums, backend=backend)
 
     return jax.jit(step)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax
 import optax
-from bnn_jax.nn.variables import Latent
 from flax import nnx
 
+from bnn_jax.nn.variables import Latent
 from bnn_jax.quantizers.published import sign_minus, sign_zero
 from bnn_jax.schemes import Scheme
 from bnn_jax.schemes.presets import deployable

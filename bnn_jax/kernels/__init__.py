@@ -6,29 +6,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.kernels import dense, fallbacks, native, pallas_gpu, pallas_tpu, reference, xla
+from bnn_jax.kernels import native, pallas_gpu, pallas_tpu
+from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.dense import EXACT, Dense
 from bnn_jax.kernels.dispatch import ByPlatform
 from bnn_jax.kernels.from_matmul import FromMatmul
+from bnn_jax.kernels.groups import along_channels, is_narrow
+from bnn_jax.kernels.reference import Reference
+from bnn_jax.kernels.xla import Xla
 from bnn_jax.ops.bits import words_for
 from bnn_jax.ops.windows import Padding, Window
 
-BACKENDS = {
-    'reference': reference,
-    'native': native,
-    'xla': xla,
-    'dense': dense,
+BACKENDS: dict[str, Backend] = {
+    'reference': Reference(),
+    'native': native.Native(),
+    'xla': Xla(),
+    'dense': Dense(),
     'pallas_tpu': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.int8)),
     'pallas_tpu_bfloat16': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.bfloat16)),
     'pallas_tpu_popcount': FromMatmul(pallas_tpu.popcount),
     'pallas_gpu': FromMatmul(pallas_gpu.matrix),
     'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
 }
-"""Every backend has `matmul` and `conv2d` with reference.py's contract; what else it lacks is composed of those. On every
-platform, but `native`: that one is for CPUs, and only where its C++ is compiled. A Pallas backend runs interpreted, slowly,
-where its device is not; `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
+"""All give the integers of reference.py, on every platform, but `native`: that one is for CPUs, and only where its C++ is
+compiled. A Pallas backend runs interpreted, slowly, where its device is not; `pallas_tpu` needs a TPU with 8-bit integer
+products (v5 or later)."""
 
-AUTO = ByPlatform(
-    cpu=lambda: native if native.missing() is None else xla, default=dense, largest=dense.EXACT, beyond=xla
+AUTO: Backend = ByPlatform(
+    cpu=lambda: BACKENDS['native' if native.missing() is None else 'xla'],
+    default=BACKENDS['dense'],
+    largest=EXACT,
+    beyond=BACKENDS['xla'],
 )
 """What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
 the faster one in every convolution that was measured but windows of 20 x 20 x 256, where they are equal; `xla` where its C++
@@ -36,11 +44,11 @@ cannot run (`native.missing` says why). Elsewhere nothing has been measured: XLA
 doubt."""
 
 
-def packed_matmul(x_words, w_words, k: int, *, backend: str = 'auto') -> jax.Array:
+def packed_matmul(x_words, w_words, k: int, *, backend: str | Backend = 'auto') -> jax.Array:
     """Product of two packed sign matrices: out[i, j] = k - 2 popcount(x[i] xor w[j]).
 
     x_words: (m, n_words), w_words: (n, n_words), uint32 as made by `bits.pack` over the last axis of (m, k) and (n, k).
-    k: the true number of products. Returns (m, n) int32, exact. backend: a key of BACKENDS, or 'auto'.
+    k: the true number of products. Returns (m, n) int32, exact. backend: a key of BACKENDS, 'auto', or a `Backend`.
     Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, an unknown backend, or k beyond
     2^24 where 'dense' multiplies.
     """
@@ -59,21 +67,41 @@ def packed_conv2d(
     padding: Padding = 'VALID',
     dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
-    w_sums: jax.Array | None = None,
-    backend: str = 'auto',
+    groups: int = 1,
+    filters: int | None = None,
+    tap_sums: jax.Array | None = None,
+    backend: str | Backend = 'auto',
 ) -> jax.Array:
     """Convolution of packed signs: out[n, i, j, f] = sum over taps and channels of x * w.
 
-    x_words: (N, H, W, n_words), packed over channels; w_words: (kh, kw, n_words, out), packed over input channels.
-    channels: the true number of input channels. padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
-    dilation: how many pixels lie from one tap to the next, in (height, width).
-    pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1. w_sums: `borders.tap_sums` of the weights,
-    (kh, kw, out), where they are known: some backends need them for pad value 0. Returns (N, H', W', out) int32, exact.
-    Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, another pad value, an unknown
-    padding or backend.
+    Args:
+        x_words: (N, H, W, n_words) uint32, packed over the channels.
+        w_words: (kh, kw, words_for(channels / groups), out) uint32, packed over the input channels of a group; or, where
+            `filters` is given, (kh, kw, channels / groups, words_for(filters)), packed over the filters.
+        channels: the true number of input channels, of all groups.
+        strides: one integer, or (height, width).
+        padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
+        dilation: how many pixels lie from one tap to the next, one integer or (height, width).
+        pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1.
+        groups: filters g out / groups to (g + 1) out / groups see only the channels from g channels / groups on, as with
+            XLA's feature_group_count.
+        filters: the true number of filters, where words lie along them: for groups of fewer than 32 channels each.
+        tap_sums: `zero_padding.tap_sums` of the weights, (kh, kw, out) int32, where they are known: some backends need them
+            for pad value 0.
+        backend: a key of BACKENDS, 'auto', or a `Backend`.
+
+    Returns:
+        (N, H', W', out) int32, exact.
+
+    Raises:
+        TypeError: for a dtype other than uint32.
+        ValueError: for shapes that do not fit, another pad value, an unknown padding or backend.
     """
-    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, dilation, pad_value)
-    return _backend(backend).conv2d(*operands, *static)
+    operands, static = _convolution(
+        x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
+    )
+    chosen = _backend(backend)
+    return (chosen.conv2d if filters is None else chosen.narrow_conv2d)(*operands, *static)
 
 
 def packed_conv2d_signs(
@@ -87,25 +115,32 @@ def packed_conv2d_signs(
     padding: Padding = 'VALID',
     dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
-    w_sums: jax.Array | None = None,
-    backend: str = 'auto',
+    groups: int = 1,
+    filters: int | None = None,
+    tap_sums: jax.Array | None = None,
+    backend: str | Backend = 'auto',
 ) -> jax.Array:
     """Words of the signs of a convolution against thresholds: a set bit (-1) where (packed_conv2d < thresholds) ^ flip.
 
     thresholds: (out,) int32. flip: (ceil(out / 32),) uint32, tail bits 0. All else as `packed_conv2d`. Returns
     (N, H', W', ceil(out / 32)) uint32. Raises TypeError and ValueError for thresholds or flip of another dtype or shape, too.
     """
-    operands, static = _convolution(x_words, w_words, w_sums, channels, strides, padding, dilation, pad_value)
-    thresholds, flip, out = jnp.asarray(thresholds), jnp.asarray(flip), operands[1].shape[3]
+    operands, static = _convolution(
+        x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
+    )
+    thresholds, flip = jnp.asarray(thresholds), jnp.asarray(flip)
+    out = operands[1].shape[3] if filters is None else filters
     _expect('thresholds', thresholds, (out,), jnp.int32)
     _expect('flip', flip, (words_for(out),), jnp.uint32)
-    return fallbacks.method(_backend(backend), 'conv2d_signs')(*operands, thresholds, flip, *static)
+    chosen = _backend(backend)
+    method = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
+    return method(*operands, thresholds, flip, *static)
 
 
-def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str = 'auto') -> jax.Array:
+def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str | Backend = 'auto') -> jax.Array:
     """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalised x.
 
-    What is normalised is `exact.normalize(x, coefficients)`, without that map being written where the backend can.
+    What is normalised is `deterministic.normalize(x, coefficients)`, without that map being written where the backend can.
     Returns (..., ceil(channels / 32)) uint32. Raises ValueError or TypeError for coefficients of another shape or dtype
     than (2, channels) and x's, and as `bits.pack`.
     """
@@ -115,10 +150,10 @@ def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend
     if coefficients is not None:
         coefficients = jnp.asarray(coefficients)
         _expect('coefficients', coefficients, (2, x.shape[-1]), x.dtype)
-    return fallbacks.method(_backend(backend), 'pack')(x, coefficients)
+    return _backend(backend).pack(x, coefficients)
 
 
-def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
+def signed_matmul(x: jax.Array, w_words, *, backend: str | Backend = 'auto') -> jax.Array:
     """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
 
     x: (m, k) floating; w_words: (n, n_words) as in `packed_matmul`. The signs are unpacked a tile at a time, never all of
@@ -129,7 +164,7 @@ def signed_matmul(x: jax.Array, w_words, *, backend: str = 'auto') -> jax.Array:
     """
     x, w_words = _floats(x, 2), _words('w_words', w_words, 2)
     _expect_words('w_words', w_words.shape[1], x.shape[1])
-    return fallbacks.method(_backend(backend), 'signed_matmul')(x, w_words)
+    return _backend(backend).signed_matmul(x, w_words)
 
 
 def signed_conv2d(
@@ -140,25 +175,55 @@ def signed_conv2d(
     padding: Padding = 'VALID',
     dilation: int | tuple[int, int] = 1,
     pad_value: int = 0,
-    backend: str = 'auto',
+    groups: int = 1,
+    filters: int | None = None,
+    backend: str | Backend = 'auto',
 ) -> jax.Array:
-    """Convolution of real numbers with packed signs: x (N, H, W, channels) floating, w_words (kh, kw, n_words, out).
+    """Convolution of real numbers with packed signs: x (N, H, W, channels) floating, w_words as in `packed_conv2d`.
 
     All else as `packed_conv2d` and `signed_matmul`. Returns (N, H', W', out) float32 (float64 for float64).
     """
     x, w_words = _floats(x, 4), _words('w_words', w_words, 4)
-    _expect_words('w_words', w_words.shape[2], x.shape[3])
+    _expect_groups(w_words, x.shape[3], groups, filters)
+    if filters is not None:
+        w_words = along_channels(w_words, filters)
     window = _window(x, w_words, strides, padding, dilation, pad_value)
-    return fallbacks.method(_backend(backend), 'signed_conv2d')(x, w_words, window, int(pad_value))
+    return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)
 
 
-def _convolution(x_words, w_words, w_sums, channels: int, strides, padding: Padding, dilation, pad_value: int):
+def _convolution(x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters):
     """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)
-    _expect_words('w_words', w_words.shape[2], channels)
+    _expect_groups(w_words, channels, groups, filters)
     window = _window(x_words, w_words, strides, padding, dilation, pad_value)
-    return (x_words, w_words, w_sums), (channels, window, int(pad_value))
+    static = (channels, window, int(pad_value), groups)
+    return (x_words, w_words, tap_sums), static if filters is None else (*static, filters)
+
+
+def _expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int | None) -> None:
+    """Raises ValueError unless the groups share channels and filters evenly, and the words hold a group's weights."""
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
+        raise ValueError(f'groups: got {groups!r}, expected a positive integer')
+    out = w_words.shape[3] if filters is None else filters
+    if channels % groups or out % groups:
+        raise ValueError(
+            f'groups: got {groups} of {channels} channels and {out} filters, expected a divisor of both numbers'
+        )
+    if filters is None:
+        _expect_words('w_words', w_words.shape[2], channels // groups)
+        return
+    if not is_narrow(channels, groups):
+        raise ValueError(
+            f'filters: got words along the filters for {channels // groups} channels in each of {groups} groups, expected '
+            'several groups of fewer than 32 channels; pack the weights along their input channels, and give no `filters`'
+        )
+    _expect_words('w_words', w_words.shape[3], filters)
+    if w_words.shape[2] != channels // groups:
+        raise ValueError(
+            f'w_words: got shape {w_words.shape}, expected (kh, kw, {channels // groups}, {w_words.shape[3]}) for words '
+            'along the filters'
+        )
 
 
 def _window(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
@@ -203,9 +268,12 @@ def _expect_words(name: str, n_words: int, k: int) -> None:
         raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(max(k, 0))}')
 
 
-def _backend(name: str):
-    if name == 'auto':
+def _backend(backend: str | Backend) -> Backend:
+    if isinstance(backend, Backend):
+        return backend
+    if backend == 'auto':
         return AUTO
-    if name not in BACKENDS:
-        raise ValueError(f'backend: got {name!r}, expected one of {", ".join(map(repr, ["auto", *BACKENDS]))}')
-    return BACKENDS[name]
+    if backend not in BACKENDS:
+        expected = ', '.join(map(repr, ['auto', *BACKENDS]))
+        raise ValueError(f'backend: got {backend!r}, expected one of {expected}, or a Backend')
+    return BACKENDS[backend]

@@ -14,7 +14,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = HERE / 'cpp'
-LIBRARY = HERE / 'libbnn_native.so'
+LIBRARY = Path(os.environ.get('BNN_LIBRARY', HERE / 'libbnn_native.so'))
+"""Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
+
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall')
 """No contraction: what is added after a multiplication is added to its rounded result, as in training."""
 
@@ -51,7 +53,7 @@ def build(include: Path) -> Path:
     machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
     files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'native': (f'-DBNN_SOURCES="{digest()}"', '-pthread')}
     try:
-        with tempfile.TemporaryDirectory(dir=HERE) as folder:
+        with tempfile.TemporaryDirectory(dir=LIBRARY.parent) as folder:
             objects = []
             for name, flags in files.items():
                 objects.append(f'{folder}/{name}.o')

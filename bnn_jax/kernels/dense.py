@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bnn_jax.kernels.backend import Backend
 from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window, pad_channels
 
@@ -17,51 +18,56 @@ EXACT = 2**24
 """float32 holds every integer up to here."""
 
 
-@partial(jax.jit, static_argnames='k')
-def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-    """Product of the unpacked signs. Raises ValueError for k beyond 2^24."""
-    _expect_exact(k)
+class Dense(Backend):
+    """XLA's own products of the unpacked signs. Raises ValueError for sums of more than 2^24 products."""
 
-    def product(x_words, w_words, *, operand, out):
-        x, w = (unpack(words, k).astype(operand) for words in (x_words, w_words))
-        return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=out).astype(jnp.int32)
+    @partial(jax.jit, static_argnums=(0, 3))
+    def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
+        """Product of the unpacked signs."""
+        _expect_exact(k)
 
-    integers = partial(product, operand=jnp.int8, out=jnp.int32)
-    floats = partial(product, operand=jnp.float32, out=jnp.float32)
-    return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)
+        def product(x_words, w_words, *, operand, out):
+            x, w = (unpack(words, k).astype(operand) for words in (x_words, w_words))
+            return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=out).astype(jnp.int32)
 
+        integers = partial(product, operand=jnp.int8, out=jnp.int32)
+        floats = partial(product, operand=jnp.float32, out=jnp.float32)
+        return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)
 
-@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value'))
-def conv2d(x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
-    """Convolution of the unpacked signs. Raises ValueError for windows of more than 2^24 products."""
-    _expect_exact(window.size[0] * window.size[1] * channels)
-    pads = window.pads(x_words.shape[1], x_words.shape[2])
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    def conv2d(
+        self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
+    ) -> jax.Array:
+        """Convolution of the unpacked signs; tap_sums: not needed."""
+        _expect_exact(window.size[0] * window.size[1] * (channels // groups))
+        pads = window.pads(x_words.shape[1], x_words.shape[2])
 
-    def product(x_words, w_words, *, operand, out):
-        x, w = unpack(x_words, channels).astype(operand), unpack(w_words, channels, axis=2).astype(operand)
-        if pad_value != 0:
-            x = pad_channels(x, pads, jnp.full((channels,), pad_value, operand))
-        outside = pads if pad_value == 0 else ((0, 0), (0, 0))
-        numbers = ('NHWC', 'HWIO', 'NHWC')
-        y = lax.conv_general_dilated(
-            x,
-            w,
-            window.strides,
-            outside,
-            rhs_dilation=window.dilation,
-            dimension_numbers=numbers,
-            preferred_element_type=out,
+        def product(x_words, w_words, *, operand, out):
+            x = unpack(x_words, channels).astype(operand)
+            w = unpack(w_words, channels // groups, axis=2).astype(operand)
+            if pad_value != 0:
+                x = pad_channels(x, pads, jnp.full((channels,), pad_value, operand))
+            outside = pads if pad_value == 0 else ((0, 0), (0, 0))
+            y = lax.conv_general_dilated(
+                x,
+                w,
+                window.strides,
+                outside,
+                rhs_dilation=window.dilation,
+                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+                feature_group_count=groups,
+                preferred_element_type=out,
+            )
+            return y.astype(jnp.int32)
+
+        # cuDNN has no 8-bit convolution with 32-bit integers out; its float32 sums are exact.
+        return lax.platform_dependent(
+            x_words,
+            w_words,
+            cuda=partial(product, operand=jnp.int8, out=jnp.float32),
+            tpu=partial(product, operand=jnp.int8, out=jnp.int32),
+            default=partial(product, operand=jnp.float32, out=jnp.float32),
         )
-        return y.astype(jnp.int32)
-
-    # cuDNN has no 8-bit convolution with 32-bit integers out; its float32 sums are exact.
-    return lax.platform_dependent(
-        x_words,
-        w_words,
-        cuda=partial(product, operand=jnp.int8, out=jnp.float32),
-        tpu=partial(product, operand=jnp.int8, out=jnp.int32),
-        default=partial(product, operand=jnp.float32, out=jnp.float32),
-    )
 
 
 def _expect_exact(k: int) -> None:

@@ -3,41 +3,65 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 from jax import lax
 
-from bnn_jax.kernels import fallbacks
+from bnn_jax.kernels.backend import Backend
 from bnn_jax.ops.windows import Window
 
 
 @dataclasses.dataclass(frozen=True)
-class ByPlatform:
-    """On CPU what `cpu()` says, anywhere else `default`, or `beyond` for more products than `largest`, which `default` could
-    not add up exactly; what any of them lacks is `composed`."""
+class ByPlatform(Backend):
+    """Another backend for each platform."""
 
-    cpu: Callable[[], Any]
-    default: Any
+    # Called when a function is lowered: the backend on CPU.
+    cpu: Callable[[], Backend]
+    # The backend anywhere else, for sums of at most `largest` products, and the one for longer sums.
+    default: Backend
     largest: int
-    beyond: Any
+    beyond: Backend
 
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         return self._run('matmul', k, (k,), x_words, w_words)
 
-    def conv2d(self, x_words, w_words, sums, channels: int, window: Window, pad_value: int) -> jax.Array:
-        k = window.size[0] * window.size[1] * channels
-        return self._run('conv2d', k, (channels, window, pad_value), x_words, w_words, sums)
+    def conv2d(self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int):
+        static = (channels, window, pad_value, groups)
+        return self._run('conv2d', _terms(*static), static, x_words, w_words, tap_sums)
 
-    def conv2d_signs(self, x_words, w_words, sums, thresholds, flip, channels: int, window: Window, pad_value: int):
-        k = window.size[0] * window.size[1] * channels
-        return self._run('conv2d_signs', k, (channels, window, pad_value), x_words, w_words, sums, thresholds, flip)
+    def conv2d_signs(
+        self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
+    ):
+        static, operands = (channels, window, pad_value, groups), (x_words, w_words, tap_sums, thresholds, flip)
+        return self._run('conv2d_signs', _terms(*static), static, *operands)
+
+    def narrow_conv2d(
+        self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
+    ):
+        static = (channels, window, pad_value, groups)
+        return self._run('narrow_conv2d', _terms(*static), (*static, filters), x_words, w_words, tap_sums)
+
+    def narrow_conv2d_signs(
+        self,
+        x_words,
+        w_words,
+        tap_sums,
+        thresholds,
+        flip,
+        channels: int,
+        window: Window,
+        pad_value: int,
+        groups: int,
+        filters: int,
+    ):
+        static, operands = (channels, window, pad_value, groups), (x_words, w_words, tap_sums, thresholds, flip)
+        return self._run('narrow_conv2d_signs', _terms(*static), (*static, filters), *operands)
 
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
         return self._run('signed_matmul', 0, (), x, w_words)
 
-    def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int) -> jax.Array:
-        return self._run('signed_conv2d', 0, (window, pad_value), x, w_words)
+    def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
+        return self._run('signed_conv2d', 0, (window, pad_value, groups), x, w_words)
 
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
         return self._run('pack', 0, (), x, coefficients)
@@ -47,7 +71,12 @@ class ByPlatform:
         cpu = self.cpu()
         default = self.default if k <= self.largest else self.beyond
         branches = {
-            'cpu': lambda *arrays: fallbacks.method(cpu, name)(*arrays, *static),
-            'default': lambda *arrays: fallbacks.method(default, name)(*arrays, *static),
+            'cpu': lambda *arrays: getattr(cpu, name)(*arrays, *static),
+            'default': lambda *arrays: getattr(default, name)(*arrays, *static),
         }
         return lax.platform_dependent(*operands, **branches)
+
+
+def _terms(channels: int, window: Window, pad_value: int, groups: int) -> int:
+    """How many products a convolution adds up, at most."""
+    return window.size[0] * window.size[1] * (channels // groups)

@@ -5,6 +5,7 @@ a mesh they run within `jax.shard_map`, for XLA does not look into them. No grad
 """
 
 import ctypes
+import dataclasses
 import re
 from functools import cache, partial
 from pathlib import Path
@@ -14,17 +15,19 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.kernels import build, fallbacks
+from bnn_jax.kernels import build
+from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.groups import along_filters, by_groups, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import padding_words
-from bnn_jax.ops import bits
-from bnn_jax.ops.bits import words_for
-from bnn_jax.ops.deterministic import normalize
+from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.windows import Window, pad_channels
 
 HANDLERS = (
     'bnn_convolution',
     'bnn_convolution_signs',
     'bnn_convolution_floats',
+    'bnn_narrow',
+    'bnn_narrow_signs',
     'bnn_product',
     'bnn_product_floats',
     'bnn_pack',
@@ -33,27 +36,46 @@ DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for nam
 """For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
 
 
-@cache
 def missing() -> str | None:
     """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
 
     Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
     handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
     """
-    if not build.LIBRARY.exists():
+    return _register()
+
+
+@cache
+def _register() -> str | None:
+    reason = why_not(build.LIBRARY, build.digest(), _interface())
+    if reason is None:
+        library = ctypes.CDLL(str(build.LIBRARY))
+        for name in HANDLERS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+    return reason
+
+
+def why_not(path: Path, sources: str, interface: int | None) -> str | None:
+    """Why a compiled library cannot run, or None where it can; nothing is registered.
+
+    Args:
+        path: the library.
+        sources: the digest of the sources that it must have been compiled from.
+        interface: what the installed jaxlib has, 65536 major + minor; None where it is unknown.
+    """
+    if not path.exists():
         return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
     try:
-        library = ctypes.CDLL(str(build.LIBRARY))
+        library = ctypes.CDLL(str(path))
         library.bnn_sources.restype = ctypes.c_char_p
-        sources, built, here = library.bnn_sources().decode(), library.bnn_interface(), _interface()
+        compiled, built = library.bnn_sources().decode(), library.bnn_interface()
     except (OSError, AttributeError) as error:
-        return f'{build.LIBRARY.name} cannot be loaded: {error}'
-    if sources != build.digest():
+        return f'{path.name} cannot be loaded: {error}'
+    if compiled != sources:
         return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
-    if here is None or built >> 16 != here >> 16 or built > here:
-        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({here and hex(here)})'
-    for name in HANDLERS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+    if interface is None or built >> 16 != interface >> 16 or built > interface:
+        has = interface and hex(interface)
+        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has})'
     return None
 
 
@@ -100,64 +122,111 @@ def _call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attr
     return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
 
 
-@partial(jax.jit, static_argnames=('k', 'instructions'))
-def matmul(x_words: jax.Array, w_words: jax.Array, k: int, instructions: str = '') -> jax.Array:
-    """k - 2 popcount(x xor w), shared out by filters. Raises RuntimeError where the kernels cannot run.
+@dataclasses.dataclass(frozen=True)
+class Native(Backend):
+    """The C++ kernels. Methods raise RuntimeError where they cannot run."""
 
-    instructions: one of `instruction_sets()`; empty for the first.
-    """
-    shape = (x_words.shape[0], w_words.shape[0])
-    return _call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k), instructions=instructions)
+    # One of `instruction_sets()`; empty for the first.
+    instructions: str = ''
 
+    @partial(jax.jit, static_argnums=(0, 3))
+    def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
+        """k - 2 popcount(x xor w), shared out by filters."""
+        shape = (x_words.shape[0], w_words.shape[0])
+        return self._call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
-@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
-def conv2d(
-    x_words: jax.Array, w_words: jax.Array, sums, channels: int, window: Window, pad_value: int, instructions: str = ''
-) -> jax.Array:
-    """Convolution that reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
-    x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
-    attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
-    return _call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes)
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    def conv2d(
+        self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
+    ) -> jax.Array:
+        """Reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
+        if is_narrow(channels, groups):
+            filters, w_words = w_words.shape[3], along_filters(w_words, channels // groups)
+            return self.narrow_conv2d(x_words, w_words, None, channels, window, pad_value, groups, filters)
+        if groups > 1:
+            return super().conv2d(x_words, w_words, None, channels, window, pad_value, groups)
+        x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
+        static = {'channels': np.int64(channels), 'geometry': geometry}
+        return self._call('bnn_convolution', shape, jnp.int32, x_words, w_words, **static)
 
+    @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+    def conv2d_signs(
+        self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
+    ) -> jax.Array:
+        """Words of (conv2d < thresholds) ^ flip: no integer of the map is ever written."""
+        out = w_words.shape[3]
+        if is_narrow(channels, groups):
+            operands = (x_words, along_filters(w_words, channels // groups), None, thresholds, flip)
+            return self.narrow_conv2d_signs(*operands, channels, window, pad_value, groups, out)
+        if groups > 1 and out // groups % WORD_BITS:
+            # The groups' words of signs would not lie side by side.
+            return super().conv2d_signs(x_words, w_words, None, thresholds, flip, channels, window, pad_value, groups)
+        if groups > 1:
 
-@partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
-def conv2d_signs(
-    x_words: jax.Array,
-    w_words: jax.Array,
-    sums,
-    thresholds: jax.Array,
-    flip: jax.Array,
-    channels: int,
-    window: Window,
-    pad_value: int,
-    instructions: str = '',
-) -> jax.Array:
-    """Words of (conv2d < thresholds) ^ flip: no integer of the map is ever written. See `kernels.packed_conv2d_signs`."""
-    x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
-    attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
-    shape = (*shape[:3], words_for(shape[3]))
-    return _call('bnn_convolution_signs', shape, jnp.uint32, x_words, w_words, thresholds, flip, **attributes)
+            def one(x_words, w_words, thresholds, flip):
+                static = (channels // groups, window, pad_value, 1)
+                return self.conv2d_signs(x_words, w_words, None, thresholds, flip, *static)
 
+            return by_groups(one, channels, groups, x_words, w_words, thresholds, flip)
+        x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
+        static = {'channels': np.int64(channels), 'geometry': geometry}
+        shape = (*shape[:3], words_for(out))
+        operands = (x_words, w_words, thresholds, flip)
+        return self._call('bnn_convolution_signs', shape, jnp.uint32, *operands, **static)
 
-@partial(jax.jit, static_argnames='instructions')
-def signed_matmul(x: jax.Array, w_words: jax.Array, instructions: str = '') -> jax.Array:
-    """Few rows along the words, each x added or taken off; many with tiles of signs unpacked for 32 filters and 32 inputs."""
-    if x.dtype != jnp.float32:
-        return fallbacks.signed_matmul(None, x, w_words)
-    shape = (x.shape[0], w_words.shape[0])
-    return _call('bnn_product_floats', shape, jnp.float32, x, w_words, instructions=instructions)
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+    def narrow_conv2d(
+        self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
+    ) -> jax.Array:
+        """Counts bit by bit, 32 filters a word; a tap outside the image is left out."""
+        x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
+        return self._call('bnn_narrow', shape, jnp.int32, x, w_words, geometry=geometry)
 
+    @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+    def narrow_conv2d_signs(
+        self,
+        x_words,
+        w_words,
+        tap_sums,
+        thresholds,
+        flip,
+        channels: int,
+        window: Window,
+        pad_value: int,
+        groups: int,
+        filters: int,
+    ) -> jax.Array:
+        """Words of (narrow_conv2d < thresholds) ^ flip, compared bit by bit as well."""
+        x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
+        shape = (*shape[:3], words_for(filters))
+        return self._call('bnn_narrow_signs', shape, jnp.uint32, x, w_words, thresholds, flip, geometry=geometry)
 
-@partial(jax.jit, static_argnames=('window', 'pad_value', 'instructions'))
-def signed_conv2d(
-    x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, instructions: str = ''
-) -> jax.Array:
-    """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
-    if x.dtype != jnp.float32:
-        return fallbacks.signed_conv2d(None, x, w_words, window, pad_value)
-    x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
-    attributes = {'geometry': geometry, 'instructions': instructions}
-    return _call('bnn_convolution_floats', shape, jnp.float32, x, w_words, **attributes)
+    @partial(jax.jit, static_argnums=0)
+    def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
+        """Few rows along the words, each x added or taken off; many with tiles of signs of 32 filters and 32 inputs."""
+        if x.dtype != jnp.float32:
+            return super().signed_matmul(x, w_words)
+        return self._call('bnn_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
+
+    @partial(jax.jit, static_argnums=(0, 3, 4, 5))
+    def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
+        """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
+        if x.dtype != jnp.float32 or groups > 1:
+            return super().signed_conv2d(x, w_words, window, pad_value, groups)
+        x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
+        return self._call('bnn_convolution_floats', shape, jnp.float32, x, w_words, geometry=geometry)
+
+    @partial(jax.jit, static_argnums=0)
+    def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
+        """Of float32 without the normalised map being written."""
+        if x.dtype != jnp.float32:
+            return super().pack(x, coefficients)
+        if coefficients is None:
+            coefficients = jnp.zeros((0,), jnp.float32)
+        return self._call('bnn_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
+
+    def _call(self, name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
+        return _call(name, shape, dtype, *operands, instructions=self.instructions, **attributes)
 
 
 def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
@@ -169,12 +238,8 @@ def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
     return x, shape, np.asarray([*window.strides, pads[0][0], pads[1][0], *window.dilation], np.int64)
 
 
-@partial(jax.jit, static_argnames='instructions')
-def pack(x: jax.Array, coefficients: jax.Array | None = None, instructions: str = '') -> jax.Array:
-    """`bits.pack` of x (..., channels), or of `exact.normalize(x, coefficients)`, which is never written; float32."""
-    if x.dtype != jnp.float32:
-        return bits.pack(x if coefficients is None else normalize(x, coefficients))
-    if coefficients is None:
-        coefficients = jnp.zeros((0,), jnp.float32)
-    shape = (*x.shape[:-1], words_for(x.shape[-1]))
-    return _call('bnn_pack', shape, jnp.uint32, x, coefficients, instructions=instructions)
+def _placed_narrow(x_words, w_words, channels: int, window: Window, pad_value: int, groups: int, filters: int):
+    """As `_placed`; the image as its words along the filters, (channels of a group, N, H, W, words)."""
+    x, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
+    x = jnp.moveaxis(channels_of_filters(x, channels, groups, filters), -2, 0)
+    return x, (*shape[:3], filters), geometry

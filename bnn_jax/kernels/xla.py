@@ -13,23 +13,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from bnn_jax.kernels.from_matmul import FromMatmul
+from bnn_jax.kernels.groups import along_filters, channels_of_filters, is_narrow
+from bnn_jax.kernels.zero_padding import narrow_tap_sums, outside_sum, padding_words
+from bnn_jax.ops.bits import unpack
+from bnn_jax.ops.windows import Window
 
 BLOCK = 18
 """Words of one expression, at most: a 3x3 window of 64 channels; 18 words of 512 filters fit the first-level cache."""
+NARROW_BLOCK = 63
+"""Words of one expression, at most, in narrow groups: their counts are 6 bits."""
 FEW = 4
 """Up to so many rows, turning w's words round would cost more than the product: 3 times its time at one row of 9216 signs."""
-
-
-@partial(jax.jit, static_argnames='k')
-def matmul(x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-    """k - 2 popcount(x xor w): row by row along the words as they lie where x has few rows, else by `product`."""
-    if x_words.shape[0] > FEW:
-        return FROM_MATMUL.matmul(x_words, w_words, k)
-
-    def row(x):
-        return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
-
-    return lax.map(row, x_words)
 
 
 def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
@@ -52,15 +46,22 @@ def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
 
 
 def _differences(x: jax.Array, w: jax.Array) -> jax.Array:
-    """How many bits differ in few words: (words, m), (words, n) -> (m, n) int32, in one expression.
+    """How many bits differ in few words: (words, m), (words, n) -> (m, n) int32, in one expression."""
+    planes = _planes([x_word[:, None] ^ w_word[None] for x_word, w_word in zip(x, w, strict=True)])
+    counts = [lax.population_count(plane).astype(jnp.int32) << level for level, plane in enumerate(planes)]
+    return sum(counts[1:], start=counts[0])
+
+
+def _planes(words: list[jax.Array]) -> list[jax.Array]:
+    """For every bit, how many of the words have it set, in binary: bit j of plane i weighs 2^i.
 
     Full adders make of three words one of sums and one of carries, bit by bit, in five operations, where counting the
     bits of a word takes more than ten: so only about log2(words) words are left to be counted. (Carry-save adders: Harley
     and Seal; see Mula, Kurz and Lemire, "Faster population counts using AVX2 instructions", 2016.)
     """
     planes: list[list[jax.Array]] = []
-    for x_word, w_word in zip(x, w, strict=True):
-        _add(planes, 0, x_word[:, None] ^ w_word[None])
+    for word in words:
+        _add(planes, 0, word)
     level = 0
     while level < len(planes):
         if len(planes[level]) == 2:
@@ -68,8 +69,7 @@ def _differences(x: jax.Array, w: jax.Array) -> jax.Array:
             planes[level] = [a ^ b]
             _add(planes, level + 1, a & b)
         level += 1
-    counts = [lax.population_count(plane).astype(jnp.int32) << level for level, (plane,) in enumerate(planes)]
-    return sum(counts[1:], start=counts[0])
+    return [plane for (plane,) in planes]
 
 
 def _add(planes: list[list[jax.Array]], level: int, word: jax.Array) -> None:
@@ -84,5 +84,52 @@ def _add(planes: list[list[jax.Array]], level: int, word: jax.Array) -> None:
         _add(planes, level + 1, (a & b) | (c & either))
 
 
-FROM_MATMUL = FromMatmul(product)
-conv2d = FROM_MATMUL.conv2d
+class Xla(FromMatmul):
+    """XNOR and popcount in plain JAX."""
+
+    def __init__(self):
+        super().__init__(product)
+
+    @partial(jax.jit, static_argnums=(0, 3))
+    def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
+        """Row by row along the words as they lie where x has few rows, else by `product`."""
+        if x_words.shape[0] > FEW:
+            return super().matmul(x_words, w_words, k)
+
+        def row(x):
+            return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
+
+        return lax.map(row, x_words)
+
+    def conv2d(self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int):
+        """In narrow groups along the filters."""
+        if not is_narrow(channels, groups):
+            return super().conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups)
+        filters, w_words = w_words.shape[3], along_filters(w_words, channels // groups)
+        return self.narrow_conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups, filters)
+
+    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+    def narrow_conv2d(
+        self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
+    ) -> jax.Array:
+        """Counts bit by bit, 32 filters a word: no bit is moved before the counts are complete."""
+        (n, height, width, _), each, k = x_words.shape, channels // groups, w_words[..., 0].size
+        taps = window.taps(x_words, padding_words(channels, pad_value))
+        taps = channels_of_filters(taps, channels, groups, filters)
+        rows = taps.shape[2:4]
+
+        def differing(tap, e):
+            return taps[tap, ..., e, :] ^ w_words.reshape(-1, 1, 1, 1, *w_words.shape[2:])[tap, ..., e, :]
+
+        # Blocks of taps, so that few words are in one expression.
+        of_taps = [(tap, e) for tap in range(taps.shape[0]) for e in range(each)]
+        counts = jnp.zeros((n, *rows, filters), jnp.int32)
+        for start in range(0, len(of_taps), NARROW_BLOCK):
+            planes = _planes([differing(*at) for at in of_taps[start : start + NARROW_BLOCK]])
+            for level, plane in enumerate(planes):
+                bits = (1 - unpack(plane, filters).astype(jnp.int32)) >> 1
+                counts = counts + (bits << level)
+        if pad_value == 0:
+            tap_sums = narrow_tap_sums(w_words, filters) if tap_sums is None else tap_sums
+            return k - 2 * counts - outside_sum(tap_sums, window, height, width)[None]
+        return k - 2 * counts

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bnn_jax.ops.bits import WORD_BITS, words_for
+from bnn_jax.ops.bits import WORD_BITS, unpack, words_for
 from bnn_jax.ops.windows import Window
 
 
@@ -28,8 +28,14 @@ def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
     return channels - 2 * set_bits
 
 
-def outside_sum(sums: jax.Array, window: Window, height: int, width: int) -> jax.Array:
-    """For an image of this size, the sum over the taps outside it, per output pixel: (H', W', out) int32.
+@partial(jax.jit, static_argnames='filters')
+def narrow_tap_sums(w_words: jax.Array, filters: int) -> jax.Array:
+    """The same from words along the filters: (kh, kw, channels of a group, words_for(filters)) -> (kh, kw, filters)."""
+    return jnp.sum(unpack(w_words, filters, axis=3).astype(jnp.int32), axis=2, dtype=jnp.int32)
+
+
+def outside_sum(tap_sums: jax.Array, window: Window, height: int, width: int) -> jax.Array:
+    """For an image of this size, the sum of `tap_sums` over the taps outside it, per output pixel: (H', W', out) int32.
 
     Only few patterns of taps outside occur (at most 9 for a padded 3x3 window), so the sums are made once a pattern,
     and the map of patterns is known when the function is traced.
@@ -42,7 +48,7 @@ def outside_sum(sums: jax.Array, window: Window, height: int, width: int) -> jax
     patterns, index = np.unique(outside, axis=0, return_inverse=True)
     table = lax.dot_general(
         jnp.asarray(patterns, jnp.int32),
-        sums.reshape(-1, sums.shape[-1]),
+        tap_sums.reshape(-1, tap_sums.shape[-1]),
         (((1,), (0,)), ((), ())),
         preferred_element_type=jnp.int32,
     )

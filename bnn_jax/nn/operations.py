@@ -10,10 +10,11 @@ from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
-from bnn_jax.kernels.fallbacks import below
-from bnn_jax.kernels.zero_padding import tap_sums
+from bnn_jax.kernels.backend import below
+from bnn_jax.kernels.groups import is_narrow
+from bnn_jax.kernels.zero_padding import narrow_tap_sums, tap_sums
 from bnn_jax.nn.names import register
-from bnn_jax.ops.bits import WORD_BITS, pack, part, unpack, words_for
+from bnn_jax.ops.bits import pack, unpack, words_for
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.signs import Signs
@@ -88,13 +89,21 @@ class Dense:
     def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
         return unpack(words, into).T
 
+    def stored(self, into: int, out: int) -> 'Dense':
+        """The operation as conversion stores its weights."""
+        return self
+
     def words_axis(self) -> int:
-        """Along which axis of its words the input channels are packed."""
+        """Along which axis of its words signs are packed."""
         return 1
 
     def filters_axis(self) -> int:
         """Which axis of its words is that of the filters."""
         return 0
+
+    def signs_in_words(self, into: int, out: int) -> int:
+        """How many signs lie along that axis."""
+        return into
 
     def border(self, words: jax.Array, into: int) -> jax.Array | None:
         """A dense layer has no border."""
@@ -128,6 +137,9 @@ class Convolution:
     window: Window
     pad_value: int = 0
     groups: int = 1
+    # The number of filters where words run along the filters, not along a group's input channels. Conversion sets it where
+    # these channels do not fill a word (`stored`); files of version 0.1.0 never have it.
+    filters: int | None = None
 
     def __post_init__(self):
         if self.pad_value not in (0, 1, -1):
@@ -150,6 +162,11 @@ class Convolution:
             raise ValueError(
                 f'convolution in {self.groups} groups: got {into} channels to {out} filters, expected multiples of the groups'
             )
+        if self.filters is not None and (self.filters != out or not is_narrow(into, self.groups)):
+            raise ValueError(
+                f'filters: got {self.filters} for {into} channels to {out} filters in {self.groups} groups, expected None, or '
+                f'{out} in several groups of fewer than 32 channels: only there words run along the filters'
+            )
         return *self.window.size, into // self.groups, out
 
     def check(self, x: jax.Array | Signs, into: int) -> None:
@@ -167,20 +184,32 @@ class Convolution:
         window = self.window
         return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
+    def stored(self, into: int, out: int) -> 'Convolution':
+        """The operation as conversion stores its weights: words along the filters where groups are narrow."""
+        return dataclasses.replace(self, filters=out if is_narrow(into, self.groups) else None)
+
     def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+        """(kh, kw, words_for(in / groups), out), or (kh, kw, in / groups, words_for(out)) along the filters."""
         *size, channels, out = self.kernel_shape(into, out)
-        return *size, words_for(channels), out
-
-    def pack_kernel(self, signs: jax.Array) -> jax.Array:
-        """(kh, kw, in / groups, out) -> (kh, kw, n_words, out)."""
-        return pack(signs, axis=2)
-
-    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
-        return unpack(words, into // self.groups, axis=2)
+        return (*size, words_for(channels), out) if self.filters is None else (*size, channels, words_for(out))
 
     def words_axis(self) -> int:
-        """Along which axis of its words the input channels are packed."""
-        return 2
+        """Along which axis of its words signs are packed."""
+        return 2 if self.filters is None else 3
+
+    def signs_in_words(self, into: int, out: int) -> int:
+        """How many signs lie along that axis."""
+        return self.kernel_shape(into, out)[self.words_axis()]
+
+    def pack_kernel(self, signs: jax.Array) -> jax.Array:
+        """(kh, kw, in / groups, out) -> words, in `words_shape`."""
+        return pack(signs, axis=self.words_axis())
+
+    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+        """The inverse of `pack_kernel`, float32."""
+        if self.filters is None:
+            return unpack(words, into // self.groups, axis=2)
+        return unpack(words, self.filters, axis=3)
 
     def filters_axis(self) -> int:
         """Which axis of its words is that of the filters."""
@@ -188,46 +217,21 @@ class Convolution:
 
     def border(self, words: jax.Array, into: int) -> jax.Array | None:
         """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
-        return tap_sums(words, into // self.groups) if self.pad_value == 0 else None
+        if self.pad_value != 0:
+            return None
+        return tap_sums(words, into // self.groups) if self.filters is None else narrow_tap_sums(words, self.filters)
 
     def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
-        each, parts = into // self.groups, (self._x_words(x_words, into), self._split(words), self._split(border))
-        products = [
-            packed_conv2d(x, w, each, w_sums=sums, **self._options()) for x, w, sums in zip(*parts, strict=True)
-        ]
-        return jnp.concatenate(products, axis=-1)
+        return packed_conv2d(x_words, words, into, tap_sums=border, **self._options())
 
     def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        each = into // self.groups
-        if self.groups > 1 and words.shape[-1] // self.groups % WORD_BITS:
-            # The groups' words of signs would not lie side by side.
-            return below(self.packed(x_words, words, into, border), thresholds, flip)
-        of_groups = (self._x_words(x_words, into), *map(self._split, (words, thresholds, flip, border)))
-        signs = [
-            packed_conv2d_signs(x, w, limits, mask, each, w_sums=sums, **self._options())
-            for x, w, limits, mask, sums in zip(*of_groups, strict=True)
-        ]
-        return jnp.concatenate(signs, axis=-1)
+        return packed_conv2d_signs(x_words, words, thresholds, flip, into, tap_sums=border, **self._options())
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""
-        parts = zip(self._split(x), self._split(words), strict=True)
-        return jnp.concatenate([signed_conv2d(x, w, **self._options()) for x, w in parts], axis=-1)
-
-    def _x_words(self, x_words: jax.Array, into: int) -> list[jax.Array]:
-        """Of each group's channels the words."""
-        if self.groups == 1:
-            return [x_words]
-        each = into // self.groups
-        return [part(x_words, g * each, each) for g in range(self.groups)]
-
-    def _split(self, array: jax.Array | None) -> list:
-        """Of each group its part of the last axis."""
-        if self.groups == 1 or array is None:
-            return [array] * self.groups
-        return jnp.split(array, self.groups, axis=-1)
+        return signed_conv2d(x, words, **self._options())
 
     def _options(self) -> dict:
         window = self.window
@@ -236,6 +240,8 @@ class Convolution:
             'padding': window.padding,
             'dilation': window.dilation,
             'pad_value': self.pad_value,
+            'groups': self.groups,
+            'filters': self.filters,
         }
 
     def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:

@@ -36,7 +36,7 @@ def _expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
 def _expect_bits(layer) -> None:
     """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
     _expect(layer, 'words', layer.product.words_shape(layer.into, layer.out), np.uint32)
-    channels = layer.product.kernel_shape(layer.into, layer.out)[-2]
+    channels = layer.product.signs_in_words(layer.into, layer.out)
     used = channels - WORD_BITS * (words_for(channels) - 1)
     last = np.take(np.asarray(layer.words), -1, axis=layer.product.words_axis())
     if used < WORD_BITS and np.any(last >> np.uint32(used)):

@@ -45,6 +45,7 @@ def packed_product(
     if scheme.weight is None:
         return FloatProduct(product, into, out, kernel, bias)
     _check_sign(scheme)
+    product = product.stored(into, out)
     words, scale, offset, faithful = _pack(scheme, product, kernel, progress)
     if not faithful:
         raise ValueError(

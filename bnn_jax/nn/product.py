@@ -136,7 +136,8 @@ class Product(Layer, nnx.Module):
         stored = weights
         if binary_weight:
             per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
-            stored = math.prod(product.words_shape(self.into, self.out)) + per_filter * self.out
+            words = product.stored(self.into, self.out).words_shape(self.into, self.out)
+            stored = math.prod(words) + per_filter * self.out
         others = 0
         if isinstance(self.activation, nnx.Module):
             others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))

@@ -59,19 +59,6 @@ def unpack(words, k: int, axis: int = -1) -> jax.Array:
     return jnp.moveaxis(signs, -1, axis)
 
 
-@partial(jax.jit, static_argnames=('start', 'count'))
-def part(words: jax.Array, start: int, count: int) -> jax.Array:
-    """The words of `count` signs from the sign `start` on: pack(x)[..., n_words] -> pack(x[..., start : start + count])."""
-    first, shift = divmod(start, WORD_BITS)
-    n, tail = words_for(count), -count % WORD_BITS
-    one_more = [(0, 0)] * (words.ndim - 1) + [(0, 1)]
-    words = jnp.pad(words, one_more)[..., first : first + n + 1]
-    taken = words[..., :n]
-    if shift > 0:
-        taken = (taken >> np.uint32(shift)) | (words[..., 1:] << np.uint32(WORD_BITS - shift))
-    return taken.at[..., -1].set(taken[..., -1] & np.uint32(2 ** (WORD_BITS - tail) - 1))
-
-
 def _axis(name: str, x: jax.Array, axis: int) -> int:
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f'{name}: got axis {axis} for shape {x.shape}, expected -{x.ndim} <= axis < {x.ndim}')

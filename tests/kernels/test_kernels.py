@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.kernels import BACKENDS, fallbacks, packed_conv2d, packed_matmul, signed_conv2d, signed_matmul
+from bnn_jax.kernels import (
+    BACKENDS,
+    Backend,
+    packed_conv2d,
+    packed_conv2d_signs,
+    packed_matmul,
+    packed_signs,
+    signed_conv2d,
+    signed_matmul,
+)
+from bnn_jax.kernels import backend as backends
 from bnn_jax.ops.bits import words_for
 
 DATA = Path(__file__).parents[1] / 'golden'
@@ -39,8 +49,11 @@ def explicit_pads(extents, size, strides, padding):
     return tuple((t // 2, t - t // 2) for t in totals)
 
 
-def convolved(x, w, strides, padding, pad_value, dilation=(1, 1)):
-    """Convolution in integers: (N, H, W, C), (kh, kw, C, out) -> (N, H', W', out)."""
+def convolved(x, w, strides, padding, pad_value, dilation=(1, 1), groups=1):
+    """Convolution in integers: (N, H, W, C), (kh, kw, C / groups, out) -> (N, H', W', out)."""
+    if groups > 1:
+        parts = zip(np.split(x, groups, axis=-1), np.split(w, groups, axis=-1), strict=True)
+        return np.concatenate([convolved(a, b, strides, padding, pad_value, dilation) for a, b in parts], axis=-1)
     size = [d * (k - 1) + 1 for d, k in zip(dilation, w.shape[:2], strict=True)]
     pads = explicit_pads(x.shape[1:3], size, strides, padding)
     padded = np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=pad_value)
@@ -145,6 +158,169 @@ def test_conv2d_channels(backend, channels, pad_value):
     assert_exact(y, convolved(x, w, (1, 1), 'SAME', pad_value))
 
 
+# Groups
+
+# Groups, channels, filters, window, strides, padding, dilation, (N, H, W), pad values: groups that share words and some that
+# do not, narrow ones (fewer than 32 channels each) with as many filters as channels and with more, images of odd sizes.
+GROUPS = {
+    'two, of whole words': (2, 128, 64, (3, 3), (1, 1), 'SAME', (1, 1), (1, 5, 6), [0]),
+    'two, of 40 channels': (2, 80, 40, (3, 3), (1, 1), 'SAME', (1, 1), (2, 4, 5), [0, 1, -1]),
+    'two, dilated, stride 2': (2, 132, 66, (3, 2), (2, 1), 'SAME', (1, 2), (1, 7, 5), [0]),
+    'three, of 30 channels': (3, 90, 45, (3, 3), (2, 1), ((2, 0), (1, 3)), (1, 1), (1, 7, 5), [0, -1]),
+    'narrow, of 4 channels': (8, 32, 32, (3, 3), (1, 1), 'SAME', (1, 1), (1, 5, 6), [0]),
+    'narrow, of 2 channels to 3 filters': (20, 40, 60, (2, 3), (1, 2), 'SAME', (2, 1), (1, 4, 7), [-1]),
+    'depthwise': (64, 64, 64, (3, 3), (1, 1), 'SAME', (1, 1), (1, 5, 7), [0, 1]),
+    'depthwise, 45 channels, batch 2': (45, 45, 45, (3, 3), (1, 1), 'SAME', (1, 1), (2, 4, 5), [0, -1]),
+    'depthwise, stride 2, odd image': (33, 33, 33, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 7, 9), [0]),
+    'depthwise, dilated': (40, 40, 40, (3, 3), (1, 2), ((2, 2), (3, 3)), (2, 3), (1, 5, 8), [0]),
+    'depthwise, 5x4, padding wider than the image': (
+        32,
+        32,
+        32,
+        (5, 4),
+        (3, 2),
+        ((4, 4), (3, 5)),
+        (1, 1),
+        (1, 3, 2),
+        [0, 1],
+    ),
+    'depthwise, two filters a channel': (35, 35, 70, (3, 3), (1, 1), 'SAME', (1, 1), (1, 4, 4), [0]),
+    'depthwise, one column': (37, 37, 37, (3, 1), (1, 1), 'VALID', (1, 1), (1, 6, 1), [0]),
+}
+
+
+def in_groups(name, pad_value):
+    """Signs, weights, the convolution of both, and its options."""
+    groups, channels, filters, size, strides, padding, dilation, images, _ = GROUPS[name]
+    x, w = random_signs(*images, channels), random_signs(*size, channels // groups, filters, seed=1)
+    options = {'strides': strides, 'padding': padding, 'dilation': dilation, 'pad_value': pad_value, 'groups': groups}
+    return x, w, convolved(x, w, **options), options
+
+
+def layouts(w, groups):
+    """The words of weights along the input channels and, of narrow groups, along the filters; and how to say so."""
+    yield packed(w, 2), {}
+    if groups > 1 and w.shape[2] < 32:
+        yield packed(w, 3), {'filters': w.shape[3]}
+
+
+@every_backend
+@pytest.mark.parametrize(('name', 'pad_value'), [(name, value) for name, row in GROUPS.items() for value in row[-1]])
+def test_conv2d_in_groups(backend, name, pad_value):
+    """Integers, and their signs against thresholds, from both layouts of the weights."""
+    x, w, expected, options = in_groups(name, pad_value)
+    thresholds = np.int32(np.random.default_rng(2).integers(-4, 5, w.shape[3]))
+    thresholds[:2] = np.iinfo(np.int32).min, np.iinfo(np.int32).max  # Never below the one, always below the other.
+    flips = random_signs(w.shape[3], seed=3)
+    signs = packed(np.where((expected < thresholds) ^ (flips < 0), -1, 1))
+    for w_words, layout in layouts(w, options['groups']):
+        operands = partial(packed_conv2d, packed(x), w_words, x.shape[3], **options, **layout, backend=backend)
+        assert_exact(operands(), expected)
+        words = packed_conv2d_signs(
+            packed(x), w_words, thresholds, packed(flips), x.shape[3], **options, **layout, backend=backend
+        )
+        np.testing.assert_array_equal(words, signs)
+
+
+@pytest.mark.parametrize('backend', ['native', 'xla', 'auto'])
+@pytest.mark.parametrize('name', GROUPS)
+def test_signed_conv2d_in_groups(backend, name):
+    """Integers, whose float32 sums are exact in any order."""
+    x, w, _, options = in_groups(name, GROUPS[name][-1][-1])
+    x = np.random.default_rng(0).integers(-99, 100, x.shape)
+    for w_words, layout in layouts(w, options['groups']):
+        y = signed_conv2d(jnp.float32(x), w_words, **options, **layout, backend=backend)
+        np.testing.assert_array_equal(y, convolved(x, w, **options))
+
+
+@pytest.mark.parametrize('backend', ['reference', 'native', 'xla', 'dense'])
+def test_groups_under_jit_and_vmap(backend):
+    x, w = random_signs(3, 1, 4, 5, 40), random_signs(3, 3, 1, 40, seed=1)
+    expected = np.stack([convolved(images, w, (1, 1), 'SAME', 0, groups=40) for images in x])
+    for w_words, layout in layouts(w, 40):
+        conv = partial(packed_conv2d, channels=40, padding='SAME', groups=40, **layout, backend=backend)
+        assert_exact(jax.jit(conv)(packed(x[0]), w_words), expected[0])
+        assert_exact(jax.vmap(conv, in_axes=(0, None))(packed(x), w_words), expected)
+
+
+@pytest.mark.parametrize('backend', ['xla', 'dense', 'native'])
+def test_a_depthwise_layer_is_few_equations_whatever_its_channels(backend):
+    def equations(channels):
+        words = jax.ShapeDtypeStruct((1, 8, 8, channels // 32), np.uint32)
+        w_words = jax.ShapeDtypeStruct((3, 3, 1, channels // 32), np.uint32)
+        conv = partial(packed_conv2d, channels=channels, groups=channels, filters=channels, backend=backend)
+        text = str(jax.make_jaxpr(conv)(words, w_words))
+        return text.count(' = ')
+
+    assert equations(64) == equations(1024) < 250
+
+
+GROUP_ERRORS = {
+    'not a divisor': (64, {'groups': 3}, 'groups: got 3 of 64 channels and 64 filters, expected a divisor of both'),
+    'zero': (64, {'groups': 0}, 'groups: got 0, expected a positive integer'),
+    'words of all channels': (64, {'groups': 2}, 'w_words: got 2 words for 32 signs, expected 1'),
+    'filters of one group': (64, {'filters': 64}, 'filters: got words along the filters for 64 channels in each of 1'),
+    'words of the filters': (64, {'groups': 64, 'filters': 128}, 'w_words: got 64 words for 128 signs, expected 4'),
+    'words of another axis': (64, {'groups': 64, 'filters': 2048}, r'expected \(kh, kw, 1, 64\) for words along'),
+}
+
+
+@pytest.mark.parametrize(('channels', 'options', 'message'), GROUP_ERRORS.values(), ids=GROUP_ERRORS)
+def test_group_errors(channels, options, message):
+    x_words, w_words = np.zeros((1, 4, 4, 2), np.uint32), np.zeros((3, 3, 2, 64), np.uint32)
+    with pytest.raises(ValueError, match=message):
+        packed_conv2d(x_words, w_words, channels, **options)
+
+
+# A backend of one's own
+
+
+class Counting(Backend):
+    """A user's kernel: a matrix product, and nothing else."""
+
+    def matmul(self, x_words, w_words, k):
+        differing = jax.lax.population_count(x_words[:, None] ^ w_words[None])
+        return k - 2 * jnp.sum(differing, axis=-1, dtype=jnp.int32)
+
+
+@pytest.mark.parametrize('name', ['two, of 40 channels', 'depthwise, 45 channels, batch 2'])
+def test_a_matrix_product_makes_a_backend(name):
+    """Given by instance; everything else is made of it."""
+    x, w, expected, options = in_groups(name, 0)
+    thresholds, flip = np.zeros(w.shape[3], np.int32), np.zeros(words_for(w.shape[3]), np.uint32)
+    for w_words, layout in layouts(w, options['groups']):
+        operands, rest = (packed(x), w_words), {**options, **layout, 'backend': Counting()}
+        assert_exact(packed_conv2d(*operands, x.shape[3], **rest), expected)
+        words = packed_conv2d_signs(*operands, thresholds, flip, x.shape[3], **rest)
+        np.testing.assert_array_equal(words, packed(np.where(expected < 0, -1, 1)))
+    x, w = random_signs(5, 50), random_signs(3, 50, seed=1)
+    assert_exact(packed_matmul(packed(x), packed(w), 50, backend=Counting()), x @ w.T)
+    np.testing.assert_array_equal(signed_matmul(jnp.float32(x), packed(w), backend=Counting()), x @ w.T)
+    np.testing.assert_array_equal(packed_signs(jnp.float32(x), backend=Counting()), packed(x))
+
+
+def test_a_misspelled_method_is_refused_when_the_class_is_made():
+    with pytest.raises(TypeError, match=r'Fast.conv2d_sign: a backend has no such method.*did you mean conv2d_signs\?'):
+
+        class Fast(Counting):
+            def conv2d_sign(self):
+                pass
+
+    class Helped(Counting):
+        def _helper(self):
+            pass
+
+    assert isinstance(Helped(), Backend)
+
+
+def test_a_backend_without_a_matrix_product_says_so():
+    class Nothing(Backend):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r'Nothing has no method matmul\(x_words, w_words, k\), expected one'):
+        packed_matmul(WORDS, WORDS, 33, backend=Nothing())
+
+
 # Real numbers times packed signs: integers here, whose float32 sums are exact in any order.
 
 
@@ -152,7 +328,7 @@ def test_conv2d_channels(backend, channels, pad_value):
 @pytest.mark.parametrize('filters', [5, 70])
 def test_signed_products(backend, filters, monkeypatch):
     """All filters at once, and tile by tile with filters left over."""
-    monkeypatch.setattr(fallbacks, 'TILE', 32 * 450)
+    monkeypatch.setattr(backends, 'TILE', 32 * 450)
     x = np.random.default_rng(0).integers(-99, 100, (2, 6, 5, 50))
     w = random_signs(3, 3, 50, filters, seed=1)
     plain = ('SAME', 0, (1, 1)), ('SAME', -1, (1, 1)), (((1, 0), (0, 2)), 1, (1, 1))
@@ -171,7 +347,7 @@ def test_signed_products_never_unpack_all_weights():
     x, w = jax.ShapeDtypeStruct((1, 9216), jnp.float32), jax.ShapeDtypeStruct((4096, 288), jnp.uint32)
     for backend in ('native', 'xla'):
         memory = jax.jit(partial(signed_matmul, backend=backend)).lower(x, w).compile().memory_analysis()
-        assert memory.temp_size_in_bytes < 4096 * 288 * 4 + 3 * 4 * fallbacks.TILE
+        assert memory.temp_size_in_bytes < 4096 * 288 * 4 + 3 * 4 * backends.TILE
 
 
 def test_signed_products_say_what_is_wrong():

@@ -14,6 +14,7 @@ import pytest
 from test_kernels import convolved, packed, random_signs
 
 from bnn_jax.kernels import build, native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
+from bnn_jax.kernels.native import Native
 from bnn_jax.ops.windows import Window
 
 ROOT = Path(__file__).parents[2]
@@ -70,10 +71,42 @@ def test_convolutions_and_their_signs(instructions, pad_value, geometry):
     thresholds, flips = np.int32(rng.integers(-9, 10, out)), random_signs(out, seed=3)
     thresholds[:2] = expected[..., 0].max() + 1, expected[..., 1].min()  # One that is never reached, and a tie.
     operands = (packed(x), packed(w, 2), None)
-    static = (channels, Window.of(size, strides, padding, dilation), pad_value, instructions)
-    np.testing.assert_array_equal(native.conv2d(*operands, *static), expected)
+    static, backend = (channels, Window.of(size, strides, padding, dilation), pad_value, 1), Native(instructions)
+    np.testing.assert_array_equal(backend.conv2d(*operands, *static), expected)
     signs = np.where((expected < thresholds) ^ (flips < 0), -1, 1)
-    words = native.conv2d_signs(*operands, thresholds, packed(flips), *static)
+    words = backend.conv2d_signs(*operands, thresholds, packed(flips), *static)
+    np.testing.assert_array_equal(words, packed(signs))
+
+
+# Groups, channels, filters, size, strides, padding, dilation, (N, H, W): vectors that hold many pixels and pixels that hold
+# many vectors, with and without a remainder; strided lines, sorted and not; more products than each number of planes holds.
+NARROW = [
+    (32, 32, 32, (3, 3), (1, 1), 'SAME', (1, 1), (2, 5, 40)),
+    (96, 96, 96, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (1, 9, 41)),
+    (600, 600, 600, (3, 3), (1, 1), 'SAME', (1, 1), (1, 4, 7)),
+    (1056, 1056, 1056, (3, 3), (2, 3), 'SAME', (1, 1), (1, 5, 8)),
+    (70, 70, 70, (7, 7), (3, 3), ((5, 5), (6, 6)), (1, 1), (1, 13, 30)),
+    (16, 64, 64, (3, 3), (1, 2), 'SAME', (2, 3), (1, 6, 33)),
+    (5, 150, 55, (5, 5), (1, 1), 'SAME', (1, 1), (1, 4, 9)),
+    (64, 64, 64, (23, 23), (1, 1), 'SAME', (1, 1), (1, 3, 30)),
+]
+
+
+@every_set
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+@pytest.mark.parametrize('geometry', NARROW)
+def test_narrow_groups_and_their_signs(instructions, pad_value, geometry):
+    groups, channels, filters, size, strides, padding, dilation, images = geometry
+    x, w = random_signs(*images, channels), random_signs(*size, channels // groups, filters, seed=1)
+    expected = convolved(x, w, strides, padding, pad_value, dilation, groups)
+    thresholds, flips = np.int32(np.random.default_rng(2).integers(-9, 10, filters)), random_signs(filters, seed=3)
+    thresholds[:2] = expected[..., 0].max() + 1, expected[..., 1].min()  # One that is never reached, and a tie.
+    operands = (packed(x), packed(w, 3), None)
+    static = (channels, Window.of(size, strides, padding, dilation), pad_value, groups, filters)
+    backend = Native(instructions)
+    np.testing.assert_array_equal(backend.narrow_conv2d(*operands, *static), expected)
+    signs = np.where((expected < thresholds) ^ (flips < 0), -1, 1)
+    words = backend.narrow_conv2d_signs(*operands, thresholds, packed(flips), *static)
     np.testing.assert_array_equal(words, packed(signs))
 
 
@@ -85,7 +118,7 @@ def test_convolutions_and_their_signs(instructions, pad_value, geometry):
 def test_products(instructions, m, k, n):
     """Few rows along the words, many in tiles, very many in parts."""
     x, w = random_signs(m, k), random_signs(n, k, seed=1)
-    np.testing.assert_array_equal(native.matmul(packed(x), packed(w), k, instructions), x @ w.T)
+    np.testing.assert_array_equal(Native(instructions).matmul(packed(x), packed(w), k), x @ w.T)
 
 
 @every_set
@@ -96,7 +129,7 @@ def test_products_beyond_16_bits(instructions):
     x[3], x[11], w[0], w[69] = 1, -1, 1, -1
     expected = x @ w.T
     assert {k, -k} <= set(expected.ravel())
-    np.testing.assert_array_equal(native.matmul(packed(x), packed(w), k, instructions), expected)
+    np.testing.assert_array_equal(Native(instructions).matmul(packed(x), packed(w), k), expected)
 
 
 @every_set
@@ -108,7 +141,7 @@ def test_convolutions_of_floats_with_signs(instructions, pad_value, geometry):
     x = np.random.default_rng(0).integers(-99, 100, (*images, channels))
     w = random_signs(*size, channels, out, seed=1)
     window = Window.of(size, strides, padding, dilation)
-    y = native.signed_conv2d(jnp.float32(x), packed(w, 2), window, pad_value, instructions)
+    y = Native(instructions).signed_conv2d(jnp.float32(x), packed(w, 2), window, pad_value, 1)
     assert y.dtype == jnp.float32
     np.testing.assert_array_equal(y, convolved(x, w, strides, padding, pad_value, dilation))
 
@@ -116,7 +149,7 @@ def test_convolutions_of_floats_with_signs(instructions, pad_value, geometry):
 def test_every_set_adds_up_in_the_same_order():
     x = jnp.float32(np.random.default_rng(0).normal(size=(2, 9, 9, 100)))
     w = packed(random_signs(3, 3, 100, 40), 2)
-    first, *others = (native.signed_conv2d(x, w, Window.of(3, 1, 'SAME'), 0, name) for name in SETS)
+    first, *others = (Native(name).signed_conv2d(x, w, Window.of(3, 1, 'SAME'), 0, 1) for name in SETS)
     for other in others:
         np.testing.assert_array_equal(other, first)
 
@@ -125,7 +158,7 @@ def test_every_set_adds_up_in_the_same_order():
 @pytest.mark.parametrize(('m', 'k', 'n'), [(1, 33, 5), (4, 2240, 37), (5, 1100, 130), (200, 40, 16), (301, 1100, 33)])
 def test_products_of_floats_with_signs(instructions, m, k, n):
     x, w = np.random.default_rng(0).integers(-99, 100, (m, k)), random_signs(n, k, seed=1)
-    np.testing.assert_array_equal(native.signed_matmul(jnp.float32(x), packed(w), instructions), x @ w.T)
+    np.testing.assert_array_equal(Native(instructions).signed_matmul(jnp.float32(x), packed(w)), x @ w.T)
 
 
 @every_set
@@ -135,13 +168,13 @@ def test_packing(instructions, shape):
     x = np.float32(np.random.default_rng(0).normal(size=shape))
     x.ravel()[:9] = [0, -0.0, np.nan, -TINY, TINY, -TINY / 2, np.inf, -np.inf, np.nextafter(-TINY, 0, dtype=np.float32)]
     negative = np.where(~(x > -TINY), -1, 1)
-    np.testing.assert_array_equal(native.pack(x, None, instructions), packed(negative))
+    np.testing.assert_array_equal(Native(instructions).pack(x, None), packed(negative))
 
 
 @every_set
 @pytest.mark.parametrize('channels', [64, 45])
 def test_packing_what_is_normalised(instructions, channels):
-    """The bits of `exact.normalize`, gamma of both signs and 0, and x on the threshold itself."""
+    """The bits of `deterministic.normalize`, gamma of both signs and 0, and x on the threshold itself."""
     rng = np.random.default_rng(0)
     scale, shift = np.float32(rng.normal(size=(2, channels)))
     scale[::7] = 0
@@ -150,7 +183,7 @@ def test_packing_what_is_normalised(instructions, channels):
     normalized = np.where(scale == 0, shift, np.float32(np.float32(x + shift) * scale))
     expected = packed(np.where(~(normalized > -TINY), -1, 1))
     coefficients = jnp.stack([scale, shift])
-    np.testing.assert_array_equal(native.pack(x, coefficients, instructions), expected)
+    np.testing.assert_array_equal(Native(instructions).pack(x, coefficients), expected)
     for backend in ('native', 'xla', 'auto'):
         np.testing.assert_array_equal(packed_signs(jnp.asarray(x), coefficients, backend=backend), expected)
 
@@ -202,10 +235,8 @@ def said(code: str, **environment) -> str:
 
 
 WITHOUT = """
-from pathlib import Path
-from bnn_jax.kernels import build, native, packed_matmul
+from bnn_jax.kernels import native, packed_matmul
 import jax.numpy as jnp
-{change}
 print(native.missing())
 words = jnp.zeros((2, 1), jnp.uint32)
 print(packed_matmul(words, words, 32).tolist())
@@ -216,21 +247,23 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize(
-    ('change', 'reason'),
-    [
-        ("build.LIBRARY = Path('/nowhere.so')", 'they are not built'),
-        ('build.LIBRARY = Path(build.__file__)', 'cannot be loaded'),
-        ("build.digest = lambda: 'other'", 'from other sources'),
-        ('native._interface = lambda: 1', 'another interface of XLA'),
-        ('native._interface = lambda: None', 'another interface of XLA'),
-    ],
-)
-def test_auto_goes_on_and_native_says_why_not(change, reason):
-    """Nothing that XLA would refuse is ever registered: the CPU backend stays whole."""
-    missing, answer, refused = said(WITHOUT.format(change=change)).splitlines()
+@pytest.mark.parametrize(('library', 'reason'), [('nowhere.so', 'they are not built'), ('text.so', 'cannot be loaded')])
+def test_auto_goes_on_and_native_says_why_not(library, reason, tmp_path):
+    (tmp_path / 'text.so').write_text('no library')
+    missing, answer, refused = said(WITHOUT, BNN_LIBRARY=str(tmp_path / library)).splitlines()
     assert reason in missing and answer == '[[32, 32], [32, 32]]'
     assert "backend 'native'" in refused and reason in refused and "use backend 'xla'" in refused
+
+
+def test_why_a_library_is_not_taken():
+    """Nothing that XLA would refuse is ever registered: the CPU backend stays whole."""
+    newest = 2**16 - 1
+    assert native.why_not(build.LIBRARY, build.digest(), newest) is None
+    assert 'not built' in native.why_not(Path('/nowhere.so'), build.digest(), newest)
+    assert 'cannot be loaded' in native.why_not(Path(build.__file__), build.digest(), newest)
+    assert 'from other sources' in native.why_not(build.LIBRARY, 'other', newest)
+    for interface in (None, 0, 2**16):
+        assert 'another interface of XLA' in native.why_not(build.LIBRARY, build.digest(), interface)
 
 
 def test_shapes_that_do_not_fit_are_refused_before_anything_is_read():
@@ -242,13 +275,15 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_read():
     with pytest.raises(ValueError, match=r'coefficients: got shape \(2, 1\), expected \(2, 64\)'):
         packed_signs(jnp.zeros((1, 64)), jnp.zeros((2, 1)))
     with pytest.raises(jax.errors.JaxRuntimeError, match='packing: shapes that do not fit'):
-        native.pack(jnp.zeros((1, 64)), jnp.zeros((2, 1))).block_until_ready()
+        Native().pack(jnp.zeros((1, 64)), jnp.zeros((2, 1))).block_until_ready()
     nothing = jnp.zeros((20, 0), jnp.uint32)
     with pytest.raises(jax.errors.JaxRuntimeError, match='product: shapes that do not fit'):
-        native.matmul(nothing, nothing, 0).block_until_ready()
+        Native().matmul(nothing, nothing, 0).block_until_ready()
     with pytest.raises(jax.errors.JaxRuntimeError, match='convolution: shapes that do not fit'):
         window = Window.of((1, 1), (1, 1), 'VALID', (1, 1))
-        native.conv2d(nothing[None, None], nothing[None, None].swapaxes(2, 3), None, 0, window, 0).block_until_ready()
+        Native().conv2d(
+            nothing[None, None], nothing[None, None].swapaxes(2, 3), None, 0, window, 0, 1
+        ).block_until_ready()
 
 
 def test_thresholds_at_the_ends_of_int32():
@@ -263,7 +298,7 @@ def test_thresholds_at_the_ends_of_int32():
 def test_an_instruction_set_that_is_not_there_is_refused():
     words = packed(random_signs(2, 32))
     with pytest.raises(jax.errors.JaxRuntimeError, match="instruction set: got 'sse9', which this processor lacks"):
-        native.matmul(words, words, 32, 'sse9').block_until_ready()
+        Native('sse9').matmul(words, words, 32).block_until_ready()
 
 
 def test_no_compiler_and_one_that_fails(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnn_jax.ops.bits import WORD_BITS, pack, part, unpack, words_for
+from bnn_jax.ops.bits import WORD_BITS, pack, unpack, words_for
 
 
 def pack_by_loops(x):
@@ -135,9 +135,3 @@ ERRORS = {
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-@pytest.mark.parametrize(('start', 'count'), [(0, 100), (0, 32), (32, 32), (31, 33), (64, 36), (99, 1), (5, 70)])
-def test_part_is_the_words_of_those_signs(start, count):
-    x = np.random.default_rng(0).normal(size=(2, 3, 100)).astype(np.float32)
-    np.testing.assert_array_equal(part(pack(x), start, count), pack(x[..., start : start + count]))

@@ -7,6 +7,7 @@ namespace bnn {
 namespace {
 
 struct Lanes {
+  static constexpr int kVector = 8;
   static __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
   // Of each byte, by two look-ups (W. Mula).
   static __m256i bits_of_bytes(__m256i v) {

@@ -7,6 +7,7 @@ namespace bnn {
 namespace {
 
 struct Lanes {
+  static constexpr int kVector = 16;
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 1 << 20;
   struct Counts {

@@ -58,6 +58,14 @@ struct Kernels {
   // With coefficients (2, channels), scale and shift, of (x + shift) * scale instead, or of shift where scale is 0.
   void (*pack)(const float* x, const float* coefficients, int64_t channels, uint32_t* words, int64_t first,
                int64_t last);
+  // A convolution in narrow groups (narrow.h), words along the filters: x (channels, images, height, width, words), weights
+  // (size_h, size_w, channels, words), `channels` being those of a group. `narrow_prepare` lays weights and thresholds out
+  // once a call, in narrow_words words; `convolve_narrow` makes the lines [first, last), in narrow_room words of its own.
+  int64_t (*narrow_words)(const Geometry&);
+  int64_t (*narrow_room)(const Geometry&);
+  void (*narrow_prepare)(const Geometry&, const uint32_t* w, const Result&, uint32_t* prepared);
+  void (*convolve_narrow)(const Geometry&, const uint32_t* x, const uint32_t* prepared, const Result&, int64_t first,
+                          int64_t last, uint32_t* room);
   // Counts words that stay in the first-level cache, to nowhere: what the processor can do at most with these kernels.
   // Returns how many products of signs that was, for `times` rounds.
   int64_t (*limit)(int64_t times);

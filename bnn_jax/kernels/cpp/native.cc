@@ -18,6 +18,7 @@ namespace ffi = xla::ffi;
 using Words1 = ffi::Buffer<ffi::U32, 1>;
 using Words2 = ffi::Buffer<ffi::U32, 2>;
 using Words4 = ffi::Buffer<ffi::U32, 4>;
+using Words5 = ffi::Buffer<ffi::U32, 5>;
 using Integers1 = ffi::Buffer<ffi::S32, 1>;
 using Integers2 = ffi::Buffer<ffi::S32, 2>;
 using Integers4 = ffi::Buffer<ffi::S32, 4>;
@@ -177,6 +178,45 @@ ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Re
   return error;
 }
 
+// Narrow groups: x (channels of a group, images, height, width, words), w (height, width, channels of a group, words), both
+// along the filters.
+ffi::Error convolve_narrow(ffi::ThreadPool& pool, std::string_view instructions, const Words5& x, const Words4& w,
+                           const Result& to, Numbers y, int64_t out, Numbers numbers) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const auto of_x = x.dimensions(), of_w = w.dimensions();
+  if (numbers.size() != 6 || y[0] != of_x[1] || of_x[0] != of_w[2] || of_x[4] != of_w[3] || of_x[4] != (out + 31) / 32)
+    return ffi::Error::InvalidArgument("convolution in narrow groups: shapes that do not fit");
+  const Geometry g = {of_x[1],    of_x[2],    of_x[3],    of_w[2],    of_w[3],    of_w[0], of_w[1], numbers[0],
+                      numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], y[1],    y[2],    out};
+  if (x.element_count() == 0 || w.element_count() == 0 || g.rows == 0 || g.columns == 0) return ffi::Error::Success();
+  const std::unique_ptr<uint32_t[]> prepared(new uint32_t[kernels->narrow_words(g)]);
+  kernels->narrow_prepare(g, w.typed_data(), to, prepared.get());
+  const int64_t lines = g.images * g.rows, room = kernels->narrow_room(g);
+  const int64_t tasks = parts(pool, lines, lines * g.columns * depth(g) * g.channels);
+  share(pool, tasks, [&](int64_t task) {
+    const std::unique_ptr<uint64_t[]> own(new uint64_t[room / 2 + 1]);
+    kernels->convolve_narrow(g, x.typed_data(), prepared.get(), to, lines * task / tasks, lines * (task + 1) / tasks,
+                             reinterpret_cast<uint32_t*>(own.get()));
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error narrow(ffi::ThreadPool pool, Words5 x, Words4 w, ffi::Result<Integers4> y, std::string_view instructions,
+                  Numbers geometry) {
+  const Result to = {y->typed_data(), nullptr, nullptr, nullptr};
+  return convolve_narrow(pool, instructions, x, w, to, y->dimensions(), y->dimensions()[3], geometry);
+}
+
+ffi::Error narrow_signs(ffi::ThreadPool pool, Words5 x, Words4 w, Integers1 thresholds, Words1 flip,
+                        ffi::Result<Words4> y, std::string_view instructions, Numbers geometry) {
+  const int64_t out = thresholds.dimensions()[0], words = (out + 31) / 32;
+  if (y->dimensions()[3] != words || flip.dimensions()[0] != words)
+    return ffi::Error::InvalidArgument("convolution in narrow groups: shapes that do not fit");
+  const Result to = {nullptr, thresholds.typed_data(), flip.typed_data(), y->typed_data()};
+  return convolve_narrow(pool, instructions, x, w, to, y->dimensions(), out, geometry);
+}
+
 // Up to so many rows, putting w's words in the order of `convolve` would cost more than the product; and up to kFewDeep where
 // a row has kDeep words, so that adding up its sums at the end costs little.
 constexpr int64_t kFew = 4, kFewDeep = 12, kDeep = 64;
@@ -285,6 +325,26 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_floats, bnn::convolution_floats,
                                   .Arg<Floats4>()
                                   .Arg<Words4>()
                                   .Ret<Floats4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow, bnn::narrow,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words5>()
+                                  .Arg<Words4>()
+                                  .Ret<Integers4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow_signs, bnn::narrow_signs,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words5>()
+                                  .Arg<Words4>()
+                                  .Arg<Integers1>()
+                                  .Arg<Words1>()
+                                  .Ret<Words4>()
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 

@@ -7,6 +7,7 @@ namespace bnn {
 namespace {
 
 struct Lanes {
+  static constexpr int kVector = 4;
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
   struct Counts {

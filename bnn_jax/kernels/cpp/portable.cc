@@ -5,6 +5,7 @@ namespace bnn {
 namespace {
 
 struct Lanes {
+  static constexpr int kVector = 4;
   static constexpr int kRows = 1;
   static constexpr int64_t kWords = 1 << 20;
   struct Counts {

@@ -1,5 +1,6 @@
 // The kernels that differ in nothing but `Lanes`, which an instruction set's file defines before it includes this one:
 //
+//   Lanes::kVector            words of a vector
 //   Lanes::differing(x, w, n)  bits in which n words differ
 //   Lanes::kPixels, multiply_add<P>(x, step, n, tile, sums)   sums[p][f] += sum of x[p * step + i] * tile[i][f] over n
 //                              channels, added up apart, for P <= kPixels pixels

@@ -1,0 +1,87 @@
+"""Convolutions in groups, as words: each group's channels side by side, and the layout of narrow groups.
+
+Groups are narrow where their channels do not fill a word (depthwise: one channel each). A word a filter and tap, along the
+input channels, would then hold few bits; so the weights' words may run along the filters instead.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.ops.bits import WORD_BITS, pack, unpack, words_for
+
+
+def is_narrow(channels: int, groups: int) -> bool:
+    """Whether a group's channels do not fill a word, and there are several groups."""
+    return groups > 1 and channels // groups < WORD_BITS
+
+
+def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, *of_filters) -> jax.Array:
+    """convolve(x_words, w_words, *of_filters) of every group, by `vmap`, side by side along the last axis.
+
+    Args:
+        convolve: a convolution of one group.
+        channels: of all groups.
+        groups: how many there are.
+        x_words: (N, H, W, n_words).
+        w_words: (kh, kw, words of a group, out).
+        of_filters: arrays whose last axis is the filters', or words of them, or None.
+    """
+    split = [
+        None if array is None else array.reshape(*array.shape[:-1], groups, -1) for array in (w_words, *of_filters)
+    ]
+    axes = [None if array is None else array.ndim - 2 for array in split]
+    y = jax.vmap(convolve, in_axes=(3, *axes), out_axes=3)(channels_of_groups(x_words, channels, groups), *split)
+    return y.reshape(*y.shape[:3], -1)
+
+
+def channels_of_groups(x_words: jax.Array, channels: int, groups: int) -> jax.Array:
+    """The words of each group's channels: (..., n_words) -> (..., groups, words of a group), tail bits 0."""
+    each = channels // groups
+    starts = np.arange(groups) * each
+    words = starts[:, None] // WORD_BITS + np.arange(words_for(each))
+    shifts = np.broadcast_to((starts % WORD_BITS).astype(np.uint32)[:, None], words.shape)
+    fill = [(0, 0)] * (x_words.ndim - 1) + [(0, 1)]
+    padded = jnp.pad(x_words, fill)
+    lower, upper = padded[..., words], padded[..., words + 1]
+    if shifts.any():
+        shifts = jnp.broadcast_to(shifts, lower.shape)
+        # A shift by 32 is not defined; this one is made of two.
+        lower = (lower >> shifts) | ((upper << np.uint32(1)) << (np.uint32(WORD_BITS - 1) - shifts))
+    used = np.full(words_for(each), 2**WORD_BITS - 1, np.uint32)
+    used[-1] >>= np.uint32(-each % WORD_BITS)
+    return lower & jnp.broadcast_to(used, lower.shape)
+
+
+def along_filters(w_words: jax.Array, each: int) -> jax.Array:
+    """Words along a group's `each` input channels -> along the filters.
+
+    (kh, kw, words_for(each), out) -> (kh, kw, each, words_for(out)).
+    """
+    return pack(unpack(w_words, each, axis=2), axis=3)
+
+
+def along_channels(w_words: jax.Array, filters: int) -> jax.Array:
+    """The inverse of `along_filters`: (kh, kw, each, words_for(filters)) -> (kh, kw, words_for(each), filters)."""
+    return pack(unpack(w_words, filters, axis=3), axis=2)
+
+
+def channels_of_filters(x_words: jax.Array, channels: int, groups: int, filters: int) -> jax.Array:
+    """For channel e of a group the sign that each filter sees, in words along the filters.
+
+    (..., n_words) -> (..., channels / groups, words_for(filters)).
+    """
+    each, of_group = channels // groups, filters // groups
+    if each == of_group == 1:
+        return x_words[..., None, :]
+    if each == of_group and WORD_BITS % each == 0:
+        # Bit e of each run of `each` bits, repeated over the run.
+        runs = np.uint32(sum(1 << start for start in range(0, WORD_BITS, each)))
+        bits = [((x_words >> np.uint32(e)) & runs) * np.uint32(2**each - 1) for e in range(each)]
+        return jnp.stack(bits, axis=-2)
+    seen = np.arange(filters) // of_group * each + np.arange(each)[:, None]
+    words = x_words[..., seen // WORD_BITS]
+    bits = (words >> jnp.broadcast_to((seen % WORD_BITS).astype(np.uint32), words.shape)) & np.uint32(1)
+    return pack(-bits.astype(jnp.int32))
