@@ -1,17 +1,22 @@
-"""What only a binary network has to show while it trains: signs that flip, weights at the clip, inputs in the window, alpha.
+"""What a binary network shows while it trains: flipped signs, weights at the clip, inputs in the window, alpha, equal logits.
 
-Layers have the names of `summarize`; heads that only training sees (`layers.Auxiliary`) are left out, as there.
+`health` says which of these numbers are healthy. Layers have the names of `summarize`; heads that only training sees
+(`layers.Auxiliary`) are left out, as there.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.training.devices import own_devices, replicated, spread
+from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
 
 
@@ -28,35 +33,132 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
     }
 
 
-def watch(before: dict[str, jax.Array], state: TrainState, images: jax.Array) -> dict[str, jax.Array]:
-    """The state after a step beside the signs before it; every value a scalar on device.
+def alphas(state: TrainState) -> dict[str, jax.Array]:
+    """Layer -> mean over filters of its scheme's scale, for the layers that have one; what `watch` compares later ones with.
 
-    flips/LAYER: share of signs that changed. at_clip/LAYER: share of latent weights with |w| >= 1, the bound where they are
-    clipped; both of weights as the scheme reads them. alpha/LAYER: mean over filters of the scheme's scale, where it has
-    one. in_window/LAYER: share of inputs at which a binary activation lets a gradient through (|x| <= 1 for `sign_ste`),
-    on these images, (N, H, W, channels), in training mode; the state's statistics and random keys stay.
-    Pure; to be compiled by `jax.jit`. Raises KeyError for signs of another network, and as the model does.
+    Pure; to be compiled by `jax.jit`.
+    """
+    return {
+        place.name: place.layer.scheme.scale(place.layer.latent()).mean()
+        for place in products(_model(state))
+        if place.layer.scheme.scale is not None
+    }
+
+
+def watch(
+    before: dict[str, jax.Array],
+    state: TrainState,
+    images: jax.Array,
+    start: dict[str, float] | None = None,
+) -> dict[str, jax.Array]:
+    """What a step did to the binary layers, and how the network answers to its images.
+
+    Pure; to be compiled by `jax.jit`. The state's statistics and random keys stay. Every value is a scalar on device:
+
+    - `flips`, `flips/LAYER`: share of signs that changed, of all layers together and of each.
+    - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound where they are clipped. This and flips are of weights
+      as the scheme reads them.
+    - `alpha/LAYER`: mean over filters of the scheme's scale, where it has one.
+    - `alpha_over_start/LAYER`: that over its value at the start.
+    - `in_window/LAYER`: share of inputs at which a binary activation lets a gradient through (|x| <= 1 for `sign_ste`).
+    - `equal_logits`: share of images whose logits are all equal, so that they name no class.
+
+    Args:
+        before: `signs` of the state before the step.
+        state: the state after it.
+        images: (N, H, W, channels), a batch; the last two values are seen on it, in training mode.
+        start: `alphas` of the state before the first step; None: `alpha_over_start` is left out.
+
+    Raises:
+        KeyError: for signs of another network. Otherwise as the model does.
     """
     model, watched = _model(state), {}
+    flipped, weights = jnp.int32(0), 0
     for place in products(model):
         scheme, latent = place.layer.scheme, place.layer.latent()
         if scheme.weight is not None:
-            watched[f'flips/{place.name}'] = _share(scheme.sign(latent).astype(jnp.int8) != before[place.name])
+            changed = scheme.sign(latent).astype(jnp.int8) != before[place.name]
+            flipped, weights = flipped + jnp.sum(changed, dtype=jnp.int32), weights + changed.size
+            watched[f'flips/{place.name}'] = _share(changed)
             watched[f'at_clip/{place.name}'] = _share(jnp.abs(latent) >= 1)
             if scheme.scale is not None:
-                watched[f'alpha/{place.name}'] = scheme.scale(latent).mean()
-    return watched | _in_window(model, images)
+                alpha = watched[f'alpha/{place.name}'] = scheme.scale(latent).mean()
+                if start is not None and place.name in start:
+                    watched[f'alpha_over_start/{place.name}'] = alpha / start[place.name]
+    if weights:
+        watched['flips'] = _of(flipped, weights)
+    return watched | _answers(model, images)
 
 
-def _in_window(model: Network, images: jax.Array) -> dict[str, jax.Array]:
+def _answers(model: Network, images: jax.Array) -> dict[str, jax.Array]:
     """One forward pass in which every binary activation is preceded by a probe; changes the model, so of a copy."""
     seen: dict[str, jax.Array] = {}
-    binary = [place for place in products(model) if place.layer.scheme.activation is not None]
-    for place in binary:
-        place.chain.layers[place.index] = _Probe(place, seen)
-    if binary:
-        model(images)
-    return {f'in_window/{name}': share for name, share in seen.items()}
+    for place in products(model):
+        if place.layer.scheme.activation is not None:
+            place.chain.layers[place.index] = _Probe(place, seen)
+    logits = model(images)
+    return {f'in_window/{name}': share for name, share in seen.items()} | {'equal_logits': _share(all_equal(logits))}
+
+
+def all_equal(logits: jax.Array) -> jax.Array:
+    """Whether all logits of an image are the same number, (N,)."""
+    return (logits == logits[:, :1]).all(-1)
+
+
+def by_statistics(model: Network, batches: Iterable[dict]) -> np.ndarray:
+    """The same images by running and by batch statistics; what `statistics_record` makes a record of.
+
+    Both are the network of evaluation but for the normalizations, which take the mean and variance of the batch in the second.
+    The model is not changed.
+
+    Args:
+        model: a trained network.
+        batches: as `evaluate` takes them. Images beyond a multiple of the number of devices are left out.
+
+    Returns:
+        (2, 4): sum of losses, correct predictions, images with equal logits, and images; totals add up over hosts.
+    """
+    mesh, totals = own_devices(), np.zeros((2, 4))
+    graphdef, state = nnx.split(_copy_for_evaluation(model))
+    state = replicated(state, mesh)
+    for batch in batches:
+        images = np.asarray(batch['image'])
+        count = len(images) // mesh.size * mesh.size
+        if count:
+            images, labels = spread((images[:count], np.asarray(batch['label'])[:count]), mesh)
+            totals += np.asarray(_by_statistics(graphdef, state, images, labels), np.float64)
+    return totals
+
+
+def statistics_record(totals: np.ndarray) -> dict[str, float]:
+    """`loss`, `accuracy` and `equal_logits` under `running_statistics/` and `batch_statistics/`; empty without images."""
+    names = ('loss', 'accuracy', 'equal_logits')
+    return {
+        f'{kind}_statistics/{name}': float(value / row[-1])
+        for kind, row in zip(('running', 'batch'), totals, strict=True)
+        for name, value in zip(names, row, strict=False)
+        if row[-1]
+    }
+
+
+def _copy_for_evaluation(model: Network) -> Network:
+    graphdef, state = nnx.split(model)
+    copy = nnx.merge(graphdef, state, copy=True)
+    copy.eval()
+    return copy
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_statistics(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array, labels: jax.Array) -> jax.Array:
+    rows = []
+    for running in (True, False):
+        model = nnx.merge(graphdef, state, copy=True)
+        model.set_attributes(Norm, use_running_average=running, groups=1, raise_if_not_found=False)
+        logits = model(images)
+        loss, correct = cross_entropy(logits, labels).sum(), (logits.argmax(-1) == labels).sum()
+        row = [loss, correct, all_equal(logits).sum(), len(labels)]
+        rows.append(jnp.stack([jnp.asarray(value, loss.dtype) for value in row]))
+    return jnp.stack(rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,6 +209,9 @@ def _model(state: TrainState) -> Network:
 
 def _share(mask: jax.Array) -> jax.Array:
     """Share of True, float32, 1 if all are; counted in integers, for a float32 sum of ones ends at 2^24."""
+    return _of(jnp.sum(mask, dtype=jnp.int32), mask.size)
+
+
+def _of(count: jax.Array, size: int) -> jax.Array:
     # Behind the barrier, for XLA multiplies by the rounded inverse of a constant: all of 41 would be 0.99999994.
-    size = jax.lax.optimization_barrier(jnp.float32(mask.size))
-    return jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32) / size
+    return count.astype(jnp.float32) / jax.lax.optimization_barrier(jnp.float32(size))
