@@ -52,14 +52,15 @@ class Block(nn.Module):
         return self.conv(self.dropout(Sign.apply(self.norm(x)))).relu()
 
 
-def network() -> nn.Sequential:
-    """The network with the published initial weights."""
+def network(width: float) -> nn.Sequential:
+    """The network with the published initial weights. width: factor on all filters."""
+    a, b, c = (round(filters * width) for filters in (192, 160, 96))
     model = nn.Sequential(
-        *(nn.Conv2d(3, 192, 5, padding=2), norm(192, False), nn.ReLU()),
-        *(Block(192, 160, 1), Block(160, 96, 1), nn.MaxPool2d(3, 2, 1)),
-        *(Block(96, 192, 5, 0.5), Block(192, 192, 1), Block(192, 192, 1), nn.AvgPool2d(3, 2, 1)),
-        *(Block(192, 192, 3, 0.5), Block(192, 192, 1)),
-        *(norm(192, False), nn.Conv2d(192, 10, 1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten()),
+        *(nn.Conv2d(3, a, 5, padding=2), norm(a, False), nn.ReLU()),
+        *(Block(a, b, 1), Block(b, c, 1), nn.MaxPool2d(3, 2, 1)),
+        *(Block(c, a, 5, 0.5), Block(a, a, 1), Block(a, a, 1), nn.AvgPool2d(3, 2, 1)),
+        *(Block(a, a, 3, 0.5), Block(a, a, 1)),
+        *(norm(a, False), nn.Conv2d(a, 10, 1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten()),
     )
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -134,22 +135,25 @@ def tested(model, batches) -> np.ndarray:
     return totals
 
 
-def main(data_dir: str = '~/tensorflow_datasets', seed: int = 0, steps: int = 300, out: Path = RESULTS) -> None:
+def main(
+    data_dir: str = '~/tensorflow_datasets', seed: int = 0, steps: int = 300, width: float = 1.0, out: Path = RESULTS
+) -> None:
     """Train the published network and append the result.
 
     Args:
         data_dir: folder of cifar10, as TFDS prepares it.
         seed: of weights, order and augmentation.
         steps: of the run.
+        width: factor on all filters.
         out: the file of results.
     """
-    config = dataclasses.replace(ROWS[OURS](), seed=seed, data_dir=data_dir)
+    config = dataclasses.replace(ROWS[OURS](), seed=seed, data_dir=data_dir, width=width)
     if is_finished(out, ROW, config, steps):
         return
     started = time.monotonic()
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    model = network().to(memory_format=torch.channels_last)
+    model = network(config.width).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=1e-5)
     losses, correct, looks, start, before = [], [], [], None, None
     for number, batch in enumerate(batches_of(config, steps), start=1):

@@ -5,19 +5,21 @@
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from bnn_jax.nn.containers import Branches, Network, Residual, Sequential
 from bnn_jax.nn.layers import Norm, Product
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
+from bnn_jax.training.step import logits_of
 
 
 def signs(state: TrainState) -> dict[str, jax.Array]:
@@ -119,14 +121,17 @@ def by_statistics(model: Network, batches: Iterable[dict]) -> np.ndarray:
         (2, 4): sum of losses, correct predictions, images with equal logits, and images; totals add up over hosts.
     """
     mesh, totals = own_devices(), np.zeros((2, 4))
-    graphdef, state = nnx.split(_copy_for_evaluation(model))
-    state = replicated(state, mesh)
+    answers = logits_of(model, mesh), _logits_by_batch_statistics(model, mesh)
     for batch in batches:
-        images = np.asarray(batch['image'])
-        count = len(images) // mesh.size * mesh.size
-        if count:
-            images, labels = spread((images[:count], np.asarray(batch['label'])[:count]), mesh)
-            totals += np.asarray(_by_statistics(graphdef, state, images, labels), np.float64)
+        count = len(batch['image']) // mesh.size * mesh.size
+        if not count:
+            continue
+        images, labels = spread(np.asarray(batch['image'])[:count], mesh), np.asarray(batch['label'])[:count]
+        for row, answer in zip(totals, answers, strict=True):
+            logits = np.asarray(answer(images))
+            loss = np.asarray(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
+            correct, equal = logits.argmax(-1) == labels, np.asarray(all_equal(logits))
+            row += [loss.sum(dtype=np.float64), correct.sum(), equal.sum(), count]
     return totals
 
 
@@ -141,24 +146,18 @@ def statistics_record(totals: np.ndarray) -> dict[str, float]:
     }
 
 
-def _copy_for_evaluation(model: Network) -> Network:
+def _logits_by_batch_statistics(model: Network, mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """As `logits_of`, but a batch is normalized with its own mean and variance, as a whole."""
     graphdef, state = nnx.split(model)
-    copy = nnx.merge(graphdef, state, copy=True)
+    copy = nnx.merge(graphdef, replicated(state, mesh), copy=True)
     copy.eval()
-    return copy
+    copy.set_attributes(Norm, use_running_average=False, groups=1, raise_if_not_found=False)
+    return partial(_logits, *nnx.split(copy))
 
 
 @partial(jax.jit, static_argnums=0)
-def _by_statistics(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array, labels: jax.Array) -> jax.Array:
-    rows = []
-    for running in (True, False):
-        model = nnx.merge(graphdef, state, copy=True)
-        model.set_attributes(Norm, use_running_average=running, groups=1, raise_if_not_found=False)
-        logits = model(images)
-        loss, correct = cross_entropy(logits, labels).sum(), (logits.argmax(-1) == labels).sum()
-        row = [loss, correct, all_equal(logits).sum(), len(labels)]
-        rows.append(jnp.stack([jnp.asarray(value, loss.dtype) for value in row]))
-    return jnp.stack(rows)
+def _logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, state, copy=True)(images)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -172,7 +172,7 @@ def _compared_batches(config: Config, epoch_steps: int) -> int:
     """Test batches that are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
     if not config.watch_every:
         return 0
-    # A batch costs two forward passes, so that of an epoch's time this is at most one part in 150, or one batch.
+    # A batch costs two forward passes, about the time of a step: this is a hundredth of an epoch, or one batch.
     return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))
 
 
