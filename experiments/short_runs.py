@@ -2,7 +2,7 @@
 
     python -m experiments.short_runs --data_dir=FOLDER                      # all rows that have no result yet
     python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor nin_float --seed=1
-    python -m experiments.short_runs --table                                # the results as Markdown
+    python -m experiments.short_runs --table-only                           # the results as Markdown
 
 A result is a line of JSON in docs/short_runs.jsonl; a row and seed that have one are skipped, so that a stopped run goes on at
 its next row. A row is a recipe of experiments/cifar10.py at the width, batch and rate that the line tells, with one thing
