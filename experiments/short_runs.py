@@ -37,6 +37,7 @@ from bnn_jax.quantizers.published import sign_ste_exclusive
 from bnn_jax.schemes.presets import BIREAL_SCALED_GRADIENT, XNOR_PYTORCH_CIFAR
 from bnn_jax.training import Config, init, model_of
 from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
+from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.step import update
 from experiments import cifar10, cifar10_upscaled_alexnet_xnor, fashion_mnist_lenet5
 from experiments.imagenet import adam
@@ -265,6 +266,9 @@ def main(
     if table_only:
         print(table(results(out)))
         return
+    one_heap()
+    if jax.default_backend() == 'cpu':
+        keep_freed_memory()
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)
         config = dataclasses.replace(config, width=width or config.width)
