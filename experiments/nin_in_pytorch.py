@@ -119,15 +119,10 @@ def tested(model, batches) -> np.ndarray:
     model.eval()
     for batch in batches:
         images, labels = tensors(batch)
-        for row, running in zip(totals, (True, False), strict=True):
+        for row, by_batch in zip(totals, (False, True), strict=True):
             for module in norms:
-                # Without tracking, a module in evaluation mode uses the batch's own statistics.
-                module.running_mean, kept_mean = (module.running_mean if running else None), module.running_mean
-                module.running_var, kept_var = (module.running_var if running else None), module.running_var
-                module.kept = kept_mean, kept_var
+                module.train(by_batch).momentum = 0.0  # The running statistics stay as they are.
             logits = model(images)
-            for module in norms:
-                module.running_mean, module.running_var = module.kept
             loss = functional.cross_entropy(logits, labels, reduction='sum').item()
             correct = (logits.argmax(1) == labels).sum().item()
             row += [loss, correct, all_equal(logits) * len(labels), len(labels)]
@@ -155,7 +150,7 @@ def main(
     torch.set_num_threads(1)
     model = network(config.width).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=1e-5)
-    losses, correct, looks, start, before = [], [], [], None, None
+    losses, correct, looks, start, before = [], [], [], [], []
     for number, batch in enumerate(batches_of(config, steps), start=1):
         images, labels = tensors(batch)
         model.train()

@@ -126,12 +126,11 @@ def by_statistics(model: Network, batches: Iterable[dict]) -> np.ndarray:
         count = len(batch['image']) // mesh.size * mesh.size
         if not count:
             continue
-        images, labels = spread(np.asarray(batch['image'])[:count], mesh), np.asarray(batch['label'])[:count]
+        images, labels = spread(np.asarray(batch['image'])[:count], mesh), jnp.asarray(batch['label'])[:count]
         for row, answer in zip(totals, answers, strict=True):
-            logits = np.asarray(answer(images))
-            loss = np.asarray(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
-            correct, equal = logits.argmax(-1) == labels, np.asarray(all_equal(logits))
-            row += [loss.sum(dtype=np.float64), correct.sum(), equal.sum(), count]
+            logits = jnp.asarray(np.asarray(answer(images)))  # on one device
+            loss, equal = np.asarray(cross_entropy(logits, labels), np.float64), all_equal(logits)
+            row += [loss.sum(), (logits.argmax(-1) == labels).sum(), equal.sum(), count]
     return totals
 
 
