@@ -9,9 +9,8 @@ inputs of binary activations. docs/training.md says how to read them.
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,8 @@ import tyro
 from flax import nnx
 
 from bnn_jax.nn.containers import Network
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.walk import Place, observe
 from bnn_jax.training.diagnostics import products
 from bnn_jax.training.fit import test_batches
 from bnn_jax.training.metrics import read
@@ -126,7 +127,7 @@ def layers(run: Trained, images: np.ndarray) -> list[Layer]:
     seen = inputs_of_signs(run.model, images)
     untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
     for before, after in zip(products(untrained), products(run.model), strict=True):
-        binarised, x = after.layer.scheme.weight is not None, seen.get(after.name)
+        binarised, x = after.layer.scheme.weight is not None, seen.get(after.path)
         latent = (np.asarray(place.layer.latent()) for place in (before, after))
         weights = tuple(bars(w, WEIGHTS) for w in latent) if binarised else None
         found.append(Layer(weights) if x is None else Layer(weights, bars(x, INPUTS), float((np.abs(x) <= 1).mean())))
@@ -136,17 +137,14 @@ def layers(run: Trained, images: np.ndarray) -> list[Layer]:
 def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """Name of a product -> what its binary activation sees of these images."""
     model, seen = nnx.merge(*nnx.split(model), copy=True), {}
-    for place in products(model):
-        if activation := place.layer.scheme.activation:
-            noted = partial(_noted, seen, place.name, activation)
-            place.layer.scheme = dataclasses.replace(place.layer.scheme, activation=noted)
+
+    def see(place: Place, x: jax.Array, _: jax.Array) -> None:
+        if isinstance(place.layer, Product) and place.layer.activation is not None:
+            seen[place.path] = np.asarray(x)
+
+    observe(model, see)
     model(images)
     return seen
-
-
-def _noted(seen: dict[str, np.ndarray], name: str, activation: Callable, x: jax.Array) -> jax.Array:
-    seen[name] = np.asarray(x)
-    return activation(x)
 
 
 def bars(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import math
 from collections.abc import Generator
@@ -29,8 +30,9 @@ from bnn_jax.training.devices import (
     sum_over_hosts,
     whole,
 )
-from bnn_jax.training.diagnostics import signs, watch
-from bnn_jax.training.metrics import MetricsLog
+from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
+from bnn_jax.training.health import Health
+from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
 from bnn_jax.training.state import TrainState, init, model_of
@@ -38,6 +40,10 @@ from bnn_jax.training.step import check_batch, means, totals_of, update
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
+
+
+COMPARED = 512
+"""Test images that are evaluated by batch statistics too, at the end of every epoch."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -83,6 +89,7 @@ def fit(config: Config) -> TrainState:
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
+    start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
     state = checkpoints.restore(state)
     check_same_on_hosts(int(state.step), decisive)
     state = replicated(state, mesh)
@@ -100,6 +107,7 @@ def fit(config: Config) -> TrainState:
         Signals() as signals,
         contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
+        health = Health(read(workdir / 'metrics.jsonl'))
         for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
             watched = config.watch_every and number % config.watch_every == 0
@@ -108,7 +116,7 @@ def fit(config: Config) -> TrainState:
             state, metrics = step(state, spread_batch)
             metrics['learning_rate'] = rate(number - 1)
             if watched:
-                metrics |= see(before, state, spread_batch['image'][:: config.accumulate])
+                metrics |= see(before, state, spread_batch['image'][:: config.accumulate], start)
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
             stops = signals.stop_at(number)
@@ -117,11 +125,15 @@ def fit(config: Config) -> TrainState:
                 record = _finite(checkpoints, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
+                _warn(health, record, log, progress)
             if ends_epoch:
-                totals = totals_of(model_of(own_copy(state)), test_batches(config, test_source, shard))
-                test = means(sum_over_hosts(totals), state.num_classes)
-                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size)
+                model, tested = model_of(own_copy(state)), test_batches(config, test_source, shard)
+                first = list(itertools.islice(tested, _compared_batches(config, epoch_steps)))
+                test = means(sum_over_hosts(totals_of(model, itertools.chain(first, tested))), state.num_classes)
+                compared = statistics_record(sum_over_hosts(by_statistics(model, first)))
+                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
                 progress.epoch(record)
+                _warn(health, record, log, progress)
             if saves:
                 _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
@@ -147,6 +159,25 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
         shard=shard,
         workers=config.workers,
     )
+
+
+def _start(state: TrainState) -> dict[str, float]:
+    """Alpha of every layer before the first step, for the layers where it is not 0."""
+    return {name: value for name, alpha in jax.jit(alphas)(state).items() if (value := float(alpha)) > 0}
+
+
+def _compared_batches(config: Config, epoch_steps: int) -> int:
+    """Test batches that are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
+    if not config.watch_every:
+        return 0
+    # A batch costs two forward passes, about the time of a step: this is a hundredth of an epoch, or one batch.
+    return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))
+
+
+def _warn(health: Health, record: dict, log: MetricsLog, progress: Progress) -> None:
+    for warning in health.warnings(record):
+        log.write(step=record['step'], warning=warning, seconds=progress.seconds())
+        progress.say(f'step {record["step"]}: warning: {warning}')
 
 
 def _rate(schedule: optax.Schedule, count: jax.Array) -> jax.Array:
