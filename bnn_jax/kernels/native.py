@@ -5,73 +5,20 @@ a mesh they run within `jax.shard_map`, for XLA does not look into them. No grad
 """
 
 import ctypes
-import re
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.kernels import build, fallbacks
+from bnn_jax.kernels import fallbacks
 from bnn_jax.kernels.zero_padding import padding_words
+from bnn_jax.native import build
+from bnn_jax.native.library import DISABLED_CHECKS, call, expect_there, instruction_sets, missing
 from bnn_jax.ops import bits
 from bnn_jax.ops.bits import words_for
 from bnn_jax.ops.deterministic import normalize
 from bnn_jax.ops.windows import Window, pad_channels
-
-HANDLERS = (
-    'bnn_convolution',
-    'bnn_convolution_signs',
-    'bnn_convolution_floats',
-    'bnn_product',
-    'bnn_product_floats',
-    'bnn_pack',
-)
-DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
-"""For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
-
-
-@cache
-def missing() -> str | None:
-    """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
-
-    Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
-    handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
-    """
-    if not build.LIBRARY.exists():
-        return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
-    try:
-        library = ctypes.CDLL(str(build.LIBRARY))
-        library.bnn_sources.restype = ctypes.c_char_p
-        sources, built, here = library.bnn_sources().decode(), library.bnn_interface(), _interface()
-    except (OSError, AttributeError) as error:
-        return f'{build.LIBRARY.name} cannot be loaded: {error}'
-    if sources != build.digest():
-        return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
-    if here is None or built >> 16 != here >> 16 or built > here:
-        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({here and hex(here)})'
-    for name in HANDLERS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
-    return None
-
-
-def _interface() -> int | None:
-    """65536 major + minor of the interface that the installed jaxlib has, as its header says."""
-    header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
-    if not header.exists():
-        return None
-    numbers = re.findall(r'#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)', header.read_text())
-    return int(numbers[0]) << 16 | int(numbers[1]) if len(numbers) == 2 else None
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Those of this processor that there are kernels for. The first is used, or $BNN_INSTRUCTIONS, read once."""
-    _expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
-    function.restype = ctypes.c_char_p
-    return tuple(function().decode().split())
 
 
 def limit(times: int, instructions: str = '') -> int:
@@ -79,25 +26,13 @@ def limit(times: int, instructions: str = '') -> int:
 
     Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
     """
-    _expect_there()
+    expect_there()
     function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
     function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     products = function(instructions.encode(), times)
     if products < 0:
         raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
     return products
-
-
-def _expect_there() -> None:
-    reason = missing()
-    if reason is not None:
-        raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
-
-
-def _call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
-    _expect_there()
-    result = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
 
 
 @partial(jax.jit, static_argnames=('k', 'instructions'))
@@ -107,7 +42,7 @@ def matmul(x_words: jax.Array, w_words: jax.Array, k: int, instructions: str = '
     instructions: one of `instruction_sets()`; empty for the first.
     """
     shape = (x_words.shape[0], w_words.shape[0])
-    return _call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k), instructions=instructions)
+    return call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k), instructions=instructions)
 
 
 @partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
@@ -117,7 +52,7 @@ def conv2d(
     """Convolution that reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
     x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
     attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
-    return _call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes)
+    return call('bnn_convolution', shape, jnp.int32, x_words, w_words, **attributes)
 
 
 @partial(jax.jit, static_argnames=('channels', 'window', 'pad_value', 'instructions'))
@@ -136,7 +71,7 @@ def conv2d_signs(
     x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
     attributes = {'channels': np.int64(channels), 'geometry': geometry, 'instructions': instructions}
     shape = (*shape[:3], words_for(shape[3]))
-    return _call('bnn_convolution_signs', shape, jnp.uint32, x_words, w_words, thresholds, flip, **attributes)
+    return call('bnn_convolution_signs', shape, jnp.uint32, x_words, w_words, thresholds, flip, **attributes)
 
 
 @partial(jax.jit, static_argnames='instructions')
@@ -145,7 +80,7 @@ def signed_matmul(x: jax.Array, w_words: jax.Array, instructions: str = '') -> j
     if x.dtype != jnp.float32:
         return fallbacks.signed_matmul(None, x, w_words)
     shape = (x.shape[0], w_words.shape[0])
-    return _call('bnn_product_floats', shape, jnp.float32, x, w_words, instructions=instructions)
+    return call('bnn_product_floats', shape, jnp.float32, x, w_words, instructions=instructions)
 
 
 @partial(jax.jit, static_argnames=('window', 'pad_value', 'instructions'))
@@ -157,7 +92,7 @@ def signed_conv2d(
         return fallbacks.signed_conv2d(None, x, w_words, window, pad_value)
     x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
     attributes = {'geometry': geometry, 'instructions': instructions}
-    return _call('bnn_convolution_floats', shape, jnp.float32, x, w_words, **attributes)
+    return call('bnn_convolution_floats', shape, jnp.float32, x, w_words, **attributes)
 
 
 def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
@@ -177,4 +112,4 @@ def pack(x: jax.Array, coefficients: jax.Array | None = None, instructions: str 
     if coefficients is None:
         coefficients = jnp.zeros((0,), jnp.float32)
     shape = (*x.shape[:-1], words_for(x.shape[-1]))
-    return _call('bnn_pack', shape, jnp.uint32, x, coefficients, instructions=instructions)
+    return call('bnn_pack', shape, jnp.uint32, x, coefficients, instructions=instructions)

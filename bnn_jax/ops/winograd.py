@@ -29,13 +29,14 @@ BLOCK = 2**21
 """Numbers in flight, 8 MiB in float32, which a shared cache holds; more only where one row of tiles, the least, has more."""
 
 
-def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads) -> bool:
-    """Whether operands of these shapes have the form that these functions take, and channels and tiles enough."""
+def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads, many: int | None = None) -> bool:
+    """Whether operands of these shapes have the form that these functions take, and channels (many: MANY) and tiles enough."""
+    many = MANY if many is None else many
     if kernel[:2] != (3, 3) or strides != (1, 1) or not all(0 <= pad <= 2 for pair in pads for pad in pair):
         return False
     height, width = (extent + sum(pair) - 2 for extent, pair in zip(x[1:3], pads, strict=True))
     tiles = x[0] * -(-height // 2) * -(-width // 2)
-    return tiles >= TILES and min(kernel[2:]) >= MANY and max(kernel[2:]) <= EXACT
+    return tiles >= TILES and min(kernel[2:]) >= many and max(kernel[2:]) <= EXACT
 
 
 def product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:

@@ -3,6 +3,7 @@
 // shuffle looks up those of 32 filters, and the counts are added up byte by byte.
 #pragma once
 
+#include "floats.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -236,7 +237,7 @@ int64_t limit(int64_t times) {
   return times * kRows * kDepth * 32 * kTogether * kBlock;
 }
 
-constexpr Kernels kKernels = {kTogether, room, convolve, convolve_floats, dot, dot_floats, pack, limit};
+constexpr Kernels kKernels = {kTogether, room, convolve, convolve_floats, dot, dot_floats, pack, limit, kFloatKernels};
 
 }  // namespace
 }  // namespace bnn

@@ -8,6 +8,7 @@
 //   Lanes::integers(c, k, y)   gather, then y[f] = k - 2 totals[f] for kBlock filters
 #pragma once
 
+#include "floats.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -111,7 +112,7 @@ int64_t limit(int64_t times) {
 
 int64_t room(const Geometry& g) { return g.size_h * g.size_w * g.words * kBlock; }
 
-constexpr Kernels kKernels = {1, room, convolve, convolve_floats, dot, dot_floats, pack, limit};
+constexpr Kernels kKernels = {1, room, convolve, convolve_floats, dot, dot_floats, pack, limit, kFloatKernels};
 
 }  // namespace
 }  // namespace bnn
