@@ -14,7 +14,7 @@ import numpy as np
 from bnn_jax.kernels import fallbacks
 from bnn_jax.kernels.zero_padding import padding_words
 from bnn_jax.native import build
-from bnn_jax.native.library import DISABLED_CHECKS, call, expect_there, instruction_sets, missing
+from bnn_jax.native.library import call, expect_there, instruction_sets
 from bnn_jax.ops import bits
 from bnn_jax.ops.bits import words_for
 from bnn_jax.ops.deterministic import normalize

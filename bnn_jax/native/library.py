@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import jax.export
-import numpy as np
 
 from bnn_jax.native import build
 

@@ -110,6 +110,26 @@ void pack_floats(const Sliding& s, const Strided& w, float* packed) {
   }
 }
 
+bool signs_alone(const float* x, int64_t n) {
+  for (int64_t start = 0; start < n; start += 1024) {
+    uint32_t other = 0;
+    for (int64_t i = start; i < least(start + 1024, n); ++i) {
+      uint32_t number;
+      memcpy(&number, x + i, sizeof(number));
+      other |= (number & 0x7fffffffu) ^ 0x3f800000u;
+    }
+    if (other != 0) return false;
+  }
+  return true;
+}
+
+void to_floats(int32_t* integers, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float number = static_cast<float>(integers[i]);
+    memcpy(integers + i, &number, sizeof(number));
+  }
+}
+
 // P pixels, `step` floats apart in x and `y_step` in y, of Q vectors of filters.
 template <int P, int Q>
 void pixels(const Sliding& s, const float* x, int64_t row, const float* w, float* y, int64_t filters) {
@@ -255,7 +275,7 @@ void correlate(const Sliding& s, const float* x, const float* g, float* totals, 
     }
 }
 
-constexpr FloatKernels kFloatKernels = {slide_room,      packed_floats,    pack_floats,    slide,
+constexpr FloatKernels kFloatKernels = {signs_alone, to_floats, slide_room,      packed_floats,    pack_floats,    slide,
                                         correlate_parts, correlate_floats, correlate_room, correlate};
 
 }  // namespace

@@ -55,6 +55,10 @@ struct Strided {
 
 // Convolutions of floats with floats, as training makes them (floats.h).
 struct FloatKernels {
+  // Whether all of n numbers are +1 or -1.
+  bool (*signs_alone)(const float* x, int64_t n);
+  // n integers, to the floats that take their place.
+  void (*to_floats)(int32_t* integers, int64_t n);
   // Floats of room for `slide`, and of the weights as `pack` lays them out for it, aligned or not.
   int64_t (*slide_room)(const Sliding&);
   int64_t (*packed_floats)(const Sliding&);

@@ -285,14 +285,64 @@ void slide(ffi::ThreadPool& pool, const FloatKernels& kernels, const Sliding& s,
   });
 }
 
+// Where x and w are signs alone, y is counted in bits: the same numbers, as float sums of so few integers are exact. Returns
+// whether they were; else nothing is to be read from y.
+constexpr int64_t kFewChannels = 8, kMostTerms = 1 << 24, kPixelsAtOnce = 256;
+
+bool counted(ffi::ThreadPool& pool, const Kernels& kernels, const Sliding& s, int64_t images, const float* x,
+             const float* w, float* y) {
+  const int64_t taps = s.size_h * s.size_w, words = (s.channels + 31) / 32, pixels = images * s.height * s.width;
+  const int64_t lines = images * s.rows;
+  if (s.channels < kFewChannels || taps * s.channels > kMostTerms || lines * s.columns * s.out == 0) return false;
+  if (!kernels.floats.signs_alone(x, std::min<int64_t>(pixels * s.channels, 64))) return false;
+  if (!kernels.floats.signs_alone(w, taps * s.channels * s.out)) return false;
+  const std::unique_ptr<uint32_t[]> x_words(new uint32_t[pixels * words]), w_words(new uint32_t[taps * words * s.out]());
+  std::atomic<bool> signs{true};
+  const int64_t tasks = parts(pool, pixels, pixels * s.channels / 4);
+  share(pool, tasks, [&](int64_t task) {
+    const int64_t end = pixels * (task + 1) / tasks;
+    for (int64_t first = pixels * task / tasks, last; first < end && signs.load(std::memory_order_relaxed); first = last) {
+      last = std::min(first + kPixelsAtOnce, end);
+      if (!kernels.floats.signs_alone(x + first * s.channels, (last - first) * s.channels)) signs = false;
+      kernels.pack(x, nullptr, s.channels, x_words.get() + first * words, first, last);
+    }
+  });
+  if (!signs) return false;
+  for (int64_t tap = 0; tap < taps; ++tap)
+    for (int64_t c = 0; c < s.channels; ++c) {
+      uint32_t* to = w_words.get() + (tap * words + c / 32) * s.out;
+      const float* from = w + (tap * s.channels + c) * s.out;
+      for (int64_t f = 0; f < s.out; ++f) to[f] |= static_cast<uint32_t>(from[f] < 0) << (c % 32);
+    }
+  const Geometry g = {images, s.height, s.width, s.channels, words, s.size_h, s.size_w, s.stride_h, s.stride_w, s.top,
+                      s.left, 1,        1,       s.rows,     s.columns, s.out};
+  int32_t* integers = reinterpret_cast<int32_t*>(y);
+  const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+    // A few lines at a time, which become floats while they are in the cache.
+    const int64_t few = std::max<int64_t>(1, kPixelsAtOnce / s.columns);
+    const int64_t from = block * kBlock, some = std::min<int64_t>(kernels.blocks * kBlock, s.out - from);
+    for (int64_t line = first; line < last; line += few) {
+      const int64_t end = std::min(line + few, last);
+      kernels.convolve(g, x_words.get(), {w_words.get(), s.out, 1}, {integers, nullptr, nullptr, nullptr}, block, line, end,
+                       room);
+      for (int64_t pixel = line * s.columns; pixel < end * s.columns; ++pixel)
+        kernels.floats.to_floats(integers + pixel * s.out + from, some);
+    }
+  };
+  by_blocks(pool, s.out, lines, lines * s.columns * s.out * depth(g), kernels.blocks, kernels.room(g), work);
+  return true;
+}
+
 ffi::Error float_convolution(ffi::ThreadPool pool, Floats4 x, Floats4 w, ffi::Result<Floats4> y,
                              std::string_view instructions, Numbers geometry) {
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
   const Numbers of_x = x.dimensions(), of_w = w.dimensions(), of_y = y->dimensions();
   if (!fit(of_x, of_w, of_y, geometry)) return do_not_fit();
+  const Sliding s = sliding(of_x, of_w, of_y, geometry);
+  if (counted(pool, *kernels, s, of_x[0], x.typed_data(), w.typed_data(), y->typed_data())) return ffi::Error::Success();
   const Strided weights = {w.typed_data(), of_w[1] * of_w[2] * of_w[3], of_w[2] * of_w[3], of_w[3], 1};
-  slide(pool, kernels->floats, sliding(of_x, of_w, of_y, geometry), of_x[0], x.typed_data(), weights, y->typed_data());
+  slide(pool, kernels->floats, s, of_x[0], x.typed_data(), weights, y->typed_data());
   return ffi::Error::Success();
 }
 
