@@ -14,7 +14,10 @@ import numpy as np
 from bnn_jax.kernels import fallbacks
 from bnn_jax.kernels.zero_padding import padding_words
 from bnn_jax.native import build
-from bnn_jax.native.library import call, expect_there, instruction_sets
+from bnn_jax.native.library import DISABLED_CHECKS as DISABLED_CHECKS
+from bnn_jax.native.library import call, expect_there
+from bnn_jax.native.library import instruction_sets as instruction_sets
+from bnn_jax.native.library import missing as missing
 from bnn_jax.ops import bits
 from bnn_jax.ops.bits import words_for
 from bnn_jax.ops.deterministic import normalize

@@ -76,6 +76,22 @@ def expect_there() -> None:
         raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
 
 
+def usable() -> bool:
+    """Whether arrays of the whole program may pass through the kernels: they can run, and there is one CPU device in all.
+
+    Of a batch spread over several CPU devices each device would gather and compute the whole.
+    """
+    return missing() is None and _cpu_devices() <= 1
+
+
+def _cpu_devices() -> int:
+    """Of all hosts; 0 where JAX was told to use no CPU."""
+    try:
+        return jax.device_count('cpu')
+    except RuntimeError:
+        return 0
+
+
 def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)

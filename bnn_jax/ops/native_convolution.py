@@ -10,26 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.native.library import call, missing
+from bnn_jax.native.library import call, usable
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
 def runs(dtype) -> bool:
-    """Whether these functions can be lowered for CPU here: float32, the library built, and one CPU device in all.
-
-    XLA cannot look into them: of a batch spread over several CPU devices each device would compute the whole.
-    """
-    return dtype == jnp.float32 and missing() is None and _cpu_devices() <= 1
-
-
-def _cpu_devices() -> int:
-    """Of all hosts; 0 where JAX was told to use no CPU."""
-    try:
-        return jax.device_count('cpu')
-    except RuntimeError:
-        return 0
+    """Whether these functions are to be lowered for CPU here."""
+    return dtype == jnp.float32 and usable()
 
 
 @partial(jax.jit, static_argnames=('strides', 'pads', 'instructions'))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from test_kernels import convolved, packed, random_signs
 
-from bnn_jax.kernels import build, native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
+from bnn_jax.kernels import native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
+from bnn_jax.native import build
 from bnn_jax.ops.windows import Window
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +204,8 @@ def said(code: str, **environment) -> str:
 
 WITHOUT = """
 from pathlib import Path
-from bnn_jax.kernels import build, native, packed_matmul
+from bnn_jax.kernels import native, packed_matmul
+from bnn_jax.native import build, library
 import jax.numpy as jnp
 {change}
 print(native.missing())
@@ -222,8 +224,8 @@ except RuntimeError as error:
         ("build.LIBRARY = Path('/nowhere.so')", 'they are not built'),
         ('build.LIBRARY = Path(build.__file__)', 'cannot be loaded'),
         ("build.digest = lambda: 'other'", 'from other sources'),
-        ('native._interface = lambda: 1', 'another interface of XLA'),
-        ('native._interface = lambda: None', 'another interface of XLA'),
+        ('library._interface = lambda: 1', 'another interface of XLA'),
+        ('library._interface = lambda: None', 'another interface of XLA'),
     ],
 )
 def test_auto_goes_on_and_native_says_why_not(change, reason):
