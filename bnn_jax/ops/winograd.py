@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four outputs, where 36 is what they take.
+"""Gradients of 3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four numbers, where 36 is what they take.
 
 With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the image (they overlap by two pixels) and the
 window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
@@ -39,11 +39,6 @@ def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads,
     return tiles >= TILES and min(kernel[2:]) >= many and max(kernel[2:]) <= EXACT
 
 
-def product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """y (N, H', W', F) of `convolution` at stride 1; x: (N, H, W, C), kernel: (3, 3, C, F), one dtype, also that of y."""
-    return _sums(x, kernel, 0, pads)
-
-
 def input_gradient(kernel: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
     """dx of `convolution` at stride 1: the convolution of g with the window turned round, summed over filters."""
     (top, bottom), (left, right) = pads
@@ -71,7 +66,7 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
-    """dkernel of `convolution` at stride 1: `product` turned round, G^T [(B^T d B) * (A g A^T)] G summed over tiles."""
+    """dkernel of `convolution` at stride 1: the products turned round, G^T [(B^T d B) * (A g A^T)] G summed over tiles."""
     height, width = g.shape[1:3]
     tiles = -(-height // 2), -(-width // 2)
     into, out = x.shape[-1], g.shape[-1]

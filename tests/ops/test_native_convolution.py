@@ -1,4 +1,4 @@
-"""Native float32 convolution and gradients: every instruction set against loops over taps in float64, threads, signs, devices."""
+"""Native float32 convolution and gradients: all instruction sets against loops over taps, threads, batches, signs, devices."""
 
 import os
 import subprocess
