@@ -14,7 +14,7 @@ Pads = tuple[Pair, Pair]
 
 BLOCK = 2**18  # Elements of a block of patches: 1 MiB in float32, which stays in a core's cache.
 ROWS = 512  # Patches a block at least, so that adding up the blocks' products costs little beside the products.
-NATIVE_MANY = 192  # Channels from which Winograd's products are faster than the C++ library's plain ones.
+NATIVE_MANY = 192  # `winograd.MANY` beside the C++ library, whose plain products are faster than XLA's.
 FEW = 32  # Channels below which runs of pixels are longer than runs of channels.
 
 

@@ -1,7 +1,8 @@
 """Float32 convolution on CPU and its gradients by the C++ library: operands and results as those of `convolution`.
 
-Every output pixel is summed up tap by tap, channel by channel, whatever its batch, and every gradient in an order that the
-shapes alone decide: neither depends on the number of threads. Sums of integers are exact up to 2^24.
+Operands that are +-1 alone are found out as the call runs, and counted in bits: the same integers. Else every output pixel is
+summed up tap by tap, channel by channel, whatever its batch, and every gradient in an order that the shapes
+alone decide: neither depends on the number of threads. Sums of integers are exact up to 2^24.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Gradients of 3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four numbers, where 36 is what they take.
+"""Gradients of 3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four numbers, where 36 is the plain way.
 
 With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the image (they overlap by two pixels) and the
 window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
