@@ -1,1 +1,41 @@
-"""Experiments: one file a run, decisions only. `python -m experiments.NAME --help` lists what can be set."""
+"""Recipes: each trains one network on one data set, scheme by scheme. `python -m experiments` lists them."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+
+from bnn_jax.training import Recipe
+
+
+def recipes() -> dict[str, Recipe]:
+    """Every recipe by its name: what the modules of this package hold as RECIPE."""
+    modules = [importlib.import_module(f'{__name__}.{module.name}') for module in _modules()]
+    found = (getattr(module, 'RECIPE', None) for module in modules)
+    return {recipe.name: recipe for recipe in found if recipe is not None}
+
+
+def commands() -> dict[str, str]:
+    """What else can be run: name of a module with a function `command` -> its docstring."""
+    modules = {module.name: importlib.import_module(f'{__name__}.{module.name}') for module in _modules()}
+    return {name: module.__doc__ or '' for name, module in modules.items() if hasattr(module, 'command')}
+
+
+def _modules() -> list[pkgutil.ModuleInfo]:
+    return [module for module in pkgutil.iter_modules(__path__) if module.name != '__main__']
+
+
+def run_command(main: Callable, name: str, description: str | None, arguments: Sequence[str] | None) -> None:
+    """Call main with the options of the command line; an expected error ends with its message and exit status 1.
+
+    Args:
+        main: its parameters are the options.
+        name: of the module, as `python -m experiments.NAME` runs it.
+        description: what --help says.
+        arguments: the options; by default those of this process.
+    """
+    import tyro
+
+    try:
+        tyro.cli(main, prog=f'python -m experiments.{name}', description=description, args=arguments)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None

@@ -22,14 +22,13 @@ through alpha is nearly 0 and what this variant and the base differ by is what c
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
 import optax
-import tyro
 
 from bnn_jax import BNN, FLOAT, XNOR
 from bnn_jax.data import ArraySource, tfds_source
@@ -40,12 +39,16 @@ from bnn_jax.quantizers import scaled_sign_paper, scaled_sign_ste_const_alpha, s
 from bnn_jax.quantizers.published import scaled_sign_identity
 from bnn_jax.schemes import Scheme, constant_k, flowing_k, norm_pool_product, norm_product_relu_pool
 from bnn_jax.schemes.projections import centre, clip
-from bnn_jax.training import Config, NonFiniteLoss, experiment
-from experiments.cifar10 import STANDARD, others
+from bnn_jax.training import Config, NonFiniteLoss, experiment, named
+from bnn_jax.training.memory import allocate_for_training
+from experiments import run_command
+from experiments.cifar10 import STANDARD
+from experiments.shared import others
 
 IMAGES, EPOCHS, WIDTH = 20_000, 2, 0.125
 
 
+@named('ablation.images')
 @cache
 def source(images: int, split: str, data_dir: str) -> ArraySource:
     """CIFAR-10, decoded once for all runs: the first training images, or all test images."""
@@ -57,16 +60,19 @@ def latents_by(latents: optax.GradientTransformation, schedule) -> optax.Gradien
     return by_kind({latent_weights: latents, others: optax.adam(schedule)})
 
 
+@named('ablation.l2')
 def l2(decay: float, schedule) -> optax.GradientTransformation:
     """For latent weights Adam on the gradient plus decay times the weight."""
     return latents_by(optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule)), schedule)
 
 
+@named('ablation.decoupled')
 def decoupled(decay: float, schedule) -> optax.GradientTransformation:
     """For latent weights Adam, and beside it the weight shrunk by the rate times decay."""
     return latents_by(optax.adamw(schedule, weight_decay=decay), schedule)
 
 
+@named('ablation.faster')
 def faster(factor: float, schedule) -> optax.GradientTransformation:
     """For latent weights Adam at factor times the rate."""
     return latents_by(optax.adam(lambda step: factor * schedule(step)), schedule)
@@ -242,6 +248,7 @@ def main(
         return
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f'variants: got {", ".join(unknown)}, expected some of {", ".join(VARIANTS)}')
+    allocate_for_training()
     for seed in seeds:
         for name in variants:
             place = f'{workdir}/{name}-{seed}'
@@ -249,8 +256,10 @@ def main(
             train(name, dataclasses.replace(VARIANTS[name][1], seed=seed, workdir=place, data_dir=data_dir, **shape))
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'ablation', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    try:
-        tyro.cli(main, prog='python -m experiments.ablation', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    command()

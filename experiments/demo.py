@@ -5,11 +5,11 @@ with results.json, metrics.jsonl and curves.png, and the packed network in .../x
 """
 
 import dataclasses
+from collections.abc import Sequence
 
-from bnn_jax import FLOAT, XNOR
 from bnn_jax.tables import render
 from bnn_jax.training.experiment import run_or_exit, with_options
-from experiments.digits_vgg_small import config
+from experiments import digits_vgg_small
 
 
 def table(twin: dict, ours: dict, batch_size: int) -> str:
@@ -28,13 +28,19 @@ def table(twin: dict, ours: dict, batch_size: int) -> str:
     return render('handwritten digits, 360 test images', ['', *(name for name, *_ in columns)], rows)
 
 
-if __name__ == '__main__':
-    xnor = with_options('demo', __doc__, dataclasses.replace(config(XNOR), epochs=12))
-    twin_of = config(FLOAT, 1e-3)  # the float network wants another learning rate; all else is the same
-    float_twin = dataclasses.replace(xnor, model=twin_of.model, learning_rate=twin_of.learning_rate)
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Train both and compare them; arguments: the options, by default those of this process."""
+    rows = digits_vgg_small.RECIPE
+    xnor = with_options('demo', __doc__, dataclasses.replace(rows.row('XNOR'), epochs=12), arguments)
+    twin_of = rows.row('FLOAT')  # the float network wants another learning rate; all else is the same
+    own = {name: getattr(twin_of, name) for name in ('model', 'deployed', 'learning_rate', 'row')}
     print('XNOR-Net', flush=True)
     ours = run_or_exit('demo: XNOR-Net', dataclasses.replace(xnor, workdir=f'{xnor.workdir}/xnor'))
     print('its float twin', flush=True)
-    twin = run_or_exit('demo: float', dataclasses.replace(float_twin, workdir=f'{xnor.workdir}/float'))
+    twin = run_or_exit('demo: float', dataclasses.replace(xnor, workdir=f'{xnor.workdir}/float', **own))
     print(table(twin, ours, xnor.batch_size))
     print(f'curves, metrics, results and the packed network are in {xnor.workdir}')
+
+
+if __name__ == '__main__':
+    command()

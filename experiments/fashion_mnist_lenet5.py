@@ -1,18 +1,34 @@
-"""What the Fashion-MNIST LeNet-5 rows share: data, recipe, size.
+"""Fashion-MNIST, LeNet-5: 20 and 50 filters of 5x5, 500 hidden units, first and last layer float.
 
-Network and recipe after the PyTorch implementation of XNOR-Net for MNIST: 20 and 50 filters of 5x5, 500 hidden units,
-first and last layer float, Adam 1e-2, batch 128. Here the learning rate falls by cosine instead of tenfold every 15 of
-60 epochs, over 20 epochs.
+Network and recipe after the PyTorch implementation of XNOR-Net for MNIST: Adam 1e-2, batch 128. Here the learning rate falls
+by cosine instead of tenfold every 15 of 60 epochs, over 20 epochs.
+
+Command: python -m experiments.fashion_mnist_lenet5 --scheme=SCHEME --data_dir=FOLDER
+Obtained: experiments/README.md. Rows, and what is expected after 20 epochs; no figure is published:
+- XNOR: about 90.5 %.
+- XNOR_UNCENTERED: XNOR with latent weights clipped but not centered. In experiments/ablation.py leaving centering out gained
+  some 3 points; here the same choice is trained to the end.
+- XNOR_K: XNOR with its input scale K (XNOR-Net, eq. 11). On AlexNet the paper loses less than 1 % without K.
+- BNN: none.
+- BWN: within 0.7 points of the float row.
+- BC: none.
+- FLOAT: about 92.2 %.
 """
 
+import dataclasses
 from functools import partial
 
+from bnn_jax import BC, BNN, BWN, FLOAT, XNOR, XNOR_K
 from bnn_jax.data import Standardize, tfds_source
 from bnn_jax.models import lenet5
 from bnn_jax.schemes import Scheme
-from bnn_jax.training import Config
+from bnn_jax.schemes.projections import clip
+from bnn_jax.training import Config, Recipe, named
+from bnn_jax.training.experiment import main
+from experiments.shared import networks
 
 
+@named('fashion_mnist.images')
 def source(split: str, data_dir: str):
     """Fashion-MNIST, decoded once: 60,000 training and 10,000 test images."""
     return tfds_source('fashion_mnist', split, data_dir).in_memory()
@@ -21,10 +37,29 @@ def source(split: str, data_dir: str):
 def config(scheme: Scheme) -> Config:
     """The row of one scheme."""
     return Config(
-        model=partial(lenet5, 10, scheme=scheme),
+        **networks(partial(lenet5, 10), scheme),
         data=source,
         standardize=Standardize((0.2860,), (0.3530,)),
         epochs=20,
         batch_size=128,
         learning_rate=1e-2,
     )
+
+
+RECIPE = Recipe(
+    'fashion_mnist_lenet5',
+    __doc__,
+    rows={
+        'XNOR': config(XNOR),
+        'XNOR_UNCENTERED': config(dataclasses.replace(XNOR, projection=clip)),
+        'XNOR_K': config(XNOR_K),
+        'BNN': config(BNN),
+        'BWN': config(BWN),
+        'BC': config(BC),
+        'FLOAT': config(FLOAT),
+    },
+    other=config,
+)
+
+if __name__ == '__main__':
+    main(RECIPE)

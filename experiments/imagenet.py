@@ -1,4 +1,4 @@
-"""What the ImageNet rows share: data, recipes of XNOR-Net's paper, what a row costs.
+"""What the ImageNet recipes share: data, recipes of XNOR-Net's paper, what a row costs.
 
 --data_dir=FOLDER holds either FOLDER/imagenet2012, which TFDS prepared as ArrayRecord, or the folder trees
 FOLDER/train/<synset>/*.JPEG and FOLDER/val/... (or validation); the run prints which of them it reads. For a machine with
@@ -12,19 +12,14 @@ The paper (arXiv:1603.05279v4, p. 11-13) leaves open, and here is chosen, for al
 - Largest learning rate: 0.1 is the paper's. With Adam (XNOR, BNN) that is implausible; 1e-3 is the published codes'.
 - Weight decay: none is given. Float rows take that of the code their network is from, binary rows none.
 - Flipping: not mentioned; both published codes flip. Normalisation: mean and deviation of ImageNet's channels.
-- Presets: XNOR and BWN are the paper's text (`presets.XNOR_PAPER`, `presets.BWN_PAPER`), BC and BNN the library's.
+- Presets: XNOR_PAPER and BWN_PAPER are the paper's text, BC and BNN the library's schemes.
 Falls are placed by share of the run: with other --epochs, they move along.
 """
 
-import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-
-import jax
-import jax.numpy as jnp
-import optax
-from flax import nnx
+from typing import Any
 
 from bnn_jax.data import (
     IMAGENET_MEAN,
@@ -36,13 +31,11 @@ from bnn_jax.data import (
     folder_source,
     random_crop,
     resize_short,
-    resize_short_between,
     tfds_source,
 )
-from bnn_jax.models import alexnet, extraction, resnet18
-from bnn_jax.nn.layers import Latent
 from bnn_jax.schemes import Scheme
-from bnn_jax.training import Config
+from bnn_jax.training import Config, named
+from experiments.shared import adam, sgd
 
 IMAGES = 1_281_167
 """Training images of ILSVRC 2012."""
@@ -58,11 +51,12 @@ def hours(epochs: float, macs: int) -> float:
     """Hours of training on one NVIDIA A100, computed, not measured: operations / (0.2 x 156e12 a second).
 
     An image costs 3 passes (forward, gradients of inputs and of weights) of 2 operations a multiply-add. Decoding must
-    keep up, else it decides: `python -m experiments.bench_input`.
+    keep up, else it decides: `python -m benchmarks.input`.
     """
     return epochs * IMAGES * macs * 3 * 2 / (SHARE * PEAK) / 3600
 
 
+@named('imagenet.images')
 def source(split: str, data_dir: str) -> Source:
     """ImageNet's images, 'train' or 'test' (the 50,000 of validation), from what is in data_dir; prints which.
 
@@ -87,60 +81,6 @@ def source(split: str, data_dir: str) -> Source:
     return images
 
 
-@dataclasses.dataclass(frozen=True)
-class Falls:
-    """A learning rate that falls at the end of epochs: a Config's schedule.
-
-    factors: (epoch, factor on the largest rate from there on), in order. epochs: those of the whole recipe; in a run of
-    another length the falls are at the same shares of it.
-    """
-
-    epochs: int
-    factors: tuple[tuple[int, float], ...]
-
-    def __call__(self, learning_rate: float, steps: int) -> optax.Schedule:
-        rates = [learning_rate, *(learning_rate * factor for _, factor in self.factors)]
-        boundaries = [steps * epoch // self.epochs for epoch, _ in self.factors]
-        return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], boundaries)
-
-
-def polynomial(learning_rate: float, steps: int) -> optax.Schedule:
-    """learning_rate (1 - step / steps)^4."""
-    return optax.polynomial_schedule(learning_rate, 0.0, power=4, transition_steps=steps)
-
-
-def sgd(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransformation:
-    """SGD with momentum 0.9; decay: L2, added to the gradient."""
-    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum=0.9))
-
-
-def adam(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransformation:
-    """Adam; decay: L2, added to the gradient (not decoupled)."""
-    return optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule))
-
-
-def l2_except_latent(decay: float) -> optax.GradientTransformation:
-    """L2, added to the gradient, of every parameter but latent weights.
-
-    The loss of a binary layer depends on the signs and the scale of its latent weights. Their gradient is small (it carries
-    alpha), so that L2 would shrink alpha, the gradient with it, and Adam would enlarge what is left: signs flip at random.
-    """
-
-    def mask(params):
-        return jax.tree.map(lambda v: not isinstance(v, Latent), params, is_leaf=lambda v: isinstance(v, nnx.Variable))
-
-    return optax.add_decayed_weights(decay, mask=mask)
-
-
-def lua_decay(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The Lua code's L2: 5e-4 during the first two learning rates (1 and 1/2 of the largest), then none."""
-    largest = jnp.asarray(schedule(0))
-    return optax.add_decayed_weights(lambda count: jnp.where(jnp.asarray(schedule(count)) > 0.3 * largest, 5e-4, 0.0))
-
-
-LUA_FALLS = Falls(55, ((18, 0.5), (29, 0.1), (43, 0.05), (52, 0.01)))
-"""The Lua code's falls, both of BWN (from 1e-2) and of XNOR (from 1e-3)."""
-
 STANDARD = Standardize(IMAGENET_MEAN, IMAGENET_STD)
 CROPPED, CENTRE = (resize_short(256), random_crop(224), flip), (resize_short(256), centre_crop(224))
 
@@ -150,41 +90,13 @@ row = partial(
 """A Config on ImageNet, short side 256, random crops of 224 for training and the central one for evaluation."""
 
 
-def alexnet_row(scheme: Scheme, *, learning_rate: float = 0.1, optimizer=sgd, anchors: tuple = ()) -> Config:
-    """AlexNet by the paper's recipe: 16 epochs, batch 512, rate falling tenfold every 4 epochs."""
-    return row(
-        model=partial(alexnet, 1000, scheme=scheme),
-        optimizer=optimizer,
-        schedule=Falls(16, ((4, 0.1), (8, 0.01), (12, 0.001))),
-        epochs=16,
-        batch_size=512,
-        learning_rate=learning_rate,
-        anchors=anchors,
-    )
+def optimizer_of(scheme: Scheme, *, decay: float = 0.0) -> dict[str, Any]:
+    """`optimizer` and `learning_rate` of a Config: Adam from 1e-3 for binary activations, else SGD 0.9 from 0.1.
 
-
-def resnet18_row(scheme: Scheme, *, learning_rate: float = 0.1, optimizer=sgd, anchors: tuple = ()) -> Config:
-    """ResNet-18 by the paper's recipe: 58 epochs, batch 256, short side of 256 to 480, falls after epochs 30 and 40."""
-    return row(
-        model=partial(resnet18, 1000, scheme=scheme),
-        augmentations=(resize_short_between(256, 480), random_crop(224), flip),
-        optimizer=optimizer,
-        schedule=Falls(58, ((30, 0.1), (40, 0.01))),
-        epochs=58,
-        batch_size=256,
-        learning_rate=learning_rate,
-        anchors=anchors,
-    )
-
-
-def extraction_row(scheme: Scheme, *, optimizer=sgd) -> Config:
-    """The GoogLeNet variant by the paper's recipe: 80 epochs, batch 128, short side of 256 to 320, polynomial rate."""
-    return row(
-        model=partial(extraction, 1000, scheme=scheme),
-        augmentations=(resize_short_between(256, 320), random_crop(224), flip),
-        optimizer=optimizer,
-        schedule=polynomial,
-        epochs=80,
-        batch_size=128,
-        learning_rate=0.1,
-    )
+    Args:
+        scheme: what is trained.
+        decay: L2 for a float network; none for binary ones.
+    """
+    if scheme.activation is not None:
+        return {'optimizer': adam, 'learning_rate': 1e-3}
+    return {'optimizer': partial(sgd, decay=decay) if scheme.weight is None and decay else sgd, 'learning_rate': 0.1}

@@ -6,7 +6,7 @@ The photograph is scikit-learn's china.jpg, by danielbuechele (CC BY 2.0).
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from bnn_jax.data import (
     resize_short_between,
     resize_to,
 )
+from experiments import run_command
 
 PANELS: list[tuple[str, tuple[Callable, ...], int]] = [
     ('the photograph', (), 0),
@@ -93,5 +94,10 @@ def main(path: Annotated[Path, tyro.conf.Positional]) -> None:
     print(f'{path}: {path.stat().st_size:,} bytes')
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'picture_augmentations', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    command()

@@ -9,9 +9,8 @@ inputs of binary activations. docs/training.md says how to read them.
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +20,13 @@ import tyro
 from flax import nnx
 
 from bnn_jax.nn.containers import Network
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.walk import Place, observe
 from bnn_jax.training.diagnostics import products
 from bnn_jax.training.fit import test_batches
 from bnn_jax.training.metrics import read
 from bnn_jax.training.restore import Trained, trained
+from experiments import recipes, run_command
 from experiments.table import rows
 
 IMAGES, COLUMNS = 256, 4
@@ -103,8 +105,18 @@ def flips(runs: Runs) -> dict[str, dict[int, float]]:
 
 
 def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Layer]:
-    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them."""
-    run = trained(f'experiments.{name}', min(runs, key=lambda one: one[1]['config']['seed'])[0])
+    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them.
+
+    Raises ValueError for a run of a recipe that is not here.
+    """
+    workdir, results = min(runs, key=lambda one: one[1]['config']['seed'])
+    recipe = recipes().get(results['config'].get('recipe'))
+    if recipe is None:
+        raise ValueError(
+            f'{workdir}: {name} is a run of no recipe of experiments/, expected one of {", ".join(recipes())}; train it again '
+            'as one of them'
+        )
+    run = trained(recipe, workdir)
     config = dataclasses.replace(run.config, batch_size=IMAGES, accumulate=1, workers=0)
     with closing(test_batches(config, config.data('test', config.data_dir))) as batches:
         return layers(run, next(batches)['image'])
@@ -115,7 +127,7 @@ def layers(run: Trained, images: np.ndarray) -> list[Layer]:
     seen = inputs_of_signs(run.model, images)
     untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
     for before, after in zip(products(untrained), products(run.model), strict=True):
-        binarised, x = after.layer.scheme.weight is not None, seen.get(after.name)
+        binarised, x = after.layer.scheme.weight is not None, seen.get(after.path)
         latent = (np.asarray(place.layer.latent()) for place in (before, after))
         weights = tuple(bars(w, WEIGHTS) for w in latent) if binarised else None
         found.append(Layer(weights) if x is None else Layer(weights, bars(x, INPUTS), float((np.abs(x) <= 1).mean())))
@@ -125,17 +137,14 @@ def layers(run: Trained, images: np.ndarray) -> list[Layer]:
 def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """Name of a product -> what its binary activation sees of these images."""
     model, seen = nnx.merge(*nnx.split(model), copy=True), {}
-    for place in products(model):
-        if activation := place.layer.scheme.activation:
-            noted = partial(_noted, seen, place.name, activation)
-            place.layer.scheme = dataclasses.replace(place.layer.scheme, activation=noted)
+
+    def see(place: Place, x: jax.Array, _: jax.Array) -> None:
+        if isinstance(place.layer, Product) and place.layer.activation is not None:
+            seen[place.path] = np.asarray(x)
+
+    observe(model, see)
     model(images)
     return seen
-
-
-def _noted(seen: dict[str, np.ndarray], name: str, activation: Callable, x: jax.Array) -> jax.Array:
-    seen[name] = np.asarray(x)
-    return activation(x)
 
 
 def bars(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -241,8 +250,10 @@ def main(workdirs: Annotated[list[Path], tyro.conf.Positional], folder: Path, na
         print(f'{path}: {path.stat().st_size:,} bytes')
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'pictures', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    try:
-        tyro.cli(main, prog='python -m experiments.pictures', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    command()

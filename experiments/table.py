@@ -2,19 +2,20 @@
 
     python -m experiments.table runs/digits_vgg_small_xnor-0 runs/digits_vgg_small_xnor-1 ... --picture=curves.png
 
-Prints Markdown: one row an experiment, mean and spread (smallest to largest) over its runs.
+Prints Markdown: one row an experiment, named by its command, with mean and spread (smallest to largest) over its runs.
 """
 
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from bnn_jax.training.metrics import read
+from experiments import run_command
 
 
 def rows(workdirs: Sequence[Path]) -> dict[str, list[dict]]:
@@ -37,7 +38,7 @@ def markdown(found: dict[str, list[dict]]) -> str:
     for name, runs in found.items():
         packed = [r for r in runs if r['packed_bytes'] is not None]
         cells = [
-            name,
+            _command(name, runs[0].get('config', {})),
             str(len(runs)),
             _all(str(r['epochs']) for r in runs),
             _spread([r['test_accuracy'] for r in runs]),
@@ -54,6 +55,11 @@ def markdown(found: dict[str, list[dict]]) -> str:
         ]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
+
+
+def _command(name: str, config: Mapping[str, str]) -> str:
+    """`cifar10_nin --scheme=XNOR`; the experiment's name for a run of no recipe."""
+    return f'`{config["recipe"]} --scheme={config["row"]}`' if config.get('recipe') else name
 
 
 def _all(values: Iterable[str]) -> str:
@@ -109,8 +115,10 @@ def main(
         picture(workdirs, picture_path)
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'table', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    try:
-        tyro.cli(main, prog='python -m experiments.table', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    command()

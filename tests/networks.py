@@ -7,7 +7,7 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax.models.googlenet import inception
 from bnn_jax.nn.builder import NetworkBuilder
-from bnn_jax.nn.layers import MaxPool
+from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.training import logits_of
 

@@ -6,8 +6,6 @@ a lowering for the device, not that a device's compiler takes it, nor how fast i
 
 import math
 import re
-import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,19 +17,16 @@ from flax import nnx
 from networks import SMALL, build, images
 
 import bnn_jax as bnn
-from bnn_jax.training import Config, experiment, init, logits_of
+from bnn_jax.training import Config, init, logits_of
 from bnn_jax.training.step import update
+from experiments import recipes
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
 ROOT = Path(__file__).parent.parent
 PLATFORMS = ('cuda', 'tpu')
-EXPERIMENTS = [
-    path.stem
-    for path in sorted((ROOT / 'experiments').glob('*.py'))
-    if 'bnn_jax.training.experiment import main' in path.read_text()
-]
-"""All but the demo, which trains two of the digits' networks."""
+CONFIGS = {recipe.run_name(row): recipe.row(row) for recipe in recipes().values() for row in recipe.rows}
+"""Every row of every recipe."""
 
 ORIGINAL = {'imagenet': (300, 400, 3), 'digits': (8, 8, 1), 'fashion_mnist': (28, 28, 1), 'cifar10': (32, 32, 3)}
 """Pixels of a data set's images, by the beginning of an experiment's name; augmentations make of them what is trained on."""
@@ -109,17 +104,6 @@ def known(table: dict, name: str):
     return table[max(beginnings, key=len)]
 
 
-@pytest.fixture
-def config(request, monkeypatch) -> Config:
-    """What an experiment's command runs."""
-    called = []
-    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
-    monkeypatch.delitem(sys.modules, f'experiments.{request.param}', raising=False)
-    runpy.run_module(f'experiments.{request.param}', run_name='__main__')
-    ((_, _, config, *_),) = called
-    return config
-
-
 def abstract_batch(config: Config, original: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     """A training batch of a recipe, made of images of this size by its own augmentations."""
     image, rng = np.zeros(original, np.uint8), np.random.default_rng(0)
@@ -170,15 +154,9 @@ def test_a_call_that_only_one_platform_has_would_be_seen():
     assert any('lapack' in name for name in custom_calls(lowered.as_text()))
 
 
-def test_there_are_experiments():
-    assert {'digits_vgg_small_xnor', 'fashion_mnist_lenet5_xnor', 'imagenet_resnet18_xnor'} <= set(EXPERIMENTS)
-    assert len(EXPERIMENTS) >= 20
-
-
-@pytest.mark.parametrize(
-    ('config', 'name'), [(name, name) for name in EXPERIMENTS], indirect=['config'], ids=EXPERIMENTS
-)
-def test_a_training_step(config, name):
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_training_step(name):
+    config = CONFIGS[name]
     pixels, layers = known(NETWORKS, name)
     batch = abstract_batch(config, known(ORIGINAL, name))
     assert batch['image'].shape == (config.batch_size, *pixels)

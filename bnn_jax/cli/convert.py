@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,9 +29,9 @@ def convert(
     """The newest checkpoint of a run to a packed file, with a report, if both give the same logits.
 
     Args:
-        module: what started the run as `python -m MODULE`, such as experiments.digits_vgg_small_xnor.
+        module: what started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
         output: the file to write; it appears, or is replaced, only when all is well.
-        workdir: the run's folder; by default that of the module.
+        workdir: the run's folder, which says its scheme and options; by default that of the module's first row.
         samples: how many test images of the run to compare on.
         input: height, width and channels of random images to compare on, where the test images are not at hand.
         classes: a text file with a class name a line, to keep in the file.
@@ -40,9 +41,15 @@ def convert(
     from bnn_jax.inference import serialization
     from bnn_jax.inference.converter import convert as packed_of
     from bnn_jax.training.experiment import deployed, preprocessing
+    from bnn_jax.training.memory import allocate_for_training
+    from bnn_jax.training.recipe import recipe_of
     from bnn_jax.training.restore import trained
 
-    run = trained(module, workdir)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where `python -m MODULE` finds it
+    recipe = recipe_of(module)
+    allocate_for_training()  # A teacher that is gone is trained again.
+    run = trained(recipe, workdir)
     images, which = _sample_images(run, samples, input)
     stated = preprocessing(run.config, images.shape[1:])
     names = class_names(classes, run.model.num_classes)

@@ -45,10 +45,10 @@ def summary(
 def _summary_of(model: str, scheme: str, num_classes: int, input_shape: Shape, width: float):
     from flax import nnx
 
-    from bnn_jax import models, schemes, summarize
-    from bnn_jax.schemes import presets
+    from bnn_jax import models, summarize
+    from bnn_jax.training.recipe import public_schemes
 
-    values = {k: v for module in (presets, schemes) for k, v in vars(module).items() if isinstance(v, schemes.Scheme)}
+    values = public_schemes()
     if model not in models.__all__ or model.endswith('_stem'):
         names = ', '.join(name for name in models.__all__ if not name.endswith('_stem'))
         raise ValueError(f'model: got {model!r}, expected one of {names}')

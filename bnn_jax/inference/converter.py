@@ -1,152 +1,151 @@
-"""Trained network -> packed network, once: signs become bits, scales and normalisation are computed for good."""
+"""Trained network -> packed network, once: signs become bits, scales and normalization are computed for good."""
 
-from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.inference.packed import (
-    Chain,
-    Concat,
-    FloatProduct,
-    PackedNetwork,
-    PackedNorm,
-    PackedProduct,
-    Stateless,
-    Sum,
-    UnpackedProduct,
-)
 from bnn_jax.inference.thresholds import in_bits
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Norm, Product, Relu
-from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.quantizers.standard import sign
-from bnn_jax.schemes.scheme import Scheme, constant_k, flowing_k
+from bnn_jax.nn.layer import Container, Layer, cost_of, kept, label_of
+from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.nn.report import Report, Row
+from bnn_jax.nn.walk import is_container, slots, walk
 
 
-def convert(model: Network) -> PackedNetwork:
-    """The packed network with the answers of `model` in evaluation mode; model itself is not changed.
+class Packed(nnx.Module):
+    """A packed layer in the place of the layer it was made of, in a user's own module."""
 
-    Signs of the latent weights become bits, alpha and folded normalisation are computed once, real layers stay float32.
+    def __init__(self, layer: PackedLayer):
+        self.layer = nnx.data(layer)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.layer(x)  # pyright: ignore[reportCallIssue]
+
+
+def convert(model: Any) -> Any:
+    """The packed network with the answers of a trained model in evaluation mode; the model itself is not changed.
+
+    Signs of the latent weights become bits, alpha and folded normalization are computed once, real layers stay float32.
     On CPU the logits of float32 images are bit-identical to `model.eval()`'s for schemes with binary activations, alpha
     and pads included, if the scheme's scale is summed in a fixed order as all scales of `quantizers` are.
-    `packed.report` names for each layer what it became; heads that only training sees are left out.
-    Raises TypeError for a model that is not one of this library's networks or holds a layer it does not know;
-    ValueError for parameters that are not finite float32 numbers, quantizers that are not signs times a scale (with the layer's
-    path), and a network without any binary weights.
+
+    Args:
+        model: a network of this library's containers, which becomes a `PackedNetwork`, with thresholds where only signs
+            are read; or any `nnx.Module`, of which a copy is returned: each binary layer is replaced by its packed twin, the
+            module's own `__call__` stays, and so does everything else.
+
+    Returns:
+        The packed network. Its `report` names for each layer what it became, and why others stayed float. Heads that only
+        training sees are left out.
+
+    Raises:
+        TypeError: for a model that is no `nnx.Module`.
+        ValueError: naming the layer, for parameters that are not finite float32 numbers and for quantizers that are not
+            signs times numbers; for a model without any binary weights.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
+        >>> packed = bnn.convert(model)
+        >>> packed.report.rows[1].became
+        'xnor + popcount'
     """
-    if not isinstance(model, Network):
-        raise TypeError(f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-    packed = in_bits(PackedNetwork(model.channels, model.num_classes, _convert_all(model.body, '')))
-    if not any(row.became in ('xnor + popcount', '1-bit storage, float product') for row in packed.report.rows):
-        raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
-    return packed
-
-
-def _convert_all(layers: Sequential, path: str) -> Chain:
-    return Chain(tuple(_convert(layer, f'{path}{i}') for i, layer in enumerate(layers.layers)))
-
-
-def _convert(layer, path: str):
-    match layer:
-        case Residual():
-            return Sum(_convert_all(layer.body, f'{path}.body.'), _convert_all(layer.shortcut, f'{path}.shortcut.'))
-        case Branches():
-            return Concat(tuple(_convert_all(b, f'{path}.branch{i}.') for i, b in enumerate(layer.branches)))
-        case Auxiliary():
-            return Chain(())  # The identity: its head is of training only.
-        case Norm():
-            for name in ('scale', 'bias', 'mean', 'var'):
-                _finite(getattr(layer, name), f'{path} {name}')
-            coefficients = layer.coefficients()
-            if not np.isfinite(np.asarray(coefficients)).all():
-                raise ValueError(
-                    f'convert: layer {path}: its normalisation folds to numbers that are not finite, expected var > -eps and '
-                    'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
-                )
-            return PackedNorm(layer.num_features, coefficients)
-        case Product():
-            return _convert_product(layer, path)
-        case Relu() | LeakyRelu() | MaxPool() | AvgPool() | GlobalAveragePool() | Flatten():
-            return Stateless(layer)
-    raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected one of bnn_jax.nn')
-
-
-def _convert_product(layer: Product, path: str):
-    kernel = _finite(layer.kernel, f'{path} kernel')
-    if layer.scheme.before is not None:
-        kernel = layer.scheme.before(kernel)
-    bias = None if layer.bias is None else _finite(layer.bias, f'{path} bias')
-    if layer.scheme.weight is None and layer.scheme.activation is not None:
-        raise ValueError(
-            f'convert: layer {path}: it has real weights on a binary input (the first stage of two, say), expected binary '
-            'weights, for no bit operation multiplies by a real weight; train the second stage and convert that'
+    if isinstance(model, Container):
+        packed = in_bits(_packed(model, ''))
+        if not packed.holds_bits():
+            raise _without_bits()
+        return packed
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
         )
-    if layer.scheme.weight is None:
-        return FloatProduct(layer.product, layer.into, layer.out, kernel, bias)
-    _check_sign(layer.scheme, path)
-    product = layer.product.stored(layer.into, layer.out)
-    words, scale, faithful = _pack(layer.scheme, product, kernel)
-    if not faithful:
-        raise ValueError(
-            f'convert: layer {path}: its quantized weights are not scale * sign(W), expected two values +-scale a '
-            'filter; a quantizer with sign(0) = 0 or more than one bit cannot be packed'
-        )
-    if layer.scheme.activation is None:
-        return UnpackedProduct(product, layer.into, layer.out, words, scale, bias)
-    _check_activation(layer.scheme, path)
-    use_k = layer.scheme.input_scale is not None
-    return PackedProduct(product, layer.into, layer.out, use_k, words, scale, bias)
+    if isinstance(model, Layer):
+        return _layer_packed(model, type(model).__name__)
+    copy, rows = nnx.merge(*nnx.split(model), copy=True), []
+    copy.eval()
+    if not _replace(copy, '', rows):
+        raise _without_bits()
+    order = [place.path for place in walk(model)]
+    rows.sort(key=lambda row: next((i for i, path in enumerate(order) if row.path.startswith(path)), len(order)))
+    copy.report = Report(tuple(rows))
+    return copy
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _pack(scheme: Scheme, product: Convolution | Dense, kernel: jax.Array):
-    """Words and scale of a latent kernel, and whether scale * sign is indeed what the scheme makes of it."""
-    signs = sign(kernel)
-    scale = None if scheme.scale is None else scheme.scale(kernel)
-    expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
-    quantized = kernel if scheme.weight is None else scheme.weight(kernel)
-    return product.pack_kernel(signs), scale, jnp.all(quantized == expected)
+def _without_bits() -> ValueError:
+    return ValueError('convert: got a network without binary weights, expected at least one layer to pack')
 
 
-def _check_sign(scheme: Scheme, path: str) -> None:
-    small, zero = np.asarray(scheme.sign(jnp.asarray([0.5, 0], jnp.float32)))
-    if small != 1:
-        raise ValueError(
-            f'convert: layer {path}: its scheme evaluates real weights, expected signs, for no bit holds them; build the '
-            'model anew with a scheme that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
-        )
-    if zero != 1:
-        raise ValueError(
-            f'convert: layer {path}: its scheme has sign(0) = {zero:.0f}, expected +1, which is what a bit means; build the '
-            'model anew with presets.deployable(scheme) and give it these parameters'
-        )
+def _packed(layer: Any, path: str) -> Any:
+    if isinstance(layer, Container):
+        inner = [_packed(slot.get(), _joined(path, slot.name)) for slot in layer.slots()]
+        return layer.packed(inner)
+    return _layer_packed(layer, path)
 
 
-def _check_activation(scheme: Scheme, path: str) -> None:
-    probe = jnp.asarray([-2, -1, -0.5, -1e-30, -0.0, 0, 1e-30, 0.5, 1, 2], jnp.float32)
-    if scheme.activation is not None and not np.array_equal(scheme.activation(probe), sign(probe)):
-        raise ValueError(
-            f'convert: layer {path}: its activation quantizer is not a sign, expected values +-1 with sign(0) = +1; '
-            'other activations ({0, 1}, several bits, sign(0) = 0) train, but do not fit +-1 bits'
-        )
-    if scheme.input_scale not in (None, constant_k, flowing_k):
-        raise ValueError(f'convert: layer {path}: got an unknown input_scale, expected None, constant_k or flowing_k')
+def _layer_packed(layer: Any, path: str) -> Any:
+    if not isinstance(layer, Layer):
+        if not callable(layer):
+            raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected a layer: a callable')
+        return kept(layer)
+    try:
+        return layer.packed()
+    except ValueError as error:
+        raise ValueError(f'convert: layer {path}: {error}') from error
 
 
-def _finite(variable: nnx.Variable, name: str):
-    value = np.asarray(variable[...])
-    if value.dtype != np.float32:
-        raise ValueError(
-            f'convert: layer {name}: got dtype {value.dtype}, expected float32; keep parameters in float32 (images may be '
-            'narrower), since a cast now would change alpha and with it the answers'
-        )
-    if not np.isfinite(value).all():
-        count = int((~np.isfinite(value)).sum())
-        raise ValueError(
-            f'convert: layer {name}: {count} of {value.size} values are NaN or infinite, expected finite numbers; '
-            'go back to the last good checkpoint'
-        )
-    return jnp.asarray(value)
+def _replace(module: nnx.Module, path: str, rows: list[Row]) -> bool:
+    """Puts packed twins into a user's module, adds to the rows of its report, and says whether there was anything to pack."""
+    found = False
+    for slot in slots(module):
+        layer, inner = slot.get(), _joined(path, slot.name)
+        if not isinstance(layer, Container) and is_container(layer):
+            found |= _replace(layer, inner, rows)
+            continue
+        packed = in_bits(_packed(layer, inner))
+        if packed.holds_bits():
+            slot.put(Packed(packed))
+            rows += packed.rows(inner)
+            found = True
+        else:
+            rows.append(_float_row(layer, packed, inner))
+    return found
+
+
+def _float_row(layer: Any, packed: Any, path: str) -> Row:
+    size = (
+        cost_of(layer, ()).bytes
+        if isinstance(layer, nnx.Module) and not isinstance(layer, Layer)
+        else packed.stored_bytes()
+    )
+    reason = f'{label_of(layer)}: no binary weights, left as it was'
+    if isinstance(layer, nnx.BatchNorm) and not isinstance(layer, Layer):
+        count = _near_threshold(layer)
+        if count:
+            reason += (
+                f'; before a sign, another compilation may flip the sign of up to {count} float32 numbers a channel, those '
+                'nearest to its threshold; of none with bnn_jax.nn.Norm'
+            )
+    return Row(path, 'float32', size, reason)
+
+
+def _near_threshold(norm: nnx.BatchNorm) -> int:
+    """The most inputs of a channel, of all float32 numbers, whose sign after the normalization depends on its rounding.
+
+    With y = (x - mean) f + bias, four roundings of at most 2^-24 each leave an error of 4 |bias| 2^-23 near y = 0; divided by
+    f it is a distance between inputs, divided by their spacing a count. Without a bias the sign is exactly that of x - mean.
+    """
+    mean, var = (np.asarray(v[...], np.float64) for v in (norm.mean, norm.var))
+    scale = 1.0 if norm.scale is None else np.asarray(norm.scale[...], np.float64)
+    bias = np.zeros_like(mean) if norm.bias is None else np.asarray(norm.bias[...], np.float64)
+    factor = np.abs(scale / np.sqrt(var + norm.epsilon))
+    factor = np.where(factor == 0, np.inf, factor)
+    threshold = np.float32(mean - bias / np.where(np.isinf(factor), np.inf, scale / np.sqrt(var + norm.epsilon)))
+    width = 2 * 4 * np.abs(bias) * 2.0**-23 / factor
+    counts = np.where(bias == 0, 0, np.ceil(width / np.maximum(np.spacing(np.abs(threshold)), 1e-45)))
+    return int(counts.max(initial=0))
+
+
+def _joined(path: str, name: str) -> str:
+    return '.'.join(part for part in (path, name) if part)

@@ -11,64 +11,58 @@ from typing import Any, get_type_hints
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
-from bnn_jax.inference import packed
-from bnn_jax.inference.packed import PackedNetwork, role
+from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
 from bnn_jax.inference.thresholds import in_bits
-from bnn_jax.nn import layers, operations
+from bnn_jax.nn.names import maker_of, name_of
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.packed import PackedNetwork
+from bnn_jax.nn.packed_layer import PackedLayer, role
 from bnn_jax.ops.windows import Window
 
 FORMAT, VERSION = 'bnn_jax', 1
 
-_KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        packed.PackedNetwork,
-        packed.PackedProduct,
-        packed.UnpackedProduct,
-        packed.FloatProduct,
-        packed.PackedNorm,
-        packed.Chain,
-        packed.Sum,
-        packed.Concat,
-        packed.Stateless,
-        operations.Convolution,
-        operations.Dense,
-        layers.Relu,
-        layers.LeakyRelu,
-        layers.MaxPool,
-        layers.AvgPool,
-        layers.GlobalAveragePool,
-        layers.Flatten,
-        Window,
-    )
-}
-"""All that a file may name; anything else is refused."""
 
+def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
+    """Write a packed network to one file.
 
-_LAYERS = [kind for kind in _KINDS.values() if kind.__module__ == packed.__name__ and kind is not PackedNetwork]
-"""What a chain is made of."""
-
-
-def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
-    """Write a packed network to one file; returns its path.
-
-    preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
-    `data.preprocessing.Preprocessing` makes and reads it.
     The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
-    there before is untouched. Raises TypeError for anything but a packed network, OSError (with the remedy) otherwise.
+    there before is untouched.
+
+    Args:
+        network: what `convert` returned: a `PackedNetwork`, or a copy of a user's module, of which the arrays are stored.
+        path: where to write.
+        preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
+            `data.preprocessing.Preprocessing` makes and reads it.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: for anything but a packed network.
+        ValueError: for a layer without a registered name (`nn.register`).
+        OSError: with the remedy, if the file cannot be written.
     """
-    if not isinstance(network, PackedNetwork):
+    path, tensors = Path(path), {}
+    if isinstance(network, PackedNetwork):
+        entry, described = 'network', _describe(network, tensors)
+    elif packed := packed_layers(network):
+        described = {'packed': {place.path: _describe(place.layer.layer, tensors) for place in packed}}
+        described['arrays'] = {name: _store(array, tensors) for name, array in arrays_beside(network).items()}
+        entry = 'module'
+    else:
         raise TypeError(
             f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
         )
-    path = Path(path)
-    tensors: dict[str, np.ndarray] = {}
-    tree = json.dumps(_describe(network, tensors), separators=(',', ':'))
-    metadata = {'format': FORMAT, 'version': str(VERSION), 'network': _compressed(tree)}
+    metadata = {
+        'format': FORMAT,
+        'version': str(VERSION),
+        entry: _compressed(json.dumps(described, separators=(',', ':'))),
+    }
     if preprocessing is not None:
         metadata['preprocessing'] = json.dumps(preprocessing)
     metadata['sha256'] = _digest(tensors, metadata)
@@ -76,21 +70,42 @@ def save(network: PackedNetwork, path: str | os.PathLike, *, preprocessing: dict
     return path
 
 
-def load(path: str | os.PathLike) -> PackedNetwork:
+def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
     """Read a packed network; nothing in the file is executed.
 
-    Raises FileNotFoundError if there is none, ValueError for a file that is truncated, altered, of another program, or
-    of a newer format.
+    Args:
+        path: a file that `save` wrote.
+        into: for the file of a user's own module, a module of the same structure: its layers are packed, in a copy, and the
+            arrays of the file put in their places. A `PackedNetwork` needs none.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: for a file that is truncated, altered, of another program, or of a newer format; for a module's file
+            without `into`, or with one of another structure.
     """
     path = Path(path)
     metadata, tensors = _read(path)
+    entry = 'module' if 'module' in metadata else 'network'
+    if entry == 'module' and into is None:
+        raise ValueError(
+            f"load: {path} holds the arrays of a user's own module, expected one to put them into: load(path, into=module)"
+        )
+    if entry == 'network' and into is not None:
+        raise ValueError(f'load: {path} holds a whole network, expected load(path) without into')
+    used: set[str] = set()
     try:
-        used: set[str] = set()
-        network = in_bits(_build(json.loads(_decompressed(metadata['network'])), tensors, used))
+        described = json.loads(_decompressed(metadata[entry]))
+        if entry == 'network':
+            network = in_bits(_build(described, tensors, used))
+        else:
+            built = {name: in_bits(_build(tree, tensors, used)) for name, tree in described['packed'].items()}
+            arrays = {name: _tensor(tensor, tensors, used) for name, tensor in described['arrays'].items()}
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
         raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+    if into is not None:
+        return put_into(into, built, arrays)
     if not isinstance(network, PackedNetwork):
         raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
     return network
@@ -135,40 +150,52 @@ def _check_origin(path: Path, metadata: dict[str, str]) -> None:
         )
 
 
-def _describe(value, tensors: dict[str, np.ndarray]):
-    """JSON for a layer: {"kind": ..., its fields}; a tensor becomes its name. Fields at their default are left out."""
-    if dataclasses.is_dataclass(value):
-        described: dict[str, Any] = {'kind': type(value).__name__}
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            if role(field) == 'tensor':
-                described[field.name] = None if inner is None else _store(inner, tensors)
-            elif role(field) not in ('derived', 'decided') and inner != field.default:
-                described[field.name] = _describe(inner, tensors)
-        return described
+def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
+    """JSON for a layer: {"kind": its registered name, its fields}; a tensor becomes its name. Defaults are left out."""
     if isinstance(value, tuple):
         return [_describe(inner, tensors) for inner in value]
-    return value
+    name = name_of(value)
+    if name is None:
+        if isinstance(value, bool | int | float | str | None):
+            return value
+        raise ValueError(
+            f'save: {value!r} has no name in files, expected a registered layer; '
+            f'register it once: bnn_jax.nn.register({getattr(value, "__name__", type(value).__name__)!r})(...)'
+        )
+    described: dict[str, Any] = {'kind': name}
+    if hasattr(value, 'to_file'):
+        return described | value.to_file(lambda array: _store(array, tensors))
+    if not dataclasses.is_dataclass(value):
+        return described
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if role(field) == 'tensor':
+            if not (inner is None and field.default is None):
+                described[field.name] = None if inner is None else _store(inner, tensors)
+        elif role(field) not in ('derived', 'decided') and inner != field.default:
+            described[field.name] = _describe(inner, tensors)
+    return described
 
 
-def _store(array, tensors: dict[str, np.ndarray]) -> str:
+def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
     name = str(len(tensors))
     tensors[name] = np.ascontiguousarray(array)
     return name
 
 
-def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
+def _build(described: Any, tensors: dict[str, np.ndarray], used: set[str]) -> Any:
     """The inverse of `_describe`; the names of the tensors it takes are added to `used`."""
     if isinstance(described, list):
         return tuple(_build(inner, tensors, used) for inner in described)
     if not isinstance(described, dict):
         return described
     described = dict(described)
-    name = described.pop('kind')
-    if name not in _KINDS:
-        raise ValueError(f'unknown kind {name!r}')
-    kind = _KINDS[name]
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    kind = maker_of(described.pop('kind'))
+    if hasattr(kind, 'from_file'):
+        return kind.from_file(described, lambda name: _tensor(name, tensors, used))  # pyright: ignore
+    if not isinstance(kind, type):
+        return kind  # A registered function.
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     values = {}
     for key, inner in described.items():
         if role(fields[key]) == 'tensor':
@@ -179,14 +206,19 @@ def _build(described, tensors: dict[str, np.ndarray], used: set[str]):
     return Window.of(**values) if kind is Window else kind(**values)
 
 
-def _check_field(kind: type, key: str, value) -> None:
+def _check_field(kind: type, key: str, value: Any) -> None:
     """Raises ValueError unless a value that a file gives is of the type that the field states."""
     expected = get_type_hints(kind)[key]
     if kind is Window:
-        return  # `Window.of` checks
-    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+        return  # `Window.of` checks.
+    if expected is Any:
+        fits = callable(value) and not isinstance(
+            value, PackedLayer | Convolution | Dense
+        )  # A layer without parameters.
+    else:
+        fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
     if isinstance(value, tuple):
-        fits = fits and all(type(layer) in _LAYERS for layer in value)
+        fits = fits and all(isinstance(layer, PackedLayer) and type(layer) is not PackedNetwork for layer in value)
     if not fits:
         raise ValueError(f'{kind.__name__}.{key} is {value!r}, expected {expected}')
 

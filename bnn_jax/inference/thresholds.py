@@ -13,95 +13,65 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.inference.packed import (
-    Chain,
-    Concat,
-    PackedNetwork,
-    PackedNorm,
-    PackedProduct,
-    Stateless,
-    Sum,
-    UnpackedProduct,
-    derived,
-    packed_layer,
-)
-from bnn_jax.inference.report import Row
-from bnn_jax.nn.layers import Flatten, LeakyRelu, MaxPool, Relu, epilogue, scaled
-from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.epilogue import epilogue, scaled
+from bnn_jax.nn.packed import Chain, PackedProduct
+from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer, with_children
+from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.deterministic import negative
 from bnn_jax.ops.signs import Signs
 
 
-def in_bits(layer) -> Any:
+def in_bits(layer: Any) -> Any:
     """A packed network, or any of its layers, with thresholds wherever `runs` allows; the answers are the same bits.
 
     Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
     """
     layers = jax.tree.leaves(layer, is_leaf=lambda inner: isinstance(inner, PackedProduct))
-    return _in_bits(layer, in_order=any(isinstance(inner, PackedProduct) for inner in layers))
+    return _in_bits(layer, any(isinstance(inner, PackedProduct) for inner in layers))
 
 
-def _in_bits(layer, in_order: bool) -> Any:
-    match layer:
-        case PackedNetwork():
-            return PackedNetwork(layer.channels, layer.num_classes, _in_bits(layer.body, in_order))
-        case Chain():
-            layers = tuple(_in_bits(inner, in_order) for inner in layer.layers)
-            return Chain(layers, tuple(Run.of(layers, start, stop) for start, stop in runs(layers)))
-        case Sum():
-            return Sum(_in_bits(layer.body, in_order), _in_bits(layer.shortcut, in_order))
-        case Concat():
-            return Concat(tuple(_in_bits(branch, in_order) for branch in layer.branches))
-        case UnpackedProduct():
-            return dataclasses.replace(layer, in_order=in_order)
-    return layer
+def _in_bits(layer: Any, in_order: bool) -> Any:
+    layer = with_children(layer, lambda inner: _in_bits(inner, in_order))
+    if isinstance(layer, Chain):
+        return Chain(layer.layers, tuple(Run.of(layer.layers, start, stop) for start, stop in runs(layer.layers)))
+    return layer.summed(in_order)
 
 
 def runs(layers: Sequence) -> list[tuple[int, int]]:
     """Where thresholds apply in a chain: (start, stop) of each product whose map only the sign of product `stop` reads.
 
-    Neither product may use K, which needs the map itself. Between them may stand, in any order: ReLU, leaky ReLU with a
-    slope of at least 0, normalisation of the product's channels, max pooling no window of which can lie wholly outside
-    the image; and at the end flattening. All their numbers must be finite.
+    Neither product may use K, which needs the map itself. Between them may stand layers that keep order
+    (`Layer.direction`) or that only move signs (`Layer.moves_signs`); where channels have moved, by flattening, no
+    number of a channel may follow. All numbers must be finite.
     """
     products = [i for i, layer in enumerate(layers) if isinstance(layer, PackedProduct)]
-    return [(a, b) for a, b in pairwise(products) if not layers[b].use_k and _monotone(layers[a], layers[a + 1 : b])]
+    return [
+        (a, b)
+        for a, b in pairwise(products)
+        if layers[b].reads_only_signs() and _monotone(layers[a], layers[a + 1 : b])
+    ]
 
 
 def _monotone(product: PackedProduct, between: Sequence) -> bool:
     """Whether `between`, after `product`, is a monotone function of the integer in every channel."""
-    numbers = [product.scale, product.bias, *(layer.coefficients for layer in between if isinstance(layer, PackedNorm))]
-    flat = [isinstance(layer, Stateless) and isinstance(layer.function, Flatten) for layer in between]
+    numbers = (product.scale, product.bias)
+    moved = [not layer.keeps_channels for layer in between]
     return (
         not product.use_k
-        and all(_allowed(layer, product) for layer in between)
-        and flat == sorted(flat)  # flattening comes last
+        and not product.is_affine()
+        and all(layer.moves_signs() or layer.direction(product.out) is not None for layer in between)
+        and moved == sorted(moved)  # Flattening comes last.
         and all(np.isfinite(np.asarray(array)).all() for array in numbers if array is not None)
     )
 
 
-def _allowed(layer, product: PackedProduct) -> bool:
-    if isinstance(layer, PackedNorm):
-        return layer.channels == product.out
-    match getattr(layer, 'function', None):
-        case Relu() | Flatten():
-            return True
-        case LeakyRelu(slope):
-            return 0 <= slope < np.inf
-        case MaxPool(window):
-            pads = ((0, 0), (0, 0)) if isinstance(window.padding, str) else window.padding
-            inside = all(max(pad) < size for pad, size in zip(pads, window.size, strict=True))
-            return inside and window.dilation == (1, 1) and isinstance(product.product, Convolution)
-    return False
-
-
-@packed_layer
-class Run:
+@packed_layer(None)
+class Run(PackedLayer):
     """Layers `start` to `stop` of a chain, a product and what follows up to the next one, from integers to signs.
 
     thresholds: (out,) int32. flip: (n_words,), set where the sign is -1 from the threshold on, not below it. highest: for
-    each max pooling among the layers the words that `Signs.pooled` needs.
+    each layer that moves signs the words that `Layer.on_signs` needs.
     """
 
     start: int
@@ -114,42 +84,26 @@ class Run:
     def of(layers: Sequence, start: int, stop: int) -> 'Run':
         """The run of layers[start:stop], which `runs` named: thresholds by bisection over the layers themselves."""
         product, *between = layers[start:stop]
-        pointwise = tuple(
-            layer for layer in between if isinstance(layer, PackedNorm) or isinstance(layer.function, Relu | LeakyRelu)
-        )
+        pointwise = tuple(layer for layer in between if not layer.moves_signs())
         k = int(np.prod(product.product.kernel_shape(product.into, product.out)[:-1]))
         thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out)
         flip = np.asarray(flip)
-        highest = tuple(_words(rising ^ flip) for rising in _rising_at_pools(product, between))
+        highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(product, between))
         return Run(start, stop, thresholds, _words(flip), highest)
 
     def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
         product, *between = layers[self.start : self.stop]
         signs = product.signs(x, self.thresholds, self.flip)
-        pools = iter(self.highest)
-        for layer in between:
-            match getattr(layer, 'function', None):
-                case MaxPool(window):
-                    signs = signs.pooled(window, next(pools))
-                case Flatten():
-                    signs = signs.flattened()
+        moving = [layer for layer in between if layer.moves_signs()]
+        for layer, highest in zip(moving, self.highest, strict=True):
+            signs = layer.on_signs(signs, highest)
         return signs
 
-    def row(self, layer, row: Row) -> Row:
+    def row_of(self, layer: Any, row: Row) -> Row:
         """What a report says of one of its layers; row: what it would say elsewhere."""
-        if isinstance(layer, PackedProduct):
+        if layer.holds_bits():
             return dataclasses.replace(row, reason=f'{row.reason}; its integers are compared, once a channel')
-        kind = type(getattr(layer, 'function', layer))
-        return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{kind.__name__}: {_BECAME[kind]}')
-
-
-_BECAME = {
-    PackedNorm: 'in the thresholds, found from these numbers once',
-    Relu: 'in the thresholds',
-    LeakyRelu: 'in the thresholds',
-    MaxPool: 'AND or OR of the words of signs',
-    Flatten: 'words as they lie',
-}
+        return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{layer.label()}: {layer.in_bits}')
 
 
 def bisect(is_negative: Callable[[jax.Array], jax.Array], k: int, channels: int) -> tuple[jax.Array, jax.Array]:
@@ -187,14 +141,14 @@ def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[j
     return bisect(is_negative, k, channels)
 
 
-def _rising_at_pools(product: PackedProduct, between: Sequence) -> list[np.ndarray]:
-    """For each max pooling, where its input does not fall as the integer rises: (out,) bool."""
+def _rising_where_moved(product: PackedProduct, between: Sequence) -> list[np.ndarray]:
+    """For each layer that moves signs, where its input does not fall as the integer rises: (out,) bool."""
     rising, found = np.ones(product.out) if product.scale is None else np.sign(np.asarray(product.scale)), []
     for layer in between:
-        if isinstance(layer, PackedNorm):
-            rising = rising * np.sign(np.asarray(layer.coefficients)[0])
-        elif isinstance(layer.function, MaxPool):
+        if layer.moves_signs():
             found.append(rising >= 0)
+        else:
+            rising = rising * layer.direction(product.out)
     return found
 
 

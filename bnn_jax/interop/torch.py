@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.product import Product
 
 
 def load_state_dict(model: Network, state_dict: Mapping) -> Network:

@@ -6,7 +6,7 @@ from flax import nnx
 
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layers import MaxPool
+from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.schemes.scheme import Scheme
 

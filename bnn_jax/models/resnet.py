@@ -1,13 +1,12 @@
 """ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each stem also for the other."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from flax import nnx
 
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layers import MaxPool
+from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.schemes.scheme import Scheme
 
@@ -53,13 +52,24 @@ def resnet(
     return builder.network(num_classes, average=True)
 
 
-resnet18 = partial(resnet, blocks=(2, 2, 2, 2))
-"""ResNet-18: 11,678,912 weights at width 1 and 1000 classes, 10,985,472 of them in its sixteen 3x3 convolutions."""
+def resnet18(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+    """ResNet-18: 11,678,912 weights at width 1 and 1000 classes, 10,985,472 of them in its sixteen 3x3 convolutions.
 
-resnet34 = partial(resnet, blocks=(3, 4, 6, 3))
-"""ResNet-34."""
+    sizes: arguments of `resnet`, such as width and input_shape. For CIFAR: stem=models.small_stem, input_shape=(32, 32, 3).
+    """
+    return resnet(num_classes, scheme=scheme, rngs=rngs, **{'blocks': (2, 2, 2, 2)} | sizes)
 
-resnet20 = partial(resnet, blocks=(3, 3, 3), filters=(16, 32, 64), stem=small_stem, input_shape=(32, 32, 3))
-"""ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes, with 1x1 convolutions as shortcuts
-where the shape changes, in place of the paper's padded identity. ResNet-18 for CIFAR is
-`resnet18(..., stem=models.small_stem, input_shape=(32, 32, 3))`."""
+
+def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+    """ResNet-34. sizes: arguments of `resnet`, such as width and input_shape."""
+    return resnet(num_classes, scheme=scheme, rngs=rngs, **{'blocks': (3, 4, 6, 3)} | sizes)
+
+
+def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+    """ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes.
+
+    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity.
+    sizes: arguments of `resnet`, such as width and input_shape, which is (32, 32, 3) here.
+    """
+    own = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}
+    return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)

@@ -1,54 +1,62 @@
-"""Layers, containers and the network builder, in training arithmetic."""
+"""Layers, containers, the network builder, and what they say of themselves."""
 
-from bnn_jax.nn import operations
-from bnn_jax.nn.builder import RELU, NetworkBuilder, Part, Pool
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential, check_images, nan_unless_finite
-from bnn_jax.nn.layers import (
-    AvgPool,
-    Fixed,
-    Flatten,
-    GlobalAveragePool,
-    Latent,
-    LeakyRelu,
-    MaxPool,
-    Noise,
-    Norm,
-    Product,
-    Relu,
-    binary_product,
-    epilogue,
-    scaled,
-)
-from bnn_jax.nn.summary import Layer, Summary, summarize
+from bnn_jax.nn.builder import NetworkBuilder
+from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.epilogue import affine_product, affine_sum, binary_product, epilogue, scaled
+from bnn_jax.nn.layer import Container, Cost, Layer, Slot
+from bnn_jax.nn.names import register
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.nn.product import Conv, Linear, Product
+from bnn_jax.nn.report import Report, Row
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, PRelu, Relu
+from bnn_jax.nn.summary import Summary, summarize
+from bnn_jax.nn.variables import Fixed, Latent, Noise, Progress
+from bnn_jax.nn.walk import Place, observe, walk
+from bnn_jax.ops.windows import Window
 
 __all__ = [
-    'Auxiliary',
     'AvgPool',
+    'Auxiliary',
     'Branches',
+    'Container',
+    'Conv',
+    'Convolution',
+    'Cost',
+    'Dense',
     'Fixed',
     'Flatten',
     'GlobalAveragePool',
     'Latent',
     'Layer',
     'LeakyRelu',
+    'Linear',
     'MaxPool',
     'Network',
+    'NetworkBuilder',
     'Noise',
     'Norm',
-    'Part',
-    'Pool',
+    'PRelu',
+    'PackedLayer',
+    'Place',
     'Product',
-    'RELU',
+    'Progress',
     'Relu',
+    'Report',
     'Residual',
+    'Row',
     'Sequential',
-    'NetworkBuilder',
+    'Slot',
     'Summary',
+    'Window',
+    'affine_product',
+    'affine_sum',
     'binary_product',
-    'check_images',
     'epilogue',
-    'nan_unless_finite',
-    'operations',
+    'observe',
+    'register',
     'scaled',
     'summarize',
+    'walk',
 ]

@@ -12,10 +12,13 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Place, elements, everywhere
+from bnn_jax.schemes.orders import arrange
 from bnn_jax.schemes.scheme import Scheme
 
 Pool = MaxPool | AvgPool
@@ -86,7 +89,7 @@ class Part:
         if self.shape != self.after:
             product = Convolution(Window.of(1, self.window.strides))
             part = dataclasses.replace(self, product_kind=product, scheme=self.scheme.shortcut(self.scheme))
-            shortcut = self.scheme.downsample(part)
+            shortcut = arrange(self.scheme.downsample, part)
         return [Residual(Sequential(body), Sequential(shortcut))]
 
     @property
@@ -167,7 +170,7 @@ class NetworkBuilder:
         self.shape, self.pooled = (*pool.window.output_size(*self.shape[:2]), self.shape[-1]), True
 
     def branches(self, *builds: Callable[['NetworkBuilder'], None]) -> None:
-        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a NetworkBuilder.
+        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a builder.
 
         Raises ValueError where they give images of different sizes.
         """
@@ -215,7 +218,7 @@ class NetworkBuilder:
         if dropout is not None:
             scheme = dataclasses.replace(part.scheme, dropout=dropout, drops=everywhere)
             part = dataclasses.replace(part, scheme=scheme)
-        return Network([*self.layers, *self.scheme.head(part)], channels=self.channels, num_classes=part.out)
+        return Network([*self.layers, *arrange(self.scheme.head, part)], channels=self.channels, num_classes=part.out)
 
     def conv_network(self, num_classes: int) -> Network:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
@@ -224,7 +227,7 @@ class NetworkBuilder:
         scheme's head; a binary one is normalised instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
-        head = self.scheme.head(part)
+        head = arrange(self.scheme.head, part)
         # A second ReLU sets all logits of many images to 0, at which nothing is learned from them.
         rectified = part.relu() if _is_real(part.scheme) and part.activation not in head else []
         layers = [*self.layers, *head, *rectified, GlobalAveragePool()]
@@ -237,7 +240,7 @@ class NetworkBuilder:
         return stack
 
     def _chain(self, part: Part) -> None:
-        self.layers += part.scheme.chain(part)
+        self.layers += arrange(part.scheme.chain, part)
         self.shape, self.chain_scheme, self.pooled = part.after, self.scheme, bool(part.pooling)
 
     def _head_part(self, product, shape: tuple[int, ...], num_classes: int, pooling: tuple = ()) -> Part:

@@ -1,15 +1,19 @@
 """Containers of layers, and the whole network of them, in training arithmetic."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.nn.images import check_images, nan_unless_finite
+from bnn_jax.nn.layer import Container, Slot
+from bnn_jax.nn.packed import Chain, Concat, PackedNetwork, Sum
+from bnn_jax.ops.deterministic import rounded
 
 
-class Sequential(nnx.Module):
+class Sequential(Container, nnx.Module):
     """Layers one after the other."""
 
     def __init__(self, layers: Sequence):
@@ -20,8 +24,14 @@ class Sequential(nnx.Module):
             x = layer(x)
         return x
 
+    def slots(self) -> list[Slot]:
+        return [Slot(str(i), self.layers, i) for i in range(len(self.layers))]
 
-class Residual(nnx.Module):
+    def packed(self, layers: Sequence[Any]) -> Chain:
+        return Chain(tuple(layers))
+
+
+class Residual(Container, nnx.Module):
     """body(x) + shortcut(x); an empty shortcut is the identity."""
 
     def __init__(self, body: Sequential, shortcut: Sequential):
@@ -30,8 +40,14 @@ class Residual(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return rounded(self.body(x)) + rounded(self.shortcut(x))
 
+    def slots(self) -> list[Slot]:
+        return [Slot(name, self, name) for name in ('body', 'shortcut')]
 
-class Branches(nnx.Module):
+    def packed(self, layers: Sequence[Any]) -> Sum:
+        return Sum(*layers)
+
+
+class Branches(Container, nnx.Module):
     """What several chains of layers make of one input, side by side: their channels concatenated, (N, H, W, sum of C)."""
 
     def __init__(self, branches: Sequence[Sequential]):
@@ -40,8 +56,14 @@ class Branches(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
 
+    def slots(self) -> list[Slot]:
+        return [Slot(f'branch{i}', self.branches, i) for i in range(len(self.branches))]
 
-class Auxiliary(nnx.Module):
+    def packed(self, layers: Sequence[Any]) -> Concat:
+        return Concat(tuple(layers))
+
+
+class Auxiliary(Container, nnx.Module):
     """The identity, with a head beside it that only training sees: `Network.with_auxiliary` gives its logits.
 
     weight: of the head's loss, added to that of the network's own logits. Neither `convert` nor `summarize` counts it.
@@ -53,8 +75,14 @@ class Auxiliary(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         return x
 
+    def slots(self) -> list[Slot]:
+        return []  # Only training sees the head.
 
-class Network(nnx.Module):
+    def packed(self, layers: Sequence[Any]) -> Chain:
+        return Chain(())
+
+
+class Network(Container, nnx.Module):
     """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
 
     An image that is not finite gives logits NaN.
@@ -69,6 +97,12 @@ class Network(nnx.Module):
         images = check_images(images, self.channels)
         return nan_unless_finite(self.body(images), images)
 
+    def slots(self) -> list[Slot]:
+        return [Slot('', self, 'body')]
+
+    def packed(self, layers: Sequence[Any]) -> PackedNetwork:
+        return PackedNetwork(self.channels, self.num_classes, *layers)
+
     def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
         """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
 
@@ -81,24 +115,3 @@ class Network(nnx.Module):
                 heads.append((layer.weight, nan_unless_finite(layer.head(x), images)))
             x = layer(x)
         return nan_unless_finite(x, images), tuple(heads)
-
-
-def nan_unless_finite(logits: jax.Array, images: jax.Array) -> jax.Array:
-    """logits, but NaN for every image that is not finite: neither bits nor XLA's max pooling on CPU hand a NaN on."""
-    finite = jnp.isfinite(images).all(axis=(1, 2, 3))[:, None]
-    return jnp.where(jnp.broadcast_to(finite, logits.shape), logits, jnp.nan)
-
-
-def check_images(images, channels: int) -> jax.Array:
-    """Images as an array of float32 or wider. Raises as `Network`."""
-    images = jnp.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f'images: got dtype {images.dtype}, expected floating numbers normalised as in training; '
-            'for bytes, for example, images.astype(float32) / 255'
-        )
-    if images.ndim != 4 or images.shape[-1] != channels:
-        raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
-    if 0 in images.shape:
-        raise ValueError(f'images: got an empty batch of shape {images.shape}, expected at least one image')
-    return images.astype(wide(images.dtype))

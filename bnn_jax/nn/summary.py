@@ -1,46 +1,34 @@
 """What a network is made of, layer by layer: bits, shapes, parameters, bytes, multiply-adds."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.nn.containers import Network
+from bnn_jax.nn.layer import Cost, cost_of, label_of
+from bnn_jax.nn.walk import output_shapes, walk
 from bnn_jax.tables import render
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer. Bits are of what is multiplied (32 or 1; None for a layer that multiplies nothing); shapes with batch.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSummary(Cost):
+    """One layer and its cost."""
 
-    weights: kernel weights; params: all trainable parameters; binary_params: latent ones. bytes: in float32, packed_bytes:
-    as `save` stores it; in both a normalisation counts two numbers a channel. MACs: for one image, 1-bit where weights and
-    input are both binary.
-    """
-
+    # As `walk` names it.
     path: str
     kind: str
-    input_bits: int | None
-    weight_bits: int | None
+    # Batch included.
     output_shape: tuple[int, ...]
-    weights: int
-    params: int
-    binary_params: int
-    bytes: int
-    packed_bytes: int
-    macs_1bit: int
-    macs_32bit: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """A network's layers and their totals; print it for a table."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSummary, ...]
 
     @property
     def weights(self) -> int:
@@ -120,86 +108,39 @@ class Summary:
         return render(title, columns, [*rows, ['total', '', '', '', *(f'{number:,}' for number in totals)]])
 
 
-def summarize(model: Network, input_shape: Sequence[int]) -> Summary:
+def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     """Summary of a network for images of shape (N, H, W, channels); nothing is computed, only shapes.
 
-    Heads that only training sees (`network.Auxiliary`) are left out, as `convert` leaves them out.
-    Raises TypeError for a model that is not one of this library's networks, ValueError for a shape that does not fit.
+    Heads that only training sees are left out, as `convert` leaves them out, and so are layers that no call reaches.
+
+    Args:
+        model: a network of this library, or any `nnx.Module` that is called with images.
+        input_shape: of a batch, (N, H, W, channels).
+
+    Raises:
+        TypeError: for a model that is no `nnx.Module`.
+        ValueError: for a shape that does not fit.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
+        >>> bnn.summarize(model, (1, 4, 4, 1)).binary_params
+        4428
     """
-    if not isinstance(model, Network):
-        raise TypeError(f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-    shape = tuple(input_shape)
-    if len(shape) != 4 or shape[-1] != model.channels:
-        raise ValueError(f'summarize: got input shape {shape}, expected (N, H, W, {model.channels})')
-    layers: list[Layer] = []
-    _visit(model.body, jax.ShapeDtypeStruct(shape, jnp.float32), '', layers)
-    return Summary(tuple(layers))
-
-
-def _visit(layer, x: jax.ShapeDtypeStruct, path: str, layers: list[Layer]) -> jax.ShapeDtypeStruct:
-    if isinstance(layer, Sequential):
-        for i, inner in enumerate(layer.layers):
-            x = _visit(inner, x, f'{path}{i}', layers)
-        return x
-    if isinstance(layer, Residual):
-        y = _visit(layer.body, x, f'{path}.body.', layers)
-        _visit(layer.shortcut, x, f'{path}.shortcut.', layers)
-        return y
-    if isinstance(layer, Branches):
-        outputs = [_visit(b, x, f'{path}.branch{i}.', layers) for i, b in enumerate(layer.branches)]
-        return jax.eval_shape(lambda *ys: jnp.concatenate(ys, axis=-1), *outputs)
-    if isinstance(layer, Auxiliary):
-        return x
-    y = _output(layer, x)
-    layers.append(_row(layer, path, y.shape))
-    return y
-
-
-def _output(layer, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    if not isinstance(layer, nnx.Module):
-        return jax.eval_shape(layer, x)
-    graphdef, state = nnx.split(layer)
-
-    def output(state, x):
-        evaluating = nnx.merge(graphdef, state, copy=True)
-        evaluating.eval()  # a shape asks nothing of a batch's statistics
-        return evaluating(x)
-
-    return jax.eval_shape(output, state, x)
-
-
-def _row(layer, path: str, shape: tuple[int, ...]) -> Layer:
-    kind = type(layer).__name__
-    if isinstance(layer, Product):
-        return _product_row(layer, path, shape)
-    if isinstance(layer, Norm):
-        numbers = 2 * layer.num_features
-        trained = numbers if isinstance(layer.scale, nnx.Param) else 0
-        return Layer(path, kind, None, None, shape, 0, trained, 0, 4 * numbers, 4 * numbers, 0, 0)
-    return Layer(path, kind, None, None, shape, 0, 0, 0, 0, 0, 0, 0)
-
-
-def _product_row(layer: Product, path: str, shape: tuple[int, ...]) -> Layer:
-    product, scheme = layer.product, layer.scheme
-    kernel = product.kernel_shape(layer.into, layer.out)
-    weights, biases = math.prod(kernel), 0 if layer.bias is None else layer.out
-    binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
-    stored = weights
-    if binary_weight:
-        words = product.stored(layer.into, layer.out).words_shape(layer.into, layer.out)
-        stored = math.prod(words) + (0 if scheme.scale is None else layer.out)
-    macs, one_bit = product.macs(layer.into, layer.out, shape), binary_weight and binary_input
-    return Layer(
-        path=path,
-        kind=f'{type(product).__name__} {"x".join(map(str, kernel))}',
-        input_bits=1 if binary_input else 32,
-        weight_bits=1 if binary_weight else 32,
-        output_shape=shape,
-        weights=weights,
-        params=weights + biases,
-        binary_params=weights if binary_weight else 0,
-        bytes=4 * (weights + biases),
-        packed_bytes=4 * (stored + biases),
-        macs_1bit=macs if one_bit else 0,
-        macs_32bit=0 if one_bit else macs,
-    )
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
+        )
+    shape, channels = tuple(input_shape), getattr(model, 'channels', None)
+    if isinstance(model, Network) and (len(shape) != 4 or shape[-1] != channels):
+        raise ValueError(f'summarize: got input shape {shape}, expected (N, H, W, {channels})')
+    shapes = output_shapes(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    rows = []
+    for place in walk(model):
+        if place.path in shapes:
+            shape, kind = shapes[place.path], label_of(place.layer)
+            rows.append(
+                LayerSummary(path=place.path, kind=kind, output_shape=shape, **vars(cost_of(place.layer, shape)))
+            )
+    return Summary(tuple(rows))

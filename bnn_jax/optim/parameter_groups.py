@@ -6,7 +6,7 @@ import jax
 import optax
 from flax import nnx
 
-from bnn_jax.nn.layers import Latent
+from bnn_jax.nn.variables import Latent
 
 Kind = Callable[[tuple, nnx.Variable, nnx.State], bool]
 

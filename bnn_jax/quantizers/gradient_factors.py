@@ -2,32 +2,36 @@
 
 The published codes of XNOR-Net multiply the gradients of binarised weights by n, by 10^9, by 1 - 1/C. Each is a function
 from quantizer to quantizer: `times_n(less_one_channel(variants.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
-arguments give one and the same quantizer, so that schemes made of them stay comparable values.
+arguments give equal quantizers, so that schemes made of them stay comparable values.
 """
 
+import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from bnn_jax import quantizers
+from bnn_jax.quantizers.scaled import alpha
 
 Quantizer = Callable[[jax.Array], jax.Array]
 
 
-@cache
-def with_factor(quantizer: Quantizer, factor: Callable[[jax.Array], jax.Array]) -> Quantizer:
-    """quantizer, its gradient multiplied by factor(W).
+@dataclasses.dataclass(frozen=True)
+class WithFactor:
+    """A quantizer, its gradient multiplied by factor(W).
 
-    Forward: quantizer(W). Gradient: factor(W) times the quantizer's. factor: W -> a number, or anything that broadcasts
-    to W's shape with as many axes.
+    Forward: quantizer(W). Gradient: factor(W) times the quantizer's.
     """
 
-    def quantize(w):
-        return quantizer(_multiplied(factor, jnp.asarray(w)))
+    # W -> quantized W
+    quantizer: Quantizer
+    # W -> a number, or anything that broadcasts to W's shape with as many axes
+    factor: Callable[[jax.Array], Any]
 
-    return quantize
+    def __call__(self, w: jax.Array) -> jax.Array:
+        return self.quantizer(_multiplied(self.factor, jnp.asarray(w)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -44,15 +48,15 @@ _multiplied.defvjp(lambda factor, w: (w, w), _multiplied_bwd)
 
 def times_n(quantizer: Quantizer) -> Quantizer:
     """quantizer, its gradient times n, the weights a filter. Source: XNOR-Net's code in Lua (SGD) and in PyTorch."""
-    return with_factor(quantizer, _n)
+    return WithFactor(quantizer, weights_of_a_filter)
 
 
 def times_1e9(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times 10^9: under Adam no other direction, but epsilon and L2 decay no longer count.
+    """quantizer, its gradient times 10^9: Adam's direction is unchanged; epsilon and L2 become negligible.
 
     Source: XNOR-Net's code in PyTorch for ImageNet; the Lua code has the factor on all parameters.
     """
-    return with_factor(quantizer, _1e9)
+    return WithFactor(quantizer, a_billion)
 
 
 def less_one_channel(quantizer: Quantizer) -> Quantizer:
@@ -60,7 +64,7 @@ def less_one_channel(quantizer: Quantizer) -> Quantizer:
 
     It is the diagonal of the derivative of centring. Source: XNOR-Net's code in Lua and in PyTorch, which has the 0.
     """
-    return with_factor(quantizer, _less_one_channel)
+    return WithFactor(quantizer, all_channels_but_one)
 
 
 def times_alpha(quantizer: Quantizer) -> Quantizer:
@@ -68,20 +72,24 @@ def times_alpha(quantizer: Quantizer) -> Quantizer:
 
     Source: XNOR-Net's code in Theano, as `times_alpha(variants.scaled_sign_identity)`: alpha g, no mask.
     """
-    return with_factor(quantizer, _alpha)
+    return WithFactor(quantizer, alpha_of_a_filter)
 
 
-def _n(w):
+def weights_of_a_filter(w: jax.Array) -> int:
+    """n."""
     return w.size // w.shape[-1]
 
 
-def _1e9(w):
+def a_billion(w: jax.Array) -> float:
+    """10^9."""
     return 1e9
 
 
-def _less_one_channel(w):
+def all_channels_but_one(w: jax.Array) -> float:
+    """1 - 1/C, or 1 where C is 1."""
     return 1 if w.shape[-2] == 1 else 1 - 1 / w.shape[-2]
 
 
-def _alpha(w):
-    return quantizers.alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])
+def alpha_of_a_filter(w: jax.Array) -> jax.Array:
+    """alpha, with as many axes as W."""
+    return alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])

@@ -10,7 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from bnn_jax import quantizers
+from bnn_jax.quantizers.scaled import alpha
+from bnn_jax.quantizers.signs import sign
+from bnn_jax.quantizers.straight_through import inside, over_filters, with_gradient
 
 
 def sign_zero(x) -> jax.Array:
@@ -18,26 +20,23 @@ def sign_zero(x) -> jax.Array:
 
     Gradient: 0. Raises TypeError for a non-floating dtype. Source: sign of Torch and PyTorch.
     """
-    return jnp.where(jnp.asarray(x) == 0, jnp.zeros_like(x), quantizers.sign(x))
+    return jnp.where(jnp.asarray(x) == 0, jnp.zeros_like(x), sign(x))
 
 
-@jax.custom_vjp
+def _within(x, g):
+    return jnp.where(jnp.abs(x) < 1, g, 0).astype(x.dtype)
+
+
+@with_gradient(_within)
 def sign_ste_exclusive(x) -> jax.Array:
     """`quantizers.sign_ste`, but the gradient g * 1(|x| < 1) is 0 at the edges.
 
     Any shape. Raises TypeError for a non-floating dtype. Source: XNOR-Net's code in Lua and in PyTorch.
     """
-    return quantizers.sign(x)
+    return sign(x)
 
 
-def _within(x, g):
-    return (jnp.where(jnp.abs(x) < 1, g, 0).astype(x.dtype),)
-
-
-sign_ste_exclusive.defvjp(lambda x: (quantizers.sign(x), x), _within)
-
-
-@jax.custom_vjp
+@with_gradient(_within)
 def sign_zero_ste_exclusive(x) -> jax.Array:
     """`sign_zero` with the gradient g * 1(|x| < 1), 0 at the edges.
 
@@ -46,27 +45,21 @@ def sign_zero_ste_exclusive(x) -> jax.Array:
     return sign_zero(x)
 
 
-sign_zero_ste_exclusive.defvjp(lambda x: (sign_zero(x), x), _within)
-
-
 def sign_minus(x) -> jax.Array:
     """+1 where x > 0, -1 where x < 0 and at 0 and -0.0, NaN where x is NaN.
 
     Gradient: 0. Raises TypeError for a non-floating dtype. Source: Darknet, on CPU (a NaN is -1 there).
     """
-    return jnp.where(jnp.asarray(x) == 0, -jnp.ones_like(x), quantizers.sign(x))
+    return jnp.where(jnp.asarray(x) == 0, -jnp.ones_like(x), sign(x))
 
 
-@jax.custom_vjp
+@with_gradient(_within)
 def sign_minus_ste_exclusive(x) -> jax.Array:
     """`sign_minus` with the gradient g * 1(|x| < 1), 0 at the edges.
 
     Any shape. Raises TypeError for a non-floating dtype. Source: the activations of XNOR layers in Darknet.
     """
     return sign_minus(x)
-
-
-sign_minus_ste_exclusive.defvjp(lambda x: (sign_minus(x), x), _within)
 
 
 def unquantized(w) -> jax.Array:
@@ -79,28 +72,20 @@ def unquantized(w) -> jax.Array:
 
 
 def _scaled(sign: Callable, w: jax.Array) -> jax.Array:
-    return _filters(quantizers.alpha(w), w) * sign(w)
+    return over_filters(alpha(w), w) * sign(w)
 
 
-def _filters(scale: jax.Array, w: jax.Array) -> jax.Array:
-    """(out,) -> (1, ..., 1, out)."""
-    return scale.reshape((1,) * (w.ndim - 1) + scale.shape)
-
-
-@jax.custom_vjp
+@with_gradient(lambda w, g: g)
 def scaled_sign_identity(w) -> jax.Array:
     """alpha * sign(W) with the identity as its gradient.
 
     Forward: alpha(W)_f sign(W). Gradient: g, everywhere. w: (..., out). Raises as `quantizers.alpha`.
     Source: XNOR-Net's Algorithm 1, line 9; its Caffe code.
     """
-    return _scaled(quantizers.sign, w)
+    return _scaled(sign, w)
 
 
-scaled_sign_identity.defvjp(lambda w: (scaled_sign_identity(w), None), lambda _, g: (g,))
-
-
-@jax.custom_vjp
+@with_gradient(lambda w, g: g)
 def scaled_sign_minus_identity(w) -> jax.Array:
     """alpha * sign(W), sign(0) = -1, with the identity as its gradient.
 
@@ -110,10 +95,13 @@ def scaled_sign_minus_identity(w) -> jax.Array:
     return _scaled(sign_minus, w)
 
 
-scaled_sign_minus_identity.defvjp(lambda w: (scaled_sign_minus_identity(w), None), lambda _, g: (g,))
+def _exact_gradient(w, g):
+    s, n = sign_zero(w), w.size // w.shape[-1]
+    along = jnp.sum(g * s, axis=tuple(range(w.ndim - 1)), keepdims=True) * jnp.asarray(1 / n, g.dtype)
+    return (inside(w, over_filters(alpha(w), w) * g) + s * along).astype(w.dtype)
 
 
-@jax.custom_vjp
+@with_gradient(_exact_gradient)
 def scaled_sign_zero_ste(w) -> jax.Array:
     """`quantizers.scaled_sign_ste` with sign(0) = 0: alpha * sign(W) with its exact gradient.
 
@@ -124,17 +112,12 @@ def scaled_sign_zero_ste(w) -> jax.Array:
     return _scaled(sign_zero, w)
 
 
-def _scaled_sign_zero_ste_bwd(w, g):
-    s, n = sign_zero(w), w.size // w.shape[-1]
-    along = jnp.sum(g * s, axis=tuple(range(w.ndim - 1)), keepdims=True) * jnp.asarray(1 / n, g.dtype)
-    inside = jnp.where(jnp.abs(w) <= 1, _filters(quantizers.alpha(w), w) * g, 0)
-    return ((inside + s * along).astype(w.dtype),)
+def _lua_gradient(w, g):
+    masked = jnp.where(jnp.abs(w) < 1, over_filters(alpha(w), w), 0)
+    return (g * (masked + jnp.asarray(w.shape[-1] / w.size, w.dtype))).astype(w.dtype)
 
 
-scaled_sign_zero_ste.defvjp(lambda w: (scaled_sign_zero_ste(w), w), _scaled_sign_zero_ste_bwd)
-
-
-@jax.custom_vjp
+@with_gradient(_lua_gradient)
 def scaled_sign_zero_lua(w) -> jax.Array:
     """alpha * sign(W), sign(0) = 0, with the element-wise gradient of XNOR-Net's Lua code.
 
@@ -143,11 +126,3 @@ def scaled_sign_zero_lua(w) -> jax.Array:
     into an expanded view of alpha, where one weight at the edge may zero the alpha of its whole filter.
     """
     return _scaled(sign_zero, w)
-
-
-def _scaled_sign_zero_lua_bwd(w, g):
-    masked = jnp.where(jnp.abs(w) < 1, _filters(quantizers.alpha(w), w), 0)
-    return ((g * (masked + jnp.asarray(w.shape[-1] / w.size, w.dtype))).astype(w.dtype),)
-
-
-scaled_sign_zero_lua.defvjp(lambda w: (scaled_sign_zero_lua(w), w), _scaled_sign_zero_lua_bwd)

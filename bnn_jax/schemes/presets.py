@@ -6,7 +6,6 @@ refuses them; a trained network converts as a model of `deployable(preset)` with
 """
 
 import dataclasses
-from functools import partial
 
 from bnn_jax import quantizers
 from bnn_jax.quantizers.gradient_factors import less_one_channel, times_1e9, times_alpha, times_n
@@ -22,9 +21,10 @@ from bnn_jax.quantizers.published import (
     sign_zero_ste_exclusive,
     unquantized,
 )
+from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import at_least, centre_and_clip, clip
+from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
 from bnn_jax.schemes.scheme import (
     BC,
     BIREAL,
@@ -33,22 +33,15 @@ from bnn_jax.schemes.scheme import (
     XNOR,
     Scheme,
     constant_k,
-    feature_norm_product_relu_pool,
     flowing_k,
     itself,
-    norm_pool_product,
-    norm_product_relu_pool,
-    pool_product,
-    pool_product_norm,
-    product_norm_relu_pool,
-    product_pool_norm,
-    product_pool_norm_relu,
+    named,
     real,
     real_input,
     unbiased,
 )
 
-_at_least_a_hundredth = partial(at_least, 0.01)
+_at_least_a_hundredth = AtLeast(0.01)
 
 
 def real_without_affine(scheme: Scheme) -> Scheme:
@@ -56,27 +49,37 @@ def real_without_affine(scheme: Scheme) -> Scheme:
     return dataclasses.replace(real(scheme), affine=False)
 
 
-def real_with_eps(eps: float, scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalisation with this epsilon."""
-    return dataclasses.replace(real(scheme), eps=eps)
-
-
 def real_undropped(scheme: Scheme) -> Scheme:
     """`schemes.real` without dropout."""
     return dataclasses.replace(real(scheme), dropout=0.0)
 
 
-def input_with_dropout(rate: float, scheme: Scheme) -> Scheme:
-    """`schemes.real_input`, the image dropped at this rate."""
-    return dataclasses.replace(real_input(scheme), dropout=rate)
-
-
 def real_pool_norm(scheme: Scheme) -> Scheme:
     """`schemes.real` in the order product, pool, norm, without a ReLU."""
-    return dataclasses.replace(real(scheme), chain=product_pool_norm)
+    return dataclasses.replace(real(scheme), chain=orders.product_pool_norm)
 
 
-_last_1e_3, _first_1e_5 = partial(real_with_eps, 1e-3), partial(real_with_eps, 1e-5)
+@dataclasses.dataclass(frozen=True)
+class RealWithEps:
+    """`schemes.real`, its normalization with this epsilon."""
+
+    eps: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real(scheme), eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class RealInputDropped:
+    """`schemes.real_input`, the image dropped at this rate."""
+
+    rate: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real_input(scheme), dropout=self.rate)
+
+
+_last_1e_3, _first_1e_5 = RealWithEps(1e-3), RealWithEps(1e-5)
 
 
 def deployable(scheme: Scheme) -> Scheme:
@@ -95,199 +98,245 @@ def deployable(scheme: Scheme) -> Scheme:
 
 _weight_pytorch = times_n(less_one_channel(scaled_sign_zero_ste))
 
-XNOR_PYTORCH = dataclasses.replace(
-    XNOR,
-    weight=_weight_pytorch,
-    sign=sign_zero,
-    activation=sign_zero_ste_exclusive,
-    projection=None,
-    before=centre_and_clip,
-    chain=norm_product_relu_pool,
-    head=pool_product,
-    first=real_without_affine,
-    bias=True,
-    variance_factor=unbiased,
-    gamma_before=_at_least_a_hundredth,
-)
-"""XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
+XNOR_PYTORCH = named(
+    'XNOR_PYTORCH',
+    """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
 Weights centred over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
 exact gradient times (1 - 1/C) n; activations with sign(0) = 0 and |x| < 1; no K; norm, sign, product, ReLU, pool;
 biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalisation
 without gamma and beta. Its recipe adds L2 to the gradient: chain(add_decayed_weights(1e-5), adam(...)).
 Differs: a layer with one input channel is not centred (there it would become 0); initial weights and biases.
-"""
-
-XNOR_PYTORCH_CIFAR = dataclasses.replace(
-    XNOR_PYTORCH, head=norm_pool_product, last=real_without_affine, dropout=0.5, drops=of_pooled
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=_weight_pytorch,
+        sign=sign_zero,
+        activation=sign_zero_ste_exclusive,
+        projection=None,
+        before=centre_and_clip,
+        chain=orders.norm_product_relu_pool,
+        head=orders.pool_product,
+        first=real_without_affine,
+        bias=True,
+        variance_factor=unbiased,
+        gamma_before=_at_least_a_hundredth,
+    ),
 )
-"""The same for CIFAR-10 (NIN): a normalisation without gamma and beta before the last, real convolution.
+
+XNOR_PYTORCH_CIFAR = named(
+    'XNOR_PYTORCH_CIFAR',
+    """The same for CIFAR-10 (NIN): a normalisation without gamma and beta before the last, real convolution.
 
 Dropout of 0.5 on the +-1 input of the convolution after each pooling, element by element.
-"""
-
-XNOR_PYTORCH_IMAGENET = dataclasses.replace(
-    XNOR_PYTORCH,
-    weight=times_1e9(_weight_pytorch),
-    chain=feature_norm_product_relu_pool,
-    head=norm_pool_product,
-    first=real,
-    last=_last_1e_3,
-    dropout=0.5,
-    gamma_before=None,
+""",
+    dataclasses.replace(
+        XNOR_PYTORCH, head=orders.norm_pool_product, last=real_without_affine, dropout=0.5, drops=of_pooled
+    ),
 )
-"""The same for ImageNet (AlexNet): gradients of binarised weights times 10^9 as well, which leaves L2 decay no effect.
+
+XNOR_PYTORCH_IMAGENET = named(
+    'XNOR_PYTORCH_IMAGENET',
+    """The same for ImageNet (AlexNet): gradients of binarised weights times 10^9 as well, which leaves L2 decay no effect.
 
 All gammas are trained and free; the first dense layer's input is normalised feature by feature; dropout of 0.5 on the
 second dense layer's +-1 input and before the last layer, whose normalisation has eps 1e-3.
 Differs: gamma of the normalisations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
-"""
-
-XNOR_LUA = dataclasses.replace(
-    XNOR,
-    weight=less_one_channel(scaled_sign_zero_lua),
-    sign=sign_zero,
-    activation=sign_zero_ste_exclusive,
-    projection=None,
-    before=centre_and_clip,
-    first=_first_1e_5,
-    last=_last_1e_3,
-    bias=True,
-    variance_factor=unbiased,
-    gamma_init=unit_uniform,
+""",
+    dataclasses.replace(
+        XNOR_PYTORCH,
+        weight=times_1e9(_weight_pytorch),
+        chain=orders.feature_norm_product_relu_pool,
+        head=orders.norm_pool_product,
+        first=real,
+        last=_last_1e_3,
+        dropout=0.5,
+        gamma_before=None,
+    ),
 )
-"""XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
+
+XNOR_LUA = named(
+    'XNOR_LUA',
+    """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
 
 The code multiplies all gradients, not only binarised weights', by 10^9 before it adds L2: that is its recipe's,
 chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalisation: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
 from U(0, 1).
 Differs: its mask zeroes whole filters (`variants.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
 (C = 256 in 1 - 1/C and in centring); its Adam; it evaluates weights one update old.
-"""
-
-BWN_LUA = dataclasses.replace(
-    BWN,
-    weight=times_n(less_one_channel(scaled_sign_zero_lua)),
-    sign=sign_zero,
-    projection=None,
-    before=centre_and_clip,
-    first=real_undropped,
-    last=real_undropped,
-    bias=True,
-    dropout=0.1,
-    drops=of_dense_channels,
-    eps=1e-3,
-    variance_factor=unbiased,
-    gamma_init=unit_uniform,
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=less_one_channel(scaled_sign_zero_lua),
+        sign=sign_zero,
+        activation=sign_zero_ste_exclusive,
+        projection=None,
+        before=centre_and_clip,
+        first=_first_1e_5,
+        last=_last_1e_3,
+        bias=True,
+        variance_factor=unbiased,
+        gamma_init=unit_uniform,
+    ),
 )
-"""Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
+
+BWN_LUA = named(
+    'BWN_LUA',
+    """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
 
 gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code), of whole channels of the first dense layer's image
 and of the second's vector, none before the last.
 Differs: as XNOR_LUA; dropout divides by 1 - rate in training, where the code multiplies in evaluation, which the
 normalisation that follows takes out again, up to its eps.
-"""
+""",
+    dataclasses.replace(
+        BWN,
+        weight=times_n(less_one_channel(scaled_sign_zero_lua)),
+        sign=sign_zero,
+        projection=None,
+        before=centre_and_clip,
+        first=real_undropped,
+        last=real_undropped,
+        bias=True,
+        dropout=0.1,
+        drops=of_dense_channels,
+        eps=1e-3,
+        variance_factor=unbiased,
+        gamma_init=unit_uniform,
+    ),
+)
 
-XNOR_PAPER = dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k)
-"""XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centring and no clamping, no bias.
+XNOR_PAPER = named(
+    'XNOR_PAPER',
+    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centring and no clamping, no bias.
 
 The paper does not say: whether K has a gradient (here: none), batch normalisation's numbers, its ResNet block.
-"""
-
-XNOR_PAPER_ALGORITHM_1 = dataclasses.replace(XNOR_PAPER, weight=scaled_sign_identity)
-"""XNOR_PAPER with the gradient of its Algorithm 1, which contradicts its text: plain g."""
-
-BWN_PAPER = dataclasses.replace(BWN, weight=quantizers.scaled_sign_paper, projection=None)
-"""Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, no bias."""
-
-XNOR_CAFFE = dataclasses.replace(
-    XNOR,
-    weight=scaled_sign_identity,
-    projection=None,
-    input_scale=constant_k,
-    chain=norm_product_relu_pool,
-    head=pool_product,
-    bias=True,
-    eps=1e-5,
-    affine=False,
+""",
+    dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
-"""XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
+
+XNOR_PAPER_ALGORITHM_1 = named(
+    'XNOR_PAPER_ALGORITHM_1',
+    """XNOR_PAPER with the gradient of its Algorithm 1, which contradicts its text: plain g.""",
+    dataclasses.replace(XNOR_PAPER, weight=scaled_sign_identity),
+)
+
+BWN_PAPER = named(
+    'BWN_PAPER',
+    """Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, no bias.""",
+    dataclasses.replace(BWN, weight=quantizers.scaled_sign_paper, projection=None),
+)
+
+XNOR_CAFFE = named(
+    'XNOR_CAFFE',
+    """XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
 
 Differs: its K is of signed activations (the absolute value is missing) and multiplies the bias too; its third
 convolution is real; Caffe's running averages; its test phase overwrites the latent weights.
-"""
-
-XNOR_THEANO = dataclasses.replace(
-    XNOR,
-    weight=times_alpha(scaled_sign_identity),
-    projection=clip,
-    input_scale=flowing_k,
-    chain=product_pool_norm,
-    head=pool_product,
-    residual=BNN.residual,
-    first=real_pool_norm,
-    bias=True,
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=scaled_sign_identity,
+        projection=None,
+        input_scale=constant_k,
+        chain=orders.norm_product_relu_pool,
+        head=orders.pool_product,
+        bias=True,
+        eps=1e-5,
+        affine=False,
+    ),
 )
-"""XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
+
+XNOR_THEANO = named(
+    'XNOR_THEANO',
+    """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
 
 Differs: its dense layers' biases are scaled by K and alpha too; it averages 1/deviation, not the variance; K has its own
 padding; in evaluation alpha is the last batch's. The step is scaled as in BNN_THEANO.
-"""
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=times_alpha(scaled_sign_identity),
+        projection=clip,
+        input_scale=flowing_k,
+        chain=orders.product_pool_norm,
+        head=orders.pool_product,
+        residual=BNN.residual,
+        first=real_pool_norm,
+        bias=True,
+    ),
+)
 
-BNN_THEANO = dataclasses.replace(BNN, bias=True)
-"""BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
+BNN_THEANO = named(
+    'BNN_THEANO',
+    """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
 The step of binarised weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
 Differs: it averages 1/deviation, not the variance.
-"""
-
-BNN_THEANO_MNIST = dataclasses.replace(
-    BNN_THEANO, dropout=0.5, drops=everywhere, first=partial(input_with_dropout, 0.2)
+""",
+    dataclasses.replace(BNN, bias=True),
 )
-"""The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers."""
 
-BC_THEANO = dataclasses.replace(
-    BC, bias=True, chain=product_pool_norm_relu, head=pool_product_norm, first=itself, last=itself
+BNN_THEANO_MNIST = named(
+    'BNN_THEANO_MNIST',
+    """The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers.""",
+    dataclasses.replace(BNN_THEANO, dropout=0.5, drops=everywhere, first=RealInputDropped(0.2)),
 )
-"""BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
+
+BC_THEANO = named(
+    'BC_THEANO',
+    """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
 
 Differs: as BNN_THEANO; its normalisation's momentum is 0.85 for MNIST.
-"""
-
-BC_STOCHASTIC_THEANO = dataclasses.replace(
-    BC_THEANO, weight=unquantized, sign=unquantized, training_weight=quantizers.stochastic_sign_ste
+""",
+    dataclasses.replace(
+        BC, bias=True, chain=orders.product_pool_norm_relu, head=orders.pool_product_norm, first=itself, last=itself
+    ),
 )
-"""BinaryConnect in Theano, stochastic: signs drawn anew in every training step; evaluated on the real weights W.
+
+BC_STOCHASTIC_THEANO = named(
+    'BC_STOCHASTIC_THEANO',
+    """BinaryConnect in Theano, stochastic: signs drawn anew in every training step; evaluated on the real weights W.
 
 `convert` refuses it, for no bit holds W. `summarize` counts its weights as 1 bit, as in training. To deploy, give the trained
 parameters to a model of `dataclasses.replace(BC_STOCHASTIC_THEANO, weight=quantizers.sign_ste, sign=quantizers.sign)`, which
 evaluates sign(W), and compare accuracies.
-"""
-
-XNOR_DARKNET = dataclasses.replace(
-    XNOR,
-    weight=scaled_sign_minus_identity,
-    sign=sign_minus,
-    activation=sign_minus_ste_exclusive,
-    projection=None,
-    chain=product_norm_relu_pool,
-    head=pool_product,
-    residual=BNN.residual,
-    eps=1e-6,
-    momentum=0.99,
-    variance_factor=unbiased,
+""",
+    dataclasses.replace(
+        BC_THEANO, weight=unquantized, sign=unquantized, training_weight=quantizers.stochastic_sign_ste
+    ),
 )
-"""XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, nothing projected.
+
+XNOR_DARKNET = named(
+    'XNOR_DARKNET',
+    """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, nothing projected.
 
 Order: sign, product, norm, leaky ReLU, pool: the sign is that of the layer's raw input. Under an architecture with a plain
 ReLU, whose 0 is -1 here, `deployable` would make every bit +1. No biases (beta is Darknet's), unbiased running variance.
 Which layers are XNOR is up to Darknet's configuration file; here all but the first and the last, as in the paper.
 Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalises by the unbiased variance too; weights
 start uniform; on GPU its activations have sign(0) = +1.
-"""
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=scaled_sign_minus_identity,
+        sign=sign_minus,
+        activation=sign_minus_ste_exclusive,
+        projection=None,
+        chain=orders.product_norm_relu_pool,
+        head=orders.pool_product,
+        residual=BNN.residual,
+        eps=1e-6,
+        momentum=0.99,
+        variance_factor=unbiased,
+    ),
+)
 
-BIREAL_SCALED_GRADIENT = dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha)
-"""BIREAL with the gradient alpha g 1(|W| <= 1), the derivative of alpha sign(W) for a constant alpha.
+BIREAL_SCALED_GRADIENT = named(
+    'BIREAL_SCALED_GRADIENT',
+    """BIREAL with the gradient alpha g 1(|W| <= 1), the derivative of alpha sign(W) for a constant alpha.
 
 Under SGD its latent weights move too slowly to train well: on ResNet-20 at half width, 1,500 steps, the loss ends 0.17 higher.
-"""
+""",
+    dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha),
+)

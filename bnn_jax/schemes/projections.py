@@ -4,6 +4,7 @@ A projection is a pure function latent -> latent. `project` makes it the last li
 wraps a chain, and `in_place` is its other half, in the forward pass.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -31,9 +32,14 @@ def centre(w: jax.Array) -> jax.Array:
     return w - jnp.expand_dims(mean, -2)
 
 
-def at_least(lowest: float, w: jax.Array) -> jax.Array:
-    """max(W, lowest); `partial(at_least, 0.01)` is a projection."""
-    return jnp.maximum(w, jnp.asarray(lowest, w.dtype))
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """A projection: max(W, lowest)."""
+
+    lowest: float
+
+    def __call__(self, w: jax.Array) -> jax.Array:
+        return jnp.maximum(w, jnp.asarray(self.lowest, w.dtype))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

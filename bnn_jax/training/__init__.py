@@ -5,6 +5,8 @@ from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
 from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
+from bnn_jax.training.names import named
+from bnn_jax.training.recipe import Recipe
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step
 
@@ -15,6 +17,7 @@ __all__ = [
     'Interrupted',
     'Loss',
     'NonFiniteLoss',
+    'Recipe',
     'SquaredHinge',
     'TrainState',
     'biases',
@@ -27,6 +30,7 @@ __all__ = [
     'latent_weights',
     'logits_of',
     'model_of',
+    'named',
     'norms',
     'soft_cross_entropy',
     'squared_hinge',

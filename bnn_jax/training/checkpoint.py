@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.training.config import check_description
+from bnn_jax.training.devices import as_kind_of, numbers_of
 from bnn_jax.training.state import TrainState
 
 
@@ -53,8 +55,9 @@ class Checkpoints:
         arrays = self._read(step, 'state', self._ocp.args.StandardRestore(_arrays(state)))
         if digest != _digest(arrays, meta):
             raise self._damaged(step, 'its checksum differs')
-        leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+        leaves, structure = jax.tree.flatten(state)
+        restored = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
+        return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 
     def _read(self, step: int, item: str, arguments):
         try:
@@ -102,6 +105,8 @@ class Checkpoints:
     def _check(self, meta: dict, state: TrainState) -> None:
         expected = self._meta(state)
         remedy = f'use another --workdir, or delete {self.directory} to start anew'
+        if 'description' in expected['config']:
+            check_description(meta['config'], f'checkpoint {self.directory}', remedy)
         difference = first_difference('', meta['config'], json.loads(json.dumps(expected['config'])))
         if difference:
             key, theirs, ours = difference
@@ -121,11 +126,14 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
 
     They are copied: while they are being written the next steps reuse the state's buffers.
     """
-    return {f'{i:05d}': np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    return {f'{i:05d}': np.array(numbers_of(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
 def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
-    """The first place where two JSON values differ, and what stands there; None if they are equal."""
+    """The first place where two JSON values differ, and what stands there; None if they are equal.
+
+    A key that one of them lacks counts as None, so that a field added later, None by default, is no difference.
+    """
     if theirs == ours:
         return None
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -133,6 +141,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
             inner = first_difference(f'{path}.{key}' if path else key, theirs.get(key), ours.get(key))
             if inner:
                 return inner
+        return None
     return path, theirs, ours
 
 

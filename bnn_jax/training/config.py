@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -15,36 +13,46 @@ from jax.typing import DTypeLike
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.training.loss import CrossEntropy, Loss
+from bnn_jax.training.names import name_of
 from bnn_jax.training.options import option
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
+
+DESCRIPTION = 2
+"""The form in which configs are described; another one is refused (`check_description`)."""
 
 PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run. Scalars can be set on the command line; the rest is the experiment's.
+    """Everything that decides a run. Scalars can be set on the command line; the rest is the recipe's."""
 
-    model: (rngs=, width=) -> network. data: (split, data_dir) -> source, splits 'train' and 'test'. standardize,
-    augmentations, evaluation_augmentations (deterministic): see `bnn_jax.data`. schedule: (learning_rate, total steps) ->
-    optax schedule. optimizer: that schedule -> optax chain, without the projection of latent weights, which `init` takes
-    from the scheme. deployed: as model, with the same parameters: what a run converts, where `convert` refuses model; None:
-    model. loss: makes what is minimised; partial(distillation, teacher) for a teacher. anchors: (epoch, test accuracy from 0
-    to 1) as published, shown beside what a run of the same epochs and width 1 gets.
-    """
-
+    # (rngs=, width=) -> network
     model: Callable[..., Network]
+    # (split, data_dir) -> source; the splits are 'train' and 'test'
     data: Callable[[str, str], 'Source']
+    # image -> what the network sees of it, see `bnn_jax.data`
     standardize: Callable[[np.ndarray], np.ndarray]
+    # schedule -> optax chain, without the projection of latent weights, which `init` takes from the scheme
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
+    # (learning_rate, total steps) -> optax schedule
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
+    # of training images, see `bnn_jax.data`
     augmentations: tuple = ()
+    # of test images; deterministic
     evaluation_augmentations: tuple = ()
+    # as model, with the same parameters: what a run converts, where `convert` refuses model; None: model
     deployed: Callable[..., Network] | None = None
+    # makes what is minimized; partial(distillation, teacher) for a teacher
     loss: Callable[[], Loss] = CrossEntropy
+    # (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1 gets
     anchors: tuple[tuple[int, float], ...] = ()
+    # the recipe and its row that this config comes from; `Recipe.row` says them
+    recipe: str = ''
+    row: str = ''
+    # options of the command line
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
@@ -85,13 +93,44 @@ class Config:
         return self.anchors if same else ()
 
     def described(self) -> dict[str, Any]:
-        """All fields as JSON, the same in every process: functions by name, partials and dataclasses by their parts."""
-        return {f.name: _described(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        """All fields as JSON, the same in every process: functions by their names, partials and dataclasses by their parts.
+
+        Raises:
+            ValueError: for a lambda, which has no name (`names.named` gives it one).
+        """
+        fields = {}
+        for field in dataclasses.fields(self):
+            try:
+                fields[field.name] = _described(getattr(self, field.name))
+            except ValueError as error:
+                raise ValueError(f'{field.name}: {error}') from None
+        return {'description': DESCRIPTION, **fields}
 
     def decisive(self) -> dict[str, Any]:
         """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-        free = ('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed')
-        return {k: v for k, v in self.described().items() if k not in free}
+        return {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+
+
+NOT_DECISIVE = (
+    *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
+    *('recipe', 'row'),
+)
+
+
+def check_description(described: dict[str, Any], what: str, remedy: str) -> None:
+    """Raises ValueError for a config that an earlier version described, whose names cannot be compared with these.
+
+    Args:
+        described: what config.json or a checkpoint holds.
+        what: the run, for the message.
+        remedy: what to do, for the message.
+    """
+    got = described.get('description', 1)
+    if got != DESCRIPTION:
+        raise ValueError(
+            f'{what}: its config is written in form {got}, expected form {DESCRIPTION} (form 1 names functions by their '
+            f'modules, which have moved since); go on with the version of bnn_jax that wrote it, or {remedy}'
+        )
 
 
 def _described(value) -> Any:
@@ -103,20 +142,10 @@ def _described(value) -> Any:
         arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
         return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
     if isinstance(value, type) or hasattr(value, '__qualname__'):
-        return _named(value)
-    kind = _described(type(value))
+        name = name_of(value)
+        variables = [_described(cell.cell_contents) for cell in getattr(value, '__closure__', None) or ()]
+        return {'function': name, 'variables': variables} if variables else name
+    kind = name_of(type(value))
     if dataclasses.is_dataclass(value):
         return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return kind
-
-
-def _named(function) -> Any:
-    """Module and name of a function or class; a lambda's line and a closure's variables as well."""
-    main = sys.modules['__main__']
-    started = main.__spec__.name if main.__spec__ else Path(getattr(main, '__file__', None) or '__main__').stem
-    module = started if function.__module__ == '__main__' else function.__module__
-    name, code = f'{module}.{function.__qualname__}', getattr(function, '__code__', None)
-    if code is not None and '<lambda>' in name:
-        name += f', line {code.co_firstlineno}'
-    variables = [_described(cell.cell_contents) for cell in getattr(function, '__closure__', None) or ()]
-    return {'function': name, 'variables': variables} if variables else name

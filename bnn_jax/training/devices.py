@@ -74,8 +74,23 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 def replicated(tree, mesh: Mesh):
     """tree with every array whole on every device of the mesh, copied; every host gives the same numbers."""
-    copy = jax.tree.map(np.array, tree)  # A step may reuse the buffers of its state: not those of the caller.
-    return _placed(copy, whole(mesh))
+    # Copied: a step may reuse the buffers of its state, but not those of the caller.
+    placed = _placed(jax.tree.map(lambda leaf: np.array(numbers_of(leaf)), tree), whole(mesh))
+    return jax.tree.map(as_kind_of, tree, placed)
+
+
+def numbers_of(leaf):
+    """An array, or the numbers of an array of random keys."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def as_kind_of(leaf, numbers):
+    """The inverse of `numbers_of`: numbers, as random keys where leaf holds random keys."""
+    return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else numbers
+
+
+def _is_key(leaf) -> bool:
+    return hasattr(leaf, 'dtype') and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def spread(batch, mesh: Mesh):

@@ -1,18 +1,26 @@
-"""What only a binary network has to show while it trains: signs that flip, weights at the clip, inputs in the window, alpha.
+"""What a binary network shows while it trains: flipped signs, weights at the clip, inputs in the window, alpha, equal logits.
 
-Layers have the names of `summarize`; heads that only training sees (`layers.Auxiliary`) are left out, as there.
+`health` says which of these numbers are healthy. Layers have the names of `summarize`; heads that only training sees
+(`layers.Auxiliary`) are left out, as there.
 """
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from bnn_jax.nn.containers import Branches, Network, Residual, Sequential
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.walk import Place, observe, walk
+from bnn_jax.training.devices import own_devices, replicated, spread
+from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
+from bnn_jax.training.step import logits_of
 
 
 def signs(state: TrainState) -> dict[str, jax.Array]:
@@ -22,91 +30,151 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
     A step that reuses the state's buffers leaves them as they are. Pure; to be compiled by `jax.jit`.
     """
     return {
-        place.name: place.layer.scheme.sign(place.layer.latent()).astype(jnp.int8)
+        place.path: place.layer.signs().astype(jnp.int8)
         for place in products(_model(state))
         if place.layer.scheme.weight is not None
     }
 
 
-def watch(before: dict[str, jax.Array], state: TrainState, images: jax.Array) -> dict[str, jax.Array]:
-    """The state after a step beside the signs before it; every value a scalar on device.
+def alphas(state: TrainState) -> dict[str, jax.Array]:
+    """Layer -> mean over filters of its scheme's scale, for the layers that have one; what `watch` compares later ones with.
 
-    flips/LAYER: share of signs that changed. at_clip/LAYER: share of latent weights with |w| >= 1, the bound where they are
-    clipped; both of weights as the scheme reads them. alpha/LAYER: mean over filters of the scheme's scale, where it has
-    one. in_window/LAYER: share of inputs at which a binary activation lets a gradient through (|x| <= 1 for `sign_ste`),
-    on these images, (N, H, W, channels), in training mode; the state's statistics and random keys stay.
-    Pure; to be compiled by `jax.jit`. Raises KeyError for signs of another network, and as the model does.
+    Pure; to be compiled by `jax.jit`.
+    """
+    return {place.path: scale.mean() for place in products(_model(state)) if (scale := place.layer.scale()) is not None}
+
+
+def watch(
+    before: dict[str, jax.Array],
+    state: TrainState,
+    images: jax.Array,
+    start: dict[str, float] | None = None,
+) -> dict[str, jax.Array]:
+    """What a step did to the binary layers, and how the network answers to its images.
+
+    Pure; to be compiled by `jax.jit`. The state's statistics and random keys stay. Every value is a scalar on device:
+
+    - `flips`, `flips/LAYER`: share of signs that changed, of all layers together and of each.
+    - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound where they are clipped. This and flips are of weights
+      as the scheme reads them.
+    - `alpha/LAYER`: mean over filters of the scheme's scale, where it has one.
+    - `alpha_over_start/LAYER`: that over its value at the start.
+    - `in_window/LAYER`: share of inputs at which a binary activation lets a gradient through (|x| <= 1 for `sign_ste`).
+    - `equal_logits`: share of images whose logits are all equal, so that they name no class.
+
+    Args:
+        before: `signs` of the state before the step.
+        state: the state after it.
+        images: (N, H, W, channels), a batch; the last two values are seen on it, in training mode.
+        start: `alphas` of the state before the first step; None: `alpha_over_start` is left out.
+
+    Raises:
+        KeyError: for signs of another network. Otherwise as the model does.
     """
     model, watched = _model(state), {}
+    flipped, weights = jnp.int32(0), 0
     for place in products(model):
-        scheme, latent = place.layer.scheme, place.layer.latent()
-        if scheme.weight is not None:
-            watched[f'flips/{place.name}'] = _share(scheme.sign(latent).astype(jnp.int8) != before[place.name])
-            watched[f'at_clip/{place.name}'] = _share(jnp.abs(latent) >= 1)
-            if scheme.scale is not None:
-                watched[f'alpha/{place.name}'] = scheme.scale(latent).mean()
-    return watched | _in_window(model, images)
+        layer = place.layer
+        if layer.scheme.weight is not None:
+            changed = layer.signs().astype(jnp.int8) != before[place.path]
+            flipped, weights = flipped + jnp.sum(changed, dtype=jnp.int32), weights + changed.size
+            watched[f'flips/{place.path}'] = _share(changed)
+            watched[f'at_clip/{place.path}'] = _share(jnp.abs(layer.latent()) >= 1)
+            scale = layer.scale()
+            if scale is not None:
+                alpha = watched[f'alpha/{place.path}'] = scale.mean()
+                if start is not None and place.path in start:
+                    watched[f'alpha_over_start/{place.path}'] = alpha / start[place.path]
+    if weights:
+        watched['flips'] = _of(flipped, weights)
+    return watched | _answers(model, images)
 
 
-def _in_window(model: Network, images: jax.Array) -> dict[str, jax.Array]:
-    """One forward pass in which every binary activation is preceded by a probe; changes the model, so of a copy."""
+def _answers(model: Any, images: jax.Array) -> dict[str, jax.Array]:
+    """One forward pass that notes at what share of its inputs each binary activation lets a gradient through."""
     seen: dict[str, jax.Array] = {}
-    binary = [place for place in products(model) if place.layer.scheme.activation is not None]
-    for place in binary:
-        place.chain.layers[place.index] = _Probe(place, seen)
-    if binary:
-        model(images)
-    return {f'in_window/{name}': share for name, share in seen.items()}
+
+    def see(place: Place, x: jax.Array, _: jax.Array) -> None:
+        if isinstance(place.layer, Product) and place.layer.activation is not None:
+            y, gradient = jax.vjp(lambda x: place.layer.quantized(place.layer.activation, x), x)
+            seen[place.path] = _share(gradient(jnp.ones_like(y))[0] != 0)
+
+    observe(model, see)
+    logits = model(images)
+    return {f'in_window/{name}': share for name, share in seen.items()} | {'equal_logits': _share(all_equal(logits))}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Probe:
-    """The same layer, noting first at what share of its inputs the gradient of its activation is not 0."""
-
-    place: 'Place'
-    seen: dict[str, jax.Array]
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        activation = self.place.layer.scheme.activation
-        assert activation is not None
-        y, gradient = jax.vjp(activation, x)
-        self.seen[self.place.name] = _share(gradient(jnp.ones_like(y))[0] != 0)
-        return self.place.layer(x)
+def all_equal(logits: jax.Array) -> jax.Array:
+    """Whether all logits of an image are the same number, (N,)."""
+    return (logits == logits[:, :1]).all(-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """A product in a network: the chain that holds it, where, and the name `summarize` gives it."""
+def by_statistics(model: Any, batches: Iterable[dict]) -> np.ndarray:
+    """The same images by running and by batch statistics; what `statistics_record` makes a record of.
 
-    chain: Sequential
-    index: int
-    name: str
-    layer: Product
+    Both are the network of evaluation but for the normalizations, which take the mean and variance of the batch in the second.
+    The model is not changed.
+
+    Args:
+        model: a trained network.
+        batches: as `evaluate` takes them. Images beyond a multiple of the number of devices are left out.
+
+    Returns:
+        (2, 4): sum of losses, correct predictions, images with equal logits, and images; totals add up over hosts.
+    """
+    mesh, totals = own_devices(), np.zeros((2, 4))
+    answers = logits_of(model, mesh), _logits_by_batch_statistics(model, mesh)
+    for batch in batches:
+        count = len(batch['image']) // mesh.size * mesh.size
+        if not count:
+            continue
+        images, labels = spread(np.asarray(batch['image'])[:count], mesh), jnp.asarray(batch['label'])[:count]
+        for row, answer in zip(totals, answers, strict=True):
+            logits = jnp.asarray(np.asarray(answer(images)))  # on one device
+            loss, equal = np.asarray(cross_entropy(logits, labels), np.float64), all_equal(logits)
+            row += [loss.sum(), (logits.argmax(-1) == labels).sum(), equal.sum(), count]
+    return totals
 
 
-def products(model: Network) -> list[Place]:
-    """The products of a network from first to last, a residual body before its shortcut."""
-    return list(_places(model.body, ''))
+def statistics_record(totals: np.ndarray) -> dict[str, float]:
+    """`loss`, `accuracy` and `equal_logits` under `running_statistics/` and `batch_statistics/`; empty without images."""
+    names = ('loss', 'accuracy', 'equal_logits')
+    return {
+        f'{kind}_statistics/{name}': float(value / row[-1])
+        for kind, row in zip(('running', 'batch'), totals, strict=True)
+        for name, value in zip(names, row, strict=False)
+        if row[-1]
+    }
 
 
-def _places(chain: Sequential, path: str) -> Iterator[Place]:
-    for i, layer in enumerate(chain.layers):
-        if isinstance(layer, Product):
-            yield Place(chain, i, f'{path}{i}', layer)
-        elif isinstance(layer, Residual):
-            yield from _places(layer.body, f'{path}{i}.body.')
-            yield from _places(layer.shortcut, f'{path}{i}.shortcut.')
-        elif isinstance(layer, Branches):
-            for j, branch in enumerate(layer.branches):
-                yield from _places(branch, f'{path}{i}.branch{j}.')
+def _logits_by_batch_statistics(model: Any, mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """As `logits_of`, but a batch is normalized with its own mean and variance, as a whole."""
+    graphdef, state = nnx.split(model)
+    copy = nnx.merge(graphdef, replicated(state, mesh), copy=True)
+    copy.eval()
+    copy.set_attributes(Norm, use_running_average=False, groups=1, raise_if_not_found=False)
+    return partial(_logits, *nnx.split(copy))
 
 
-def _model(state: TrainState) -> Network:
+@partial(jax.jit, static_argnums=0)
+def _logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graphdef, state, copy=True)(images)
+
+
+def products(model: Any) -> list[Place]:
+    """The products of a model from first to last, a residual body before its shortcut."""
+    return [place for place in walk(model) if isinstance(place.layer, Product)]
+
+
+def _model(state: TrainState) -> Any:
     return nnx.merge(state.graphdef, state.params, state.rest, copy=True)
 
 
 def _share(mask: jax.Array) -> jax.Array:
     """Share of True, float32, 1 if all are; counted in integers, for a float32 sum of ones ends at 2^24."""
+    return _of(jnp.sum(mask, dtype=jnp.int32), mask.size)
+
+
+def _of(count: jax.Array, size: int) -> jax.Array:
     # Behind the barrier, for XLA multiplies by the rounded inverse of a constant: all of 41 would be 0.99999994.
-    size = jax.lax.optimization_barrier(jnp.float32(mask.size))
-    return jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32) / size
+    return count.astype(jnp.float32) / jax.lax.optimization_barrier(jnp.float32(size))

@@ -52,7 +52,8 @@ class Distillation:
 
     def check(self, model: Network) -> None:
         """Raises ValueError unless the teacher reads the model's images and names its classes."""
-        got, expected = (self.channels, self.num_classes), (model.channels, model.num_classes)
+        got = (self.channels, self.num_classes)
+        expected = tuple(getattr(model, name, own) for name, own in zip(('channels', 'num_classes'), got, strict=True))
         if got != expected:
             raise ValueError(
                 f'distillation: got a teacher of {got[0]} channels and {got[1]} classes, expected the {expected[0]} and '

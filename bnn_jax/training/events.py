@@ -15,10 +15,11 @@ class Events:
         self.directory, self._purge_step = directory, resumed_at + 1
         self._file = None
 
-    def write(self, record: dict[str, float]) -> None:
-        """One scalar for every entry of a record but its `step`, which is where they stand. Raises OSError."""
+    def write(self, record: dict[str, float | str]) -> None:
+        """One scalar for every number of a record but its `step`, which is where they stand. Raises OSError."""
         file = self._file or self._begin()
-        scalars = [{'tag': name, 'simple_value': value} for name, value in record.items() if name != 'step']
+        numbers = {name: value for name, value in record.items() if name != 'step' and not isinstance(value, str)}
+        scalars = [{'tag': name, 'simple_value': value} for name, value in numbers.items()]
         file.write(_event(step=record['step'], summary={'value': scalars}))
         file.flush()
 

@@ -1,7 +1,7 @@
 """An experiment from the command line to its results: fit, convert, compare, write down."""
 
+import argparse
 import contextlib
-import contextvars
 import dataclasses
 import functools
 import importlib.metadata
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -27,8 +27,10 @@ from bnn_jax.nn.summary import summarize
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
+from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.plots import plot, plot_watch
+from bnn_jax.training.recipe import Recipe, unprepared
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 
@@ -38,71 +40,59 @@ if TYPE_CHECKING:
 TIMED_CALLS = 20
 
 
-def unprepared(config: Config) -> Config:
-    """The same config: nothing has to be trained before this run."""
-    return config
+def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
+    """Run a row of a recipe with the options of the command line, and print its results.
 
+    --scheme chooses the row, every scalar field of its config is an option, and an unknown option is refused. Expected errors
+    end with their message and exit status 1, an interruption with 128 + the signal's number.
 
-Answer = Callable[[str, Config, Callable[[Config], Config]], Any]
-_asked: contextvars.ContextVar[Answer | None] = contextvars.ContextVar('asked', default=None)
-
-
-class Answered(BaseException):
-    """Ends a module that was asked for its run, see `asking`; carries the answer."""
-
-    def __init__(self, value: Any):
-        super().__init__()
-        self.value = value
-
-
-@contextlib.contextmanager
-def asking(answer: Answer) -> Iterator[None]:
-    """Within, `main` and `with_options` start nothing: they raise Answered with answer(name, config, prepare)."""
-    token = _asked.set(answer)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
-def _if_asked(name: str, config: Config, prepare: Callable[[Config], Config]) -> None:
-    answer = _asked.get()
-    if answer is not None:
-        raise Answered(answer(name, config, prepare))
-
-
-def main(name: str, description: str | None, config: Config, prepare: Callable[[Config], Config] = unprepared) -> None:
-    """Run an experiment with the options of the command line, and print its results.
-
-    prepare: the config with the options -> the one to run; it fits what goes before (a teacher, a first stage), in a folder
-    inside config.workdir, and so resumes it as `fit` does. Every scalar field of config is an option; an unknown one is
-    refused. Expected errors end with their message and exit status 1, an interruption with 128 + the signal's number.
+    Args:
+        recipe: what to run.
+        arguments: the options; by default those of this process.
     """
-    _if_asked(name, config, prepare)
-    results = run_or_exit(name, with_options(name, description, config), prepare)
+    results = run_or_exit(*chosen(recipe, arguments), recipe.prepare)
     if is_first_host():
         print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
 
 
-def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
-    """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1."""
+def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str, Config]:
+    """Name and config of the run that the command line asks for. Exits as `with_options`, and for an unknown scheme."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument('--scheme', '--preset', dest='scheme', default=recipe.default)
+    row = first.parse_known_args(arguments)[0].scheme
     try:
-        with no_host_waits():
-            return run(name, prepare(config))
-    except (OSError, ValueError, NonFiniteLoss) as error:
+        config = recipe.row(row)
+    except ValueError as error:
         raise SystemExit(f'error: {error}') from None
+    text = f'a row ({", ".join(recipe.rows)})'
+    text += ', or any scheme of bnn_jax.schemes or preset of bnn_jax.presets' if recipe.other else ''
+    name = recipe.run_name(row)
+    return name, with_options(recipe.name, recipe.description, config, arguments, run_name=name, scheme=(row, text))
 
 
-def with_options(name: str, description: str | None, config: Config) -> Config:
-    """config with the options of the command line; its default workdir is runs/<name>-<seed>.
+def with_options(
+    command: str,
+    description: str | None,
+    config: Config,
+    arguments: Sequence[str] | None = None,
+    *,
+    run_name: str = '',
+    scheme: tuple[str, str] | None = None,
+) -> Config:
+    """config with the options of the command line. Where they name a coordinator, this process joins the others of the run.
 
-    Where they name a coordinator, this process joins the others of the run.
+    Args:
+        command: the name of the module that is run, for the usage line.
+        description: what --help says.
+        config: what the options replace the scalar fields of.
+        arguments: the options; by default those of this process.
+        run_name: the default workdir is runs/RUN_NAME-SEED; by default the command.
+        scheme: value and help of the option --scheme, where there is one. It is shown here and read before (`chosen`).
     """
     import tyro
 
-    _if_asked(name, config, unprepared)
     fields = [field for part in (config, Hosts()) for field in dataclasses.fields(part) if 'help' in field.metadata]
-    options = [
+    options: list[tuple[str, Any, Any]] = [
         (
             field.name,
             Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
@@ -111,21 +101,41 @@ def with_options(name: str, description: str | None, config: Config) -> Config:
         for field in fields
         for value in [getattr(config, field.name, field.default)]
     ]
+    if scheme is not None:
+        shown = Annotated[str, tyro.conf.arg(help=scheme[1], aliases=['--preset'])]
+        options.insert(0, ('scheme', shown, dataclasses.field(default=scheme[0])))
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
-    chosen = dataclasses.asdict(tyro.cli(kind, prog=f'python -m experiments.{name}', description=description))
+    started = sys.modules['__main__'].__spec__
+    module = started.name if started and started.name.rpartition('.')[2] == command else f'experiments.{command}'
+    values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
+    values.pop('scheme', None)
     try:
-        Hosts(**{field.name: chosen.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
-        config = dataclasses.replace(config, **chosen)
+        Hosts(**{field.name: values.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
+        config = dataclasses.replace(config, **values)
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
-    return dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
+    return dataclasses.replace(config, workdir=config.workdir or f'runs/{run_name or command}-{config.seed}')
+
+
+def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
+    """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1.
+
+    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`).
+    """
+    allocate_for_training()
+    try:
+        with no_host_waits():
+            return run(name, prepare(config))
+    except (OSError, ValueError, NonFiniteLoss) as error:
+        raise SystemExit(f'error: {error}') from None
 
 
 def run(name: str, config: Config) -> dict[str, Any]:
     """fit, then everything a run leaves: curves.png, watch.png, the packed model, results.json; returns the results.
 
-    A network without binary weights is not converted: its packed results are None. On several hosts the first one does all
-    this after `fit`; the others return no results.
+    A network without binary weights is not converted: its packed results are None. So are those of one that `convert` refuses;
+    the reason is then printed and stands under 'not_converted'. On several hosts the first one does all this after `fit`; the
+    others return no results.
     """
     model = model_of(fit(config))
     if not is_first_host():
@@ -157,11 +167,19 @@ def run(name: str, config: Config) -> dict[str, Any]:
         'images_per_second': config.batch_size / (seconds_per_step(records) or records[-1]['seconds']),
         'milliseconds_per_batch': milliseconds(logits_of(model), first_images),
         'packed_milliseconds_per_batch': None,
+        'not_converted': None,
     }
+    network = None
     if summary.binary_params:
+        try:
+            network = convert(deployed(config, model))
+        except ValueError as error:
+            results['not_converted'] = str(error)
+            print(f'the network is trained, but not converted: {error}', file=sys.stderr)
+    if network is not None:
         preparing = preprocessing(config, first_images.shape[1:])
         described = None if preparing is None else preparing.described()
-        packed = load(save(convert(deployed(config, model)), workdir / 'packed.safetensors', preprocessing=described))
+        packed = load(save(network, workdir / 'packed.safetensors', preprocessing=described))
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {

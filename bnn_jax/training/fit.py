@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import math
 from collections.abc import Generator
@@ -29,9 +30,9 @@ from bnn_jax.training.devices import (
     sum_over_hosts,
     whole,
 )
-from bnn_jax.training.diagnostics import signs, watch
-from bnn_jax.training.memory import keep_freed_memory, one_heap
-from bnn_jax.training.metrics import MetricsLog
+from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
+from bnn_jax.training.health import Health
+from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
 from bnn_jax.training.state import TrainState, init, model_of
@@ -39,6 +40,10 @@ from bnn_jax.training.step import check_batch, means, totals_of, update
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
+
+
+COMPARED = 512
+"""Test images that are evaluated by batch statistics too, at the end of every epoch."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -58,15 +63,14 @@ def fit(config: Config) -> TrainState:
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
     number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
     Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
-    directory that cannot be written; ValueError for a checkpoint of another model or config, and for bad data.
+    directory that cannot be written; ValueError for a checkpoint of another model or config, for a config that holds a lambda
+    (`names.named`), and for bad data. The process's allocator is left as it is; the command line sets it (`memory`).
     """
     from bnn_jax.data import check_labels, training_batches
     from bnn_jax.data.pipeline import steps_from
 
-    one_heap()
+    described, decisive = config.described(), config.decisive()
     mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
-    if mesh.devices.flat[0].platform == 'cpu':
-        keep_freed_memory()
     check_shares(config.batch_size, mesh, config.accumulate)
     workdir = prepare_workdir(config)
     train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
@@ -84,12 +88,13 @@ def fit(config: Config) -> TrainState:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
     check_labels(test_source, state.num_classes)
-    checkpoints = Checkpoints(workdir / 'checkpoints', config.decisive())
+    checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
+    start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
     state = checkpoints.restore(state)
-    check_same_on_hosts(int(state.step), config.decisive())
+    check_same_on_hosts(int(state.step), decisive)
     state = replicated(state, mesh)
     if is_first_host():
-        write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
+        write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
     first_step = int(state.step)
     step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
     rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
@@ -102,6 +107,7 @@ def fit(config: Config) -> TrainState:
         Signals() as signals,
         contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
     ):
+        health = Health(read(workdir / 'metrics.jsonl'))
         for number, batch in enumerate(steps, start=first_step + 1):
             check_batch(batch, state.num_classes)
             watched = config.watch_every and number % config.watch_every == 0
@@ -110,7 +116,7 @@ def fit(config: Config) -> TrainState:
             state, metrics = step(state, spread_batch)
             metrics['learning_rate'] = rate(number - 1)
             if watched:
-                metrics |= see(before, state, spread_batch['image'][:: config.accumulate])
+                metrics |= see(before, state, spread_batch['image'][:: config.accumulate], start)
             pending.append((number, metrics))
             ends_epoch = number % epoch_steps == 0
             stops = signals.stop_at(number)
@@ -119,11 +125,15 @@ def fit(config: Config) -> TrainState:
                 record = _finite(checkpoints, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
                 progress.step(record)
+                _warn(health, record, log, progress)
             if ends_epoch:
-                totals = totals_of(model_of(own_copy(state)), test_batches(config, test_source, shard))
-                test = means(sum_over_hosts(totals), state.num_classes)
-                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size)
+                model, tested = model_of(own_copy(state)), test_batches(config, test_source, shard)
+                first = list(itertools.islice(tested, _compared_batches(config, epoch_steps)))
+                test = means(sum_over_hosts(totals_of(model, itertools.chain(first, tested))), state.num_classes)
+                compared = statistics_record(sum_over_hosts(by_statistics(model, first)))
+                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
                 progress.epoch(record)
+                _warn(health, record, log, progress)
             if saves:
                 _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
@@ -149,6 +159,25 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
         shard=shard,
         workers=config.workers,
     )
+
+
+def _start(state: TrainState) -> dict[str, float]:
+    """Alpha of every layer before the first step, for the layers where it is not 0."""
+    return {name: value for name, alpha in jax.jit(alphas)(state).items() if (value := float(alpha)) > 0}
+
+
+def _compared_batches(config: Config, epoch_steps: int) -> int:
+    """Test batches that are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
+    if not config.watch_every:
+        return 0
+    # A batch costs two forward passes, about the time of a step: this is a hundredth of an epoch, or one batch.
+    return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))
+
+
+def _warn(health: Health, record: dict, log: MetricsLog, progress: Progress) -> None:
+    for warning in health.warnings(record):
+        log.write(step=record['step'], warning=warning, seconds=progress.seconds())
+        progress.say(f'step {record["step"]}: warning: {warning}')
 
 
 def _rate(schedule: optax.Schedule, count: jax.Array) -> jax.Array:

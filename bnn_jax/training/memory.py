@@ -1,7 +1,13 @@
-"""Memory of a training process on CPU: what is freed is kept, for the next step wants it again."""
+"""Memory of a training process on CPU: what is freed is kept, for the next step wants it again.
+
+This changes the whole process, so the command line does it (`allocate_for_training`), and `fit` does not. A program of your own
+that trains on CPU may call it first.
+"""
 
 import ctypes
 import sys
+
+import jax
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
 """glibc's parameters of mallopt: how many heaps; how many blocks may be mapped one by one; how much free memory stays."""
@@ -24,6 +30,16 @@ def keep_freed_memory() -> bool:
     The process then holds the most that it ever needed, until it ends.
     """
     return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def allocate_for_training() -> None:
+    """Have this process allocate as training wants it: from one heap, and where JAX computes on CPU, keeping what it frees.
+
+    To be called before JAX is asked for a device, and after `devices.Hosts.join`.
+    """
+    one_heap()
+    if jax.devices()[0].platform == 'cpu':
+        keep_freed_memory()
 
 
 def _set(*parameters: tuple[int, int]) -> bool:

@@ -13,8 +13,10 @@ class MetricsLog:
     """metrics.jsonl, one JSON object a line, and the same numbers for TensorBoard in tensorboard/ beside it.
 
     A record of every step (what `train_step` measures on its batch, `learning_rate`, `seconds` of training so far; at
-    some steps what `watch` sees) and one of every epoch (`epoch`, means over it, test results, `images_per_second` by its
-    median step). Opened again at the step a run resumes from, it drops what lies beyond; `seconds` is where the run's
+    some steps what `watch` sees), one of every epoch (`epoch`, means over it, test results, `images_per_second` by its
+    median step, the same test images by running and by batch statistics) and one of every warning (`warning`, a sentence,
+    which TensorBoard does not get).
+    Opened again at the step a run resumes from, it drops what lies beyond; `seconds` is where the run's
     clock goes on. path None: nothing is written, as on all hosts but one.
     """
 
@@ -36,13 +38,22 @@ class MetricsLog:
             self._file.flush()
             self._events.write(record)
 
-    def epoch(self, step: int, epoch_steps: int, test: dict[str, float], seconds: float, batch_size: int) -> dict:
-        """Append the record of the epoch that ends at `step`, and return it."""
+    def epoch(
+        self,
+        step: int,
+        epoch_steps: int,
+        test: dict[str, float],
+        seconds: float,
+        batch_size: int,
+        compared: dict[str, float] | None = None,
+    ) -> dict:
+        """Append the record of the epoch that ends at `step`, and return it. compared: `diagnostics.statistics_record`."""
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
         record = {'step': step, 'epoch': step // epoch_steps}
         names = [name for name in test if name != 'count']
         record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in names}
         record |= {f'test_{name}': test[name] for name in names}
+        record |= compared or {}
         if seconds_a_step := seconds_per_step(steps):
             record['images_per_second'] = batch_size / seconds_a_step
         record['seconds'] = seconds

@@ -11,8 +11,22 @@ PANELS = {
     'at_clip': ('Share of latent weights at the clip, |w| ≥ 1', 'linear'),
     'in_window': ('Share of inputs inside the window\nin which the sign lets gradients through', 'linear'),
     'alpha': ('Alpha, the scale of a filter: mean over filters', 'linear'),
+    'alpha_over_start': ('Alpha over its value at the start', 'linear'),
 }
 """What `watch` sees of every layer: what a picture says of it, and its axis."""
+
+RUN_PANELS = {
+    'Share of images whose logits are all equal': {
+        'equal_logits': 'training batch',
+        'running_statistics/equal_logits': 'test, running statistics',
+        'batch_statistics/equal_logits': 'test, batch statistics',
+    },
+    'Accuracy on the same test images': {
+        'running_statistics/accuracy': 'running statistics',
+        'batch_statistics/accuracy': 'batch statistics',
+    },
+}
+"""What is seen of the whole network: what a picture says of it, and its lines."""
 
 LEGEND = 12
 """Layers named in a legend, at most."""
@@ -36,36 +50,45 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
 
 
 def plot_watch(path: Path, title: str, records: list[dict]) -> None:
-    """watch.png: what `watch` saw over steps, one line a layer, dark to light from first to last; no file if nothing.
+    """watch.png: what a run saw of itself over steps; no file if nothing.
 
-    On the axis of flips, which is logarithmic, a step without any has no point.
+    Of the layers one line each, dark to light from first to last. On the axis of flips, which is logarithmic, a step without
+    any has no point.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    series = _series(records)
-    if not series:
+    series, of_run = _series(records), _series_of_run(records)
+    if not series and not of_run:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
     colours = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
-    rows = (len(panels) + 1) // 2
+    rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')
-    grid = figure.subplots(rows, 2, squeeze=False).flat
-    for axes, name in zip(grid, panels, strict=False):
+    grid = iter(figure.subplots(rows, 2, squeeze=False).flat)
+    for name, axes in zip(panels, grid, strict=False):
         for layer in sorted(series[name], key=_in_order):
             axes.plot(*zip(*series[name][layer], strict=True), color=colours[layer], marker='.', label=layer)
         description, scale = PANELS[name]
         axes.set_title(description, fontsize='medium')
         some = any(value > 0 for points in series[name].values() for _, value in points)
         axes.set(xlabel='step', xlim=(0, None), yscale=scale if some else 'linear')
-        if name == 'at_clip':
+        if name in ('at_clip', 'alpha_over_start'):
             axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    for axes in list(grid):
+    for description, axes in zip(of_run, grid, strict=False):
+        for label, points in of_run[description].items():
+            axes.plot(*zip(*points, strict=True), marker='.', label=label)
+        axes.set_title(description, fontsize='medium')
+        axes.set(xlabel='step', xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize='small')
+    for axes in grid:
         axes.set_axis_off()
-    _legend(figure, layers, colours)
-    figure.suptitle(f'{title}: what its binary layers do while it trains')
+    if layers:
+        _legend(figure, layers, colours)
+    figure.suptitle(f'{title}: what was watched while it trained')
     _write(path, figure)
 
 
@@ -75,10 +98,21 @@ def _series(records: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]
     for record in records:
         for key, value in record.items():
             quantity, _, layer = key.partition('/')
-            if quantity in PANELS:
+            if quantity in PANELS and layer:
                 shown = float('nan') if quantity == 'flips' and value == 0 else value
                 series.setdefault(quantity, {}).setdefault(layer, []).append((record['step'], shown))
     return series
+
+
+def _series_of_run(records: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Panel -> label -> (step, value)."""
+    panels = {}
+    for description, lines in RUN_PANELS.items():
+        points = {label: [(r['step'], r[key]) for r in records if key in r] for key, label in lines.items()}
+        points = {label: some for label, some in points.items() if some}
+        if points:
+            panels[description] = points
+    return panels
 
 
 def _legend(figure, layers: list[str], colours: dict) -> None:

@@ -9,7 +9,8 @@ import jax
 from flax import nnx
 
 from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layers import Noise, Product
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.variables import Noise
 from bnn_jax.schemes.scheme import Scheme
 
 

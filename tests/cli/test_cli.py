@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -21,47 +22,54 @@ from bnn_jax.data import Standardize, centre_crop, digits, resize_short
 from bnn_jax.data.preprocessing import Preprocessing
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import preprocessing_of
-from bnn_jax.training import fit
+from bnn_jax.training import Recipe, fit
+from bnn_jax.training.recipe import recipe_of
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small
 
 ROOT = Path(__file__).parents[2]
 
 MODULE = """
-import dataclasses
 from bnn_jax import {scheme}
+from bnn_jax.training import Recipe
 from bnn_jax.training.experiment import main
 from experiments.digits_vgg_small import config
 
+RECIPE = Recipe('ours', 'A run.', {{'XNOR': config({scheme})}})
+
 if __name__ == '__main__':
-    main('ours', 'A run.', dataclasses.replace(config({scheme}), epochs=3))
+    main(RECIPE)
 """
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """A folder with a module `ours_XNOR` and the run that it started, of one epoch, in runs/ours-0."""
+    """A folder with a module `ours` and the run of its recipe, of one epoch, in runs/ours_xnor-0."""
     folder = tmp_path_factory.mktemp('cli')
-    for scheme in ('XNOR', 'BNN'):
-        (folder / f'ours_{scheme}.py').write_text(MODULE.format(scheme=scheme))
+    for name, scheme in (('ours', 'XNOR'), ('changed', 'BNN')):
+        (folder / f'{name}.py').write_text(MODULE.format(scheme=scheme))
     (folder / 'nothing.py').write_text('')
-    config = digits_vgg_small.config(bnn.XNOR)
+    (folder / 'broken.py').write_text('import no_such_package')
+    config = dataclasses.replace(OURS.row(), epochs=1, width=0.03125, workdir=str(folder / 'runs' / 'ours_xnor-0'))
     with jax.numpy_dtype_promotion('standard'):  # optax.adam mixes dtypes.
-        fit(dataclasses.replace(config, epochs=1, width=0.03125, workdir=str(folder / 'runs' / 'ours-0')))
+        fit(config)
     for i in range(3):
         Image.fromarray(digits('test')[i]['image'][..., 0]).save(folder / f'{i}.png')
     return folder
 
 
+OURS = Recipe('ours', 'A run.', {'XNOR': digits_vgg_small.config(bnn.XNOR)})
+"""The recipe of that module."""
+
+
 @pytest.fixture(scope='module')
 def converted(run):
     """The file that `convert` makes of the run."""
-    path, before = run / 'converted.safetensors', os.getcwd()
-    os.chdir(run)
-    try:
-        cli.main(['convert', 'ours_XNOR', '-o', str(path)])
-    finally:
-        os.chdir(before)
+    path = run / 'converted.safetensors'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(run)
+        patch.setattr(sys, 'path', list(sys.path))
+        cli.main(['convert', 'ours', '-o', str(path)])
     return path
 
 
@@ -79,8 +87,8 @@ def start(monkeypatch, run):
 
     def command(*arguments) -> None:
         monkeypatch.chdir(run)
-        monkeypatch.setattr(sys, 'argv', ['bnn-jax', *map(str, arguments)])
-        cli.main()
+        monkeypatch.setattr(sys, 'path', list(sys.path))  # to which `convert` adds the present folder
+        cli.main([*map(str, arguments)])
 
     return command
 
@@ -96,10 +104,10 @@ def refused(start, *arguments) -> str:
 
 def test_convert_reports_compares_and_writes(run, start, capsys):
     output = run / 'again.safetensors'
-    start('convert', 'ours_XNOR', '--output', output, '--samples=5')
+    start('convert', 'ours', '--output', output, '--samples=5')
     text = capsys.readouterr().out
     for part in (
-        'runs/ours-0, step 22',
+        'runs/ours_xnor-0, step 22',
         'xnor + popcount',
         'logits of 5 test images of the run: equal to the last bit',
     ):
@@ -113,36 +121,28 @@ def test_convert_reports_compares_and_writes(run, start, capsys):
 
 def test_what_is_converted_is_the_trained_network(run, converted, monkeypatch):
     monkeypatch.chdir(run)
-    model = trained('ours_XNOR').model
+    model = trained(OURS).model
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
     np.testing.assert_array_equal(evaluated(bnn.load(converted), x), evaluated(model, x))
 
 
-PREPARED = """
-import dataclasses
-from bnn_jax import BNN, XNOR
-from bnn_jax.training.experiment import main
-from experiments.digits_vgg_small import config
+def test_what_goes_before_a_run_is_part_of_it(run):
+    """A recipe that prepares its config gives the network of the prepared one; nothing is trained."""
 
-def after(run):
-    return dataclasses.replace(run, model=config(XNOR).model)
+    def after(config):
+        return dataclasses.replace(config, model=OURS.row().model)
 
-if __name__ == '__main__':
-    main('ours', 'A run.', config(BNN), after)
-    raise AssertionError('unreachable: the module is asked, not run')
-"""
+    prepared = Recipe('ours', 'A run.', {'XNOR': digits_vgg_small.config(bnn.BNN)}, prepare=after)
+    ours, theirs = (trained(recipe, run / 'runs' / 'ours_xnor-0') for recipe in (OURS, prepared))
+    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.leaves(nnx.state(one.model)) for one in (ours, theirs)))
+    assert (ours.step, ours.config.epochs, ours.config.width) == (22, 1, 0.03125)
 
 
-def test_a_run_is_asked_not_started(run, monkeypatch):
-    """Also where something goes before it, and where it has its own way to start, as the demo."""
-    monkeypatch.chdir(run)
-    (run / 'prepared.py').write_text(PREPARED)
-    path, arguments, modules = list(sys.path), sys.argv, set(sys.modules)
-    leaves = [jax.tree.leaves(nnx.state(trained(*of).model)) for of in (('ours_XNOR',), ('prepared',))]
-    leaves.append(jax.tree.leaves(nnx.state(trained('experiments.demo', 'runs/ours-0').model)))
-    for other in leaves[1:]:
-        jax.tree.map(np.testing.assert_array_equal, leaves[0], other)
-    assert (sys.path, sys.argv) == (path, arguments) and not {'ours_XNOR', 'prepared'} & (set(sys.modules) - modules)
+def test_what_reads_a_recipe_leaves_python_as_it_was(run, monkeypatch):
+    monkeypatch.syspath_prepend(run)
+    path, arguments = list(sys.path), list(sys.argv)
+    assert recipe_of('ours').row().described() == OURS.row().described()
+    assert (sys.path, sys.argv) == (path, arguments) and sys.modules['ours'].__name__ == 'ours'
 
 
 def test_a_difference_is_refused_and_nothing_written(run, start, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_difference_is_refused_and_nothing_written(run, start, monkeypatch):
     model = build('vgg_small', bnn.XNOR, input_shape=(8, 8, 1), width=0.03125)
     changed = bnn.convert(model)
     monkeypatch.setattr('bnn_jax.inference.serialization.load', lambda path: changed)
-    message = refused(start, 'convert', 'ours_XNOR', '-o', head, '--samples=4')
+    message = refused(start, 'convert', 'ours', '-o', head, '--samples=4')
     assert 'differs from the checkpoint on 4 of 4 test images' in message and 'nothing was written' in message
     assert not head.exists() and not list(run.glob('.bnn-jax-*'))
 
@@ -161,26 +161,42 @@ def test_convert_on_random_images_where_there_are_no_others(run, start, capsys, 
 
     monkeypatch.setattr(digits_vgg_small, 'digits', lambda split: missing(split, ''))
     output = run / 'random.safetensors'
-    assert '--input HEIGHT WIDTH CHANNELS' in refused(start, 'convert', 'ours_XNOR', '-o', output)
-    start('convert', 'ours_XNOR', '-o', output, '--samples', 3, '--input', 8, 8, 1)
+    assert '--input HEIGHT WIDTH CHANNELS' in refused(start, 'convert', 'ours', '-o', output)
+    start('convert', 'ours', '-o', output, '--samples', 3, '--input', 8, 8, 1)
     assert 'logits of 3 random images: equal to the last bit' in capsys.readouterr().out
 
 
-def test_another_module_is_refused_by_what_differs(run, start):
-    message = refused(start, 'convert', 'ours_BNN', '-o', 'x.safetensors', '--workdir', 'runs/ours-0')
-    assert 'runs/ours-0: its run has model.scheme' in message and 'ours_BNN has' in message
+def test_another_recipe_is_refused_by_what_differs(run, start):
+    message = refused(start, 'convert', 'changed', '-o', 'x.safetensors', '--workdir', 'runs/ours_xnor-0')
+    assert 'runs/ours_xnor-0: its run has model.scheme' in message and 'ours now has' in message
+    message = refused(
+        start, 'convert', 'experiments.digits_vgg_small', '-o', 'x.safetensors', '--workdir', 'runs/ours_xnor-0'
+    )
+    assert 'runs/ours_xnor-0: its run is of the recipe ours, got digits_vgg_small' in message
     assert not (run / 'x.safetensors').exists()
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_path):
+    shutil.copytree(run / 'runs' / 'ours_xnor-0', tmp_path / 'old')
+    stated = json.loads((tmp_path / 'old' / 'config.json').read_text())
+    for name in ('description', 'recipe', 'row'):
+        del stated[name]
+    (tmp_path / 'old' / 'config.json').write_text(json.dumps(stated))
+    message = refused(start, 'convert', 'ours', '-o', 'x.safetensors', '--workdir', tmp_path / 'old')
+    assert 'its config is written in form 1, expected form 2' in message
+    assert 'go on with the version of bnn_jax that wrote it, or train again in another --workdir' in message
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('no_such_module', '-o', 'x'), 'no_such_module: there is no such module'),
-        (('nothing', '-o', 'x'), 'nothing starts no run'),
-        (('json', '-o', 'x'), 'json cannot be run'),
-        (('ours_XNOR', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
-        (('ours_XNOR', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
-        (('ours_XNOR', '-o', 'x', '--samples', '0'), 'samples: got 0'),
+        (('no_such_module', '-o', 'x'), 'no_such_module cannot be imported'),
+        (('broken', '-o', 'x'), "broken cannot be imported (No module named 'no_such_package')"),
+        (('nothing', '-o', 'x'), 'nothing holds no recipe'),
+        (('json', '-o', 'x'), 'json holds no recipe'),
+        (('ours', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
+        (('ours', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
+        (('ours', '-o', 'x', '--samples', '0'), 'samples: got 0'),
     ],
 )
 def test_what_cannot_be_converted(start, arguments, message):

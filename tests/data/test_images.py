@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import input as bench_input
 from bnn_jax.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -44,7 +45,7 @@ from bnn_jax.data.pipeline import steps_from
 from bnn_jax.data.prepare import write
 from bnn_jax.data.prepare_folder import main, prepare_folder
 from bnn_jax.data.threads import in_threads
-from experiments import bench_input, picture_augmentations
+from experiments import picture_augmentations
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
-from bnn_jax.nn.layers import Latent
+from bnn_jax.nn.variables import Latent
 from bnn_jax.quantizers import published
 from bnn_jax.schemes import projections
 from bnn_jax.training import NonFiniteLoss, experiment, init
@@ -140,11 +138,9 @@ def test_only_latent_weights_are_faster(name):
 # Runs.
 
 
-def start(monkeypatch, *options) -> None:
+def start(*options) -> None:
     """As `python -m experiments.ablation options`, in this process."""
-    monkeypatch.setattr(sys, 'argv', ['ablation', *map(str, options)])
-    monkeypatch.delitem(sys.modules, 'experiments.ablation', raising=False)
-    runpy.run_module('experiments.ablation', run_name='__main__', alter_sys=True)
+    ablation.command([*map(str, options)])
 
 
 def leave(workdir, name: str, seed: int, accuracy: float, **changes) -> None:
@@ -169,7 +165,7 @@ def ran(monkeypatch):
 
 
 def test_every_variant_and_seed_has_its_folder(monkeypatch, tmp_path, ran):
-    start(monkeypatch, f'--workdir={tmp_path}', '--data_dir=there')
+    start(f'--workdir={tmp_path}', '--data_dir=there')
     assert [config.workdir for config in ran] == [
         f'{tmp_path}/{name}-{seed}' for seed in (0, 1, 2) for name in ablation.VARIANTS
     ]
@@ -179,7 +175,7 @@ def test_every_variant_and_seed_has_its_folder(monkeypatch, tmp_path, ran):
 
 def test_a_finished_run_is_not_started_again(monkeypatch, capsys, tmp_path, ran):
     leave(tmp_path, 'base', 0, 0.4)
-    start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'base', 'relu', '--seeds', '0', '1')
+    start(f'--workdir={tmp_path}', '--variants', 'base', 'relu', '--seeds', '0', '1')
     assert [config.workdir for config in ran] == [f'{tmp_path}/{run}' for run in ('relu-0', 'base-1', 'relu-1')]
     assert f'{tmp_path}/base-0: finished before' in capsys.readouterr().out
 
@@ -187,7 +183,7 @@ def test_a_finished_run_is_not_started_again(monkeypatch, capsys, tmp_path, ran)
 def test_a_finished_run_of_another_recipe_is_refused(monkeypatch, tmp_path, ran):
     leave(tmp_path, 'base', 0, 0.4)
     with pytest.raises(SystemExit, match='^error: .*results.json is of a run with another epochs; choose'):
-        start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'base', '--epochs=17')
+        start(f'--workdir={tmp_path}', '--variants', 'base', '--epochs=17')
     assert not ran
 
 
@@ -197,7 +193,7 @@ def test_a_run_that_diverges_stops_no_other(monkeypatch, capsys, tmp_path):
         raise NonFiniteLoss(f'step 3 of {name}')
 
     monkeypatch.setattr(experiment, 'run', run)
-    start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'base', 'relu', '--seeds', '0')
+    start(f'--workdir={tmp_path}', '--variants', 'base', 'relu', '--seeds', '0')
     assert capsys.readouterr().out == f'{tmp_path}/base-0: step 3 of base\n{tmp_path}/relu-0: step 3 of relu\n'
 
 
@@ -211,14 +207,14 @@ def test_a_run_that_diverged_is_not_started_again_and_stands_in_the_table(monkey
 
     monkeypatch.setattr(experiment, 'run', run)
     for _ in range(2):
-        start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'l2', 'relu', '--seeds', '1')
+        start(f'--workdir={tmp_path}', '--variants', 'l2', 'relu', '--seeds', '1')
     assert calls == ['l2', 'relu']
     leave(tmp_path, 'base', 0, 0.4)
     leave(tmp_path, 'l2', 0, 0.5)
     (tmp_path / 'docs').mkdir()
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    start(monkeypatch, '--table', f'--workdir={tmp_path}')
+    start('--table', f'--workdir={tmp_path}')
     _, _, base, l2, relu = capsys.readouterr().out.splitlines()
     assert '| 1 |' in base and '| 1 and 1 diverged | 50.00 |' in l2
     assert relu.startswith('| `relu` |') and '| 1 diverged | |' in relu
@@ -228,12 +224,12 @@ def test_the_table_refuses_runs_of_another_recipe_than_the_files(monkeypatch, tm
     leave(tmp_path, 'base', 0, 0.4)
     leave(tmp_path, 'l2', 0, 0.5, learning_rate=0.5)
     with pytest.raises(SystemExit, match='^error: .* has a run of l2 with another learning_rate; delete it'):
-        start(monkeypatch, '--table', f'--workdir={tmp_path}')
+        start('--table', f'--workdir={tmp_path}')
 
 
 def test_an_unknown_variant_is_refused(monkeypatch, tmp_path, ran):
     with pytest.raises(SystemExit, match='^error: variants: got relo, expected some of base, alpha_constant, '):
-        start(monkeypatch, f'--workdir={tmp_path}', '--variants', 'base', 'relo')
+        start(f'--workdir={tmp_path}', '--variants', 'base', 'relo')
     assert not ran
 
 
@@ -253,7 +249,7 @@ def test_the_table_is_what_was_computed_by_hand(monkeypatch, capsys, tmp_path):
     (tmp_path / 'runs' / 'bnn-0').mkdir()  # not finished
     (tmp_path / 'docs').mkdir()
     monkeypatch.chdir(tmp_path)
-    start(monkeypatch, '--table', '--workdir=runs')
+    start('--table', '--workdir=runs')
     _, _, *rows = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in row.strip('|').split('|')] for row in rows]
     assert [[row[0], *row[2:]] for row in cells] == [
@@ -270,7 +266,7 @@ def test_the_table_is_what_was_computed_by_hand(monkeypatch, capsys, tmp_path):
 def test_the_table_needs_the_base(monkeypatch, tmp_path):
     leave(tmp_path, 'relu', 0, 0.4)
     with pytest.raises(SystemExit, match='^error: .* has no finished run of base'):
-        start(monkeypatch, '--table', f'--workdir={tmp_path}')
+        start('--table', f'--workdir={tmp_path}')
 
 
 @pytest.mark.parametrize('other', [{'epochs': 17}, {'width': 1.0}, {'data': partial(ablation.source, 10)}])
@@ -278,4 +274,4 @@ def test_the_table_mixes_no_recipes(other, monkeypatch, tmp_path):
     leave(tmp_path, 'base', 0, 0.4)
     leave(tmp_path, 'relu', 0, 0.4, **other)
     with pytest.raises(SystemExit, match='^error: .* has runs that differ in data, epochs, width'):
-        start(monkeypatch, '--table', f'--workdir={tmp_path}')
+        start('--table', f'--workdir={tmp_path}')

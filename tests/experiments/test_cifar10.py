@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import jax
@@ -13,10 +11,11 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
+from bnn_jax.nn.variables import Latent
 from bnn_jax.schemes import presets, residuals_norm_before
 from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment, init
 from bnn_jax.training.step import update
-from experiments import cifar10
+from experiments import cifar10_nin, cifar10_resnet18, cifar10_resnet20, cifar10_vgg_small
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,50 +27,50 @@ IRNET = (400, 128, 0.1, {0: 1, 0.5: 0.5, 1: 0})
 
 ROWS = {
     # scheme, (epochs, batch, largest rate, rate by share of the run)
-    'nin_float': (bnn.FLOAT, NIN),
-    'nin_bwn': (bnn.BWN, NIN),
-    'nin_xnor': (bnn.XNOR, (320, 128, 1e-3, NIN[3])),
-    'nin_xnor_pytorch': (presets.XNOR_PYTORCH_CIFAR, NIN),
-    'vgg_small_float': (bnn.FLOAT, BINARYNET),
-    'vgg_small_bc': (bnn.BC, BINARYNET),
-    'vgg_small_bwn': (bnn.BWN, BINARYNET),
-    'vgg_small_bnn': (bnn.BNN, BINARYNET),
-    'vgg_small_bnn_bop': (bnn.BNN, BOP),
-    'vgg_small_xnor': (bnn.XNOR, BINARYNET),
-    'resnet20_float': (bnn.FLOAT, IRNET),
-    'resnet20_bireal': (bnn.BIREAL, IRNET),
-    'resnet20_xnor': (SHORTCUTS, IRNET),
-    'resnet18_float': (bnn.FLOAT, IRNET),
-    'resnet18_bireal': (bnn.BIREAL, IRNET),
-    'resnet18_xnor': (SHORTCUTS, IRNET),
+    'cifar10_nin FLOAT': (bnn.FLOAT, NIN),
+    'cifar10_nin BWN': (bnn.BWN, NIN),
+    'cifar10_nin XNOR': (bnn.XNOR, (320, 128, 1e-3, NIN[3])),
+    'cifar10_nin XNOR_PYTORCH_CIFAR': (presets.XNOR_PYTORCH_CIFAR, NIN),
+    'cifar10_vgg_small FLOAT': (bnn.FLOAT, BINARYNET),
+    'cifar10_vgg_small BC': (bnn.BC, BINARYNET),
+    'cifar10_vgg_small BWN': (bnn.BWN, BINARYNET),
+    'cifar10_vgg_small BNN': (bnn.BNN, BINARYNET),
+    'cifar10_vgg_small BNN_BOP': (bnn.BNN, BOP),
+    'cifar10_vgg_small XNOR': (bnn.XNOR, BINARYNET),
+    'cifar10_resnet20 FLOAT': (bnn.FLOAT, IRNET),
+    'cifar10_resnet20 BIREAL': (bnn.BIREAL, IRNET),
+    'cifar10_resnet20 XNOR': (SHORTCUTS, IRNET),
+    'cifar10_resnet18 FLOAT': (bnn.FLOAT, IRNET),
+    'cifar10_resnet18 BIREAL': (bnn.BIREAL, IRNET),
+    'cifar10_resnet18 XNOR': (SHORTCUTS, IRNET),
 }
 STEPS = 16_000
 """Of a whole run, in these tests."""
 
 
+RECIPES = {
+    module.RECIPE.name: module.RECIPE for module in (cifar10_nin, cifar10_vgg_small, cifar10_resnet20, cifar10_resnet18)
+}
+
+
 @pytest.fixture
-def row(request, monkeypatch) -> tuple[str, str, Config]:
-    """Name, description and config that the command of a row runs."""
-    name, called = f'cifar10_{request.param}', []
-    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
-    monkeypatch.delitem(sys.modules, f'experiments.{name}', raising=False)
-    runpy.run_module(f'experiments.{name}', run_name='__main__')
-    ((stated, description, config),) = called
-    assert stated == name
-    return request.param, description, config
+def row(request) -> tuple[str, str, Config]:
+    """Name, what the recipe says of it, and the config that its command runs."""
+    recipe, row = RECIPES[request.param.split()[0]], request.param.split()[1]
+    (said,) = re.findall(rf'^- {row}: (.*(?:\n  .*)*)', recipe.description or '', re.M)
+    return request.param, said, recipe.row(row)
 
 
 each_row = pytest.mark.parametrize('row', ROWS, indirect=True)
 
 
 def test_every_row_is_here():
-    names = {path.stem.removeprefix('cifar10_') for path in (ROOT / 'experiments').glob('cifar10_*.py')}
-    assert names - {'upscaled_alexnet_xnor'} == set(ROWS)
+    assert {f'{name} {row}' for name, recipe in RECIPES.items() for row in recipe.rows} == set(ROWS)
 
 
 @each_row
 def test_a_row_is_what_its_source_says(row):
-    name, text, config = row
+    name, said, config = row
     scheme, (epochs, batch_size, rate, rates) = ROWS[name]
     assert config.model.keywords['scheme'] == scheme
     assert (config.epochs, config.batch_size, config.learning_rate) == (epochs, batch_size, rate)
@@ -79,15 +78,22 @@ def test_a_row_is_what_its_source_says(row):
         schedule = config.schedule(rate, STEPS)
         for share, factor in rates.items():
             np.testing.assert_allclose(schedule(round(share * STEPS)), rate * factor, rtol=1e-4, atol=1e-9)
-    plain = name.startswith('vgg_small') and not name.endswith('bop')
+    plain = name.startswith('cifar10_vgg_small') and not name.endswith('BOP')
     assert config.augmentations == (() if plain else (crop(4), flip)) and config.evaluation_augmentations == ()
     assert config.loss is (SquaredHinge if plain else CrossEntropy)
     standard = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    assert config.standardize == (PlusMinusOne() if name.startswith('vgg_small') else standard)
-    for part in ('Source: ', f'python -m experiments.cifar10_{name} --data_dir=FOLDER', f'{epochs} epochs'):
+    assert config.standardize == (PlusMinusOne() if name.startswith('cifar10_vgg_small') else standard)
+    text = RECIPES[config.recipe].description or ''
+    for part in (
+        'Source: ',
+        f'python -m experiments.{config.recipe} --scheme=SCHEME --data_dir=FOLDER',
+        f'{epochs} epochs',
+    ):
         assert part in text
-    published = re.findall(r'(\d\d\.\d+)(?:%| to)', text.partition('Published: ')[2].partition('\n')[0])
-    line = next(s for s in (ROOT / 'experiments' / 'README.md').read_text().splitlines() if f'| cifar10_{name} ' in s)
+    published = re.findall(r'(\d\d\.\d+)(?:%| to)', said)
+    assert published or said == 'none quoted.'
+    table, start = (ROOT / 'experiments' / 'README.md').read_text(), f'| `{name.replace(" ", " --scheme=")}`'
+    line = next(line for line in table.splitlines() if line.startswith(start))
     assert all(figure in line for figure in published)
 
 
@@ -107,14 +113,16 @@ def test_its_training_step_traces(row):
     assert state.num_classes == 10 and metrics['loss'].shape == ()
 
 
-@pytest.mark.parametrize('row', ['nin_xnor_pytorch', 'resnet20_bireal', 'resnet18_xnor'], indirect=True)
+@pytest.mark.parametrize(
+    'row', ['cifar10_nin XNOR_PYTORCH_CIFAR', 'cifar10_resnet20 BIREAL', 'cifar10_resnet18 XNOR'], indirect=True
+)
 def test_what_it_trains_converts(row):
     config = dataclasses.replace(row[2], width=1 / 16)
     model = config.model(rngs=nnx.Rngs(0), width=config.width)
     model.eval()
     packed = bnn.convert(experiment.deployed(config, model))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    if row[0] != 'nin_xnor_pytorch':  # whose sign(0) is another one while it trains
+    if row[0] != 'cifar10_nin XNOR_PYTORCH_CIFAR':  # whose sign(0) is another one while it trains
         np.testing.assert_array_equal(packed(images), model(images))
     assert packed.report.bytes < bnn.summarize(model, (1, 32, 32, 3)).bytes
 
@@ -132,11 +140,15 @@ def by_hand() -> dict[str, int]:
     return {'nin': nin, 'vgg_small': vgg, 'resnet20': resnet20, 'resnet18': resnet18 + 5120}
 
 
-@pytest.mark.parametrize('row', ['nin_xnor', 'vgg_small_bc', 'resnet20_float', 'resnet18_bireal'], indirect=True)
+@pytest.mark.parametrize(
+    'row',
+    ['cifar10_nin XNOR', 'cifar10_vgg_small BC', 'cifar10_resnet20 FLOAT', 'cifar10_resnet18 BIREAL'],
+    indirect=True,
+)
 def test_the_networks_are_the_sources(row):
     name, _, config = row
     summary = bnn.summarize(config.model(rngs=nnx.Rngs(0)), (1, 32, 32, 3))
-    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.rpartition('_')[0]]
+    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.split()[0].removeprefix('cifar10_')]
 
 
 GRADIENT, WEIGHT = 0.25, 0.5
@@ -156,17 +168,31 @@ def first_updates(config: Config) -> dict[tuple, np.ndarray]:
     return {path: np.stack([np.asarray(step[path][...]) for step in steps]) for path in steps[0]}
 
 
-@pytest.mark.parametrize('row', ['nin_float', 'resnet20_bireal', 'vgg_small_bnn', 'vgg_small_bnn_bop'], indirect=True)
+def latents(config: Config) -> set[tuple]:
+    """Where latent weights are; there is no L2 of them."""
+    model = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=1 / 16))
+    return {path for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)) if isinstance(variable, Latent)}
+
+
+@pytest.mark.parametrize(
+    'row',
+    ['cifar10_nin FLOAT', 'cifar10_resnet20 BIREAL', 'cifar10_vgg_small BNN', 'cifar10_vgg_small BNN_BOP'],
+    indirect=True,
+)
 def test_its_optimizer_is_the_sources(row):
     """Two steps of the same gradient: Adam's are the rate, of momentum 0.9 the second is 1.9 times the first."""
     name, _, config = row
+    latent = latents(config)
     for path, steps in first_updates(config).items():
-        if name == 'resnet20_bireal':
-            first = -0.1 * (GRADIENT + 1e-4 * WEIGHT)
+        if name == 'cifar10_resnet20 BIREAL':
+            decay = 0 if path in latent else 1e-4
+            first = -0.1 * (GRADIENT + decay * WEIGHT)
             expected = [first, 1.9 * first]
-        elif name == 'vgg_small_bnn_bop':  # Every weight positive and with it its gradient: all signs flip, twice.
+        elif (
+            name == 'cifar10_vgg_small BNN_BOP'
+        ):  # Every weight positive and with it its gradient: all signs flip, twice.
             expected = [-2 + 1 - WEIGHT] * 2 if path[-1] == 'kernel' else [-1e-2] * 2
-        elif name == 'vgg_small_bnn' and path[-1] == 'kernel':
+        elif name == 'cifar10_vgg_small BNN' and path[-1] == 'kernel':
             shape = steps.shape[1:]
             fans = np.prod(shape) / shape[-1] + np.prod(shape) / shape[-2]
             expected = [-1e-3 * np.sqrt(fans / 1.5)] * 2
@@ -176,9 +202,9 @@ def test_its_optimizer_is_the_sources(row):
             np.testing.assert_allclose(step, value, rtol=1e-4, err_msg=str(path))
 
 
-def test_nin_has_l2_in_the_gradient(monkeypatch):
+def test_nin_has_l2_in_the_gradient():
     """Where the gradient is what L2 of 1e-5 takes away, nothing moves."""
-    config = cifar10.nin_row(bnn.FLOAT)
+    config = cifar10_nin.RECIPE.row('FLOAT')
     with jax.numpy_dtype_promotion('standard'):
         tx = config.optimizer(lambda step: 1e-2)
         params = np.float32([0.5, 0.5])

@@ -1,11 +1,11 @@
-"""Experiments: every run answers --help and sets its options, and one short run leaves all that is documented."""
+"""Experiments: every recipe answers --help and sets its options, and one short run leaves all that is documented."""
 
 import dataclasses
 import functools
 import json
 import os
 import re
-import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,20 +18,37 @@ from flax import nnx
 from PIL import Image
 
 import bnn_jax as bnn
+import experiments
 from bnn_jax.data import digits, evaluation_batches
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.product import Product
 from bnn_jax.schemes.projections import clip
-from bnn_jax.training import Config, evaluate, experiment, init
+from bnn_jax.training import Config, Recipe, evaluate, experiment, init
 from bnn_jax.training.metrics import read
+from bnn_jax.training.recipe import public_schemes
 from bnn_jax.training.two_stage import activations_only
-from experiments import demo, digits_vgg_small, digits_vgg_small_xnor_distilled, digits_vgg_small_xnor_two_stage
+from experiments import (
+    __main__,
+    ablation,
+    demo,
+    digits_vgg_small,
+    digits_vgg_small_distilled,
+    digits_vgg_small_two_stage,
+    fashion_mnist_lenet5,
+    picture_augmentations,
+    pictures,
+    table,
+)
 
 ROOT = Path(__file__).parents[2]
-RUNS = [
-    path.stem
-    for path in sorted((ROOT / 'experiments').glob('*.py'))
-    if 'bnn_jax.training.experiment import' in path.read_text()
+DOCUMENTS = [
+    'README.md',
+    'experiments/README.md',
+    *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md')),
 ]
+RECIPES = experiments.recipes()
+COMMANDS = {
+    module.__name__.rpartition('.')[2]: module for module in (ablation, demo, picture_augmentations, pictures, table)
+}
 SCALARS = [field.name for field in dataclasses.fields(Config) if 'help' in field.metadata]
 SHORT = ['--epochs=1', '--width=0.03125']
 
@@ -52,79 +69,150 @@ RESULTS = {
 """What results.json has at least."""
 
 
-def start(name: str, monkeypatch, *options) -> None:
-    """As `python -m experiments.name options`, in this process."""
-    monkeypatch.setattr(sys, 'argv', [name, *map(str, options)])
-    monkeypatch.delitem(sys.modules, f'experiments.{name}', raising=False)
-    runpy.run_module(f'experiments.{name}', run_name='__main__')
-
-
 # The command line.
 
 
-def test_there_are_runs():
-    assert {'demo', 'digits_vgg_small_xnor', 'fashion_mnist_lenet5_xnor'} <= set(RUNS)
+def test_the_list_has_a_line_for_each_recipe_and_command(capsys):
+    __main__.main()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert lines.keys() == {*RECIPES, *COMMANDS} and experiments.commands().keys() == COMMANDS.keys()
+    for name, recipe in RECIPES.items():
+        assert lines[name].endswith(f'[{" ".join(recipe.rows)}]')
 
 
-@pytest.mark.parametrize('name', RUNS)
-def test_help_names_every_option(name, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as error:
-        start(name, monkeypatch, '--help')
-    assert error.value.code == 0
-    text = capsys.readouterr().out
-    assert f'experiments.{name}' in text
+def help_of(command: str, capsys) -> str:
+    """What `python -m experiments.NAME options` prints with --help, in this process."""
+    words = shlex.split(command)
+    module, options = words[words.index('-m') + 1], [*words[words.index('-m') + 2 :], '--help']
+    name = module.removeprefix('experiments.')
+    with pytest.raises(SystemExit) as ended:
+        if name in RECIPES:
+            experiment.main(RECIPES[name], options)
+        else:
+            COMMANDS[name].command(options)
+    assert ended.value.code == 0, command
+    return ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+
+
+def commands_of(document: str) -> list[str]:
+    """The commands of a document, in code blocks and in the text, without placeholders."""
+    text = (ROOT / document).read_text().replace('\\\n', ' ')
+    found = re.findall(r"python -m\s+experiments\.[^`'\n#]*", text)
+    return [re.sub(r' \.\.\.|\[.*', '', line) for line in found if not re.search(r'\.(NAME|ROW)\b', line)]
+
+
+@pytest.mark.parametrize('document', DOCUMENTS)
+def test_the_commands_of_the_documents(document, capsys):
+    """Each is a recipe with a row, or another command, and takes these options."""
+    commands = commands_of(document)
+    assert commands or not document.endswith('README.md')
+    for command in commands:
+        help_of(command, capsys)
+
+
+def test_every_row_of_the_tables_is_one_command(capsys):
+    """And every row of the recipes stands in a table."""
+    text = (ROOT / 'experiments' / 'README.md').read_text()
+    commands = re.findall(r'^\| `(\w+) --scheme=(\w+)`', text, re.M)
+    assert set(commands) == {(name, row) for name, recipe in RECIPES.items() for row in recipe.rows}
+    for name, row in sorted(set(commands)):
+        assert f'(default: {row})' in help_of(f'-m experiments.{name} --scheme={row}', capsys)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_help_names_every_option(name, capsys):
+    text = help_of(f'-m experiments.{name}', capsys)
+    assert f'experiments.{name}' in text and '--scheme' in text and '--preset' in text
     assert all(f'--{scalar.replace("_", "-")}' in text for scalar in SCALARS)
 
 
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize('name', [*RECIPES, 'demo'])
 @pytest.mark.parametrize('option', ['--epoch_count=1', '--epochs=many', '--model=x', 'epochs'])
 def test_other_options_are_refused(name, option, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
-        start(name, monkeypatch, option)
+        if name == 'demo':
+            demo.command([option])
+        else:
+            experiment.main(RECIPES[name], [option])
     assert error.value.code == 2
     assert option.lstrip('-').partition('=')[0] in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-OTHERS = ('demo', 'imagenet_', 'cifar10_')
-"""Runs whose tests are elsewhere, or whose schemes are two."""
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_is_what_its_module_and_its_text_say(name):
+    """A row with the name of a public scheme has that scheme; CIFAR-10's ResNets choose its residual."""
+    recipe, schemes = RECIPES[name], public_schemes()
+    assert recipe.description and recipe.description.splitlines()[0].endswith('.')
+    assert f'Command: python -m experiments.{name} --scheme=SCHEME' in recipe.description
+    for row in [*recipe.rows, *schemes]:
+        config = recipe.row(row)
+        assert (config.recipe, config.row, config.workdir) == (name, row, '')
+        assert recipe.run_name(row) == f'{name}_{row.lower()}'
+        scheme = config.model.keywords['scheme']
+        if row in schemes:
+            changes = {'residual': scheme.residual} if name.startswith('cifar10_resnet') else {}
+            assert scheme == dataclasses.replace(schemes[row], **changes)
+        zero = scheme.sign in (bnn.quantizers.published.sign_zero, bnn.quantizers.published.sign_minus)
+        assert (config.deployed is not None) == zero
+    assert recipe.row() == recipe.row(recipe.default)
 
 
-SCHEMES = {
-    'fashion_mnist_lenet5_xnor_uncentred': dataclasses.replace(bnn.XNOR, projection=clip),
-    'fashion_mnist_lenet5_xnor_k': bnn.XNOR_K,
-}
-"""Of runs whose last word does not name it."""
+def test_the_row_that_no_public_scheme_names():
+    uncentered = fashion_mnist_lenet5.RECIPE.row('XNOR_UNCENTERED').model.keywords['scheme']
+    assert uncentered == dataclasses.replace(bnn.XNOR, projection=clip)
 
 
-@pytest.mark.parametrize('name', [name for name in RUNS if not name.startswith(OTHERS)])
-def test_a_run_is_what_its_name_says(name, monkeypatch):
-    called = []
-    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
-    start(name, monkeypatch)
-    ((stated, description, config, *_),) = called
-    assert stated == name
-    assert description and description.splitlines()[0].endswith('.')
-    scheme = name.removesuffix('_distilled').removesuffix('_two_stage').rpartition('_')[2]
-    assert config.model.keywords['scheme'] == (SCHEMES.get(name) or getattr(bnn, scheme.upper()))
-    assert config.workdir == ''
+def test_a_recipe_without_other_schemes_has_its_rows_only():
+    recipe = Recipe('mine', 'A run.', {'XNOR': BASE})
+    assert recipe.row('XNOR') == dataclasses.replace(BASE, recipe='mine', row='XNOR')
+    with pytest.raises(ValueError, match="scheme: got 'BNN', expected a row of mine: XNOR$"):
+        recipe.row('BNN')
+
+
+def test_the_recipe_of_the_readme_is_one():
+    """Its code, up to the command line."""
+    (block,) = re.findall(r'```python\n(# mine.py.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    namespace = {'__name__': 'mine'}
+    exec(block, namespace)
+    recipe = namespace['RECIPE']
+    assert isinstance(recipe, Recipe) and recipe.run_name('BNN') == 'mine_bnn'
+    config = recipe.row('BNN')
+    described = config.described()
+    assert (described['data'], described['model']['function']) == ('mine.images', 'models.vgg_small')
+    network = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=config.width))
+    assert bnn.summarize(network, (1, *config.standardize(digits('test')[0]['image']).shape)).binary_params
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(
+        SystemExit, match="^error: scheme: got 'xnor', expected a row of cifar10_nin: XNOR, .*, or one of BC,"
+    ):
+        experiment.main(RECIPES['cifar10_nin'], ['--scheme=xnor'])
+
+
+@pytest.mark.parametrize('option', [['--scheme=BNN'], ['--scheme', 'BNN'], ['--preset=BNN']])
+def test_the_command_line_chooses_the_row(option):
+    recipe = RECIPES['digits_vgg_small']
+    name, config = experiment.chosen(recipe, [*option, '--epochs=2'])
+    expected = dataclasses.replace(recipe.row('BNN'), epochs=2, workdir='runs/digits_vgg_small_bnn-0')
+    assert (name, config) == ('digits_vgg_small_bnn', expected)
 
 
 BASE = digits_vgg_small.config(bnn.XNOR)
 
 
-def chosen(monkeypatch, *options) -> Config:
-    monkeypatch.setattr(sys, 'argv', ['x', *options])
-    return experiment.with_options('x', 'A run.', BASE)
+def chosen(*options) -> Config:
+    return experiment.with_options('x', 'A run.', BASE, options)
 
 
-def test_without_options_a_run_is_as_written(monkeypatch):
-    assert chosen(monkeypatch) == dataclasses.replace(BASE, workdir='runs/x-0')
+def test_without_options_a_run_is_as_written():
+    assert chosen() == dataclasses.replace(BASE, workdir='runs/x-0')
 
 
 @pytest.mark.parametrize('dash', ['_', '-'])
-def test_options_set_scalars(dash, monkeypatch):
+def test_options_set_scalars(dash):
     values = {
         'epochs': 3,
         'batch_size': 16,
@@ -141,22 +229,22 @@ def test_options_set_scalars(dash, monkeypatch):
     }
     assert values.keys() == set(SCALARS)
     options = [f'--{name.replace("_", dash)}={value}' for name, value in values.items()]
-    assert chosen(monkeypatch, *options) == dataclasses.replace(BASE, **values)
+    assert chosen(*options) == dataclasses.replace(BASE, **values)
 
 
-def test_the_seed_names_the_workdir(monkeypatch):
-    assert chosen(monkeypatch, '--seed=3').workdir == 'runs/x-3'
+def test_the_seed_names_the_workdir():
+    assert chosen('--seed=3').workdir == 'runs/x-3'
 
 
 @pytest.mark.parametrize('option', ['--epochs=0', '--learning_rate=-1', '--seed=-1', '--batch_size=0'])
-def test_impossible_values_end_with_a_message(option, monkeypatch):
+def test_impossible_values_end_with_a_message(option):
     with pytest.raises(SystemExit, match=f'^error: {option[2:].partition("=")[0]}: got '):
-        chosen(monkeypatch, option)
+        chosen(option)
 
 
-def test_a_missing_data_set_ends_with_a_message(monkeypatch, tmp_path):
+def test_a_missing_data_set_ends_with_a_message(tmp_path):
     with pytest.raises(SystemExit, match="^error: .*'fashion_mnist' is not prepared") as error:
-        start('fashion_mnist_lenet5_xnor', monkeypatch, f'--data_dir={tmp_path}', f'--workdir={tmp_path / "run"}')
+        experiment.main(fashion_mnist_lenet5.RECIPE, [f'--data_dir={tmp_path}', f'--workdir={tmp_path / "run"}'])
     assert error.value.__suppress_context__
 
 
@@ -173,7 +261,7 @@ def finished(tmp_path_factory):
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     }
-    line = [sys.executable, '-W', 'error', '-m', 'experiments.digits_vgg_small_xnor', *SHORT, f'--workdir={workdir}']
+    line = [sys.executable, '-W', 'error', '-m', 'experiments.digits_vgg_small', *SHORT, f'--workdir={workdir}']
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert 'Traceback' not in done.stderr and 'Warning' not in done.stderr
@@ -190,7 +278,9 @@ def test_results(finished):
     assert results['packed_test_accuracy'] == results['test_accuracy'] > 0.1
     assert 0 < results['packed_bytes'] < results['float32_bytes']
     assert results['epochs'] == results['config']['epochs'] == 1
-    assert results['config'].keys() == {field.name for field in dataclasses.fields(Config)}
+    assert results['config'].keys() == {'description', *(field.name for field in dataclasses.fields(Config))}
+    assert (results['config']['recipe'], results['config']['row']) == ('digits_vgg_small', 'XNOR')
+    assert results['experiment'] == 'digits_vgg_small_xnor' and results['not_converted'] is None
     assert results['config']['width'] == 0.03125
     assert results['train_seconds'] > 0
     seconds = [record['seconds'] for record in read(workdir / 'metrics.jsonl') if 'loss' in record]
@@ -243,6 +333,7 @@ def test_a_float_network_has_no_packed_results(tmp_path):
         'max_abs_logit_difference',
         'packed_bytes',
         'packed_milliseconds_per_batch',
+        'not_converted',
     }
     assert not (tmp_path / 'packed.safetensors').exists()
     assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalisation is two numbers a channel.
@@ -250,19 +341,21 @@ def test_a_float_network_has_no_packed_results(tmp_path):
     assert {**results, timed: 0} == {**again, timed: 0}
 
 
-def test_a_network_that_cannot_be_converted_is_deployed_as_another(tmp_path):
-    """sign(0) = 0 is refused, after the training; the same network with sign(0) = +1 takes its parameters."""
+def test_a_network_that_cannot_be_converted_says_so_or_is_deployed_as_another(tmp_path, capsys):
+    """sign(0) = 0 is refused, and the run keeps its results; the same network with sign(0) = +1 takes its parameters."""
     model = functools.partial(bnn.models.mlp, 10, input_shape=(8, 8, 1), hidden=(8, 8))
     trained, converted = bnn.presets.XNOR_LUA, bnn.presets.deployable(bnn.presets.XNOR_LUA)
     changes = {'model': functools.partial(model, scheme=trained), 'epochs': 1, 'width': 1.0, 'workdir': str(tmp_path)}
     config = dataclasses.replace(BASE, **changes)
-    with pytest.raises(ValueError, match=r'sign\(0\) = 0'):
-        experiment.run('refused', config)
+    refused = experiment.run('refused', config)
+    assert 'sign(0) = 0' in refused['not_converted'] and refused['not_converted'] in capsys.readouterr().err
+    assert refused['packed_bytes'] is None and not (tmp_path / 'packed.safetensors').exists()
     results = experiment.run(
         'deployed', dataclasses.replace(config, deployed=functools.partial(model, scheme=converted))
     )
     assert results['prediction_agreement'] == 1
-    assert results['packed_test_accuracy'] == results['test_accuracy'] > 0.1
+    assert results['packed_test_accuracy'] == results['test_accuracy'] == refused['test_accuracy'] > 0.1
+    assert results['not_converted'] is None
 
 
 # Runs before which another is trained.
@@ -284,10 +377,10 @@ SMALL = dataclasses.replace(BASE, workdir='here', epochs=3, width=0.03125, seed=
 
 
 def test_the_teacher_is_the_float_row(monkeypatch):
-    configs = fitted(monkeypatch, digits_vgg_small_xnor_distilled)
-    student = digits_vgg_small_xnor_distilled.taught(SMALL)
+    configs = fitted(monkeypatch, digits_vgg_small_distilled)
+    student = digits_vgg_small_distilled.RECIPE.prepare(SMALL)
     (teacher,) = configs
-    twin = digits_vgg_small.config(bnn.FLOAT, 1e-3)
+    twin = digits_vgg_small.RECIPE.row('FLOAT')
     own = {name: getattr(SMALL, name) for name in ('epochs', 'width', 'seed')}
     assert teacher.described() == dataclasses.replace(twin, workdir='here/teacher', **own).described()
     loss = student.loss()
@@ -297,8 +390,8 @@ def test_the_teacher_is_the_float_row(monkeypatch):
 
 
 def test_the_second_stage_starts_from_the_first(monkeypatch):
-    configs = fitted(monkeypatch, digits_vgg_small_xnor_two_stage)
-    second = digits_vgg_small_xnor_two_stage.after_the_first(SMALL)
+    configs = fitted(monkeypatch, digits_vgg_small_two_stage)
+    second = digits_vgg_small_two_stage.RECIPE.prepare(SMALL)
     (first,) = configs
     assert first.model.keywords['scheme'] == activations_only(bnn.XNOR)
     assert dataclasses.replace(first, model=SMALL.model, workdir='here') == SMALL
@@ -310,6 +403,15 @@ def test_the_second_stage_starts_from_the_first(monkeypatch):
         binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
         assert np.array_equal(ours, bnn.schemes.projections.centre_and_clip(theirs) if binary else theirs)
     assert json.dumps(second.described())
+
+
+def test_the_command_line_sets_the_allocator_before_anything_is_trained(monkeypatch):
+    called = []
+    monkeypatch.setattr(experiment, 'allocate_for_training', lambda: called.append('allocate'))
+    monkeypatch.setattr(experiment, 'run', lambda name, config: called.append(name) or {})
+    recipe = dataclasses.replace(RECIPES['digits_vgg_small'], prepare=lambda config: called.append('prepare') or config)
+    experiment.main(recipe, ['--scheme=BNN', '--workdir=here'])
+    assert called == ['allocate', 'prepare', 'digits_vgg_small_bnn']
 
 
 def test_what_goes_before_a_run_fails_with_a_message():
@@ -330,13 +432,14 @@ def test_the_demo_trains_both_networks_and_compares_them(monkeypatch, capsys):
         started[config.workdir] = config
         return RESULTS_OF_THE_DEMO[len(started) - 1]
 
-    monkeypatch.setattr(experiment, 'run_or_exit', run_or_exit)
-    start('demo', monkeypatch, '--epochs=9', '--seed=4', '--workdir=here')
+    monkeypatch.setattr(demo, 'run_or_exit', run_or_exit)
+    demo.command(['--epochs=9', '--seed=4', '--workdir=here'])
     xnor, float_twin = started['here/xnor'], started['here/float']
     assert (xnor.epochs, xnor.seed, xnor.width) == (9, 4, 0.25)
-    own = ('model', 'learning_rate', 'workdir')
+    own = ('model', 'learning_rate', 'workdir', 'row')
     others = [field.name for field in dataclasses.fields(Config) if field.name not in own]
     assert all(getattr(float_twin, name) == getattr(xnor, name) for name in others)
+    assert (xnor.recipe, xnor.row, float_twin.row) == ('digits_vgg_small', 'XNOR', 'FLOAT')
     assert xnor.model.keywords['scheme'] is bnn.XNOR and float_twin.model.keywords['scheme'] is bnn.FLOAT
     text = capsys.readouterr().out
     assert demo.table(*reversed(RESULTS_OF_THE_DEMO), 64) in text and 'here' in text
@@ -377,7 +480,7 @@ def run_folder(folder: Path, name: str, accuracies: list[float], **results) -> P
     return folder
 
 
-def test_the_table_has_mean_and_spread_of_each_experiment(monkeypatch, capsys, tmp_path, finished):
+def test_the_table_has_mean_and_spread_of_each_experiment(capsys, tmp_path, finished):
     packed = {'packed_test_accuracy': 0.75, 'prediction_agreement': 0.9, 'packed_bytes': 1_234}
     folders = [
         run_folder(tmp_path / 'a', 'ours', [0.25, 0.5], **packed),
@@ -386,17 +489,17 @@ def test_the_table_has_mean_and_spread_of_each_experiment(monkeypatch, capsys, t
         run_folder(tmp_path / 'd', 'twin', [0.875]),
         finished[0],
     ]
-    start('table', monkeypatch, *folders, f'--picture={tmp_path / "curves.png"}')
+    table.command([*map(str, folders), f'--picture={tmp_path / "curves.png"}'])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 3 and len({line.count('|') for line in lines}) == 1
     for part in ('ours', '2', '75.00% (50.00% to 100.00%)', '75.00%', '10.00%', '12,345', '1,234', '1.5', 'abcdef'):
         assert f' {part} ' in lines[2]
     assert ' 87.50% ' in lines[3] and ' float ' in lines[3]
-    assert 'digits_vgg_small_xnor' in lines[4] and ' 0.00% ' in lines[4]
+    assert '| `digits_vgg_small --scheme=XNOR` |' in lines[4] and ' 0.00% ' in lines[4]
     with Image.open(tmp_path / 'curves.png') as image:
         assert image.format == 'PNG'
 
 
-def test_the_table_names_a_run_that_has_not_finished(monkeypatch, tmp_path):
+def test_the_table_names_a_run_that_has_not_finished(tmp_path):
     with pytest.raises(SystemExit, match=f'^error: {tmp_path} has no results.json'):
-        start('table', monkeypatch, tmp_path)
+        table.command([str(tmp_path)])

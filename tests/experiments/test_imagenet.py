@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import runpy
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from bnn_jax.schemes import presets
 from bnn_jax.training import Config, experiment, init
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.step import update
-from experiments import imagenet
+from experiments import imagenet, imagenet_alexnet, imagenet_extraction, imagenet_resnet18, shared
 
 ROOT = Path(__file__).parents[2]
 STEPS = 58_000
@@ -46,43 +44,50 @@ POLYNOMIAL = {0: 1, 0.25: 0.75**4, 0.5: 0.5**4, 0.75: 0.25**4}
 
 ROWS = {
     # scheme, epochs, batch, largest rate, rate by share of the run, multiply-adds, last published figure
-    'alexnet_float': (bnn.FLOAT, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, None),
-    'alexnet_bc': (bnn.BC, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, 0.3539),
-    'alexnet_bwn': (presets.BWN_PAPER, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, 0.5382),
-    'alexnet_bnn': (bnn.BNN, 16, 512, 1e-3, TENFOLD_AT_4_8_12, ALEXNET, 0.2543),
-    'alexnet_xnor': (presets.XNOR_PAPER, 16, 512, 1e-3, TENFOLD_AT_4_8_12, ALEXNET, 0.442),
-    'alexnet_bwn_lua': (presets.BWN_LUA, 55, 128, 1e-2, LUA, ALEXNET, None),
-    'alexnet_xnor_lua': (presets.XNOR_LUA, 52, 800, 1e-3, LUA, ALEXNET, None),
-    'alexnet_xnor_pytorch': (presets.XNOR_PYTORCH_IMAGENET, 100, 256, 1e-3, AT_30_60_90, ALEXNET, None),
-    'resnet18_float': (bnn.FLOAT, 58, 256, 0.1, AT_30_40, RESNET18, None),
-    'resnet18_bwn': (presets.BWN_PAPER, 58, 256, 0.1, AT_30_40, RESNET18, 0.6083),
-    'resnet18_xnor': (presets.XNOR_PAPER, 58, 256, 1e-3, AT_30_40, RESNET18, 0.512),
-    'extraction_float': (bnn.FLOAT, 80, 128, 0.1, POLYNOMIAL, EXTRACTION, None),
-    'extraction_bwn': (presets.BWN_PAPER, 80, 128, 0.1, POLYNOMIAL, EXTRACTION, None),
+    'imagenet_alexnet FLOAT': (bnn.FLOAT, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, None),
+    'imagenet_alexnet BC': (bnn.BC, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, 0.3539),
+    'imagenet_alexnet BWN_PAPER': (presets.BWN_PAPER, 16, 512, 0.1, TENFOLD_AT_4_8_12, ALEXNET, 0.5382),
+    'imagenet_alexnet BNN': (bnn.BNN, 16, 512, 1e-3, TENFOLD_AT_4_8_12, ALEXNET, 0.2543),
+    'imagenet_alexnet XNOR_PAPER': (presets.XNOR_PAPER, 16, 512, 1e-3, TENFOLD_AT_4_8_12, ALEXNET, 0.442),
+    'imagenet_alexnet BWN_LUA': (presets.BWN_LUA, 55, 128, 1e-2, LUA, ALEXNET, None),
+    'imagenet_alexnet XNOR_LUA': (presets.XNOR_LUA, 52, 800, 1e-3, LUA, ALEXNET, None),
+    'imagenet_alexnet XNOR_PYTORCH_IMAGENET': (
+        presets.XNOR_PYTORCH_IMAGENET,
+        100,
+        256,
+        1e-3,
+        AT_30_60_90,
+        ALEXNET,
+        None,
+    ),
+    'imagenet_resnet18 FLOAT': (bnn.FLOAT, 58, 256, 0.1, AT_30_40, RESNET18, None),
+    'imagenet_resnet18 BWN_PAPER': (presets.BWN_PAPER, 58, 256, 0.1, AT_30_40, RESNET18, 0.6083),
+    'imagenet_resnet18 XNOR_PAPER': (presets.XNOR_PAPER, 58, 256, 1e-3, AT_30_40, RESNET18, 0.512),
+    'imagenet_extraction FLOAT': (bnn.FLOAT, 80, 128, 0.1, POLYNOMIAL, EXTRACTION, None),
+    'imagenet_extraction BWN_PAPER': (presets.BWN_PAPER, 80, 128, 0.1, POLYNOMIAL, EXTRACTION, None),
 }
 
 
+RECIPES = {module.RECIPE.name: module.RECIPE for module in (imagenet_alexnet, imagenet_resnet18, imagenet_extraction)}
+
+
 @pytest.fixture
-def row(request, monkeypatch) -> tuple[str, str, Config]:
-    """Name, description and config that the command of a row runs."""
-    name, called = f'imagenet_{request.param}', []
-    monkeypatch.setattr(experiment, 'main', lambda *arguments: called.append(arguments))
-    monkeypatch.delitem(sys.modules, f'experiments.{name}', raising=False)
-    runpy.run_module(f'experiments.{name}', run_name='__main__')
-    ((stated, description, config),) = called
-    assert stated == name
-    return stated, description, config
+def row(request) -> tuple[str, str, Config]:
+    """Name, what the recipe says of it, and the config that its command runs."""
+    recipe, row = RECIPES[request.param.split()[0]], request.param.split()[1]
+    (said,) = re.findall(rf'^- {row}: (.*(?:\n  .*)*)', recipe.description or '', re.M)
+    return request.param, said, recipe.row(row)
 
 
 each_row = pytest.mark.parametrize('row', ROWS, indirect=True)
 
 
 def expected(row: tuple) -> tuple:
-    return ROWS[row[0].removeprefix('imagenet_')]
+    return ROWS[row[0]]
 
 
 def test_every_row_is_here():
-    assert {path.stem for path in (ROOT / 'experiments').glob('imagenet_*.py')} == {f'imagenet_{name}' for name in ROWS}
+    assert {f'{name} {row}' for name, recipe in RECIPES.items() for row in recipe.rows} == set(ROWS)
 
 
 @each_row
@@ -103,13 +108,19 @@ def test_a_row_is_what_its_source_says(row):
 
 @each_row
 def test_the_docstring_tells_source_command_cost_and_figures(row):
-    (name, text, config), (*_, macs, _) = row, expected(row)
-    assert text.splitlines()[0].endswith('.')
-    for part in ('Source: ', f'python -m experiments.{name} --data_dir=FOLDER', 'Published: top-1', 'not run'):
+    (name, said, config), (*_, macs, _) = row, expected(row)
+    recipe, hours = RECIPES[name.split()[0]], imagenet.hours(config.epochs, macs)
+    text = recipe.description or ''
+    for part in ('Source: ', f'python -m experiments.{recipe.name} --scheme=SCHEME --data_dir=FOLDER', 'not run'):
         assert part in text
-    assert f'{config.epochs} epochs, {imagenet.hours(config.epochs, macs):.1f} hours' in text
-    line = f'| {name} | {config.epochs} | {imagenet.hours(config.epochs, macs):.1f} |'
-    assert line in (ROOT / 'experiments' / 'README.md').read_text()
+    assert said.startswith('top-1')
+    known = f'{config.epochs} epochs, {hours:.1f} hours'
+    assert known in said or known in text or f'{hours:.1f} hours for {config.epochs} epochs' in text
+    line = f'| `{name.replace(" ", " --scheme=")}` | {config.epochs} | {hours:.1f} |'
+    (row_of_the_table,) = [
+        s for s in (ROOT / 'experiments' / 'README.md').read_text().splitlines() if s.startswith(line)
+    ]
+    assert all(figure in row_of_the_table for figure in re.findall(r'top-\d ([\d.]+)%', said))
     (rate,) = re.findall(r'with ([\d,]+) images decoded a second', text)
     assert int(rate.replace(',', '')) == int(0.2 * 156e12 / (6 * macs))
 
@@ -152,27 +163,38 @@ IMAGES = {
     'extraction': (resize_short_between(256, 320), random_crop(224), flip),
     'pytorch': (resize_to(256, 256), random_crop(227), flip),
 }
-DECAY = {'alexnet_float': 5e-4, 'resnet18_float': 1e-4, 'extraction_float': 5e-4, 'alexnet_bwn_lua': 5e-4}
+DECAY = {
+    'imagenet_alexnet FLOAT': 5e-4,
+    'imagenet_resnet18 FLOAT': 1e-4,
+    'imagenet_extraction FLOAT': 5e-4,
+    'imagenet_alexnet BWN_LUA': 5e-4,
+}
 
 
 @each_row
 def test_its_images_and_weight_decay(row):
     name, _, config = row
-    ours = 'pytorch' if name.endswith('pytorch') else name.split('_')[1]
+    ours = 'pytorch' if 'PYTORCH' in name else name.split()[0].removeprefix('imagenet_')
     assert config.augmentations == IMAGES[ours]
     middle = (resize_to(256, 256), centre_crop(227)) if ours == 'pytorch' else (resize_short(256), centre_crop(224))
     assert config.evaluation_augmentations == middle
     standard = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert config.standardize == (SubtractMean() if ours == 'pytorch' else standard)
     (change,) = updates(config.optimizer(lambda step: 0.01), [0.0], weight=0.0625)
-    if 'xnor_' in name:  # Adam: a first step of the rate's length, whatever the decay
+    if name.endswith(
+        ('XNOR_LUA', 'XNOR_PYTORCH_IMAGENET')
+    ):  # Adam: a first step of the rate's length, whatever the decay
         assert change == pytest.approx(0.0625 - 0.01, abs=2e-4)
     else:
-        decay = DECAY.get(name.removeprefix('imagenet_'), 0.0)
+        decay = DECAY.get(name, 0.0)
         assert change == pytest.approx(0.0625 * (1 - 0.01 * decay), abs=2e-8)
 
 
-@pytest.mark.parametrize('row', ['alexnet_bwn_lua', 'alexnet_xnor_pytorch', 'resnet18_xnor'], indirect=True)
+@pytest.mark.parametrize(
+    'row',
+    ['imagenet_alexnet BWN_LUA', 'imagenet_alexnet XNOR_PYTORCH_IMAGENET', 'imagenet_resnet18 XNOR_PAPER'],
+    indirect=True,
+)
 def test_what_it_trains_converts(row):
     config = row[2]
     width = 1 / 64
@@ -188,7 +210,7 @@ def test_what_it_trains_converts(row):
 
 
 def test_falls_move_with_the_length_of_the_run():
-    falls = imagenet.Falls(4, ((1, 0.5), (3, 0.1)))
+    falls = shared.Falls(4, ((1, 0.5), (3, 0.1)))
     assert [float(falls(8.0, 8)(step)) for step in range(8)] == pytest.approx([8, 8, 4, 4, 4, 4, 0.8, 0.8])
     assert [float(falls(8.0, 2)(step)) for step in range(2)] == pytest.approx([4, 0.8])
 
@@ -211,17 +233,17 @@ def test_sgd_has_momentum_and_l2_in_the_gradient():
         velocity = 0.9 * velocity + gradient + 0.1 * weight
         weight -= 0.01 * velocity
         path.append(weight)
-    assert updates(imagenet.sgd(lambda step: 0.01, decay=0.1), (1.0, -2.0, 0.5)) == pytest.approx(path)
+    assert updates(shared.sgd(lambda step: 0.01, decay=0.1), (1.0, -2.0, 0.5)) == pytest.approx(path)
 
 
 def test_l2_of_adam_is_in_the_gradient():
     """Its first step is the rate times the gradient's sign, here that of the decay alone."""
-    assert updates(imagenet.adam(lambda step: 0.01, decay=0.1), (0.0,)) == pytest.approx([0.99])
+    assert updates(shared.adam(lambda step: 0.01, decay=0.1), (0.0,)) == pytest.approx([0.99])
 
 
 def test_the_lua_decay_ends_with_the_second_rate():
-    schedule = imagenet.LUA_FALLS(1e-2, 55)
-    tx = imagenet.lua_decay(schedule)
+    schedule = imagenet_alexnet.LUA_FALLS(1e-2, 55)
+    tx = imagenet_alexnet.lua_decay(schedule)
     with jax.numpy_dtype_promotion('standard'):
         state, decays = tx.init(np.float32(1)), []
         for _ in range(55):

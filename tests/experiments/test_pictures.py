@@ -2,56 +2,60 @@
 
 import dataclasses
 import functools
-import importlib
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from matplotlib.figure import Figure
 from PIL import Image
 
 import bnn_jax as bnn
-import experiments
 from bnn_jax.data import digits, evaluation_batches
-from bnn_jax.nn.layers import Norm, Product, Relu
-from bnn_jax.training import fit
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Relu
+from bnn_jax.training import Recipe, fit
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small, pictures
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
-RUN = """
-import dataclasses
-import functools
-import optax
-from bnn_jax import XNOR
-from bnn_jax.models import mlp
-from bnn_jax.training.experiment import main
-from experiments.digits_vgg_small import config
 
 def sgd(schedule):
     return optax.sgd(schedule)
 
-CONFIG = dataclasses.replace(
-    config(XNOR),
-    model=functools.partial(mlp, 10, scheme=XNOR, input_shape=(8, 8, 1), hidden=(24, 40, 16)),
-    optimizer=sgd, learning_rate=0.5, epochs=1, batch_size=256, width=1.0, watch_every=2, seed=5,
+
+RECIPE = Recipe(
+    'net',
+    'A run.',
+    rows={
+        'XNOR': dataclasses.replace(
+            digits_vgg_small.config(bnn.XNOR),
+            model=functools.partial(bnn.models.mlp, 10, scheme=bnn.XNOR, input_shape=(8, 8, 1), hidden=(24, 40, 16)),
+            optimizer=sgd,
+            learning_rate=0.5,
+            epochs=1,
+            batch_size=256,
+            width=1.0,
+            watch_every=2,
+            seed=5,
+        )
+    },
 )
 
-if __name__ == '__main__':
-    main('net_xnor', 'A run.', CONFIG)
-"""
+
+@pytest.fixture
+def listed(monkeypatch):
+    """The recipe is one of experiments/."""
+    monkeypatch.setattr(pictures, 'recipes', lambda: {'net': RECIPE})
 
 
-def start(monkeypatch, *options) -> None:
+def start(*options) -> None:
     """As `python -m experiments.pictures options`, in this process."""
-    monkeypatch.setattr(sys, 'argv', ['pictures', *map(str, options)])
-    monkeypatch.delitem(sys.modules, 'experiments.pictures', raising=False)
-    runpy.run_module('experiments.pictures', run_name='__main__')
+    pictures.command([*map(str, options)])
 
 
 def write_results(folder: Path, name: str, accuracy: float, **results) -> None:
@@ -164,16 +168,16 @@ def test_the_clip_has_bars_of_its_own():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """The workdir of a short run of the module experiments.net_xnor, seed 5."""
-    folder = tmp_path_factory.mktemp('modules')
-    (folder / 'net_xnor.py').write_text(RUN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, '__path__', [*experiments.__path__, str(folder)])
-        config = importlib.import_module('experiments.net_xnor').CONFIG
-        fit(dataclasses.replace(config, workdir=str(folder / 'run')))
-        results = {'packed_bytes': 8_000, 'packed_test_accuracy': 0.25, 'config': {'seed': 5}}
-        write_results(folder / 'run', 'net_xnor', 0.25, **results)
-        yield folder / 'run'
+    """The workdir of a short run of the recipe, seed 5."""
+    folder = tmp_path_factory.mktemp('runs')
+    fit(dataclasses.replace(RECIPE.row(), workdir=str(folder)))
+    results = {
+        'packed_bytes': 8_000,
+        'packed_test_accuracy': 0.25,
+        'config': {'seed': 5, 'recipe': 'net', 'row': 'XNOR'},
+    }
+    write_results(folder, 'net_xnor', 0.25, **results)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -214,7 +218,7 @@ def kernels(model) -> list[np.ndarray]:
 
 
 def test_inputs_and_weights_of_an_xnor_network(run, images):
-    ours = trained('experiments.net_xnor', run)
+    ours = trained(RECIPE, run)
     expected = forward(ours.model, images)
     assert list(expected) == [1, 2]
     seen = pictures.inputs_of_signs(ours.model, images)
@@ -235,7 +239,7 @@ def test_inputs_and_weights_of_an_xnor_network(run, images):
 
 
 def test_nothing_of_the_model_changes(run, images):
-    ours = trained('experiments.net_xnor', run)
+    ours = trained(RECIPE, run)
     logits = np.asarray(ours.model(images))
     schemes = [layer.scheme for layer in ours.model.body.layers if isinstance(layer, Product)]
     pictures.inputs_of_signs(ours.model, images)
@@ -244,7 +248,7 @@ def test_nothing_of_the_model_changes(run, images):
 
 
 def test_binary_weights_on_real_inputs(run, images):
-    ours = trained('experiments.net_xnor', run)
+    ours = trained(RECIPE, run)
     config = dataclasses.replace(ours.config, model=functools.partial(ours.config.model, scheme=bnn.BC))
     model = config.model(rngs=nnx.Rngs(6), width=1.0)
     found = pictures.layers(dataclasses.replace(ours, config=config, model=model), images)
@@ -252,11 +256,11 @@ def test_binary_weights_on_real_inputs(run, images):
     assert all(layer.inputs is None and layer.inside is None for layer in found)
 
 
-def test_the_run_of_the_smallest_seed_is_taken(run, images):
-    runs = [(Path('nowhere'), {'config': {'seed': 6}}), (run, {'config': {'seed': 5}})]
+def test_the_run_of_the_smallest_seed_is_taken(run, images, listed):
+    runs = [(Path('nowhere'), {'config': {'seed': 6}}), (run, {'config': {'seed': 5, 'recipe': 'net'}})]
     for mine, theirs in zip(
         pictures.first_run('net_xnor', runs),
-        pictures.layers(trained('experiments.net_xnor', run), images),
+        pictures.layers(trained(RECIPE, run), images),
         strict=True,
     ):
         assert (mine.inputs is None) == (theirs.inputs is None)
@@ -297,8 +301,8 @@ def test_histograms_stand_in_rows_and_columns():
 # The whole command.
 
 
-def test_three_pictures(run, folders, monkeypatch, tmp_path, capsys):
-    start(monkeypatch, run, folders[1], f'--folder={tmp_path / "docs"}', '--name=net')
+def test_three_pictures(run, folders, listed, tmp_path, capsys):
+    start(run, folders[1], f'--folder={tmp_path / "docs"}', '--name=net')
     lines = capsys.readouterr().out.splitlines()
     assert sorted(path.name for path in (tmp_path / 'docs').iterdir()) == [
         'net_bytes.png',
@@ -314,18 +318,25 @@ def test_three_pictures(run, folders, monkeypatch, tmp_path, capsys):
         assert f'{path}: {path.stat().st_size:,} bytes' in lines
 
 
-def test_a_run_that_has_not_finished_is_named(monkeypatch, tmp_path):
+def test_a_run_that_has_not_finished_is_named(tmp_path):
     with pytest.raises(SystemExit, match=f'^error: {tmp_path} has no results.json'):
-        start(monkeypatch, tmp_path, f'--folder={tmp_path}', '--name=x')
+        start(tmp_path, f'--folder={tmp_path}', '--name=x')
 
 
-def test_a_run_that_was_not_watched_is_named(folders, monkeypatch, tmp_path):
+def test_a_run_that_was_not_watched_is_named(folders, tmp_path):
     unwatched = made_up(tmp_path / 'd', 'net_bits', 0.5, {}, packed_bytes=8_000, packed_test_accuracy=0.5)
     with pytest.raises(SystemExit, match=f'^error: {unwatched} has no records of signs that flip.*--watch_every=0'):
-        start(monkeypatch, *folders, unwatched, f'--folder={tmp_path / "docs"}', '--name=x')
+        start(*folders, unwatched, f'--folder={tmp_path / "docs"}', '--name=x')
     assert not (tmp_path / 'docs').exists()
 
 
-def test_runs_without_bits_have_nothing_to_show(folders, monkeypatch, tmp_path):
+def test_runs_without_bits_have_nothing_to_show(folders, tmp_path):
     with pytest.raises(SystemExit, match='^error: got runs of net_float, expected at least one with binary weights'):
-        start(monkeypatch, folders[1], f'--folder={tmp_path / "docs"}', '--name=x')
+        start(folders[1], f'--folder={tmp_path / "docs"}', '--name=x')
+
+
+def test_a_run_of_no_recipe_is_named(run, folders, tmp_path):
+    with pytest.raises(
+        SystemExit, match=f'^error: {run}: net_xnor is a run of no recipe of experiments/, expected one of '
+    ):
+        start(run, f'--folder={tmp_path}', '--name=x')

@@ -16,8 +16,8 @@ from bnn_jax.data import ArraySource
 from bnn_jax.schemes import presets
 from bnn_jax.training import experiment
 from bnn_jax.training.metrics import read
-from experiments import cifar10_upscaled_alexnet_xnor as upscaled
-from experiments import imagenet
+from experiments import cifar10_upscaled_alexnet as upscaled
+from experiments import imagenet_alexnet
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
@@ -49,8 +49,8 @@ class StopsAt:
 
 
 def test_it_is_the_imagenet_row_reduced(monkeypatch):
-    config = upscaled.CONFIG
-    row = imagenet.alexnet_row(presets.XNOR_PAPER, optimizer=imagenet.adam, learning_rate=1e-3)
+    config, row = upscaled.RECIPE.row('XNOR_PAPER'), imagenet_alexnet.RECIPE.row('XNOR_PAPER')
+    assert config.model.keywords['scheme'] == presets.XNOR_PAPER
     for name in ('augmentations', 'evaluation_augmentations', 'standardize', 'optimizer', 'learning_rate'):
         assert getattr(config, name) == getattr(row, name), name
     assert config.model.func is row.model.func and config.model.keywords == row.model.keywords
@@ -67,9 +67,13 @@ def test_it_is_the_imagenet_row_reduced(monkeypatch):
 
 def test_trained_through_an_interruption_and_answered_from_bits(tmp_path):
     train, test = StopsAt(two_classes(IMAGES), IMAGES), two_classes(BATCH + 1)
+
+    def images(split, data_dir):
+        return {'train': train, 'test': test}[split]
+
     config = dataclasses.replace(
-        upscaled.CONFIG,
-        data=lambda split, data_dir: {'train': train, 'test': test}[split],
+        upscaled.RECIPE.row(),
+        data=images,
         batch_size=BATCH,
         width=1 / 32,
         workdir=str(tmp_path),

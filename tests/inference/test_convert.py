@@ -10,7 +10,7 @@ from flax import nnx
 from networks import SCHEMES, SMALL, build, images
 
 import bnn_jax as bnn
-from bnn_jax.nn.layers import Product
+from bnn_jax.nn.product import Product
 
 
 def test_report_names_every_layer():
@@ -106,9 +106,13 @@ def test_parameters_of_another_dtype_are_refused():
 def test_what_cannot_be_packed_is_refused():
     with pytest.raises(ValueError, match='without binary weights'):
         bnn.convert(build('lenet5', bnn.FLOAT))
-    with pytest.raises(TypeError, match='expected a Network'):
+    with pytest.raises(TypeError, match='got int, expected a Network'):
+        bnn.convert(3)
+    with pytest.raises(TypeError, match='layer 0 is a int'):
+        bnn.convert(bnn.nn.Network([3], channels=3, num_classes=4))
+    with pytest.raises(ValueError, match='without binary weights'):
         bnn.convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-    with pytest.raises(TypeError, match='layer 0 is a Linear'):
+    with pytest.raises(ValueError, match='without binary weights'):
         bnn.convert(bnn.nn.Network([nnx.Linear(3, 4, rngs=nnx.Rngs(0))], channels=3, num_classes=4))
 
 

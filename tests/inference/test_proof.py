@@ -13,10 +13,12 @@ from networks import SMALL, build, evaluated, images, randomise_norms, two_modul
 import bnn_jax as bnn
 from bnn_jax import schemes, training
 from bnn_jax.data import Standardize, digits, training_batches
-from bnn_jax.inference.packed import PackedProduct, UnpackedProduct
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Branches, Residual
-from bnn_jax.nn.layers import LeakyRelu, MaxPool, Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.packed import PackedProduct, UnpackedProduct
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import sign
 

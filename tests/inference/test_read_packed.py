@@ -12,9 +12,9 @@ from flax import nnx
 from networks import build, evaluated, images, randomise_norms
 
 import bnn_jax as bnn
-from bnn_jax.inference.packed import Chain, FloatProduct
 from bnn_jax.nn.builder import NetworkBuilder
-from bnn_jax.nn.layers import MaxPool
+from bnn_jax.nn.packed import Chain, FloatProduct
+from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.windows import Window
 
 PATH = Path(__file__).parents[2] / 'docs' / 'read_packed.py'

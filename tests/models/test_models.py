@@ -15,7 +15,8 @@ import bnn_jax as bnn
 from bnn_jax import schemes
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Residual
-from bnn_jax.nn.layers import Latent, Product
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.variables import Latent
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 

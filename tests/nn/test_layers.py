@@ -10,8 +10,11 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.nn.containers import Branches, Sequential
-from bnn_jax.nn.layers import AvgPool, LeakyRelu, Norm, Product, binary_product
+from bnn_jax.nn.epilogue import binary_product
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import AvgPool, LeakyRelu
 from bnn_jax.ops.windows import Window
 
 

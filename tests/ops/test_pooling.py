@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.nn.layers import MaxPool
+from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.pooling import max_pool
 from bnn_jax.ops.windows import Window
 

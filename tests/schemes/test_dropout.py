@@ -11,8 +11,9 @@ from networks import images
 
 import bnn_jax as bnn
 from bnn_jax.nn.containers import Auxiliary
-from bnn_jax.nn.layers import Noise, Product
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.variables import Noise
 from bnn_jax.schemes import dropout, presets
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')

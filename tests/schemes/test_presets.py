@@ -14,7 +14,7 @@ from networks import randomise_norms
 import bnn_jax as bnn
 from bnn_jax import quantizers, training
 from bnn_jax.nn.builder import NetworkBuilder
-from bnn_jax.nn.layers import LeakyRelu, MaxPool
+from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
 from bnn_jax.schemes import Scheme, check_scale, initializers, presets
@@ -132,6 +132,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
+        'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,
         'BWN_PAPER': quantizers.scaled_sign_paper,
@@ -285,8 +286,8 @@ def test_dorefa_trains_and_is_refused_with_its_reason():
 
 
 def test_dorefa_against_its_formula():
-    from bnn_jax.nn.layers import Product
     from bnn_jax.nn.operations import Dense
+    from bnn_jax.nn.product import Product
 
     layer = Product(Dense(), 6, 4, scheme=bnn.DOREFA, use_bias=False, rngs=nnx.Rngs(0))
     x = np.array([[-1, 0, 0.49, 0.51, 1, 3]], np.float32)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bnn_jax.schemes.projections import at_least, centre, centre_and_clip, clip, in_place, project, project_before
+from bnn_jax.schemes.projections import AtLeast, centre, centre_and_clip, clip, in_place, project, project_before
 
 DATA = Path(__file__).parents[1] / 'golden'
 EPS = np.finfo(np.float32).eps
@@ -166,7 +166,7 @@ def test_in_place_is_outside_the_differentiated_graph():
 
 
 def test_at_least():
-    np.testing.assert_array_equal(at_least(0.5, jnp.asarray([-1.0, 0.25, 0.5, 2.0])), [0.5, 0.5, 0.5, 2])
+    np.testing.assert_array_equal(AtLeast(0.5)(jnp.asarray([-1.0, 0.25, 0.5, 2.0])), [0.5, 0.5, 0.5, 2])
 
 
 @pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])

@@ -221,8 +221,8 @@ CHAINS = {
 
 @pytest.mark.parametrize(('name', 'chain', 'head'), [(name, *orders) for name, orders in CHAINS.items()])
 def test_orders_of_chain_and_head(name, chain, head):
-    assert SCHEMES[name].chain(Named()) == chain.split()
-    assert SCHEMES[name].head(Named()) == head.split()
+    assert schemes.arrange(SCHEMES[name].chain, Named()) == chain.split()
+    assert schemes.arrange(SCHEMES[name].head, Named()) == head.split()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_orders_of_chain_and_head(name, chain, head):
     ],
 )
 def test_orders_of_variants(order, expected):
-    assert order(Named()) == expected.split()
+    assert schemes.arrange(order, Named()) == expected.split()
 
 
 def test_variance_factors():
@@ -278,7 +278,7 @@ def test_orders_of_residual_blocks(name, layers):
 
 @pytest.mark.parametrize(('name', 'layers'), DOWNSAMPLES.items())
 def test_orders_of_shortcuts(name, layers):
-    assert getattr(schemes, name)(Named()) == layers.split()
+    assert schemes.arrange(getattr(schemes, name), Named()) == layers.split()
 
 
 @pytest.mark.parametrize(
@@ -292,5 +292,13 @@ def test_orders_of_shortcuts(name, layers):
     ],
 )
 def test_what_each_scheme_takes(name, residual, downsample):
-    assert SCHEMES[name].residual is getattr(schemes, residual)
-    assert SCHEMES[name].downsample is getattr(schemes, downsample)
+    assert SCHEMES[name].residual == getattr(schemes, residual)
+    assert SCHEMES[name].downsample == getattr(schemes, downsample)
+
+
+def test_an_order_may_be_a_function_and_a_misspelt_name_is_refused():
+    assert schemes.arrange(lambda parts: [*parts.pool(), *parts.relu()], Named()) == ['pool', 'relu']
+    with pytest.raises(ValueError, match=r"got \('norm', 'produkt'\), expected a tuple of product"):
+        replace(bnn.XNOR, chain=('norm', 'produkt'))
+    with pytest.raises(ValueError, match='expected a tuple'):
+        replace(bnn.XNOR, head='product')

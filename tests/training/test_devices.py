@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits, evaluation_batches
-from bnn_jax.nn.layers import Norm
+from bnn_jax.nn.norm import Norm
 from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.devices import (
     Hosts,

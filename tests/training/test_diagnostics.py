@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 import struct
 
 import jax
@@ -18,11 +19,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
 from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layers import Norm, Product
+from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Relu
 from bnn_jax.training import Config, evaluate, fit, init, model_of, train_step
-from bnn_jax.training.diagnostics import _share, signs, watch
+from bnn_jax.training.diagnostics import _share, all_equal, alphas, by_statistics, signs, statistics_record, watch
 from bnn_jax.training.events import Events
+from bnn_jax.training.health import Health, unhealthy
 from bnn_jax.training.metrics import MetricsLog, read, seconds_per_step
 from bnn_jax.training.plots import plot_watch
 from bnn_jax.training.step import in_top5
@@ -75,7 +79,8 @@ def test_by_hand():
     np.testing.assert_array_equal(before['2'], [[1, -1, 1], [-1, 1, 1]])
     np.testing.assert_array_equal(before['4'], [[1, -1], [1, -1], [-1, 1]])
     x = np.random.default_rng(0).normal(size=(9, 2, 1, 1)).astype(np.float32)
-    seen = numbers(watch(before, state_with(bnn.XNOR, first, second), jnp.asarray(x)))
+    start = {'2': 0.5, '4': 2.0}
+    seen = numbers(watch(before, state_with(bnn.XNOR, first, second), jnp.asarray(x), start))
 
     inputs = normalised(x.reshape(9, 2), bnn.XNOR.eps)
     alphas = [np.mean(np.abs(w.astype(np.float64)), 0) for w in (first, second)]
@@ -83,6 +88,8 @@ def test_by_hand():
     expected = {'flips/2': 2 / 6, 'flips/4': 1 / 6, 'at_clip/2': 2 / 6, 'at_clip/4': 2 / 6}
     expected |= {'alpha/2': alphas[0].mean(), 'alpha/4': alphas[1].mean()}
     expected |= {f'in_window/{i}': np.mean(np.abs(x) <= 1) for i, x in (('2', inputs), ('4', hidden))}
+    expected |= {f'alpha_over_start/{i}': expected[f'alpha/{i}'] / start[i] for i in '24'}
+    expected |= {'flips': 3 / 12, 'equal_logits': 0}
     assert all(0.2 < expected[f'in_window/{i}'] < 1 for i in '24')
     assert seen.keys() == expected.keys()
     for name, value in expected.items():
@@ -92,7 +99,59 @@ def test_by_hand():
 def test_nothing_flips_in_a_state_beside_itself():
     state = state_with(bnn.BNN, FIRST, SECOND)
     seen = watch(signs(state), state, jnp.ones((3, 2, 1, 1)))
-    assert float(seen['flips/2']) == float(seen['flips/4']) == 0
+    assert float(seen['flips']) == float(seen['flips/2']) == float(seen['flips/4']) == 0
+
+
+def test_alpha_at_the_start():
+    start = numbers(alphas(state_with(bnn.XNOR, FIRST, SECOND)))
+    assert start == pytest.approx({'2': np.abs(FIRST).mean(), '4': np.abs(SECOND).mean()}, rel=float(4 * EPS))
+    assert alphas(state_with(bnn.BNN, FIRST, SECOND)) == {}
+
+
+def test_equal_logits():
+    """Two filters with the same weights give every image two equal logits; NaN equals nothing."""
+    same = np.repeat(SECOND[:, :1], 2, axis=1)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2, 1, 1)), jnp.float32)
+    for second, share in ((same, 1), (SECOND, 0)):
+        state = state_with(bnn.XNOR, FIRST, second)
+        assert float(watch(signs(state), state, x)['equal_logits']) == share
+    logits = jnp.asarray([[0.0, 0, 0], [1, 1, 1], [1, 1, 2], [np.nan, np.nan, np.nan]])
+    np.testing.assert_array_equal(all_equal(logits), [True, True, False, False])
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+def test_running_beside_batch_statistics(groups):
+    """Three images and five, by hand in NumPy; the dropout and the random weights of training are off."""
+    rng = np.random.default_rng(0)
+    scheme = dataclasses.replace(bnn.FLOAT, norm_groups=groups)
+    norm = Norm(2, scheme=scheme, rngs=nnx.Rngs(0))
+    mean, var, w = np.array([0.5, -1]), np.array([4, 0.25]), rng.normal(size=(2, 6))
+    norm.mean[...], norm.var[...] = jnp.asarray(mean, jnp.float32), jnp.asarray(var, jnp.float32)
+    rngs = nnx.Rngs(0)
+    product = Product(Dense(), 2, 6, scheme=scheme, use_bias=False, rngs=rngs, dropout=0.5)
+    product.kernel[...] = jnp.asarray(w, jnp.float32)
+    model = Network([bnn.nn.Flatten(), norm, product], channels=1, num_classes=6)
+    batches = [
+        {'image': rng.normal(size=(n, 2, 1, 1)).astype(np.float32), 'label': rng.integers(0, 6, n)} for n in (3, 5)
+    ]
+    before = [np.array(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+    totals = by_statistics(model, batches)
+    assert all(np.array_equal(a, b) for a, b in zip(before, jax.tree.leaves(nnx.state(model)), strict=True))
+
+    expected = np.zeros((2, 4))
+    for batch in batches:
+        x, labels = batch['image'].reshape(-1, 2).astype(np.float64), batch['label']
+        for row, inputs in zip(
+            expected, ((x - mean) / np.sqrt(var + scheme.eps), normalised(x, scheme.eps)), strict=True
+        ):
+            logits = inputs @ w
+            losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(x)), labels]
+            row += [losses.sum(), (logits.argmax(1) == labels).sum(), 0, len(x)]
+    np.testing.assert_allclose(totals, expected, rtol=1e-5)
+    assert not np.allclose(expected[0, 0], expected[1, 0], rtol=0.01)
+    record = statistics_record(totals)
+    assert record['running_statistics/accuracy'] == totals[0, 1] / 8 and record['batch_statistics/equal_logits'] == 0
+    assert statistics_record(by_statistics(model, [])) == {}
 
 
 def test_weights_are_seen_as_they_are_read():
@@ -130,11 +189,14 @@ def test_every_scheme_has_what_it_has(scheme):
     expected = {f'{name}/{path}' for path in binary for name in ('flips', 'at_clip')}
     expected |= {f'alpha/{path}' for path in binary if SCHEMES[scheme].scale}
     expected |= {f'in_window/{row.path}' for row in rows if row.input_bits == 1}
-    assert seen.keys() == expected
+    assert seen.keys() == expected | {'equal_logits'} | ({'flips'} if binary else set())
     for name in ('flips', 'at_clip'):
         assert not expected if scheme == 'FLOAT' else any(seen[f'{name}/{path}'] > 0 for path in binary)
     assert all(0 <= value <= 1 for name, value in seen.items() if not name.startswith('alpha'))
     old, new = (_kernels(model_of(s)) for s in (last, state))
+    if binary:
+        changed = [(old[path] >= 0) != (new[path] >= 0) for path in binary]
+        assert seen['flips'] == np.float32(np.mean(np.concatenate([c.ravel() for c in changed])))
     for path in binary:
         assert seen[f'flips/{path}'] == np.float32(np.mean((old[path] >= 0) != (new[path] >= 0)))
         assert seen[f'at_clip/{path}'] == np.float32(np.mean(np.abs(new[path]) >= 1))
@@ -210,6 +272,10 @@ def source(split, data_dir):
     return digits(split)
 
 
+def constant(learning_rate, steps):
+    return optax.constant_schedule(learning_rate)
+
+
 def sgd(schedule):
     return optax.sgd(schedule)
 
@@ -262,8 +328,11 @@ def finished(tmp_path_factory):
 def test_a_run_records_what_it_watches(finished):
     steps = [record for record in read(finished / 'metrics.jsonl') if 'loss' in record]
     assert [r['step'] for r in steps if any('/' in name for name in r)] == [4, 8]
-    names = {f'{name}/{layer}' for name in ('flips', 'at_clip', 'alpha', 'in_window') for layer in ('5',)}
+    names = {
+        f'{name}/{layer}' for name in ('flips', 'at_clip', 'alpha', 'alpha_over_start', 'in_window') for layer in ('5',)
+    }
     assert {name for record in steps for name in record if '/' in name} == names
+    assert all({'flips', 'equal_logits'} <= record.keys() for record in steps if record['step'] in (4, 8))
 
 
 def test_the_epoch_has_images_a_second(finished):
@@ -280,11 +349,11 @@ def test_tensorboard_has_the_same_numbers(finished):
 
 def test_watching_changes_nothing_and_can_be_left_out(finished, tmp_path):
     fit(dataclasses.replace(CONFIG, workdir=str(tmp_path), watch_every=0))
-    times = ('seconds', 'images_per_second')
+    left_out = ('seconds', 'images_per_second', 'flips', 'equal_logits')
 
     def plain(folder):
         records = read(folder / 'metrics.jsonl')
-        return [{k: v for k, v in record.items() if '/' not in k and k not in times} for record in records]
+        return [{k: v for k, v in record.items() if '/' not in k and k not in left_out} for record in records]
 
     assert plain(tmp_path) == plain(finished)
     assert not [name for record in read(tmp_path / 'metrics.jsonl') for name in record if '/' in name]
@@ -309,6 +378,118 @@ def test_no_record_no_event_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# What is healthy.
+
+
+@pytest.mark.parametrize(
+    ('record', 'sentence'),
+    [
+        ({'equal_logits': 0.3125}, '31% of the images have logits that are all equal (healthy: none)'),
+        ({'running_statistics/equal_logits': 0.02}, '2% of the images have logits that are all equal'),
+        ({'flips': 0.02}, '2.0% of all signs flip in one step (healthy after 100 steps: under 1%)'),
+        (
+            {'alpha_over_start/3': 0.5, 'alpha_over_start/11': 0.06},
+            'alpha of layer 11 is 0.06 of what it was at the start',
+        ),
+        (
+            {'running_statistics/accuracy': 0.1, 'batch_statistics/accuracy': 0.43},
+            '43% right with batch statistics and 10% with running statistics (healthy: within 10 points)',
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence_said_once(record, sentence):
+    record = {'step': 200} | record
+    (found,) = unhealthy(record).values()
+    assert sentence in found
+    health = Health()
+    first, second = health.warnings(record), health.warnings(record)
+    assert [found] == first + second  # flips are said at the second look, all else at the first
+    assert (first == []) == ('flips' in record)
+    assert health.warnings(record) == Health([record, record]).warnings(record) == []
+
+
+@pytest.mark.parametrize(
+    'record',
+    [
+        {'loss': 2.3},
+        {'flips': 0.2, 'step': 100},  # the first steps choose the signs
+        {'flips': 0.004, 'alpha_over_start/1': 0.5, 'equal_logits': 0.0},
+        {'running_statistics/accuracy': 0.4, 'batch_statistics/accuracy': 0.35, 'running_statistics/equal_logits': 0.0},
+        {'running_statistics/accuracy': 0.35, 'batch_statistics/accuracy': 0.4},
+    ],
+)
+def test_a_healthy_value_says_nothing(record):
+    health = Health()
+    assert [health.warnings({'step': 200} | record) for _ in range(2)] == [[], []]
+
+
+def test_one_look_with_many_flips_says_nothing():
+    health = Health()
+    assert [health.warnings({'step': 200 + i, 'flips': f}) for i, f in enumerate((0.5, 0.001, 0.5))] == [[], [], []]
+    assert len(health.warnings({'step': 203, 'flips': 0.5})) == 1
+
+
+def dead(**arguments) -> Network:
+    """A network whose last ReLU is 0 for every image."""
+    network = bnn.models.mlp(10, scheme=bnn.XNOR, input_shape=(8, 8, 1), hidden=(16, 16), **arguments)
+    *_, last = network.body.layers
+    last.bias[...] = jnp.full(10, -1000.0)
+    return Network([*network.body.layers, Relu()], channels=1, num_classes=10)
+
+
+def decays_latent_weights(schedule):
+    return optax.chain(optax.add_decayed_weights(10.0), optax.adam(schedule))
+
+
+ILL = {
+    'equal_logits': dataclasses.replace(CONFIG, model=dead),
+    'alpha flips': dataclasses.replace(
+        CONFIG, optimizer=decays_latent_weights, schedule=constant, epochs=12, learning_rate=0.05
+    ),
+}
+
+
+@pytest.mark.parametrize('about', ILL)
+def test_an_ill_run_warns_once(about, tmp_path, capsys):
+    fit(dataclasses.replace(ILL[about], workdir=str(tmp_path)))
+    records = read(tmp_path / 'metrics.jsonl')
+    said = [record for record in records if 'warning' in record]
+    sentences = {
+        'equal_logits': 'logits that are all equal',
+        'flips': 'of all signs flip',
+        'alpha': 'alpha of layer 5 is',
+    }
+    for name in about.split():
+        (record,) = (record for record in said if sentences[name] in record['warning'])
+        assert record.keys() == {'step', 'warning', 'seconds'}
+    printed = capsys.readouterr().err
+    assert all(f'step {r["step"]}: warning: {r["warning"]}' in printed for r in said)
+    assert len({r['warning'][-40:] for r in said}) == len(said)
+
+
+def test_a_resumed_run_knows_alpha_at_the_start_and_warns_no_more(tmp_path):
+    """As if it had been killed before its last checkpoint."""
+    config = dataclasses.replace(ILL['equal_logits'], epochs=2, workdir=str(tmp_path))
+
+    def fitted() -> list[dict]:
+        fit(config)
+        records = read(tmp_path / 'metrics.jsonl')
+        return [{k: v for k, v in record.items() if k not in ('seconds', 'images_per_second')} for record in records]
+
+    whole = fitted()
+    shutil.rmtree(tmp_path / 'checkpoints' / '22')
+    assert fitted() == whole
+    assert sum('warning' in record for record in whole) == 1
+    assert any('alpha_over_start/5' in record for record in whole if record['step'] > 11)
+
+
+def test_a_healthy_run_does_not_warn(finished):
+    records = read(finished / 'metrics.jsonl')
+    assert not [record for record in records if 'warning' in record]
+    epoch = records[-1]
+    assert epoch['batch_statistics/accuracy'] > 0 and epoch['running_statistics/equal_logits'] == 0
+
+
 # The picture.
 
 
@@ -320,7 +501,7 @@ def test_the_picture(finished, tmp_path):
         assert image.format == 'PNG' and len(image.convert('RGB').getcolors(1 << 20)) > 10
 
 
-def test_no_picture_of_a_float_network(tmp_path):
+def test_no_picture_of_a_run_that_was_not_watched(tmp_path):
     plot_watch(tmp_path / 'watch.png', 'a run', [{'step': 1, 'loss': 1.0}])
     assert not list(tmp_path.iterdir())
 

@@ -13,8 +13,9 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
 from bnn_jax.nn.containers import Auxiliary, Network, Sequential
-from bnn_jax.nn.layers import Flatten, Product
 from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Flatten
 from bnn_jax.training import Config, CrossEntropy, distillation, fit, init, model_of, soft_cross_entropy, train_step
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.metrics import MetricsLog

@@ -29,7 +29,7 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, evaluation_batches, random_crop
 from bnn_jax.schemes.projections import centre
-from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, fit, init, model_of
+from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, memory, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.signals import Signals
@@ -191,7 +191,8 @@ def test_what_a_run_leaves(finished):
     steps, epochs = [r for r in log if 'epoch' not in r], [r for r in log if 'epoch' in r]
     assert [record['step'] for record in steps] == list(range(1, LAST + 1))
     always = {'step', 'loss', 'accuracy', 'top5_accuracy', 'gradient_norm', 'learning_rate'}
-    assert all({key for key in record if '/' not in key} == always for record in steps)
+    watched = {'flips', 'equal_logits'}
+    assert all({key for key in record if '/' not in key} - watched == always for record in steps)
     assert [r['step'] for r in steps if r.keys() > always] == list(range(WATCHED, LAST + 1, WATCHED))
     for record in steps:
         expected = 1e-2 * (1 + np.cos(np.pi * (record['step'] - 1) / LAST)) / 2
@@ -205,7 +206,7 @@ def test_what_a_run_leaves(finished):
     seconds = [record['seconds'] for record in read(workdir / 'metrics.jsonl')]
     assert seconds == sorted(seconds) and seconds[0] >= 0
     described = json.loads((workdir / 'config.json').read_text())
-    assert described.keys() == {field.name for field in dataclasses.fields(Config)}
+    assert described.keys() == {'description', *(field.name for field in dataclasses.fields(Config))}
     assert described['epochs'] == 2 and described['learning_rate'] == 0.01
 
 
@@ -290,6 +291,10 @@ def test_a_run_can_move(finished, copy, tmp_path):
 # A working directory that is not this run's.
 
 
+def constant(learning_rate, steps):
+    return optax.constant_schedule(learning_rate)
+
+
 def another_test_set(split, data_dir):
     return digits('test')
 
@@ -307,7 +312,7 @@ def another_test_set(split, data_dir):
         {'model': functools.partial(CONFIG.model, scheme=bnn.FLOAT)},
         {'model': functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, projection=centre))},
         {'optimizer': optax.sgd},
-        {'schedule': lambda learning_rate, steps: optax.constant_schedule(learning_rate)},
+        {'schedule': constant},
         {'augmentations': ()},
         {'standardize': Standardize((0.5,), (0.5,))},
         {'data': another_test_set},
@@ -324,16 +329,33 @@ def test_another_run_in_the_same_place_is_refused(copy, change):
     assert files(copy) == before
 
 
-def test_two_lambdas_and_two_closures_are_told_apart():
-    def scaled(factor):
-        return lambda learning_rate, steps: optax.constant_schedule(factor * learning_rate)
+def test_a_run_with_a_lambda_is_refused_before_it_begins(tmp_path):
+    with pytest.raises(ValueError, match='^schedule: got a lambda .*define it with def, or declare a name'):
+        fit(config(tmp_path / 'run', schedule=lambda learning_rate, steps: optax.constant_schedule(learning_rate)))
+    assert not list(tmp_path.iterdir())
 
-    one, other = (dataclasses.replace(CONFIG, schedule=scaled(factor)).described()['schedule'] for factor in (1, 2))
-    assert one != other and one == dataclasses.replace(CONFIG, schedule=scaled(1)).described()['schedule']
-    here = (lambda learning_rate, steps: 1,
-            lambda learning_rate, steps: 2)  # fmt: skip
-    first, second = (dataclasses.replace(CONFIG, schedule=each).described()['schedule'] for each in here)
-    assert first != second
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    state = init(CONFIG.model(rngs=nnx.Rngs(0), width=1.0), CONFIG.optimizer(CONFIG.schedule(1e-2, LAST)))
+    before = {key: value for key, value in CONFIG.decisive().items() if key != 'description'}
+    with Checkpoints(tmp_path, before) as checkpoints:
+        checkpoints.save(state)
+    remedy = 'go on with the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start anew'
+    with (
+        pytest.raises(ValueError, match=f'its config is written in form 1, expected form 2.*{remedy}'),
+        Checkpoints(tmp_path, CONFIG.decisive()) as checkpoints,
+    ):
+        checkpoints.restore(state)
+
+
+def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
+    def changed(*parameters):
+        raise AssertionError('fit changed the allocator')
+
+    for name in ('one_heap', 'keep_freed_memory', 'allocate_for_training'):
+        monkeypatch.setattr(memory, name, changed)
+    monkeypatch.setattr(experiment, 'allocate_for_training', changed)
+    fit(config(tmp_path, epochs=1))
 
 
 def test_what_changes_no_parameter_may_change(finished, copy):
@@ -496,9 +518,13 @@ def test_a_loss_that_is_not_finite(tmp_path, checkpoint_every):
     assert all(np.isfinite(leaf).all() for leaf in arrays((state.params, state.rest)))
 
 
+def all_nan(image):
+    return np.full(image.shape, np.nan, np.float32)
+
+
 def test_nan_images(tmp_path):
     with pytest.raises(NonFiniteLoss, match='^step 1: .*check the images for NaN'):
-        fit(config(tmp_path, standardize=lambda image: np.full(image.shape, np.nan, np.float32)))
+        fit(config(tmp_path, standardize=all_nan))
     assert not steps_saved(tmp_path)
 
 

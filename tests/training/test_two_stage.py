@@ -20,7 +20,10 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
-from bnn_jax.nn.layers import Flatten, Latent, Noise, Norm, Product, Relu
+from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.product import Product
+from bnn_jax.nn.stateless import Flatten, Relu
+from bnn_jax.nn.variables import Latent, Noise
 from bnn_jax.training import Config, fit, init, model_of, train_step
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.two_stage import activations_only, second_stage

@@ -1,0 +1,119 @@
+"""Inference from bits beside floats: products of signs, packing, whole networks, memory; PyTorch and ONNX Runtime as well.
+
+    taskset -c 1 python -m benchmarks.inference     # one core
+    python -m benchmarks.inference                  # every core that this process may use
+    python -m benchmarks.inference --networks resnet18/BWN --no-layers --no-memory
+
+Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
+medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after
+the other, so that operands and result stay in the caches. The limit is what one thread can do with these kernels on words that
+stay in the first-level cache, times the cores: the best of many short runs.
+$BNN_INSTRUCTIONS chooses the instruction set of the native kernels, XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA.
+PyTorch and ONNX Runtime run the same float network, where they are installed, on as many threads as there are cores here.
+"""
+
+import os
+import platform
+import re
+import time
+from pathlib import Path
+
+import jax
+import tyro
+
+from benchmarks import figure4
+from benchmarks import layers as bench_layers
+from benchmarks import networks as bench_networks
+from benchmarks.networks import Shape
+from benchmarks.training import version
+from bnn_jax.kernels import BACKENDS, native
+
+
+def processor() -> str:
+    """Its model, as Linux says."""
+    path = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*: (.+)', path.read_text()) if path.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Versions, processor, cores, instruction sets."""
+    names = ('jax', 'jaxlib', 'flax', 'numpy', 'torch', 'onnxruntime')
+    reason = native.missing()
+    kernels = f'not here: {reason}' if reason else f'for {", ".join(native.instruction_sets())}'
+    chosen = ', '.join(f'{name}={os.environ.get(name, "")}' for name in ('BNN_INSTRUCTIONS', 'XLA_FLAGS'))
+    return '\n'.join(
+        (
+            f'python {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in names)}',
+            f'{jax.devices()[0].device_kind}: {processor()}, {len(os.sched_getaffinity(0))} cores may be used',
+            f'native kernels {kernels}; {chosen}',
+        )
+    )
+
+
+def by_model(networks: tuple[str, ...]) -> dict[str, list[str]]:
+    """{'alexnet': ['XNOR', 'BNN']} of 'alexnet/XNOR' and 'alexnet/BNN'. Raises SystemExit for what is not there."""
+    schemes: dict[str, list[str]] = {}
+    for name in networks:
+        model, _, scheme = name.partition('/')
+        if model not in ('alexnet', 'resnet18', 'vgg_small', 'lenet5') or scheme not in ('XNOR', 'BNN', 'BWN', 'BC'):
+            raise SystemExit(f'inference: got network {name!r}, expected one such as resnet18/XNOR, alexnet/BNN')
+        schemes.setdefault(model, []).append(scheme)
+    return schemes
+
+
+def main(
+    networks: tuple[str, ...] = ('resnet18/XNOR', 'alexnet/XNOR', 'alexnet/BNN'),
+    backends: tuple[str, ...] = ('dense', 'xla', 'native'),
+    batch_size: int = 1,
+    image_size: int = 224,
+    width: float = 1.0,
+    seconds: float = 2.0,
+    layers: bool = True,
+    memory: bool = True,
+    picture: Path | None = None,
+    cpu_time: bool = False,
+) -> None:
+    """Measure and print.
+
+    Args:
+        networks: MODEL/SCHEME, of alexnet, resnet18, vgg_small, lenet5 and XNOR, BNN, BWN, BC.
+        backends: what packed products are made with; native is left out, with the reason, where it cannot run.
+        batch_size: images at once.
+        image_size: height and width.
+        width: factor on all filters and units.
+        seconds: for each thing that is measured.
+        layers: measure products and packing by themselves.
+        memory: measure files and resident memory of the networks, in fresh processes.
+        picture: a PNG file to draw the paper's Fig. 4 to, with measured points.
+        cpu_time: count the processor time of this process, not that of the wall: on one core that others use as well.
+    """
+    wrong = [name for name in backends if name not in BACKENDS]
+    if wrong or not backends:
+        raise SystemExit(f'inference: got backends {wrong or "none"}, expected some of {", ".join(BACKENDS)}')
+    schemes = by_model(networks)
+    clock = time.process_time if cpu_time else time.perf_counter
+    print(machine(), flush=True)
+    reason = bench_layers.why_not_native()
+    measured = [name for name in backends if name != 'native' or reason is None]
+    limit = None
+    if reason is None:
+        core = bench_layers.per_second(seconds, clock)
+        limit = core * len(os.sched_getaffinity(0))
+        print(f'limit: {core / 1e9:.0f} G products of signs a second and core', flush=True)
+    if layers:
+        print(bench_layers.layers(measured, batch_size, seconds, limit, clock), flush=True)
+        print(bench_layers.packing([b for b in measured if b != 'dense'], batch_size, seconds, clock), flush=True)
+    for model, of_model in schemes.items():
+        channels = 1 if model == 'lenet5' else 3
+        shape = Shape(batch_size, (image_size, image_size, channels), width=width)
+        print(bench_networks.network_times(model, of_model, measured, shape, seconds, clock), flush=True)
+        if memory:
+            print(bench_networks.memory(model, of_model, shape), flush=True)
+    if picture is not None:
+        figure4.draw(picture, measured, seconds, clock)
+        print(f'{picture}: {picture.stat().st_size:,} bytes')
+
+
+if __name__ == '__main__':
+    tyro.cli(main, description=__doc__)

@@ -1,0 +1,194 @@
+"""Products of signs by themselves: the limit of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks.training import take_turns
+from bnn_jax.kernels import native, packed_conv2d, packed_signs
+from bnn_jax.kernels.zero_padding import tap_sums
+from bnn_jax.ops.bits import pack
+from bnn_jax.tables import listing
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A convolution of signs with stride 1: a square map, `padding` zeros round it, square filters."""
+
+    extent: int
+    channels: int
+    filters: int
+    size: int = 3
+    padding: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one image, taps in the padding counted."""
+        out = self.extent + 2 * self.padding - self.size + 1
+        return out**2 * self.size**2 * self.channels * self.filters
+
+    def __str__(self) -> str:
+        return f'{self.extent} x {self.extent} x {self.channels}'
+
+
+STAGES = (Layer(56, 64, 64), Layer(28, 128, 128), Layer(14, 256, 256), Layer(7, 512, 512))
+"""The binary convolutions of ResNet-18's four stages."""
+
+MAPS = ((56, 64), (112, 64))
+"""Extent and channels of the maps to be packed."""
+
+
+def why_not_native() -> str | None:
+    """Why the backend 'native' is not measured, None where it is."""
+    if jax.devices()[0].platform != 'cpu':
+        return 'it is for CPUs'
+    return native.missing()
+
+
+def per_second(seconds: float, clock: Clock = time.perf_counter) -> float:
+    """Products of signs a second that one thread can do: the best of many runs of a few milliseconds each."""
+
+    def once(times: int) -> tuple[float, float]:
+        before = clock()
+        products = native.limit(times)
+        return products, clock() - before
+
+    times, elapsed = 1, 0.0
+    while elapsed < 3e-3:
+        times *= 2
+        elapsed = once(times)[1]
+    best, start = 0.0, time.perf_counter()
+    while best == 0 or time.perf_counter() - start < seconds:
+        products, elapsed = once(times)
+        best = max(best, products / elapsed)
+    return best
+
+
+def speedup(times: dict[str, list[float]], name: str, twin: str) -> float:
+    """Median over the rounds of the twin's time by this one's."""
+    return float(np.median(np.divide(times[twin], times[name])))
+
+
+def milliseconds(times: Sequence[float]) -> list[str]:
+    """Median and middle half."""
+    low, median, high = np.percentile(times, [25, 50, 75]) * 1e3
+    return [f'{median:.3f}', f'{low:.3f} .. {high:.3f}']
+
+
+def packed_step(layer: Layer, backend: str) -> Callable:
+    """Words of the map, words of the weights, their tap sums -> int32, compiled."""
+    pads = ((layer.padding, layer.padding),) * 2
+
+    def step(x_words, w_words, sums):
+        return packed_conv2d(x_words, w_words, layer.channels, padding=pads, tap_sums=sums, backend=backend)
+
+    return jax.jit(step)
+
+
+def float_steps(layer: Layer) -> dict[str, Callable]:
+    """Signs as floats (N, H, W, C), (size, size, C, out) -> (N, H', W', out), in the two ways XLA has, compiled."""
+    pads = ((layer.padding, layer.padding),) * 2
+
+    def convolution(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    def patches(x, w):
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+        out = x.shape[1] - layer.size + 1
+        taps = [x[:, i : i + out, j : j + out] for i in range(layer.size) for j in range(layer.size)]
+        rows = jnp.concatenate(taps, axis=-1).reshape(-1, w[..., 0].size)
+        return (rows @ w.reshape(-1, layer.filters)).reshape(-1, out, out, layer.filters)
+
+    return {'float32': jax.jit(convolution), 'float32, patches': jax.jit(patches)}
+
+
+def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str, Callable[[], object]]:
+    """'float32', XLA's convolution, 'float32, patches', its matrix product, and packed backends: operands in, result out.
+
+    Raises RuntimeError where the integers of one differ from those of another.
+    """
+    rng = np.random.default_rng(0)
+    image = (batch, layer.extent, layer.extent, layer.channels)
+    kernel = (layer.size, layer.size, layer.channels, layer.filters)
+    x, w = (jnp.asarray(2.0 * rng.integers(0, 2, shape) - 1, jnp.float32) for shape in (image, kernel))
+    x_words, w_words = pack(x), pack(w, axis=2)
+    sums = tap_sums(w_words, layer.channels)
+    calls = {name: partial(call, x, w) for name, call in float_steps(layer).items()}
+    calls |= {backend: partial(packed_step(layer, backend), x_words, w_words, sums) for backend in backends}
+    expected = np.asarray(calls['float32']())
+    for name, call in calls.items():
+        if not np.array_equal(call(), expected):
+            raise RuntimeError(f'{name}, {layer}: its integers differ from those of the float convolution')
+    return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
+
+
+def alone(steps: dict[str, Callable[[], object]], seconds: float, clock: Clock) -> dict[str, list[float]]:
+    """Seconds of every call, all of one step before those of the next: operands and result stay in the caches."""
+    return {name: take_turns({name: step}, seconds, clock)[name] for name, step in steps.items()}
+
+
+def pace(macs: int, times: Sequence[float], limit: float | None) -> list[str]:
+    """G multiply-adds a second, and which share of the limit they are, if there is one."""
+    rate = macs / float(np.median(times))
+    return [f'{rate / 1e9:.1f}', '' if limit is None else f'{rate / limit:.0%}']
+
+
+def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | None, clock: Clock) -> str:
+    """Two tables: every layer and backend, in turns and alone; the backends over all layers, in turns.
+
+    limit: products a second of all cores, if known.
+    """
+    rows, speedups = [], {backend: [] for backend in backends}
+    reason = why_not_native()
+    for layer in STAGES:
+        steps, macs = steps_of(layer, backends, batch), batch * layer.macs
+        times = take_turns(steps, seconds, clock)
+        by_itself = alone({name: steps[name] for name in backends}, seconds / 4, clock)
+        for name, own in times.items():
+            row = [str(layer), name, *milliseconds(own), f'{speedup(times, name, "float32"):.2f}']
+            if name not in backends:
+                rows.append([*row, *pace(macs, own, None), '', ''])
+                continue
+            quiet = by_itself[name]
+            rows.append([*row, *pace(macs, own, limit), milliseconds(quiet)[0], pace(macs, quiet, limit)[1]])
+            speedups[name].append(speedup(times, name, 'float32'))
+        if reason is not None:
+            rows.append([str(layer), f'native: {reason}', *7 * ['']])
+    title = f'3x3 convolutions of signs, batch {batch}: words in, int32 out'
+    columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / its', 'G multiply-adds/s', 'of the limit']
+    columns += ['alone, ms', 'of the limit, alone']
+    overall = [[name, f'{np.exp(np.mean(np.log(own))):.2f}', f'{min(own):.2f}'] for name, own in speedups.items()]
+    over_all = listing('float32 time / its, over all maps', ['backend', 'geometric mean', 'worst'], overall)
+    return f'{listing(title, columns, rows)}\n{over_all}'
+
+
+def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
+    """Table: bytes of float32 a second that are normalised and packed."""
+    rows = []
+    for extent, channels in MAPS:
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(size=(batch, extent, extent, channels)), jnp.float32)
+        coefficients = jnp.asarray(rng.normal(size=(2, channels)), jnp.float32)
+        steps = {}
+        for backend in backends:
+            call = jax.jit(partial(packed_signs, backend=backend))
+            steps[backend] = lambda call=call, x=x, c=coefficients: jax.block_until_ready(call(x, c))
+        for name, own in take_turns(steps, seconds, clock).items():
+            rows.append(
+                [
+                    f'{extent} x {extent} x {channels}',
+                    name,
+                    *milliseconds(own),
+                    f'{x.nbytes / np.median(own) / 1e9:.2f}',
+                ]
+            )
+    title = f'signs of a normalised float32 map, batch {batch}: floats in, words out'
+    return listing(title, ['map', 'backend', 'ms', 'middle half', 'GB/s of floats'], rows)

@@ -1,0 +1,207 @@
+"""Images a second of the training step, scheme by scheme, beside the float twin and beside the same network in PyTorch.
+
+    taskset -c 1 python -m benchmarks.training                        # one core
+    python -m benchmarks.training --models resnet18 --batch-size=256  # whatever device there is
+
+Adam on random images that lie on the device: no input, one batch. The steps of a model take turns, so that what else the
+machine does meets all of them; shown are medians, the middle half of all rates, and the median over the rounds of a step's
+time by the float step's of that round. Off CPU a step is timed until its result is there. PyTorch (where installed) runs
+the float network on CPU, on as many threads as this process may use cores. Both keep the memory they free, as
+the experiments do, and JAX's step reuses its state's, as `fit` does.
+"""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax.tables import render
+from bnn_jax.training.memory import keep_freed_memory, one_heap
+from bnn_jax.training.step import update
+
+SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A model's usual measurement: images a batch, (H, W, C) of one, classes."""
+
+    batch: int
+    image: tuple[int, int, int]
+    classes: int
+
+
+SIZES = {
+    'lenet5': Size(128, (28, 28, 1), 10),
+    'vgg_small': Size(32, (32, 32, 3), 10),
+    'alexnet': Size(32, (224, 224, 3), 1000),
+    'resnet18': Size(16, (224, 224, 3), 1000),
+}
+
+
+def take_turns(
+    steps: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every call: all steps once a round, after one round that is not counted, for at least three rounds."""
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    start = time.perf_counter()
+    while len(times[next(iter(steps))]) < 3 or time.perf_counter() - start < seconds * len(steps):
+        for name, step in steps.items():
+            before = clock()
+            step()
+            times[name].append(clock() - before)
+    return times
+
+
+def row(name: str, times: Sequence[float], twin: Sequence[float], batch: int) -> list[str]:
+    """Name, images/s: median and middle half, and the median ratio of the time to the twin's."""
+    rates = sorted(batch / t for t in times)
+    low, median, high = np.percentile(rates, [25, 50, 75])
+    ratio = statistics.median(t / other for t, other in zip(times, twin, strict=True))
+    return [name, f'{median:,.1f}', f'{low:,.1f} .. {high:,.1f}', f'{ratio:.2f}']
+
+
+def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
+    """One training step, each call going on where the last one stopped."""
+    network = getattr(bnn.models, model)(
+        size.classes, scheme=getattr(bnn, scheme), rngs=nnx.Rngs(0), width=width, input_shape=size.image
+    )
+    state = bnn.training.init(network, optax.adam(1e-3))
+    del network
+    compiled = jax.jit(update, donate_argnums=0)
+
+    def step():
+        nonlocal state
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return step
+
+
+def torch_layers(model: str, size: Size, width: float) -> list:
+    """The float network of lenet5 or vgg_small in PyTorch: product, norm, ReLU, pool, as the scheme FLOAT has them."""
+    from torch import nn  # pyright: ignore[reportMissingImports]
+
+    height, _, channels = size.image
+    kernel, padding, blocks, units = {
+        'lenet5': (5, 0, [(20, True), (50, True)], [500]),
+        'vgg_small': (3, 1, [(f, pooled) for f in (128, 256, 512) for pooled in (False, True)], [1024, 1024]),
+    }[model]
+    layers: list = []
+    for filters, pooled in blocks:
+        out = max(1, round(filters * width))
+        layers += [nn.Conv2d(channels, out, kernel, padding=padding, bias=False), nn.BatchNorm2d(out, 1e-4), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooled else []
+        height, channels = (height - kernel + 1 + 2 * padding) // (2 if pooled else 1), out
+    layers.append(nn.Flatten())
+    features = channels * height**2
+    for filters in units:
+        out = max(1, round(filters * width))
+        layers += [nn.Linear(features, out, bias=False), nn.BatchNorm1d(out, 1e-4), nn.ReLU()]
+        features = out
+    return [*layers, nn.Linear(features, size.classes)]
+
+
+def torch_step(model: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
+    """The same training step in PyTorch, on CPU. Raises ImportError where it is not installed."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    network = torch.nn.Sequential(*torch_layers(model, size, width))
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    images = torch.from_numpy(np.array(batch['image'])).permute(0, 3, 1, 2).contiguous()
+    labels = torch.from_numpy(np.array(batch['label'])).long()
+
+    def step():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def measured(model: str, schemes: Sequence[str], size: Size, width: float, seconds: float, clock) -> str:
+    """The table of one model."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(size.batch, *size.image)).astype(np.float32)
+    batch = jax.device_put({'image': images, 'label': rng.integers(0, size.classes, size.batch).astype(np.int32)})
+    steps = {scheme: jax_step(model, scheme, size, width, batch) for scheme in schemes}
+    missing = []
+    if model in ('lenet5', 'vgg_small'):
+        try:
+            steps['PyTorch, float'] = torch_step(model, size, width, batch)
+        except ImportError:
+            missing = [['PyTorch, float', 'not installed', '', '']]
+    times = take_turns(steps, seconds, clock)
+    twin = times[schemes[0]]
+    rows = [row(name, times[name], twin, size.batch) for name in steps]
+    title = f'{model}: {size.batch} x {size.image}, width {width}, {len(twin)} rounds'
+    columns = ['scheme', 'images/s', 'middle half', f'time / {schemes[0]}']
+    return render(title, columns, [*rows, *missing])
+
+
+def main(
+    models: tuple[str, ...] = ('alexnet', 'resnet18', 'lenet5', 'vgg_small'),
+    schemes: tuple[str, ...] = SCHEMES,
+    batch_size: int = 0,
+    image_size: int = 0,
+    width: float = 1.0,
+    seconds: float = 10.0,
+    cpu_time: bool = False,
+) -> None:
+    """Measure and print.
+
+    Args:
+        models: of alexnet, resnet18, lenet5, vgg_small.
+        schemes: times are divided by those of the first.
+        batch_size: images a batch; 0: each model's own.
+        image_size: height and width; 0: each model's own.
+        width: factor on all filters and units.
+        seconds: for each scheme.
+        cpu_time: count the processor time of this process, not that of the wall: on one core that others use as well.
+    """
+    unknown = [name for name in models if name not in SIZES] + [name for name in schemes if name not in SCHEMES]
+    if unknown or not models or not schemes:
+        raise SystemExit(f'training: got {unknown or "nothing"}, expected models of {[*SIZES]}, schemes of {SCHEMES}')
+    versions = ', '.join(f'{name} {version(name)}' for name in ('jax', 'jaxlib', 'flax', 'optax', 'torch'))
+    kept = (
+        'kept, as the experiments have it'
+        if one_heap() and keep_freed_memory()
+        else 'given back, for this C library cannot keep it'
+    )
+    devices = jax.devices()
+    print(f'python {platform.python_version()}, {versions}')
+    print(
+        f'{len(devices)} x {devices[0].device_kind}, {len(os.sched_getaffinity(0))} cores; freed memory is {kept}',
+        flush=True,
+    )
+    clock = time.process_time if cpu_time else time.perf_counter
+    for model in models:
+        size = SIZES[model]
+        image = (image_size, image_size, size.image[2]) if image_size else size.image
+        size = dataclasses.replace(size, batch=batch_size or size.batch, image=image)
+        print(measured(model, schemes, size, width, seconds, clock), flush=True)
+
+
+def version(name: str) -> str:
+    """Of an installed package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+if __name__ == '__main__':
+    tyro.cli(main, description=__doc__)

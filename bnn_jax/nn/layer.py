@@ -1,0 +1,253 @@
+"""What a layer says of itself: its cost, its packed form, its place in bits.
+
+`convert`, `summarize`, thresholds, files, the float twin and diagnostics ask these methods; none of them lists kinds of
+layers. A layer of one's own is one class: subclass `Layer`, override what differs from the defaults, and `register` the
+class if its networks are to be saved.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnn_jax.nn.names import fields_of, maker_of, name_of
+from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
+from bnn_jax.nn.report import Row
+from bnn_jax.ops.signs import Signs
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a layer costs, for one image."""
+
+    # Bits of the two operands of a product, 32 or 1; None for a layer that multiplies nothing.
+    input_bits: int | None = None
+    weight_bits: int | None = None
+    # Kernel weights; all trainable parameters; latent weights among them.
+    weights: int = 0
+    params: int = 0
+    binary_params: int = 0
+    # Bytes in float32, and as `save` stores the converted layer.
+    bytes: int = 0
+    packed_bytes: int = 0
+    # Multiply-adds of binary weights with binary inputs, and all others.
+    macs_1bit: int = 0
+    macs_32bit: int = 0
+
+
+class Layer:
+    """The defaults of a layer: float arithmetic that conversion leaves as it is. Override what differs."""
+
+    # Whether outputs have the channels of the inputs, in their order; flattening has not.
+    keeps_channels: bool = True
+
+    # What a report says of the layer where thresholds, or words of signs, stand for it.
+    in_bits: str = 'in the thresholds'
+
+    def label(self) -> str:
+        """How tables name the layer."""
+        return type(self).__name__
+
+    def cost(self, output_shape: tuple[int, ...]) -> Cost:
+        """What the layer costs where its output has this shape, batch included."""
+        return _float_cost(self)
+
+    def packed(self) -> Any:
+        """The layer in packed arithmetic. Raises ValueError with the reason where it cannot be converted."""
+        return kept(self)
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        """Whether a threshold can stand for the layer, which then must act on every number alone.
+
+        Returns (channels,): +1 where the output never falls as the input rises, -1 where it never rises, 0 where it is
+        constant; None for a layer that does not keep order.
+        """
+        return None
+
+    def moves_signs(self) -> bool:
+        """Whether the layer only moves or picks numbers of a channel, so that it can act on signs by `on_signs`."""
+        return False
+
+    def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        """What the layer makes of a map of signs. highest: words with a bit set where it picks the larger number."""
+        raise NotImplementedError(f'{type(self).__name__} says that it moves signs, but has no method on_signs')
+
+
+class Container:
+    """A module made of layers: `walk` goes through its slots, `convert` puts the converted layers together again."""
+
+    def slots(self) -> list['Slot']:
+        """Where its layers stand, in the order in which they run."""
+        raise NotImplementedError
+
+    def packed(self, layers: Sequence[Any]) -> Any:
+        """The container in packed arithmetic, made of its converted layers, one for each slot."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place that holds a layer: an attribute of a module, or an item of a list or dictionary."""
+
+    name: str
+    holder: Any
+    key: Any
+
+    def get(self) -> Any:
+        """The layer that stands there."""
+        return self.holder[self.key] if self._is_item() else getattr(self.holder, self.key)
+
+    def put(self, layer: Any) -> None:
+        """Put another layer there."""
+        # Flax asks to be told where a module takes the place of a function, or the other way round.
+        if isinstance(self.holder, nnx.Module):
+            layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
+        if self._is_item():
+            self.holder[self.key] = layer
+        else:
+            setattr(self.holder, self.key, layer)
+
+    def _is_item(self) -> bool:
+        return hasattr(type(self.holder), '__setitem__')
+
+
+def kept(layer: Any) -> PackedLayer:
+    """A layer that stays as it is in a packed network: a module with its arrays, or a function without any."""
+    return KeptModule.of(layer) if isinstance(layer, nnx.Module) else Unchanged(layer)
+
+
+def label_of(layer: Any) -> str:
+    """How tables name a layer, also one that is not a `Layer`."""
+    if isinstance(layer, Layer | PackedLayer):
+        return layer.label()
+    return getattr(layer, '__name__', type(layer).__name__)
+
+
+def cost_of(layer: Any, output_shape: tuple[int, ...]) -> Cost:
+    """The cost of a layer; of one that is not a `Layer` its parameters in float, no products."""
+    return layer.cost(output_shape) if isinstance(layer, Layer) else _float_cost(layer)
+
+
+def _float_cost(layer: Any) -> Cost:
+    """Of a layer that stays float: its trainable parameters, and all its arrays in bytes."""
+    if not isinstance(layer, nnx.Module):
+        return Cost()
+    params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.RngState))))
+    return Cost(params=params, bytes=4 * size, packed_bytes=4 * size)
+
+
+@packed_layer('Stateless')
+class Unchanged(PackedLayer):
+    """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening, a function of the user's."""
+
+    function: Any
+
+    @property
+    def keeps_channels(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return getattr(self.function, 'keeps_channels', True)
+
+    @property
+    def in_bits(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return getattr(self.function, 'in_bits', PackedLayer.in_bits)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.function(x)
+
+    def label(self) -> str:
+        return label_of(self.function)
+
+    def row(self, path: str) -> Row:
+        return Row(path, 'float32, no parameters', 0, self.label())
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        return self.function.direction(channels) if isinstance(self.function, Layer) else None
+
+    def moves_signs(self) -> bool:
+        return isinstance(self.function, Layer) and self.function.moves_signs()
+
+    def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        return self.function.on_signs(signs, highest)
+
+
+@packed_layer('KeptModule')
+class KeptModule(PackedLayer):
+    """A module that stays float in a packed network, in evaluation mode: its structure and its arrays."""
+
+    graphdef: Any
+    state: Any = derived(init=True)
+
+    @staticmethod
+    def of(module: nnx.Module) -> 'KeptModule':
+        """A copy of the module."""
+        evaluating = nnx.merge(*nnx.split(module), copy=True)
+        evaluating.eval()
+        return KeptModule(*nnx.split(evaluating))
+
+    def module(self) -> Any:
+        """The module itself."""
+        return nnx.merge(self.graphdef, self.state, copy=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.module()(x)
+
+    def label(self) -> str:
+        return label_of(self.module())
+
+    def row(self, path: str) -> Row:
+        return Row(path, 'float32', self.stored_bytes(), f'{self.label()}: no binary weights, kept as trained')
+
+    def stored_bytes(self) -> int:
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state) if hasattr(leaf, 'dtype'))
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        module = self.module()
+        return module.direction(channels) if isinstance(module, Layer) else None
+
+    # A file keeps the registered name of the class, its constructor's arguments, and its arrays.
+    def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
+        """What a file says of the layer. store: array -> the name of its tensor. Raises ValueError if it has no name."""
+        module = self.module()
+        name = name_of(module)
+        if name is None:
+            kind = type(module).__name__
+            raise ValueError(
+                f'a layer of class {kind} has no name in files, expected a registered one; '
+                f'register it once: bnn_jax.nn.register({kind!r}, fields=(...))({kind})'
+            )
+        arrays = {jax.tree_util.keystr(path): store(leaf) for path, leaf in _arrays(self.state)}
+        return {'name': name, 'fields': {f: getattr(module, f) for f in fields_of(name)}, 'arrays': arrays}
+
+    @classmethod
+    def from_file(cls, described: dict[str, Any], load: Callable[[str], Any]) -> 'KeptModule':
+        """The inverse of `to_file`. load: the name of a tensor -> the array."""
+        maker = maker_of(described['name'])
+        takes_rngs = 'rngs' in inspect.signature(maker.__init__).parameters
+        module = maker(**described['fields'], **({'rngs': nnx.Rngs(0)} if takes_rngs else {}))
+        layer = cls.of(module)
+        expected = dict((jax.tree_util.keystr(path), leaf) for path, leaf in _arrays(layer.state))
+        if set(expected) != set(described['arrays']):
+            raise ValueError(
+                f'{described["name"]} has arrays {sorted(described["arrays"])}, expected {sorted(expected)}'
+            )
+        loaded = {name: load(tensor) for name, tensor in described['arrays'].items()}
+        for name, array in loaded.items():
+            if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
+                got, wanted = (f'{a.dtype}{list(a.shape)}' for a in (array, expected[name]))
+                raise ValueError(f'{described["name"]}{name} is {got}, expected {wanted}')
+
+        def put(path, leaf):
+            return loaded.get(jax.tree_util.keystr(path), leaf)
+
+        return cls(layer.graphdef, jax.tree_util.tree_map_with_path(put, layer.state))
+
+
+def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:
+    """The arrays of a state, by path, but for random keys and their counts, which no evaluation reads."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]

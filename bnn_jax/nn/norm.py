@@ -1,0 +1,98 @@
+"""Batch normalization whose evaluation is the same number in training and packed arithmetic."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bnn_jax.nn.finite import finite_parameter
+from bnn_jax.nn.layer import Cost, Layer
+from bnn_jax.nn.packed import PackedNorm
+from bnn_jax.nn.variables import Fixed
+from bnn_jax.ops.deterministic import norm_coefficients, normalize
+from bnn_jax.ops.normalization import batch_norm
+from bnn_jax.schemes.initializers import ones
+from bnn_jax.schemes.projections import in_place
+from bnn_jax.schemes.scheme import Scheme
+
+
+class Norm(Layer, nnx.BatchNorm):
+    """Batch normalisation over all axes but the last.
+
+    Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
+    of each of so many parts of it. Evaluation: `exact.normalize` with running statistics, the same numbers as in packed
+    arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
+    Raises ValueError for an input of other channels and, in training, a batch that the groups cannot share evenly.
+    """
+
+    def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
+        super().__init__(
+            channels,
+            epsilon=scheme.eps,
+            momentum=scheme.momentum,
+            use_fast_variance=False,
+            scale_init=scheme.gamma_init if scheme.affine else ones,
+            rngs=rngs,
+        )
+        assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
+        self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
+        self.groups = scheme.norm_groups
+        if scheme.gamma_before is not None:
+            self.scale = nnx.Param(self.scale[...], before=scheme.gamma_before)
+        if not scheme.affine:
+            # Flax says Param here, and works with any Variable.
+            self.scale = Fixed(self.scale[...])  # pyright: ignore[reportAttributeAccessIssue]
+            self.bias = Fixed(self.bias[...])  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def gamma(self) -> jax.Array:
+        """The factor of every channel as it is read: after the scheme's `gamma_before`, where it has one."""
+        assert self.scale is not None
+        gamma = self.scale[...]
+        return gamma if self.gamma_before is None else in_place(self.gamma_before, gamma)
+
+    def coefficients(self) -> jax.Array:
+        """(2, C): scale and shift, see `exact.norm_coefficients`."""
+        assert self.bias is not None
+        return norm_coefficients(self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
+        return normalize(x, self.coefficients()) if self.use_running_average else self._with_batch_statistics(x)
+
+    def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
+        """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""
+        groups = self.groups
+        if x.shape[0] % groups:
+            raise ValueError(
+                f'norm: got a batch of {x.shape[0]} images for norm_groups={groups}, expected a multiple of it'
+            )
+        assert self.scale is not None and self.bias is not None
+        if self.gamma_before is not None:
+            self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
+        of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
+        grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+        y, mean, var = of_group(grouped, self.scale[...], self.bias[...])
+        var = var * self.variance_factor(x.size // self.num_features // groups)
+        with jax.numpy_dtype_promotion('standard'):  # statistics may be wider than the running ones
+            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean.mean(0)
+            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
+        return y.reshape(x.shape)
+
+    def cost(self, output_shape: tuple[int, ...]) -> Cost:
+        numbers = 2 * self.num_features
+        trained = numbers if isinstance(self.scale, nnx.Param) else 0
+        return Cost(params=trained, bytes=4 * numbers, packed_bytes=4 * numbers)
+
+    def packed(self) -> PackedNorm:
+        for name in ('scale', 'bias', 'mean', 'var'):
+            finite_parameter(getattr(self, name), name)
+        coefficients = self.coefficients()
+        if not np.isfinite(np.asarray(coefficients)).all():
+            raise ValueError(
+                'its normalisation folds to numbers that are not finite, expected var > -eps and '
+                'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
+            )
+        return PackedNorm(self.num_features, coefficients)

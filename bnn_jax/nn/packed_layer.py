@@ -1,0 +1,140 @@
+"""What all packed layers are: frozen dataclasses and pytrees that say what they became and where thresholds may stand."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, dataclass_transform
+
+import jax
+import numpy as np
+
+from bnn_jax.nn.names import register
+from bnn_jax.nn.report import Report, Row
+from bnn_jax.ops.signs import Signs
+
+
+def tensor(*, default: Any = dataclasses.MISSING) -> Any:
+    """A field that a file stores as a tensor."""
+    return dataclasses.field(default=default, metadata={'role': 'tensor'})
+
+
+def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
+    """A field computed from the others when a layer is made, or once the network is complete; no file stores it."""
+    return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
+
+
+def decided(*, default: Any) -> Any:
+    """A static field that is decided once the network is complete; no file stores it."""
+    return dataclasses.field(default=default, metadata={'role': 'decided'})
+
+
+def child() -> Any:
+    """A field that holds a packed layer, or a tuple of packed layers."""
+    return dataclasses.field(metadata={'role': 'child'})
+
+
+def role(field: dataclasses.Field) -> str:
+    """'tensor', 'derived', 'decided', 'child' or 'static'."""
+    return field.metadata.get('role', 'static')
+
+
+class PackedLayer:
+    """The defaults of a packed layer: float arithmetic, no place in bits. Override what differs."""
+
+    def row(self, path: str) -> Row:
+        """What a report says of this layer."""
+        raise NotImplementedError
+
+    def rows(self, path: str) -> Iterator[Row]:
+        """The rows of a report: one, or those of the layers inside."""
+        yield self.row(path)
+
+    @property
+    def report(self) -> Report:
+        """What each layer became, in how many bytes, and why the others stayed float."""
+        return Report(tuple(self.rows('')))
+
+    def holds_bits(self) -> bool:
+        """Whether weights are stored as bits, here or in a layer inside."""
+        held = (getattr(self, f.name) for f in dataclasses.fields(self) if role(f) == 'child')  # pyright: ignore
+        return any(layer.holds_bits() for inner in held for layer in (inner if isinstance(inner, tuple) else (inner,)))
+
+    def float_twin(self) -> Any:
+        """The same layer with every sign as a float32 number."""
+        return self
+
+    def summed(self, in_order: bool) -> Any:
+        """The layer with its real sums in the order of training, or in the fastest one."""
+        return self
+
+    def reads_only_signs(self) -> bool:
+        """Whether nothing but the signs of the input matters, so that they may come as `Signs`."""
+        return False
+
+    def gives_signs(self) -> bool:
+        """Whether the method `signs` gives the signs of the output directly."""
+        return False
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        """As `Layer.direction`: whether the layer keeps order, and how; None if it does not."""
+        return None
+
+    def moves_signs(self) -> bool:
+        """As `Layer.moves_signs`."""
+        return False
+
+    def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        """As `Layer.on_signs`."""
+        raise NotImplementedError
+
+    # As `Layer.keeps_channels` and `Layer.in_bits`.
+    keeps_channels: bool = True
+    in_bits: str = 'in the thresholds'
+
+    def label(self) -> str:
+        """How a report names the layer."""
+        return type(self).__name__
+
+    def stored_bytes(self) -> int:
+        """Bytes of the tensors that a file stores."""
+        stored = (getattr(self, f.name) for f in dataclasses.fields(self) if role(f) == 'tensor')  # pyright: ignore
+        return sum(array.size * array.dtype.itemsize for array in stored if array is not None)
+
+    def __repr__(self) -> str:
+        static = [f for f in dataclasses.fields(self) if role(f) == 'static']  # pyright: ignore[reportArgumentType]
+        shown = ', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in static)
+        return f'{type(self).__name__}({shown})'
+
+
+def with_children(layer: Any, change: Callable[[Any], Any]) -> Any:
+    """The packed layer with change(child) in place of every layer that it holds."""
+    changed = {}
+    for field in dataclasses.fields(layer):
+        if role(field) == 'child':
+            held = getattr(layer, field.name)
+            changed[field.name] = tuple(map(change, held)) if isinstance(held, tuple) else change(held)
+    return dataclasses.replace(layer, **changed) if changed else layer
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, child))
+def packed_layer(name: str | None) -> Callable[[type], type]:
+    """Class decorator: a frozen dataclass, compared by identity, a pytree, with this name in files; None: no file holds it."""
+
+    def decorate(cls: type) -> type:
+        cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        static = [f.name for f in dataclasses.fields(cls) if role(f) in ('static', 'decided')]
+        arrays = [f.name for f in dataclasses.fields(cls) if f.name not in static]
+
+        def flatten(layer):
+            children = [(jax.tree_util.GetAttrKey(name), getattr(layer, name)) for name in arrays]
+            return children, tuple(getattr(layer, name) for name in static)
+
+        def unflatten(values, children):
+            layer = object.__new__(cls)  # Without __init__: nothing is checked or computed again inside a trace.
+            for name, value in zip([*static, *arrays], [*values, *children], strict=True):
+                object.__setattr__(layer, name, value)
+            return layer
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+        return cls if name is None else register(name)(cls)
+
+    return decorate

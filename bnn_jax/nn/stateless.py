@@ -1,0 +1,134 @@
+"""Layers beside products and normalization: activations, poolings, flattening."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bnn_jax.nn.layer import Layer
+from bnn_jax.nn.names import register
+from bnn_jax.ops.deterministic import ordered_mean, rounded
+from bnn_jax.ops.signs import Signs
+from bnn_jax.ops.windows import Window
+
+
+@register('Relu')
+@dataclasses.dataclass(frozen=True)
+class Relu(Layer):
+    """max(x, 0)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x)
+
+    def direction(self, channels: int) -> np.ndarray:
+        return np.ones(channels)
+
+
+@register('LeakyRelu')
+@dataclasses.dataclass(frozen=True)
+class LeakyRelu(Layer):
+    """x where x > 0, else slope x (gradient 1 and slope). Source: Darknet, with slope 0.1."""
+
+    slope: float
+
+    def __post_init__(self):
+        object.__setattr__(self, 'slope', float(self.slope))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0, x, rounded(x * jnp.asarray(self.slope, x.dtype)))
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        return np.ones(channels) if 0 <= self.slope < np.inf else None
+
+
+@register('PRelu', fields=('channels',))
+class PRelu(Layer, nnx.Module):
+    """x where x > 0, else slope x, with a trained slope for each channel.
+
+    Gradient: to x 1 where x > 0, else the slope; to the slope x where x <= 0. x: (..., channels). Slopes start at 0.25.
+    Source: arXiv:1502.01852.
+
+    Args:
+        channels: the number of channels, the last axis of the input.
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.nn.PRelu(2)(jnp.array([[-4.0, 8.0]]))
+        Array([[-1.,  8.]], dtype=float32)
+    """
+
+    def __init__(self, channels: int):
+        self.channels = channels
+        self.slope = nnx.Param(jnp.full((channels,), 0.25, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = jnp.broadcast_to(self.slope[...].astype(x.dtype), x.shape)
+        return jnp.where(x > 0, x, rounded(x * slope))
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        slope = np.asarray(self.slope[...])
+        fits = slope.shape == (channels,) and np.all((slope >= 0) & (slope < np.inf))
+        return np.ones(channels) if fits else None
+
+
+@register('MaxPool')
+@dataclasses.dataclass(frozen=True)
+class MaxPool(Layer):
+    """Maximum over a window, nothing outside the image counted."""
+
+    window: Window
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.window.max(x)
+
+    in_bits = 'AND or OR of the words of signs'
+
+    def moves_signs(self) -> bool:
+        # A window that can lie wholly outside the image has no largest number to pick.
+        pads = ((0, 0), (0, 0)) if isinstance(self.window.padding, str) else self.window.padding
+        inside = all(max(pad) < size for pad, size in zip(pads, self.window.size, strict=True))
+        return inside and self.window.dilation == (1, 1)
+
+    def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        return signs.pooled(self.window, highest)
+
+
+@register('AvgPool')
+@dataclasses.dataclass(frozen=True)
+class AvgPool(Layer):
+    """Mean over a window; outside the image lie zeros, which count (PyTorch's default): the divisor is always kh kw."""
+
+    window: Window
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.window.mean(x)
+
+
+@register('GlobalAveragePool')
+@dataclasses.dataclass(frozen=True)
+class GlobalAveragePool(Layer):
+    """Mean over height and width: (N, H, W, C) -> (N, C)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
+
+
+@register('Flatten')
+@dataclasses.dataclass(frozen=True)
+class Flatten(Layer):
+    """(N, ...) -> (N, all the rest)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], -1)
+
+    keeps_channels = False
+    in_bits = 'words as they lie'
+
+    def moves_signs(self) -> bool:
+        return True
+
+    def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        return signs.flattened()

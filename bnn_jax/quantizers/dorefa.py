@@ -1,0 +1,102 @@
+"""DoReFa-Net's quantizers, of one scale a layer and of several bits (arXiv:1606.06160)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.ops.deterministic import wide
+from bnn_jax.quantizers.scaled import alpha
+from bnn_jax.quantizers.signs import sign
+from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
+
+
+def _bits(bits: int) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 1 <= bits <= 16:
+        raise ValueError(f'bits: got {bits!r}, expected an integer from 1 to 16')
+    return 2 ** int(bits) - 1
+
+
+def layer_alpha(w) -> jax.Array:
+    """One scale for the whole layer: mean of |W| over all axes, repeated for every filter: (out,).
+
+    w: (..., out). Raises as `alpha`. Source: DoReFa-Net (arXiv:1606.06160) eq. 8.
+    """
+    w = floating(w, 'layer_alpha')
+    flat = w.reshape(-1, 1) if w.ndim else w
+    return jnp.broadcast_to(alpha(flat), w.shape[-1:])
+
+
+@with_gradient(lambda w, g: g)
+def layer_scaled_sign(w) -> jax.Array:
+    """One scale a layer, identity gradient.
+
+    Forward: mean(|W|) over the whole layer * sign(W). Gradient: g. w: (..., out), rank >= 1.
+    Raises TypeError for a non-floating dtype. Source: DoReFa-Net eq. 8 (its 1-bit weights).
+    """
+    return over_filters(layer_alpha(w), w) * sign(w)
+
+
+def dorefa_weights(x, bits: int) -> jax.Array:
+    """DoReFa weights.
+
+    Forward, bits > 1, n = 2^bits - 1, M = max|tanh(x)|: 2 round(n (tanh(x)/(2M) + 1/2))/n - 1, halves to even (0 where
+    M is 0 before rounding). Gradient: g (1 - tanh(x)^2)/M, M constant. bits = 1: `layer_scaled_sign`, identity gradient.
+    Any shape. Raises ValueError unless bits is an integer from 1 to 16. Source: DoReFa-Net eq. 8-9.
+    """
+    _bits(bits)
+    return layer_scaled_sign(x) if bits == 1 else _dorefa_weights(x, int(bits))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dorefa_weights(x, bits):
+    x, n = floating(x, 'dorefa_weights'), _bits(bits)
+    t, largest = _tanh_and_largest(x)
+    return (2 * jnp.round(n * (t / (2 * largest) + 0.5)) / n - 1).astype(x.dtype)
+
+
+def _tanh_and_largest(x):
+    t = jnp.tanh(x.astype(wide(x.dtype)))
+    largest = jnp.max(jnp.abs(t), initial=0)
+    return t, jnp.where(largest == 0, 1, largest)
+
+
+def _dorefa_weights_fwd(x, bits):
+    return _dorefa_weights(x, bits), x
+
+
+def _dorefa_weights_bwd(bits, x, g):
+    t, largest = _tanh_and_largest(x)
+    return ((g.astype(t.dtype) * (1 - t**2) / largest).astype(x.dtype),)
+
+
+_dorefa_weights.defvjp(_dorefa_weights_fwd, _dorefa_weights_bwd)
+
+
+def dorefa_activations(x, bits: int) -> jax.Array:
+    """DoReFa activations: values in [0, 1], not +-1.
+
+    Forward, n = 2^bits - 1: round(n clip(x, 0, 1))/n, halves to even. Gradient: g where 0 <= x <= 1 (inclusive), else 0.
+    Any shape. Raises ValueError unless bits is an integer from 1 to 16. Source: DoReFa-Net eq. 11.
+    """
+    _bits(bits)
+    return _dorefa_activations(x, int(bits))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dorefa_activations(x, bits):
+    x, n = floating(x, 'dorefa_activations'), _bits(bits)
+    clipped = jnp.clip(x.astype(wide(x.dtype)), 0, 1)
+    return (jnp.round(clipped * n) / n).astype(x.dtype)
+
+
+def _dorefa_activations_fwd(x, bits):
+    return _dorefa_activations(x, bits), x
+
+
+def _dorefa_activations_bwd(bits, x, g):
+    return (jnp.where((x >= 0) & (x <= 1), g, 0).astype(x.dtype),)
+
+
+_dorefa_activations.defvjp(_dorefa_activations_fwd, _dorefa_activations_bwd)

@@ -1,0 +1,67 @@
+"""How a quantizer is given its gradient, and what quantizers share.
+
+Conventions for all: sign(0) = sign(-0.0) = +1; a NaN stays NaN; values and gradients have the input's dtype; only
+reverse mode is defined. g is the incoming gradient dC/dq. Layouts: activations NHWC, kernels HWIO, dense (in, out).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Gives a function a gradient of its own.
+
+    Args:
+        backward: (*arguments, g) -> the gradient to the first argument; the others have none.
+
+    Returns:
+        A decorator. What it returns is a plain function, so that it can be pickled by its name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> @bnn.quantizers.with_gradient(lambda x, g: 2 * g)
+        ... def doubled_identity(x):
+        ...     return bnn.quantizers.sign(x)
+        >>> jax.grad(doubled_identity)(0.5)
+        Array(2., dtype=float32, weak_type=True)
+    """
+
+    def decorate(forward: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        differentiable = jax.custom_vjp(forward)
+        differentiable.defvjp(
+            lambda *arguments: (forward(*arguments), arguments),
+            lambda arguments, g: (backward(*arguments, g), *[None] * (len(arguments) - 1)),
+        )
+
+        signature = inspect.signature(forward)
+
+        @functools.wraps(forward)
+        def function(*arguments, **keywords):
+            first, *others = signature.bind(*arguments, **keywords).args
+            return differentiable(jnp.asarray(first), *others)
+
+        return function
+
+    return decorate
+
+
+def floating(x, name: str) -> jax.Array:
+    """x as an array. Raises TypeError, naming the quantizer, for a dtype that is not floating."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f'{name}: got dtype {x.dtype}, expected a floating dtype; cast with x.astype(jnp.float32)')
+    return x
+
+
+def inside(x: jax.Array, g: jax.Array) -> jax.Array:
+    """The straight-through gradient: g where |x| <= 1 (inclusive), else 0."""
+    return jnp.where(jnp.abs(x) <= 1, g, 0).astype(x.dtype)
+
+
+def over_filters(scale: jax.Array, w: jax.Array) -> jax.Array:
+    """(out,) -> (1, ..., 1, out), to be broadcast to w: strict rank promotion wants it written out."""
+    return jnp.reshape(scale, (1,) * (w.ndim - 1) + scale.shape)

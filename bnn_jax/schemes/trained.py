@@ -1,0 +1,135 @@
+"""Quantizers beyond a pure function: with parameters of their own, or with an eye on the progress of training."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bnn_jax import quantizers
+from bnn_jax.ops.deterministic import rounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled:
+    """A quantizer that sees how far training has come: `Scheme(weight=Scheduled(function))`.
+
+    function: (x, progress) -> quantized x, with its gradient; progress is a float32 scalar from 0 at the first step to 1 at
+    the last. `training.init(model, tx, steps=...)` says how many steps there are; evaluation and conversion use the progress
+    that training has reached.
+
+    Example:
+        >>> import dataclasses, bnn_jax as bnn
+        >>> def sharpening(x, progress):  # tanh((1 + 9 p) x) as the surrogate of the sign
+        ...     return bnn.quantizers.sign_ste(x * (1 + 9 * progress))
+        >>> scheme = dataclasses.replace(bnn.BIREAL, activation=bnn.schemes.Scheduled(sharpening))
+    """
+
+    function: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """An activation quantizer with trained parameters: `Scheme(activation=Trained(RSign))`.
+
+    make: (channels, rngs) -> `TrainedSign`, one for each layer.
+    """
+
+    make: 'Callable[[int, nnx.Rngs], TrainedSign]'
+
+
+class TrainedSign(nnx.Module):
+    """A sign with parameters: distance * sign(x + shift) + center. Subclass it and override what differs.
+
+    `__call__` quantizes while training; `convert` reads `shift`, `distance` and `center`.
+    """
+
+    def shift(self) -> jax.Array | None:
+        """(channels,), added to the input before its sign is taken; None: nothing."""
+        return None
+
+    def levels(self) -> tuple[jax.Array, jax.Array] | None:
+        """(distance, center), scalars: the two values are center - distance and center + distance; None: -1 and +1."""
+        return None
+
+    def sign(self, x: jax.Array) -> jax.Array:
+        """+-1 of the shifted input, with its gradient."""
+        shift = self.shift()
+        if shift is not None:
+            x = rounded(x + jnp.broadcast_to(shift.astype(x.dtype), x.shape))
+        return self.straight_through(x)
+
+    def straight_through(self, x: jax.Array) -> jax.Array:
+        """The sign of x with the gradient that this quantizer has."""
+        return quantizers.sign_ste(x)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        levels, signs = self.levels(), self.sign(x)
+        if levels is None:
+            return signs
+        distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
+        return distance * signs + center
+
+
+class RSign(TrainedSign):
+    """ReActNet's RSign: sign(x + b) with a trained b for each channel.
+
+    Gradient: g (2 - 2 |x + b|) 1(|x + b| <= 1) to x, summed over all positions to b. b starts at 0.
+    Source: ReActNet (arXiv:2003.03488) section 4.2.
+    """
+
+    def __init__(self, channels: int, rngs: nnx.Rngs | None = None):
+        self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
+
+    def shift(self) -> jax.Array:
+        return self.bias[...]
+
+    def straight_through(self, x: jax.Array) -> jax.Array:
+        return quantizers.sign_approx(x)
+
+
+@jax.custom_vjp
+def _sign_within(x: jax.Array, distance: jax.Array) -> jax.Array:
+    """sign(x). Gradient: g / distance to x where |x| <= distance, and -g x / distance^2 there to distance."""
+    return quantizers.sign(x)
+
+
+def _sign_within_bwd(residuals, g):
+    x, distance = residuals
+    d = jnp.broadcast_to(distance.astype(x.dtype), x.shape)
+    to_x = jnp.where(jnp.abs(x) <= d, g / d, 0).astype(x.dtype)
+    return to_x, jnp.sum(-to_x * x / d).astype(distance.dtype)
+
+
+_sign_within.defvjp(lambda x, distance: (quantizers.sign(x), (x, distance)), _sign_within_bwd)
+
+
+class AdaptiveSign(TrainedSign):
+    """AdaBin's activations: the two values center - distance and center + distance, both numbers trained for each layer.
+
+    Forward: distance * sign(x - center) + center. Gradient: straight through where |x - center| <= distance; those of
+    distance and center follow. They start at 1 and 0. Source: AdaBin (arXiv:2208.08084) section 3.3.
+    """
+
+    def __init__(self, channels: int, rngs: nnx.Rngs | None = None):
+        self.channels = channels
+        self.distance = nnx.Param(jnp.ones((), jnp.float32))
+        self.center = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def shift(self) -> jax.Array:
+        return jnp.broadcast_to(-self.center[...], (self.channels,))
+
+    def levels(self) -> tuple[jax.Array, jax.Array]:
+        return self.distance[...], self.center[...]
+
+    def straight_through(self, x: jax.Array) -> jax.Array:
+        return _sign_within(x, self.distance[...])
+
+
+def quantized(quantizer: Callable[..., jax.Array], x: jax.Array, progress: Any) -> jax.Array:
+    """quantizer(x), told the progress of training if it is `Scheduled`."""
+    if not isinstance(quantizer, Scheduled):
+        return quantizer(x)
+    return quantizer.function(x, jnp.asarray(1.0 if progress is None else progress, jnp.float32))

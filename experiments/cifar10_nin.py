@@ -1,0 +1,60 @@
+"""CIFAR-10, network in network.
+
+Source: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10 (main.py, README); what is chosen: experiments/cifar10.py.
+Command: python -m experiments.cifar10_nin --scheme=SCHEME --data_dir=FOLDER
+Expected: 320 epochs. Obtained here: experiments/README.md.
+Rows, and what is published:
+- XNOR: 86.28%, by the PyTorch implementation, whose own network is XNOR_PYTORCH_CIFAR.
+- XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. sign(0) = 0 while training; converted with sign(0) = +1
+  (`presets.deployable`).
+- BWN: none quoted.
+- FLOAT: 89.67%, by the PyTorch implementation.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from bnn_jax import BWN, FLOAT, XNOR
+from bnn_jax.models import nin
+from bnn_jax.schemes import Scheme
+from bnn_jax.schemes.presets import XNOR_PYTORCH_CIFAR
+from bnn_jax.training import Config, Recipe
+from bnn_jax.training.experiment import main
+from experiments.cifar10 import row
+from experiments.shared import Falls, adam, l2_then, networks
+
+adam_with_l2 = partial(l2_then, adam, 1e-5)
+
+
+def config(scheme: Scheme, *, optimizer: Callable = adam_with_l2, learning_rate: float = 1e-2) -> Config:
+    """Network in network by the PyTorch implementation's recipe."""
+    return row(
+        **networks(partial(nin, 10), scheme),
+        optimizer=optimizer,
+        schedule=Falls(320, ((120, 1e-1), (200, 1e-2), (240, 1e-3), (280, 1e-4))),
+        epochs=320,
+        batch_size=128,
+        learning_rate=learning_rate,
+    )
+
+
+def other(scheme: Scheme) -> Config:
+    """A scheme without a row: binary activations start from XNOR's learning rate."""
+    return config(scheme, learning_rate=1e-2 if scheme.activation is None else 1e-3)
+
+
+RECIPE = Recipe(
+    'cifar10_nin',
+    __doc__,
+    rows={
+        'XNOR': config(XNOR, learning_rate=1e-3),
+        # L2 reaches latent weights, as in the source: their gradient is multiplied by n, beside which it is nothing.
+        'XNOR_PYTORCH_CIFAR': config(XNOR_PYTORCH_CIFAR, optimizer=partial(adam, decay=1e-5)),
+        'BWN': config(BWN),
+        'FLOAT': config(FLOAT),
+    },
+    other=other,
+)
+
+if __name__ == '__main__':
+    main(RECIPE)
