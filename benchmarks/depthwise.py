@@ -1,6 +1,6 @@
 """A network of depthwise 3x3 and pointwise 1x1 convolutions (MobileNet's table) in floats and from bits: times and bytes.
 
-    taskset -c 1 python -m experiments.bench_depthwise
+    taskset -c 1 python -m benchmarks.depthwise
 
 Random weights and images. Floats are the same architecture under FLOAT, compiled by XLA, its depthwise convolutions once as
 XLA has them (feature_group_count) and once as nine shifted multiply-adds, the faster of the two. What is compared takes turns.
@@ -14,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from experiments.bench_inference import machine
-from experiments.bench_layers import milliseconds, speedup
-from experiments.bench_networks import evaluated, packed_step
-from experiments.bench_training import take_turns
 from flax import nnx
 from jax import lax
 
 import bnn_jax as bnn
+from benchmarks.inference import machine
+from benchmarks.layers import milliseconds, speedup
+from benchmarks.networks import evaluated, packed_step
+from benchmarks.training import take_turns
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.walk import walk
 from bnn_jax.ops.bits import pack, words_for
 from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.tables import listing
@@ -74,10 +75,10 @@ class Shifted(Convolution):
 def with_shifts(model: Network) -> Network:
     """The same network, depthwise convolutions as shifted products."""
     model = nnx.merge(*nnx.split(model))
-    for _, module in nnx.iter_modules(model):
-        product = getattr(module, 'product', None)
+    for place in walk(model):
+        product = getattr(place.layer, 'product', None)
         if isinstance(product, Convolution) and product.groups > 1:
-            module.product = Shifted(product.window, product.pad_value, product.groups)
+            place.layer.product = Shifted(product.window, product.pad_value, product.groups)
     return model
 
 
@@ -164,7 +165,7 @@ def main(
         for backend in ('native', 'xla'):
             name = f'{scheme}, {backend}'
             steps[name] = packed_step(packed, jnp.asarray(images), backend)
-            same = np.array_equal(steps[name](), evaluated(model, jnp.asarray(images))())
+            same = np.array_equal(np.asarray(steps[name]()), np.asarray(evaluated(model, jnp.asarray(images))()))
             print(f'{name}: logits {"equal" if same else "DIFFER FROM"} those in training arithmetic')
     times = take_turns(steps, seconds, clock)
     rows = [

@@ -90,7 +90,7 @@ def as_kind_of(leaf, numbers):
 
 
 def _is_key(leaf) -> bool:
-    return hasattr(leaf, 'dtype') and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, 'dtype') and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def spread(batch, mesh: Mesh):
