@@ -9,6 +9,7 @@ XLA has them (feature_group_count) and once as nine shifted multiply-adds, the f
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def with_shifts(model: Network) -> Network:
     """The same network, depthwise convolutions as shifted products."""
     model = nnx.merge(*nnx.split(model))
     for place in walk(model):
-        product = getattr(place.layer, 'product', None)
+        product: Any = getattr(place.layer, 'product', None)
         if isinstance(product, Convolution) and product.groups > 1:
             place.layer.product = Shifted(product.window, product.pad_value, product.groups)
     return model

@@ -106,10 +106,11 @@ class Product(Layer, nnx.Module):
         if scheme.weight is None:
             return epilogue(rounded(self.product(x, kernel)), k, bias)
         weight = self._weight(scheme.weight, kernel)
-        levels = self.activation.levels() if isinstance(scheme.activation, Trained) else None
+        activation: Any = self.activation
+        levels = activation.levels() if isinstance(scheme.activation, Trained) else None
         if levels is None and scheme.offset is None:
             return epilogue(binary_product(self.product, x, weight, self.scale(), scheme.sign), k, bias)
-        signs_in = x if levels is None else jax.lax.stop_gradient(self.activation.sign(given))
+        signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
         offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
         numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
         return epilogue(affine_product(self.product, x, weight, signs_in, self.signs(), numbers), k, bias)
