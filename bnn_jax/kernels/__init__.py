@@ -1,6 +1,7 @@
 """Packed products: signs in words in, exact integers out. One definition (reference.py), interchangeable backends."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,8 @@ def packed_conv2d(
         x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
     )
     chosen = _backend(backend)
-    return (chosen.conv2d if filters is None else chosen.narrow_conv2d)(*operands, *static)
+    method: Any = chosen.conv2d if filters is None else chosen.narrow_conv2d
+    return method(*operands, *static)
 
 
 def packed_conv2d_signs(
@@ -133,9 +135,8 @@ def packed_conv2d_signs(
     _expect('thresholds', thresholds, (out,), jnp.int32)
     _expect('flip', flip, (words_for(out),), jnp.uint32)
     chosen = _backend(backend)
-    method = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
-    arguments: tuple = (*operands, thresholds, flip, *static)
-    return method(*arguments)
+    method: Any = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
+    return method(*operands, thresholds, flip, *static)
 
 
 def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str | Backend = 'auto') -> jax.Array:
