@@ -113,7 +113,7 @@ def layer_steps(extent: int, channels: int, strides: int) -> dict[str, Callable[
         calls[f'{backend}, signs'] = partial(signs, x_words, w_words, thresholds, flip)
     expected = np.asarray(calls['float32, shifted']())
     for name in ('float32, XLA groups', 'native, integers', 'xla, integers'):
-        if not np.array_equal(calls[name](), expected):
+        if not np.array_equal(np.asarray(calls[name]()), expected):
             raise RuntimeError(f'{name}: other sums than those of shifted products')
     return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
 
