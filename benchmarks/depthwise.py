@@ -1,6 +1,6 @@
 """A network of depthwise 3x3 and pointwise 1x1 convolutions (MobileNet's table) in floats and from bits: times and bytes.
 
-    taskset -c 1 python -m experiments.bench_depthwise
+    taskset -c 1 python -m benchmarks.depthwise
 
 Random weights and images. Floats are the same architecture under FLOAT, compiled by XLA, its depthwise convolutions once as
 XLA has them (feature_group_count) and once as nine shifted multiply-adds, the faster of the two. What is compared takes turns.
@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from experiments.bench_inference import machine
-from experiments.bench_layers import milliseconds, speedup
-from experiments.bench_networks import evaluated, packed_step
-from experiments.bench_training import take_turns
 from flax import nnx
 from jax import lax
 
 import bnn_jax as bnn
+from benchmarks.inference import machine
+from benchmarks.layers import milliseconds, speedup
+from benchmarks.networks import evaluated, packed_step
+from benchmarks.training import take_turns
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network

@@ -5,7 +5,7 @@
     python -m experiments.short_runs --table-only                           # the results as Markdown
 
 A result is a line of JSON in docs/short_runs.jsonl; a row and seed that have one are skipped, so that a stopped run goes on at
-its next row. A row is a recipe of experiments/cifar10.py at the width, batch and rate that the line tells, with one thing
+its next row. A row is a recipe of CIFAR-10 at the width, batch and rate that the line tells, with one thing
 changed where its name says so. Adam keeps its rate, as in the first part of a long run; SGD's falls by cosine to 0.
 
 A few hundred steps with one seed show what makes a network fail at once. They do not say which of two good recipes wins
@@ -15,7 +15,7 @@ in the end.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 from bnn_jax import BC, BIREAL, BNN, BWN, FLOAT, XNOR, quantizers
@@ -37,10 +36,18 @@ from bnn_jax.quantizers.published import sign_ste_exclusive
 from bnn_jax.schemes.presets import BIREAL_SCALED_GRADIENT, XNOR_PYTORCH_CIFAR
 from bnn_jax.training import Config, init, model_of
 from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
-from bnn_jax.training.memory import keep_freed_memory, one_heap
+from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.step import update
-from experiments import cifar10, cifar10_upscaled_alexnet_xnor, fashion_mnist_lenet5
-from experiments.imagenet import adam
+from experiments import (
+    cifar10_nin,
+    cifar10_resnet18,
+    cifar10_resnet20,
+    cifar10_upscaled_alexnet,
+    cifar10_vgg_small,
+    fashion_mnist_lenet5,
+    run_command,
+)
+from experiments.shared import adam, l2_then
 
 RESULTS = Path('docs/short_runs.jsonl')
 WATCH_EVERY, LAST, TEST_BATCHES, TEST_BATCH = 25, 50, 10, 100
@@ -60,24 +67,25 @@ def rectified_twice(model: Callable[..., Network], **arguments) -> Network:
 
 def short_nin(scheme, learning_rate: float, **changes) -> Config:
     """Network in network at full width, batch 32."""
-    row = cifar10.nin_row(scheme, learning_rate=learning_rate)
+    row = cifar10_nin.config(scheme, learning_rate=learning_rate)
     return dataclasses.replace(row, schedule=constant, batch_size=32, **changes)
 
 
 def short_vgg(scheme, learning_rate: float = 1e-3) -> Config:
     """BinaryNet's network at a quarter of its width, batch 50."""
-    row = cifar10.vgg_small_row(scheme, optax.adam if scheme is FLOAT else cifar10.binary_adam)
-    return dataclasses.replace(row, schedule=constant, width=0.25, learning_rate=learning_rate)
+    return dataclasses.replace(
+        cifar10_vgg_small.config(scheme), schedule=constant, width=0.25, learning_rate=learning_rate
+    )
 
 
 def short_resnet20(scheme, **changes) -> Config:
     """ResNet-20 at half its width, batch 128."""
-    return dataclasses.replace(cifar10.resnet20_row(scheme), width=0.5, **changes)
+    return dataclasses.replace(cifar10_resnet20.config(scheme), width=0.5, **changes)
 
 
 def short_resnet18(scheme, **changes) -> Config:
     """ResNet-18 at an eighth of its width, batch 64."""
-    return dataclasses.replace(cifar10.resnet18_row(scheme), width=0.125, batch_size=64, **changes)
+    return dataclasses.replace(cifar10_resnet18.config(scheme), width=0.125, batch_size=64, **changes)
 
 
 def short_lenet5(scheme, learning_rate: float) -> Config:
@@ -98,7 +106,7 @@ NO_SIGN_0 = dataclasses.replace(
     sign=quantizers.sign,
     activation=sign_ste_exclusive,
 )
-ADAM = {'optimizer': partial(cifar10.l2_then, adam, 1e-4), 'learning_rate': 1e-3, 'schedule': constant}
+ADAM = {'optimizer': partial(l2_then, adam, 1e-4), 'learning_rate': 1e-3, 'schedule': constant}
 
 ROWS: dict[str, Callable[[], Config]] = {
     'nin_xnor_before': lambda: published(XNOR, model=partial(rectified_twice, partial(nin, 10, scheme=XNOR))),
@@ -111,8 +119,8 @@ ROWS: dict[str, Callable[[], Config]] = {
     'nin_bwn_1e-3': lambda: short_nin(BWN, 1e-3),
     'resnet20_bireal_scaled': lambda: short_resnet20(BIREAL_SCALED_GRADIENT),
     'resnet20_bireal': lambda: short_resnet20(BIREAL),
-    'resnet20_xnor_sgd': lambda: short_resnet20(cifar10.XNOR_SHORTCUTS),
-    'resnet20_xnor_adam': lambda: short_resnet20(cifar10.XNOR_SHORTCUTS, **ADAM),
+    'resnet20_xnor_sgd': lambda: short_resnet20(XNOR),
+    'resnet20_xnor_adam': lambda: short_resnet20(XNOR, **ADAM),
     'vgg_small_bnn': lambda: short_vgg(BNN),
     'vgg_small_xnor': lambda: short_vgg(XNOR),
     'vgg_small_bc': lambda: short_vgg(BC),
@@ -123,7 +131,7 @@ ROWS: dict[str, Callable[[], Config]] = {
     'resnet18_bireal': lambda: short_resnet18(BIREAL),
     'lenet5_xnor_1e-2': lambda: short_lenet5(XNOR, 1e-2),
     'lenet5_xnor_1e-3': lambda: short_lenet5(XNOR, 1e-3),
-    'alexnet_xnor': lambda: dataclasses.replace(cifar10_upscaled_alexnet_xnor.CONFIG, schedule=constant),
+    'alexnet_xnor': lambda: dataclasses.replace(cifar10_upscaled_alexnet.RECIPE.row(), schedule=constant),
     'nin_xnor_pytorch_normal': lambda: published(dataclasses.replace(PYTORCH, init=nnx.initializers.normal(0.05))),
     'nin_xnor_pytorch_unaugmented': lambda: published(PYTORCH, augmentations=()),
     'nin_xnor_pytorch_unbiased': lambda: published(dataclasses.replace(PYTORCH, bias=False)),
@@ -266,9 +274,7 @@ def main(
     if table_only:
         print(table(results(out)))
         return
-    one_heap()
-    if jax.default_backend() == 'cpu':
-        keep_freed_memory()
+    allocate_for_training()
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)
         config = dataclasses.replace(config, width=width or config.width)
@@ -279,5 +285,10 @@ def main(
         print(table(results(out)[-1:]).splitlines()[-1], flush=True)
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'short_runs', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    tyro.cli(main)
+    command()
