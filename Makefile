@@ -17,7 +17,7 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-KERNELS := hatch_build.py bnn_jax/kernels/build.py $(wildcard bnn_jax/kernels/cpp/*)
+KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
 $(VENV)/.train: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)

@@ -12,7 +12,7 @@ class NativeKernels(BuildHookInterface):
     PLUGIN_NAME = 'custom'
 
     def initialize(self, version, build_data):
-        spec = importlib.util.spec_from_file_location('build', Path(self.root) / 'bnn_jax' / 'kernels' / 'build.py')
+        spec = importlib.util.spec_from_file_location('build', Path(self.root) / 'bnn_jax' / 'native' / 'build.py')
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)
         jaxlib = importlib.util.find_spec('jaxlib')
@@ -29,4 +29,4 @@ class NativeKernels(BuildHookInterface):
         # One processor's code, even where this Python is for several.
         where = sysconfig.get_platform().replace('universal2', platform.machine())
         build_data['tag'] = f'py3-none-{where.replace("-", "_").replace(".", "_")}'
-        build_data['force_include'][str(library)] = f'bnn_jax/kernels/{library.name}'
+        build_data['force_include'][str(library)] = f'bnn_jax/native/{library.name}'

@@ -9,6 +9,7 @@ XLA has them (feature_group_count) and once as nine shifted multiply-adds, the f
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.walk import walk
 from bnn_jax.ops.bits import pack, words_for
 from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.tables import listing
@@ -74,10 +76,10 @@ class Shifted(Convolution):
 def with_shifts(model: Network) -> Network:
     """The same network, depthwise convolutions as shifted products."""
     model = nnx.merge(*nnx.split(model))
-    for _, module in nnx.iter_modules(model):
-        product = getattr(module, 'product', None)
+    for place in walk(model):
+        product: Any = getattr(place.layer, 'product', None)
         if isinstance(product, Convolution) and product.groups > 1:
-            module.product = Shifted(product.window, product.pad_value, product.groups)
+            place.layer.product = Shifted(product.window, product.pad_value, product.groups)
     return model
 
 
@@ -111,7 +113,7 @@ def layer_steps(extent: int, channels: int, strides: int) -> dict[str, Callable[
         calls[f'{backend}, signs'] = partial(signs, x_words, w_words, thresholds, flip)
     expected = np.asarray(calls['float32, shifted']())
     for name in ('float32, XLA groups', 'native, integers', 'xla, integers'):
-        if not np.array_equal(calls[name](), expected):
+        if not np.array_equal(np.asarray(calls[name]()), expected):
             raise RuntimeError(f'{name}: other sums than those of shifted products')
     return {name: (lambda call=call: jax.block_until_ready(call())) for name, call in calls.items()}
 
@@ -164,7 +166,7 @@ def main(
         for backend in ('native', 'xla'):
             name = f'{scheme}, {backend}'
             steps[name] = packed_step(packed, jnp.asarray(images), backend)
-            same = np.array_equal(steps[name](), evaluated(model, jnp.asarray(images))())
+            same = np.array_equal(np.asarray(steps[name]()), np.asarray(evaluated(model, jnp.asarray(images))()))
             print(f'{name}: logits {"equal" if same else "DIFFER FROM"} those in training arithmetic')
     times = take_turns(steps, seconds, clock)
     rows = [

@@ -63,7 +63,8 @@ def convert(model: Any) -> Any:
         )
     if isinstance(model, Layer):
         return _layer_packed(model, type(model).__name__)
-    copy, rows = nnx.merge(*nnx.split(model), copy=True), []
+    copy: Any = nnx.merge(*nnx.split(model), copy=True)
+    rows: list[Row] = []
     copy.eval()
     if not _replace(copy, '', rows):
         raise _without_bits()

@@ -93,6 +93,9 @@ def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
     if entry == 'network' and into is not None:
         raise ValueError(f'load: {path} holds a whole network, expected load(path) without into')
     used: set[str] = set()
+    network: Any = None
+    built: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     try:
         described = json.loads(_decompressed(metadata[entry]))
         if entry == 'network':

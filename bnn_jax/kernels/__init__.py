@@ -1,6 +1,7 @@
 """Packed products: signs in words in, exact integers out. One definition (reference.py), interchangeable backends."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,8 @@ def packed_conv2d(
         x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
     )
     chosen = _backend(backend)
-    return (chosen.conv2d if filters is None else chosen.narrow_conv2d)(*operands, *static)
+    method: Any = chosen.conv2d if filters is None else chosen.narrow_conv2d
+    return method(*operands, *static)
 
 
 def packed_conv2d_signs(
@@ -133,7 +135,7 @@ def packed_conv2d_signs(
     _expect('thresholds', thresholds, (out,), jnp.int32)
     _expect('flip', flip, (words_for(out),), jnp.uint32)
     chosen = _backend(backend)
-    method = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
+    method: Any = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
     return method(*operands, thresholds, flip, *static)
 
 
@@ -191,7 +193,9 @@ def signed_conv2d(
     return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)
 
 
-def _convolution(x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters):
+def _convolution(
+    x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters
+) -> tuple[tuple, tuple]:
     """The operands and the static arguments of a convolution, checked."""
     x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
     _expect_words('x_words', x_words.shape[3], channels)

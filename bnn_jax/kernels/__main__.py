@@ -5,7 +5,8 @@ from pathlib import Path
 
 import jax.ffi
 
-from bnn_jax.kernels import build, native
+from bnn_jax.kernels import native
+from bnn_jax.native import build
 
 try:
     build.build(Path(jax.ffi.include_dir()))

@@ -6,94 +6,23 @@ a mesh they run within `jax.shard_map`, for XLA does not look into them. No grad
 
 import ctypes
 import dataclasses
-import re
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.kernels import build
 from bnn_jax.kernels.backend import Backend
 from bnn_jax.kernels.groups import along_filters, by_groups, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import padding_words
+from bnn_jax.native import build
+from bnn_jax.native.library import DISABLED_CHECKS as DISABLED_CHECKS
+from bnn_jax.native.library import call, expect_there
+from bnn_jax.native.library import instruction_sets as instruction_sets
+from bnn_jax.native.library import missing as missing
+from bnn_jax.native.library import why_not as why_not
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.windows import Window, pad_channels
-
-HANDLERS = (
-    'bnn_convolution',
-    'bnn_convolution_signs',
-    'bnn_convolution_floats',
-    'bnn_narrow',
-    'bnn_narrow_signs',
-    'bnn_product',
-    'bnn_product_floats',
-    'bnn_pack',
-)
-DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
-"""For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
-
-
-def missing() -> str | None:
-    """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
-
-    Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
-    handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
-    """
-    return _register()
-
-
-@cache
-def _register() -> str | None:
-    reason = why_not(build.LIBRARY, build.digest(), _interface())
-    if reason is None:
-        library = ctypes.CDLL(str(build.LIBRARY))
-        for name in HANDLERS:
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
-    return reason
-
-
-def why_not(path: Path, sources: str, interface: int | None) -> str | None:
-    """Why a compiled library cannot run, or None where it can; nothing is registered.
-
-    Args:
-        path: the library.
-        sources: the digest of the sources that it must have been compiled from.
-        interface: what the installed jaxlib has, 65536 major + minor; None where it is unknown.
-    """
-    if not path.exists():
-        return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
-    try:
-        library = ctypes.CDLL(str(path))
-        library.bnn_sources.restype = ctypes.c_char_p
-        compiled, built = library.bnn_sources().decode(), library.bnn_interface()
-    except (OSError, AttributeError) as error:
-        return f'{path.name} cannot be loaded: {error}'
-    if compiled != sources:
-        return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
-    if interface is None or built >> 16 != interface >> 16 or built > interface:
-        has = interface and hex(interface)
-        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has})'
-    return None
-
-
-def _interface() -> int | None:
-    """65536 major + minor of the interface that the installed jaxlib has, as its header says."""
-    header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
-    if not header.exists():
-        return None
-    numbers = re.findall(r'#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)', header.read_text())
-    return int(numbers[0]) << 16 | int(numbers[1]) if len(numbers) == 2 else None
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """Those of this processor that there are kernels for. The first is used, or $BNN_INSTRUCTIONS, read once."""
-    _expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
-    function.restype = ctypes.c_char_p
-    return tuple(function().decode().split())
 
 
 def limit(times: int, instructions: str = '') -> int:
@@ -101,25 +30,13 @@ def limit(times: int, instructions: str = '') -> int:
 
     Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
     """
-    _expect_there()
+    expect_there()
     function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
     function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     products = function(instructions.encode(), times)
     if products < 0:
         raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
     return products
-
-
-def _expect_there() -> None:
-    reason = missing()
-    if reason is not None:
-        raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
-
-
-def _call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
-    _expect_there()
-    result = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +143,7 @@ class Native(Backend):
         return self._call('bnn_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
 
     def _call(self, name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
-        return _call(name, shape, dtype, *operands, instructions=self.instructions, **attributes)
+        return call(name, shape, dtype, *operands, instructions=self.instructions, **attributes)
 
 
 def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):

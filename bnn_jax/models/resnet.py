@@ -1,6 +1,7 @@
 """ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each stem also for the other."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -52,24 +53,26 @@ def resnet(
     return builder.network(num_classes, average=True)
 
 
-def resnet18(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+def resnet18(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-18: 11,678,912 weights at width 1 and 1000 classes, 10,985,472 of them in its sixteen 3x3 convolutions.
 
     sizes: arguments of `resnet`, such as width and input_shape. For CIFAR: stem=models.small_stem, input_shape=(32, 32, 3).
     """
-    return resnet(num_classes, scheme=scheme, rngs=rngs, **{'blocks': (2, 2, 2, 2)} | sizes)
+    own: dict[str, Any] = {'blocks': (2, 2, 2, 2)}
+    return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)
 
 
-def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-34. sizes: arguments of `resnet`, such as width and input_shape."""
-    return resnet(num_classes, scheme=scheme, rngs=rngs, **{'blocks': (3, 4, 6, 3)} | sizes)
+    own: dict[str, Any] = {'blocks': (3, 4, 6, 3)}
+    return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)
 
 
-def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes) -> Network:
+def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes.
 
     1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity.
     sizes: arguments of `resnet`, such as width and input_shape, which is (32, 32, 3) here.
     """
-    own = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}
+    own: dict[str, Any] = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}
     return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)

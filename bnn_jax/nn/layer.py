@@ -104,13 +104,14 @@ class Slot:
 
     def put(self, layer: Any) -> None:
         """Put another layer there."""
+        holder: Any = self.holder
         # Flax asks to be told where a module takes the place of a function, or the other way round.
         if isinstance(self.holder, nnx.Module):
             layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
         if self._is_item():
-            self.holder[self.key] = layer
+            holder[self.key] = layer
         else:
-            setattr(self.holder, self.key, layer)
+            setattr(holder, self.key, layer)
 
     def _is_item(self) -> bool:
         return hasattr(type(self.holder), '__setitem__')

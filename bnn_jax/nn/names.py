@@ -2,16 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
-
-T = TypeVar('T')
+from typing import Any
 
 _NAMES: dict[Any, str] = {}
 _MAKERS: dict[str, Callable[..., Any]] = {}
 _FIELDS: dict[str, tuple[str, ...]] = {}
 
 
-def register(name: str, fields: Sequence[str] = ()) -> Callable[[T], T]:
+def register(name: str, fields: Sequence[str] = ()) -> Callable[[Any], Any]:
     """Gives a layer its name in files.
 
     Args:
@@ -31,11 +29,11 @@ def register(name: str, fields: Sequence[str] = ()) -> Callable[[T], T]:
         >>> _ = bnn.nn.register('nnx.Linear', fields=('in_features', 'out_features'))(nnx.Linear)
     """
 
-    def named(layer: T) -> T:
+    def named(layer: Any) -> Any:
         if _MAKERS.get(name, layer) is not layer:
             raise ValueError(f'register: the name {name!r} is taken by {_MAKERS[name]!r}; choose another one')
         is_record = isinstance(layer, type) and dataclasses.is_dataclass(layer)
-        _NAMES[layer], _MAKERS[name] = name, layer  # pyright: ignore[reportArgumentType]
+        _NAMES[layer], _MAKERS[name] = name, layer
         _FIELDS[name] = tuple(f.name for f in dataclasses.fields(layer)) if is_record else tuple(fields)
         return layer
 

@@ -64,8 +64,8 @@ class Product(Layer, nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
-        trained = isinstance(scheme.activation, Trained)
-        self.activation = scheme.activation.make(into, rngs) if trained else scheme.activation
+        activation = scheme.activation
+        self.activation: Any = activation.make(into, rngs) if isinstance(activation, Trained) else activation
         self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
@@ -78,7 +78,7 @@ class Product(Layer, nnx.Module):
         before = self.scheme.before
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
-    def quantized(self, quantizer: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    def quantized(self, quantizer: Any, x: jax.Array) -> jax.Array:
         """quantizer(x) at the progress that training has reached."""
         return quantized(quantizer, x, None if self.progress is None else self.progress[...])
 
@@ -106,15 +106,16 @@ class Product(Layer, nnx.Module):
         if scheme.weight is None:
             return epilogue(rounded(self.product(x, kernel)), k, bias)
         weight = self._weight(scheme.weight, kernel)
-        levels = self.activation.levels() if isinstance(scheme.activation, Trained) else None
+        activation: Any = self.activation
+        levels = activation.levels() if isinstance(scheme.activation, Trained) else None
         if levels is None and scheme.offset is None:
             return epilogue(binary_product(self.product, x, weight, self.scale(), scheme.sign), k, bias)
-        signs_in = x if levels is None else jax.lax.stop_gradient(self.activation.sign(given))
+        signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
         offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
         numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
         return epilogue(affine_product(self.product, x, weight, signs_in, self.signs(), numbers), k, bias)
 
-    def _weight(self, quantizer: Callable, kernel: jax.Array) -> jax.Array:
+    def _weight(self, quantizer: Any, kernel: jax.Array) -> jax.Array:
         if self.scheme.training_weight is None or self.noise is None or self.deterministic:
             return self.quantized(quantizer, kernel)
         return self.scheme.training_weight(kernel, self._key())

@@ -60,7 +60,7 @@ def slots(module: Any) -> list[Slot]:
         if _is_layer(value):
             found.append(Slot(name, module, name))
         elif isinstance(value, nnx.List | nnx.Dict | list | dict):
-            items = value.items() if hasattr(value, 'items') else enumerate(value)
+            items: Any = value.items() if isinstance(value, nnx.Dict | dict) else enumerate(value)
             found += [Slot(f'{name}.{key}', value, key) for key, item in items if _is_layer(item)]
     return found
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.ops import winograd
+from bnn_jax.ops import native_convolution, winograd
 from bnn_jax.ops.deterministic import wide
 
 Pair = tuple[int, int]
@@ -14,6 +14,7 @@ Pads = tuple[Pair, Pair]
 
 BLOCK = 2**18  # Elements of a block of patches: 1 MiB in float32, which stays in a core's cache.
 ROWS = 512  # Patches a block at least, so that adding up the blocks' products costs little beside the products.
+NATIVE_MANY = 192  # `winograd.MANY` beside the C++ library, whose plain products are faster than XLA's.
 FEW = 32  # Channels below which runs of pixels are longer than runs of channels.
 
 
@@ -28,17 +29,24 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> j
     dx[n, u, v, c] = sum of g[n, a, b, f] kernel[i, j, c, f] over all f and (a, i), (b, j) with a s + i - top = u and
     b t + j - left = v. Only reverse mode is defined.
 
-    Off CPU both are the convolutions that XLA makes of them. On CPU those are slow where a gradient is a convolution
-    with a window as large as the image, so there
+    Off CPU all are the convolutions that XLA makes of them. On CPU the gradients among these are slow, for there a gradient
+    is a convolution with a window as large as the image, so float32 operands are `native_convolution`'s, values and
+    gradients, where that runs. Where it does not,
+    - y is XLA's convolution;
     - dkernel is patches^T g, a matrix product, the patches made for a few rows of y at a time: as one array they would
-      be kh kw times as large as x, and fresh memory costs more than the arithmetic.
+      be kh kw times as large as x, and fresh memory costs more than the arithmetic;
     - dx at stride 1, where it has many more pixels than g (no padding), is products kernel g^T of a row, shifted and added:
       XLA's convolution would multiply the zeros round g as well.
-    - Of 3x3 windows at stride 1 with many channels and pixels, y as computed beside gradients, and both gradients, are
-      `winograd`'s: y is the same number where operands are +-1 or 0, and rounded in another order where they are real.
+    In both cases the gradients of 3x3 windows at stride 1 with many channels and pixels are `winograd`'s: the same numbers
+    where operands are +-1 or 0, and rounded in another order where they are real. y is the same number whether or not it
+    is differentiated, and whatever images are in the batch beside it.
     Raises TypeError for operands of two dtypes.
     """
-    return _forward(x, kernel, strides, pads, wide(x.dtype))
+    plain = partial(_forward, strides=strides, pads=pads, dtype=wide(x.dtype))
+    if x.dtype != kernel.dtype or not native_convolution.runs(x.dtype):
+        return plain(x, kernel)
+    product = partial(native_convolution.product, strides=strides, pads=pads)
+    return lax.platform_dependent(x, kernel, cpu=product, default=plain)
 
 
 def _forward(x, kernel, strides, pads, dtype):
@@ -53,14 +61,7 @@ def _forward(x, kernel, strides, pads, dtype):
 
 
 def _convolution_fwd(x, kernel, strides, pads):
-    if not winograd.pays(x.shape, kernel.shape, strides, pads):
-        return convolution(x, kernel, strides, pads), (x, kernel)
-    plain, fewer = partial(convolution, strides=strides, pads=pads), partial(winograd.product, pads=pads)
-    dtype = wide(x.dtype)
-    y = lax.platform_dependent(
-        x, kernel, cpu=lambda x, kernel: fewer(x.astype(dtype), kernel.astype(dtype)), default=plain
-    )
-    return y, (x, kernel)
+    return convolution(x, kernel, strides, pads), (x, kernel)
 
 
 def _convolution_bwd(strides, pads, operands, g):
@@ -69,12 +70,18 @@ def _convolution_bwd(strides, pads, operands, g):
     dx = partial(_input_gradient, shape=x.shape, strides=strides, pads=pads)
     dkernel = partial(_kernel_gradient, shape=kernel.shape, strides=strides, pads=pads)
     dx_cpu = dx
-    if strides == (1, 1) and 2 * x.shape[1] * x.shape[2] > 3 * g.shape[1] * g.shape[2]:
-        dx_cpu = partial(_widened, partial(_shifted_products, pads=pads))
-    dkernel_cpu = partial(_widened, partial(_products_of_patches, size=kernel.shape[:2], strides=strides, pads=pads))
-    if winograd.pays(x.shape, kernel.shape, strides, pads):
+    native = native_convolution.runs(x.dtype)
+    if winograd.pays(x.shape, kernel.shape, strides, pads, NATIVE_MANY if native else None):
         dx_cpu = partial(_widened, partial(winograd.input_gradient, pads=pads))
         dkernel_cpu = partial(_widened, partial(winograd.kernel_gradient, pads=pads))
+    elif native:
+        dx_cpu = partial(native_convolution.input_gradient, shape=x.shape, strides=strides, pads=pads)
+        dkernel_cpu = partial(native_convolution.kernel_gradient, shape=kernel.shape, strides=strides, pads=pads)
+    else:
+        if strides == (1, 1) and 2 * x.shape[1] * x.shape[2] > 3 * g.shape[1] * g.shape[2]:
+            dx_cpu = partial(_widened, partial(_shifted_products, pads=pads))
+        size = kernel.shape[:2]
+        dkernel_cpu = partial(_widened, partial(_products_of_patches, size=size, strides=strides, pads=pads))
     return (
         lax.platform_dependent(kernel, g, cpu=dx_cpu, default=dx),
         lax.platform_dependent(x, g, cpu=dkernel_cpu, default=dkernel),

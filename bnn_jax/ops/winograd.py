@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four outputs, where 36 is what they take.
+"""Gradients of 3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four numbers, where 36 is the plain way.
 
 With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the image (they overlap by two pixels) and the
 window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
@@ -29,18 +29,14 @@ BLOCK = 2**21
 """Numbers in flight, 8 MiB in float32, which a shared cache holds; more only where one row of tiles, the least, has more."""
 
 
-def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads) -> bool:
-    """Whether operands of these shapes have the form that these functions take, and channels and tiles enough."""
+def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads, many: int | None = None) -> bool:
+    """Whether operands of these shapes have the form that these functions take, and channels (many: MANY) and tiles enough."""
+    many = MANY if many is None else many
     if kernel[:2] != (3, 3) or strides != (1, 1) or not all(0 <= pad <= 2 for pair in pads for pad in pair):
         return False
     height, width = (extent + sum(pair) - 2 for extent, pair in zip(x[1:3], pads, strict=True))
     tiles = x[0] * -(-height // 2) * -(-width // 2)
-    return tiles >= TILES and min(kernel[2:]) >= MANY and max(kernel[2:]) <= EXACT
-
-
-def product(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """y (N, H', W', F) of `convolution` at stride 1; x: (N, H, W, C), kernel: (3, 3, C, F), one dtype, also that of y."""
-    return _sums(x, kernel, 0, pads)
+    return tiles >= TILES and min(kernel[2:]) >= many and max(kernel[2:]) <= EXACT
 
 
 def input_gradient(kernel: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
@@ -70,7 +66,7 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
-    """dkernel of `convolution` at stride 1: `product` turned round, G^T [(B^T d B) * (A g A^T)] G summed over tiles."""
+    """dkernel of `convolution` at stride 1: the products turned round, G^T [(B^T d B) * (A g A^T)] G summed over tiles."""
     height, width = g.shape[1:3]
     tiles = -(-height // 2), -(-width // 2)
     into, out = x.shape[-1], g.shape[-1]

@@ -128,7 +128,7 @@ class AdaptiveSign(TrainedSign):
         return _sign_within(x, self.distance[...])
 
 
-def quantized(quantizer: Callable[..., jax.Array], x: jax.Array, progress: Any) -> jax.Array:
+def quantized(quantizer: Any, x: jax.Array, progress: Any) -> jax.Array:
     """quantizer(x), told the progress of training if it is `Scheduled`."""
     if not isinstance(quantizer, Scheduled):
         return quantizer(x)

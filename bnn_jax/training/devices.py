@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -90,7 +91,7 @@ def as_kind_of(leaf, numbers):
 
 
 def _is_key(leaf) -> bool:
-    return hasattr(leaf, 'dtype') and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, 'dtype') and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def spread(batch, mesh: Mesh):

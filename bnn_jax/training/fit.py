@@ -87,7 +87,8 @@ def fit(config: Config) -> TrainState:
     tx = config.optimizer(schedule)
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     state = init(model, tx, config.loss(), operands=config.operands())
-    check_labels(test_source, state.num_classes)
+    if state.num_classes is not None:
+        check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
     start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
     state = checkpoints.restore(state)

@@ -2,13 +2,11 @@
 
 import dataclasses
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from bnn_jax.nn.containers import Network
 
 
 class Loss(Protocol):
@@ -17,7 +15,7 @@ class Loss(Protocol):
     Its arrays travel with the state and are not trained.
     """
 
-    def check(self, model: Network) -> None:
+    def check(self, model: Any) -> None:
         """Raises ValueError for a model that this loss does not fit; `init` asks before the first step."""
 
     def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array: ...
@@ -35,7 +33,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 class CrossEntropy:
     """`cross_entropy` of logits and labels, whatever the images; it fits every model."""
 
-    def check(self, model: Network) -> None:
+    def check(self, model: Any) -> None:
         """Nothing to check."""
 
     def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -62,7 +60,7 @@ class SquaredHinge:
     The loss of a training step is then this, not in nats; that of `evaluate` is the cross-entropy all the same.
     """
 
-    def check(self, model: Network) -> None:
+    def check(self, model: Any) -> None:
         """Nothing to check."""
 
     def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -128,7 +128,9 @@ def check_batch(batch: Batch, num_classes: int | None) -> None:
         raise ValueError(f'batch: got images {shape} and labels {np.shape(labels)}, expected one label an image')
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f'batch: got labels of dtype {labels.dtype}, expected integers')
-    if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+    if num_classes is None or not isinstance(labels, np.ndarray) or not labels.size:
+        return
+    if not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
             f'labels: got values from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; '
             'is num_classes that of the data set?'

@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from bnn_jax.inference.packed import PackedProduct
 from flax import nnx
 from networks import evaluated, randomise_norms
 
 import bnn_jax as bnn
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.packed import PackedProduct
 from bnn_jax.ops.windows import Window
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from test_kernels import convolved, packed, random_signs
 
-from bnn_jax.kernels import build, native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
+from bnn_jax.kernels import native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
 from bnn_jax.kernels.native import Native
+from bnn_jax.native import build
 from bnn_jax.ops.windows import Window
 
 ROOT = Path(__file__).parents[2]

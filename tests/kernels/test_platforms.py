@@ -152,7 +152,7 @@ def test_a_batch_on_eight_devices():
     environment = {
         **os.environ,
         'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
-        'PYTHONPATH': str(ROOT),
+        'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
         'JAX_COMPILATION_CACHE_DIR': str(CACHE),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "narrow.h"
+#include "floats.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -113,7 +114,7 @@ int64_t limit(int64_t times) {
 int64_t room(const Geometry& g) { return g.size_h * g.size_w * g.words * kBlock; }
 
 constexpr Kernels kKernels = {1, room, convolve, convolve_floats, dot, dot_floats, pack,
-                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit};
+                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels};
 
 }  // namespace
 }  // namespace bnn

@@ -7,7 +7,13 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kVector = 8;
+  using Vector = __m256;
+  static constexpr int64_t kVector = 8;
+  static constexpr int kWide = 3, kSums = 12;
+  static Vector load(const float* from) { return _mm256_loadu_ps(from); }
+  static void store(float* to, Vector v) { _mm256_storeu_ps(to, v); }
+  static Vector all(float x) { return _mm256_set1_ps(x); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static __m256i load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
   // Of each byte, by two look-ups (W. Mula).
   static __m256i bits_of_bytes(__m256i v) {

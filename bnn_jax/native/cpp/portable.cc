@@ -5,7 +5,17 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kVector = 4;
+  using Vector = float __attribute__((vector_size(16)));
+  static constexpr int64_t kVector = 4;
+  static constexpr int kWide = 3, kSums = 12;
+  static Vector load(const float* from) {
+    Vector v;
+    __builtin_memcpy(&v, from, sizeof(v));
+    return v;
+  }
+  static void store(float* to, Vector v) { __builtin_memcpy(to, &v, sizeof(v)); }
+  static Vector all(float x) { return Vector{x, x, x, x}; }
+  static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
   static constexpr int kRows = 1;
   static constexpr int64_t kWords = 1 << 20;
   struct Counts {

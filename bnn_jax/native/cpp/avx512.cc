@@ -7,7 +7,13 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kVector = 16;
+  using Vector = __m512;
+  static constexpr int64_t kVector = 16;
+  static constexpr int kWide = 3, kSums = 24;
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
+  static Vector all(float x) { return _mm512_set1_ps(x); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 1 << 20;
   struct Counts {

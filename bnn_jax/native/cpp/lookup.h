@@ -4,6 +4,7 @@
 #pragma once
 
 #include "narrow.h"
+#include "floats.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -238,7 +239,7 @@ int64_t limit(int64_t times) {
 }
 
 constexpr Kernels kKernels = {kTogether, room, convolve, convolve_floats, dot, dot_floats, pack,
-                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit};
+                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels};
 
 }  // namespace
 }  // namespace bnn

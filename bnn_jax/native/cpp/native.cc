@@ -294,6 +294,169 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
   return ffi::Error::Success();
 }
 
+// Convolutions of floats. numbers: strides (height, width), padding at the top and at the left.
+using Room = std::unique_ptr<float[]>;
+Room room_for(int64_t floats) { return Room(new float[floats]); }
+
+ffi::Error do_not_fit() { return ffi::Error::InvalidArgument("convolution: shapes that do not fit"); }
+
+// x: (images, height, width, channels) and w: (height, width, channels, out) of the window; y: (images, rows, columns, out).
+bool fit(Numbers x, Numbers w, Numbers y, Numbers numbers) {
+  return numbers.size() == 4 && numbers[0] > 0 && numbers[1] > 0 && w[2] == x[3] && y[0] == x[0] && y[3] == w[3];
+}
+
+Sliding sliding(Numbers x, Numbers w, Numbers y, Numbers numbers) {
+  return {x[1],       x[2],       x[3], w[0], w[1], numbers[0],         numbers[1],  numbers[2],
+          numbers[3], y[1],       y[2], y[3], y[1] * y[2] * y[3], y[2] * y[3], y[3]};
+}
+
+int64_t products_of_a_line(const Sliding& s) { return s.columns * s.out * s.channels * (s.size_h * s.size_w + 1); }
+
+void slide(ffi::ThreadPool& pool, const FloatKernels& kernels, const Sliding& s, int64_t images, const float* x,
+           const Strided& w, float* y) {
+  const int64_t lines = s.columns * s.out == 0 ? 0 : images * s.rows;
+  if (lines == 0) return;
+  const Room packed = room_for(kernels.packed_floats(s));
+  kernels.pack(s, w, packed.get());
+  const int64_t tasks = parts(pool, lines, lines * products_of_a_line(s) / 16);
+  share(pool, tasks, [&](int64_t task) {
+    const Room room = room_for(kernels.slide_room(s));
+    kernels.slide(s, x, packed.get(), y, lines * task / tasks, lines * (task + 1) / tasks, room.get());
+  });
+}
+
+// Where x and w are signs alone, y is counted in bits: the same numbers, as float sums of so few integers are exact. Returns
+// whether they were; else nothing is to be read from y.
+constexpr int64_t kFewChannels = 8, kMostTerms = 1 << 24, kPixelsAtOnce = 256;
+
+bool counted(ffi::ThreadPool& pool, const Kernels& kernels, const Sliding& s, int64_t images, const float* x,
+             const float* w, float* y) {
+  const int64_t taps = s.size_h * s.size_w, words = (s.channels + 31) / 32, pixels = images * s.height * s.width;
+  const int64_t lines = images * s.rows;
+  if (s.channels < kFewChannels || taps * s.channels > kMostTerms || lines * s.columns * s.out == 0) return false;
+  if (!kernels.floats.signs_alone(x, std::min<int64_t>(pixels * s.channels, 64))) return false;
+  if (!kernels.floats.signs_alone(w, taps * s.channels * s.out)) return false;
+  const std::unique_ptr<uint32_t[]> x_words(new uint32_t[pixels * words]), w_words(new uint32_t[taps * words * s.out]());
+  std::atomic<bool> signs{true};
+  const int64_t tasks = parts(pool, pixels, pixels * s.channels / 4);
+  share(pool, tasks, [&](int64_t task) {
+    const int64_t end = pixels * (task + 1) / tasks;
+    for (int64_t first = pixels * task / tasks, last; first < end && signs.load(std::memory_order_relaxed); first = last) {
+      last = std::min(first + kPixelsAtOnce, end);
+      if (!kernels.floats.signs_alone(x + first * s.channels, (last - first) * s.channels)) signs = false;
+      kernels.pack(x, nullptr, s.channels, x_words.get() + first * words, first, last);
+    }
+  });
+  if (!signs) return false;
+  for (int64_t tap = 0; tap < taps; ++tap)
+    for (int64_t c = 0; c < s.channels; ++c) {
+      uint32_t* to = w_words.get() + (tap * words + c / 32) * s.out;
+      const float* from = w + (tap * s.channels + c) * s.out;
+      for (int64_t f = 0; f < s.out; ++f) to[f] |= static_cast<uint32_t>(from[f] < 0) << (c % 32);
+    }
+  const Geometry g = {images, s.height, s.width, s.channels, words, s.size_h, s.size_w, s.stride_h, s.stride_w, s.top,
+                      s.left, 1,        1,       s.rows,     s.columns, s.out};
+  int32_t* integers = reinterpret_cast<int32_t*>(y);
+  const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
+    // A few lines at a time, which become floats while they are in the cache.
+    const int64_t few = std::max<int64_t>(1, kPixelsAtOnce / s.columns);
+    const int64_t from = block * kBlock, some = std::min<int64_t>(kernels.blocks * kBlock, s.out - from);
+    for (int64_t line = first; line < last; line += few) {
+      const int64_t end = std::min(line + few, last);
+      kernels.convolve(g, x_words.get(), {w_words.get(), s.out, 1}, {integers, nullptr, nullptr, nullptr}, block, line, end,
+                       room);
+      for (int64_t pixel = line * s.columns; pixel < end * s.columns; ++pixel)
+        kernels.floats.to_floats(integers + pixel * s.out + from, some);
+    }
+  };
+  by_blocks(pool, s.out, lines, lines * s.columns * s.out * depth(g), kernels.blocks, kernels.room(g), work);
+  return true;
+}
+
+ffi::Error float_convolution(ffi::ThreadPool pool, Floats4 x, Floats4 w, ffi::Result<Floats4> y,
+                             std::string_view instructions, Numbers geometry) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const Numbers of_x = x.dimensions(), of_w = w.dimensions(), of_y = y->dimensions();
+  if (!fit(of_x, of_w, of_y, geometry)) return do_not_fit();
+  const Sliding s = sliding(of_x, of_w, of_y, geometry);
+  if (counted(pool, *kernels, s, of_x[0], x.typed_data(), w.typed_data(), y->typed_data())) return ffi::Error::Success();
+  const Strided weights = {w.typed_data(), of_w[1] * of_w[2] * of_w[3], of_w[2] * of_w[3], of_w[3], 1};
+  slide(pool, kernels->floats, s, of_x[0], x.typed_data(), weights, y->typed_data());
+  return ffi::Error::Success();
+}
+
+// Along one axis: which taps see the pixels start, start + stride, ... of an image, and where in g. Tap `last` - stride * k of
+// the window, k of `taps`, sees the m-th of these pixels in row m - before + k of g.
+struct Phase {
+  int64_t taps, last, before, pixels;
+};
+Phase phase(int64_t start, int64_t stride, int64_t size, int64_t pad, int64_t extent) {
+  const int64_t first = (start + pad) % stride, taps = first < size ? (size - 1 - first) / stride + 1 : 0;
+  return {taps, first + stride * (taps - 1), taps - 1 - (start + pad - first) / stride, (extent - start + stride - 1) / stride};
+}
+
+// The convolution turned round: for the pixels of each phase of the strides it is one of g, at stride 1, with the taps that see
+// these pixels, the last one first.
+ffi::Error float_input_gradient(ffi::ThreadPool pool, Floats4 w, Floats4 g, ffi::Result<Floats4> x,
+                                std::string_view instructions, Numbers geometry) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const Numbers of_x = x->dimensions(), of_w = w.dimensions(), of_g = g.dimensions();
+  if (!fit(of_x, of_w, of_g, geometry)) return do_not_fit();
+  const int64_t channels = of_x[3], filters = of_w[3], stride_h = geometry[0], stride_w = geometry[1];
+  const int64_t column = channels * filters, row = of_w[1] * column;
+  for (int64_t u = 0; u < std::min(stride_h, of_x[1]); ++u)
+    for (int64_t v = 0; v < std::min(stride_w, of_x[2]); ++v) {
+      const Phase h = phase(u, stride_h, of_w[0], geometry[2], of_x[1]), l = phase(v, stride_w, of_w[1], geometry[3], of_x[2]);
+      const Sliding s = {of_g[1], of_g[2], filters,  h.taps,   l.taps,   1, 1, h.before, l.before, h.pixels, l.pixels,
+                         channels, of_x[1] * of_x[2] * channels, stride_h * of_x[2] * channels, stride_w * channels};
+      const Strided weights = {w.typed_data() + h.last * row + l.last * column, -stride_h * row, -stride_w * column, 1, filters};
+      slide(pool, kernels->floats, s, of_x[0], g.typed_data(), weights, x->typed_data() + (u * of_x[2] + v) * channels);
+    }
+  return ffi::Error::Success();
+}
+
+// A kernel's gradient is summed up in kTotals parts of the images, or fewer where it is large, and these in their order: how
+// many depends on the shapes alone, and so then does every rounding.
+constexpr int64_t kTotals = 8, kLargeTotals = 1 << 19;
+
+ffi::Error float_kernel_gradient(ffi::ThreadPool pool, Floats4 x, Floats4 g, ffi::Result<Floats4> w,
+                                 std::string_view instructions, Numbers geometry) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const Numbers of_x = x.dimensions(), of_w = w->dimensions(), of_g = g.dimensions();
+  if (!fit(of_x, of_w, of_g, geometry)) return do_not_fit();
+  const int64_t all = w->element_count();
+  if (all == 0) return ffi::Error::Success();
+  const Sliding s = sliding(of_x, of_w, of_g, geometry);
+  const FloatKernels& floats = kernels->floats;
+  const int64_t images = of_x[0], size = floats.correlate_floats(s), wide = size / (all / s.out);
+  const int64_t groups = std::max<int64_t>(1, std::min({images, kTotals, kLargeTotals / size}));
+  const Room totals = room_for(groups * size);
+  const int64_t wanted = parts(pool, images * s.rows * s.size_h, images * s.rows * products_of_a_line(s) / 16);
+  const int64_t by_part = std::min(floats.correlate_parts(s), (wanted + groups - 1) / groups);
+  const int64_t rows = s.size_h * s.size_w * s.channels;
+  if (s.rows * s.columns * images == 0) {
+    std::fill_n(w->typed_data(), all, 0.f);
+    return ffi::Error::Success();
+  }
+  std::fill_n(totals.get(), groups * size, 0.f);
+  share(pool, groups * by_part, [&](int64_t task) {
+    const int64_t group = task / by_part, part = task % by_part, every = floats.correlate_parts(s);
+    const Room room = room_for(floats.correlate_room(s));
+    floats.correlate(s, x.typed_data(), g.typed_data(), totals.get() + group * size, images * group / groups,
+                     images * (group + 1) / groups, every * part / by_part, every * (part + 1) / by_part, room.get());
+  });
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t f = 0; f < s.out; ++f) {
+      float total = totals[r * wide + f];
+      for (int64_t k = 1; k < groups; ++k) total += totals[k * size + r * wide + f];
+      w->typed_data()[r * s.out + f] = total;
+    }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace bnn
 
@@ -372,6 +535,33 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_pack, bnn::pack,
                                   .Arg<ffi::Buffer<ffi::F32>>()
                                   .Ret<ffi::Buffer<ffi::U32>>()
                                   .Attr<std::string_view>("instructions"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_convolution, bnn::float_convolution,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats4>()
+                                  .Arg<Floats4>()
+                                  .Ret<Floats4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_input_gradient, bnn::float_input_gradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats4>()
+                                  .Arg<Floats4>()
+                                  .Ret<Floats4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_kernel_gradient, bnn::float_kernel_gradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats4>()
+                                  .Arg<Floats4>()
+                                  .Ret<Floats4>()
+                                  .Attr<std::string_view>("instructions")
+                                  .Attr<Numbers>("geometry"));
 
 extern "C" {
 

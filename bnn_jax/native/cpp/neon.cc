@@ -7,7 +7,13 @@ namespace bnn {
 namespace {
 
 struct Lanes {
-  static constexpr int kVector = 4;
+  using Vector = float32x4_t;
+  static constexpr int64_t kVector = 4;
+  static constexpr int kWide = 3, kSums = 24;
+  static Vector load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, Vector v) { vst1q_f32(to, v); }
+  static Vector all(float x) { return vdupq_n_f32(x); }
+  static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
   static constexpr int kRows = 2;
   static constexpr int64_t kWords = 31;  // A byte holds 31 times 8 bits.
   struct Counts {

@@ -36,6 +36,45 @@ struct Weights {
   int64_t word_step, filter_step;
 };
 
+// A convolution of floats, as a window that slides over images. x: (images, height, width, channels); the window has size_h x
+// size_w taps, any number of them, also none, and begins `top` rows above and `left` columns left of the image (negative:
+// within it); outside lie zeros. Result pixel (a, b) of an image, of `out` floats, lies at image * y_image + a * y_row +
+// b * y_column.
+struct Sliding {
+  int64_t height, width, channels;
+  int64_t size_h, size_w, stride_h, stride_w, top, left;
+  int64_t rows, columns, out;
+  int64_t y_image, y_row, y_column;
+};
+
+// Weight (i, j, c, f) lies at at[i * row + j * column + c * channel + f * filter].
+struct Strided {
+  const float* at;
+  int64_t row, column, channel, filter;
+};
+
+// Convolutions of floats with floats, as training makes them (floats.h).
+struct FloatKernels {
+  // Whether all of n numbers are +1 or -1.
+  bool (*signs_alone)(const float* x, int64_t n);
+  // n integers, to the floats that take their place.
+  void (*to_floats)(int32_t* integers, int64_t n);
+  // Floats of room for `slide`, and of the weights as `pack` lays them out for it, aligned or not.
+  int64_t (*slide_room)(const Sliding&);
+  int64_t (*packed_floats)(const Sliding&);
+  void (*pack)(const Sliding&, const Strided& w, float* packed);
+  // Result lines [first, last), counted through all images.
+  void (*slide)(const Sliding&, const float* x, const float* packed, float* y, int64_t first, int64_t last, float* room);
+  // The kernel's gradient, of a result g (images, rows, columns, out), contiguous: adds what images [first_image, last_image)
+  // contribute to parts [first_part, last_part) of `totals`: correlate_floats of them, (size_h, size_w, channels, out) with
+  // `out` rounded up to whole vectors. room: for correlate_room floats.
+  int64_t (*correlate_parts)(const Sliding&);
+  int64_t (*correlate_floats)(const Sliding&);
+  int64_t (*correlate_room)(const Sliding&);
+  void (*correlate)(const Sliding&, const float* x, const float* g, float* totals, int64_t first_image,
+                    int64_t last_image, int64_t first_part, int64_t last_part, float* room);
+};
+
 struct Kernels {
   // How many blocks of filters `convolve` takes at a time, and how many words of room it wants for them.
   int64_t blocks;
@@ -69,6 +108,7 @@ struct Kernels {
   // Counts words that stay in the first-level cache, to nowhere: what the processor can do at most with these kernels.
   // Returns how many products of signs that was, for `times` rounds.
   int64_t (*limit)(int64_t times);
+  FloatKernels floats;
 };
 
 // A tile of unpacked signs, 32 channels by kBlock filters, and the sums of kStrip pixels: 4 and 16 KiB.

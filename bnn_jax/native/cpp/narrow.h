@@ -9,7 +9,7 @@
 namespace bnn {
 namespace {
 
-typedef uint32_t Vector __attribute__((vector_size(4 * Lanes::kVector)));
+typedef uint32_t WordVector __attribute__((vector_size(4 * Lanes::kVector)));
 
 template <typename V>
 inline V load(const uint32_t* from) {
@@ -192,11 +192,11 @@ struct Run {
     const int64_t step = Lanes::kVector % g.words;
     int64_t at = 0;
     for (int64_t word = 0; at + Lanes::kVector <= words; at += Lanes::kVector) {
-      one<Vector>(x, pixel, at, word);
+      one<WordVector>(x, pixel, at, word);
       word += step;
       if (word >= g.words) word -= g.words;
     }
-    if (at < words) one<Vector>(x, pixel, words - Lanes::kVector, (words - Lanes::kVector) % g.words);
+    if (at < words) one<WordVector>(x, pixel, words - Lanes::kVector, (words - Lanes::kVector) % g.words);
   }
 };
 

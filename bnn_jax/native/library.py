@@ -1,0 +1,119 @@
+"""The C++ kernels as XLA's custom calls: whether they can run here, and how one is called.
+
+XLA does not look into them: `vmap` calls them once an example, and of arrays that are spread over devices each would gather
+the whole.
+"""
+
+import ctypes
+import re
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.export
+
+from bnn_jax.native import build
+
+HANDLERS = (
+    'bnn_convolution',
+    'bnn_convolution_signs',
+    'bnn_convolution_floats',
+    'bnn_narrow',
+    'bnn_narrow_signs',
+    'bnn_product',
+    'bnn_product_floats',
+    'bnn_pack',
+    'bnn_float_convolution',
+    'bnn_float_input_gradient',
+    'bnn_float_kernel_gradient',
+)
+DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
+"""For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
+
+
+def missing() -> str | None:
+    """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
+
+    Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
+    handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
+    """
+    return _register()
+
+
+@cache
+def _register() -> str | None:
+    reason = why_not(build.LIBRARY, build.digest(), _interface())
+    if reason is None:
+        library = ctypes.CDLL(str(build.LIBRARY))
+        for name in HANDLERS:
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+    return reason
+
+
+def why_not(path: Path, sources: str, interface: int | None) -> str | None:
+    """Why a compiled library cannot run, or None where it can; nothing is registered.
+
+    Args:
+        path: the library.
+        sources: the digest of the sources that it must have been compiled from.
+        interface: what the installed jaxlib has, 65536 major + minor; None where it is unknown.
+    """
+    if not path.exists():
+        return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
+    try:
+        library = ctypes.CDLL(str(path))
+        library.bnn_sources.restype = ctypes.c_char_p
+        compiled, built = library.bnn_sources().decode(), library.bnn_interface()
+    except (OSError, AttributeError) as error:
+        return f'{path.name} cannot be loaded: {error}'
+    if compiled != sources:
+        return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
+    if interface is None or built >> 16 != interface >> 16 or built > interface:
+        has = interface and hex(interface)
+        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has})'
+    return None
+
+
+def _interface() -> int | None:
+    """65536 major + minor of the interface that the installed jaxlib has, as its header says."""
+    header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
+    if not header.exists():
+        return None
+    numbers = re.findall(r'#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)', header.read_text())
+    return int(numbers[0]) << 16 | int(numbers[1]) if len(numbers) == 2 else None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those of this processor that there are kernels for. The first is used, or $BNN_INSTRUCTIONS, read once."""
+    expect_there()
+    function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
+    function.restype = ctypes.c_char_p
+    return tuple(function().decode().split())
+
+
+def expect_there() -> None:
+    reason = missing()
+    if reason is not None:
+        raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
+
+
+def usable() -> bool:
+    """Whether arrays of the whole program may pass through the kernels: they can run, and there is one CPU device in all.
+
+    Of a batch spread over several CPU devices each device would gather and compute the whole.
+    """
+    return missing() is None and _cpu_devices() <= 1
+
+
+def _cpu_devices() -> int:
+    """Of all hosts; 0 where JAX was told to use no CPU."""
+    try:
+        return jax.device_count('cpu')
+    except RuntimeError:
+        return 0
+
+
+def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
+    expect_there()
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
