@@ -47,6 +47,7 @@ def expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int |
 
 
 def window_of(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
+    """The window of a convolution. Raises ValueError for another pad value, and where it does not fit the image."""
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding, dilation)
@@ -55,6 +56,7 @@ def window_of(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilat
 
 
 def floats_of(x, rank: int) -> jax.Array:
+    """x as an array of this rank. Raises TypeError for a dtype that is not floating, ValueError for another rank."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f'x: got dtype {x.dtype}, expected real numbers to be multiplied by signs')
@@ -64,6 +66,7 @@ def floats_of(x, rank: int) -> jax.Array:
 
 
 def expect(name: str, array: jax.Array, shape: tuple[int, ...], dtype) -> None:
+    """Raises TypeError or ValueError unless an array has this dtype and shape."""
     if array.dtype != dtype:
         raise TypeError(f'{name}: got dtype {array.dtype}, expected {np.dtype(dtype)}')
     if array.shape != shape:
@@ -71,6 +74,7 @@ def expect(name: str, array: jax.Array, shape: tuple[int, ...], dtype) -> None:
 
 
 def words_of(name: str, words, rank: int) -> jax.Array:
+    """words as an array. Raises TypeError for a dtype other than uint32, ValueError for another rank."""
     words = jnp.asarray(words)
     if words.dtype != jnp.uint32:
         raise TypeError(f'{name}: got dtype {words.dtype}, expected uint32 words as made by bits.pack')
@@ -80,6 +84,7 @@ def words_of(name: str, words, rank: int) -> jax.Array:
 
 
 def expect_words(name: str, n_words: int, k: int) -> None:
+    """Raises TypeError or ValueError unless so many words hold k signs."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(
             f'{name}: got {k!r} for the number of signs, expected an integer known when the function is traced'
