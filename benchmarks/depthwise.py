@@ -27,10 +27,10 @@ from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.tables import listing
 from bnn_jax.nn.walk import walk
 from bnn_jax.ops.bits import pack, words_for
 from bnn_jax.schemes.scheme import Scheme
-from bnn_jax.tables import listing
 
 # Filters of a pointwise convolution and strides of the depthwise one before it. Source: MobileNet, arXiv:1704.04861, table 1.
 BLOCKS = (

@@ -34,7 +34,7 @@ from bnn_jax.data import (
 )
 from bnn_jax.data.pipeline import steps_from
 from bnn_jax.data.prepare_folder import prepare_folder
-from bnn_jax.tables import render
+from bnn_jax.nn.tables import render
 
 CLASSES = 4
 STANDARDIZE = Standardize(IMAGENET_MEAN, IMAGENET_STD)

@@ -13,8 +13,8 @@ from jax import lax
 from benchmarks.training import take_turns
 from bnn_jax.kernels import native, packed_conv2d, packed_signs
 from bnn_jax.kernels.zero_padding import tap_sums
+from bnn_jax.nn.tables import listing
 from bnn_jax.ops.bits import pack
-from bnn_jax.tables import listing
 
 Clock = Callable[[], float]
 

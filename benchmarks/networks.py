@@ -23,7 +23,7 @@ from benchmarks.training import take_turns
 from bnn_jax import kernels
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.packed import PackedNetwork
-from bnn_jax.tables import listing
+from bnn_jax.nn.tables import listing
 
 Step = Callable[[], object]
 

@@ -25,7 +25,7 @@ import tyro
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.tables import render
+from bnn_jax.nn.tables import render
 from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.step import update
 

@@ -7,7 +7,7 @@ with results.json, metrics.jsonl and curves.png, and the packed network in .../x
 import dataclasses
 from collections.abc import Sequence
 
-from bnn_jax.tables import render
+from bnn_jax.nn.tables import render
 from bnn_jax.training.experiment import run_or_exit, with_options
 from experiments import digits_vgg_small
 

@@ -5,7 +5,7 @@
     python -m experiments.short_runs --table-only                           # the results as Markdown
 
 A result is a line of JSON in docs/short_runs.jsonl; a row and seed that have one are skipped, so that a stopped run goes on at
-its next row. A row is a recipe of experiments/cifar10.py at the width, batch and rate that the line tells, with one thing
+its next row. A row is a recipe of CIFAR-10 at the width, batch and rate that the line tells, with one thing
 changed where its name says so. Adam keeps its rate, as in the first part of a long run; SGD's falls by cosine to 0.
 
 A few hundred steps with one seed show what makes a network fail at once. They do not say which of two good recipes wins
@@ -15,7 +15,7 @@ in the end.
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 from bnn_jax import BC, BIREAL, BNN, BWN, FLOAT, XNOR, quantizers
@@ -37,11 +36,17 @@ from bnn_jax.quantizers.published import sign_ste_exclusive
 from bnn_jax.schemes.presets import BIREAL_SCALED_GRADIENT, XNOR_PYTORCH_CIFAR
 from bnn_jax.training import Config, init, model_of
 from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
-from bnn_jax.training.memory import keep_freed_memory, one_heap
+from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.step import update
-from experiments import cifar10_nin, cifar10_resnet18, cifar10_resnet20, cifar10_upscaled_alexnet, cifar10_vgg_small
-from experiments import fashion_mnist_lenet5 as fashion_mnist
-from experiments.cifar10 import with_shortcuts
+from experiments import (
+    cifar10_nin,
+    cifar10_resnet18,
+    cifar10_resnet20,
+    cifar10_upscaled_alexnet,
+    cifar10_vgg_small,
+    fashion_mnist_lenet5,
+    run_command,
+)
 from experiments.shared import adam, l2_then
 
 RESULTS = Path('docs/short_runs.jsonl')
@@ -68,8 +73,9 @@ def short_nin(scheme, learning_rate: float, **changes) -> Config:
 
 def short_vgg(scheme, learning_rate: float = 1e-3) -> Config:
     """BinaryNet's network at a quarter of its width, batch 50."""
-    row = cifar10_vgg_small.config(scheme)
-    return dataclasses.replace(row, schedule=constant, width=0.25, learning_rate=learning_rate)
+    return dataclasses.replace(
+        cifar10_vgg_small.config(scheme), schedule=constant, width=0.25, learning_rate=learning_rate
+    )
 
 
 def short_resnet20(scheme, **changes) -> Config:
@@ -84,7 +90,7 @@ def short_resnet18(scheme, **changes) -> Config:
 
 def short_lenet5(scheme, learning_rate: float) -> Config:
     """LeNet-5 on Fashion-MNIST, batch 128."""
-    row = fashion_mnist.config(scheme)
+    row = fashion_mnist_lenet5.config(scheme)
     return dataclasses.replace(
         row, model=partial(lenet5, 10, scheme=scheme), schedule=constant, learning_rate=learning_rate
     )
@@ -113,8 +119,8 @@ ROWS: dict[str, Callable[[], Config]] = {
     'nin_bwn_1e-3': lambda: short_nin(BWN, 1e-3),
     'resnet20_bireal_scaled': lambda: short_resnet20(BIREAL_SCALED_GRADIENT),
     'resnet20_bireal': lambda: short_resnet20(BIREAL),
-    'resnet20_xnor_sgd': lambda: short_resnet20(with_shortcuts(XNOR)),
-    'resnet20_xnor_adam': lambda: short_resnet20(with_shortcuts(XNOR), **ADAM),
+    'resnet20_xnor_sgd': lambda: short_resnet20(XNOR),
+    'resnet20_xnor_adam': lambda: short_resnet20(XNOR, **ADAM),
     'vgg_small_bnn': lambda: short_vgg(BNN),
     'vgg_small_xnor': lambda: short_vgg(XNOR),
     'vgg_small_bc': lambda: short_vgg(BC),
@@ -125,7 +131,7 @@ ROWS: dict[str, Callable[[], Config]] = {
     'resnet18_bireal': lambda: short_resnet18(BIREAL),
     'lenet5_xnor_1e-2': lambda: short_lenet5(XNOR, 1e-2),
     'lenet5_xnor_1e-3': lambda: short_lenet5(XNOR, 1e-3),
-    'alexnet_xnor': lambda: dataclasses.replace(cifar10_upscaled_alexnet.RECIPE.rows['XNOR_PAPER'], schedule=constant),
+    'alexnet_xnor': lambda: dataclasses.replace(cifar10_upscaled_alexnet.RECIPE.row(), schedule=constant),
     'nin_xnor_pytorch_normal': lambda: published(dataclasses.replace(PYTORCH, init=nnx.initializers.normal(0.05))),
     'nin_xnor_pytorch_unaugmented': lambda: published(PYTORCH, augmentations=()),
     'nin_xnor_pytorch_unbiased': lambda: published(dataclasses.replace(PYTORCH, bias=False)),
@@ -268,9 +274,7 @@ def main(
     if table_only:
         print(table(results(out)))
         return
-    one_heap()
-    if jax.default_backend() == 'cpu':
-        keep_freed_memory()
+    allocate_for_training()
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)
         config = dataclasses.replace(config, width=width or config.width)
@@ -281,5 +285,10 @@ def main(
         print(table(results(out)[-1:]).splitlines()[-1], flush=True)
 
 
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with the options of the command line; arguments: by default those of this process."""
+    run_command(main, 'short_runs', __doc__, arguments)
+
+
 if __name__ == '__main__':
-    tyro.cli(main)
+    command()

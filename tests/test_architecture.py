@@ -1,11 +1,14 @@
 """The house itself: floors, forbidden constructions, docstrings, documents that stay true."""
 
 import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import bnn_jax as bnn
@@ -46,6 +49,27 @@ def test_importing_the_library_needs_no_extra_and_touches_no_device():
     assert result.stdout.split() == ['[]', '{}']
 
 
+def documented() -> list[str]:
+    """The modules that have examples."""
+    names = (
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        for path in SOURCES
+        if re.search(r'^ +>>> ', path.read_text(), re.M)
+    )
+    return [name.removesuffix('.__init__') for name in names]
+
+
+@pytest.mark.parametrize('name', documented())
+def test_examples_of_docstrings(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert not results.failed
+
+
+def test_the_root_is_small():
+    rooms = [path for path in (ROOT / 'bnn_jax').iterdir() if path.suffix == '.py' or (path / '__init__.py').exists()]
+    assert len(rooms) <= 16, sorted(path.name for path in rooms)
+
+
 def test_public_names():
     for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'):
         assert getattr(bnn, name) is getattr(bnn.schemes, name)
@@ -61,7 +85,8 @@ def test_the_readme_example_and_commands_are_real():
         assert (ROOT / name).exists(), name
     for module in re.findall(r'-m experiments\.([a-z0-9_]+)', readme):
         assert (ROOT / 'experiments' / f'{module}.py').exists(), module
-    first, second = re.findall(r'```python\n(.*?)```', readme, re.S)[:2]
+    first, second, *others = re.findall(r'```python\n(.*?)```', readme, re.S)
+    own, built = (block for block in others if 'class Net(' in block or 'NetworkBuilder(' in block)
     smaller = first.replace('224, 224', '32, 32').replace(
         'resnet18(num', 'resnet18(width=0.1, filters=(64, 128), blocks=(1, 1), num'
     )
@@ -70,3 +95,6 @@ def test_the_readme_example_and_commands_are_real():
     (ROOT / '.pytest_cache').mkdir(exist_ok=True)
     exec(smaller, namespace)
     exec(second, namespace)
+    with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):  # Flax's own layers rely on both.
+        exec(own.replace("'net.safetensors'", 'path'), namespace)
+    exec(built, namespace)

@@ -33,7 +33,7 @@ def bench(
 
     from bnn_jax.inference.float_twin import float_twin
     from bnn_jax.inference.serialization import load, preprocessing_of
-    from bnn_jax.tables import listing
+    from bnn_jax.nn.tables import listing
     from bnn_jax.training.experiment import device, versions
     from bnn_jax.training.step import logits_of
 

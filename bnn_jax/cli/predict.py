@@ -29,7 +29,7 @@ def predict(
         classes: a text file with a class name a line.
     """
     from bnn_jax.inference.serialization import load
-    from bnn_jax.tables import listing
+    from bnn_jax.nn.tables import listing
 
     network, prepare = load(file), preparation(file, preprocessing)
     if prepare.input_shape[2] != network.channels:

@@ -49,7 +49,7 @@ def convert(model: Any) -> Any:
         >>> from flax import nnx
         >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
         >>> packed = bnn.convert(model)
-        >>> packed.report.rows[1].became
+        >>> packed.report.rows[3].became
         'xnor + popcount'
     """
     if isinstance(model, Container):

@@ -5,18 +5,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bnn_jax.kernels import native, pallas_gpu, pallas_tpu
 from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.checks import (
+    convolution_operands,
+    expect,
+    expect_groups,
+    expect_words,
+    floats_of,
+    window_of,
+    words_of,
+)
 from bnn_jax.kernels.dense import EXACT, Dense
 from bnn_jax.kernels.dispatch import ByPlatform
 from bnn_jax.kernels.from_matmul import FromMatmul
-from bnn_jax.kernels.groups import along_channels, is_narrow
+from bnn_jax.kernels.groups import along_channels
 from bnn_jax.kernels.reference import Reference
 from bnn_jax.kernels.xla import Xla
 from bnn_jax.ops.bits import words_for
-from bnn_jax.ops.windows import Padding, Window
+from bnn_jax.ops.windows import Padding
 
 BACKENDS: dict[str, Backend] = {
     'reference': Reference(),
@@ -53,9 +61,9 @@ def packed_matmul(x_words, w_words, k: int, *, backend: str | Backend = 'auto') 
     Raises TypeError for a dtype other than uint32, ValueError for shapes that do not fit, an unknown backend, or k beyond
     2^24 where 'dense' multiplies.
     """
-    x_words, w_words = _words('x_words', x_words, 2), _words('w_words', w_words, 2)
+    x_words, w_words = words_of('x_words', x_words, 2), words_of('w_words', w_words, 2)
     for name, words in (('x_words', x_words), ('w_words', w_words)):
-        _expect_words(name, words.shape[1], k)
+        expect_words(name, words.shape[1], k)
     return _backend(backend).matmul(x_words, w_words, k)
 
 
@@ -98,7 +106,7 @@ def packed_conv2d(
         TypeError: for a dtype other than uint32.
         ValueError: for shapes that do not fit, another pad value, an unknown padding or backend.
     """
-    operands, static = _convolution(
+    operands, static = convolution_operands(
         x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
     )
     chosen = _backend(backend)
@@ -127,13 +135,13 @@ def packed_conv2d_signs(
     thresholds: (out,) int32. flip: (ceil(out / 32),) uint32, tail bits 0. All else as `packed_conv2d`. Returns
     (N, H', W', ceil(out / 32)) uint32. Raises TypeError and ValueError for thresholds or flip of another dtype or shape, too.
     """
-    operands, static = _convolution(
+    operands, static = convolution_operands(
         x_words, w_words, tap_sums, channels, strides, padding, dilation, pad_value, groups, filters
     )
     thresholds, flip = jnp.asarray(thresholds), jnp.asarray(flip)
     out = operands[1].shape[3] if filters is None else filters
-    _expect('thresholds', thresholds, (out,), jnp.int32)
-    _expect('flip', flip, (words_for(out),), jnp.uint32)
+    expect('thresholds', thresholds, (out,), jnp.int32)
+    expect('flip', flip, (words_for(out),), jnp.uint32)
     chosen = _backend(backend)
     method: Any = chosen.conv2d_signs if filters is None else chosen.narrow_conv2d_signs
     return method(*operands, thresholds, flip, *static)
@@ -151,7 +159,7 @@ def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend
         raise ValueError(f'x: got shape {x.shape}, expected at least one channel along the last axis')
     if coefficients is not None:
         coefficients = jnp.asarray(coefficients)
-        _expect('coefficients', coefficients, (2, x.shape[-1]), x.dtype)
+        expect('coefficients', coefficients, (2, x.shape[-1]), x.dtype)
     return _backend(backend).pack(x, coefficients)
 
 
@@ -164,8 +172,8 @@ def signed_matmul(x: jax.Array, w_words, *, backend: str | Backend = 'auto') -> 
     gradient is defined.
     Raises TypeError for dtypes, ValueError for shapes that do not fit and an unknown backend.
     """
-    x, w_words = _floats(x, 2), _words('w_words', w_words, 2)
-    _expect_words('w_words', w_words.shape[1], x.shape[1])
+    x, w_words = floats_of(x, 2), words_of('w_words', w_words, 2)
+    expect_words('w_words', w_words.shape[1], x.shape[1])
     return _backend(backend).signed_matmul(x, w_words)
 
 
@@ -185,91 +193,12 @@ def signed_conv2d(
 
     All else as `packed_conv2d` and `signed_matmul`. Returns (N, H', W', out) float32 (float64 for float64).
     """
-    x, w_words = _floats(x, 4), _words('w_words', w_words, 4)
-    _expect_groups(w_words, x.shape[3], groups, filters)
+    x, w_words = floats_of(x, 4), words_of('w_words', w_words, 4)
+    expect_groups(w_words, x.shape[3], groups, filters)
     if filters is not None:
         w_words = along_channels(w_words, filters)
-    window = _window(x, w_words, strides, padding, dilation, pad_value)
+    window = window_of(x, w_words, strides, padding, dilation, pad_value)
     return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)
-
-
-def _convolution(
-    x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters
-) -> tuple[tuple, tuple]:
-    """The operands and the static arguments of a convolution, checked."""
-    x_words, w_words = _words('x_words', x_words, 4), _words('w_words', w_words, 4)
-    _expect_words('x_words', x_words.shape[3], channels)
-    _expect_groups(w_words, channels, groups, filters)
-    window = _window(x_words, w_words, strides, padding, dilation, pad_value)
-    static = (channels, window, int(pad_value), groups)
-    return (x_words, w_words, tap_sums), static if filters is None else (*static, filters)
-
-
-def _expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int | None) -> None:
-    """Raises ValueError unless the groups share channels and filters evenly, and the words hold a group's weights."""
-    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
-        raise ValueError(f'groups: got {groups!r}, expected a positive integer')
-    out = w_words.shape[3] if filters is None else filters
-    if channels % groups or out % groups:
-        raise ValueError(
-            f'groups: got {groups} of {channels} channels and {out} filters, expected a divisor of both numbers'
-        )
-    if filters is None:
-        _expect_words('w_words', w_words.shape[2], channels // groups)
-        return
-    if not is_narrow(channels, groups):
-        raise ValueError(
-            f'filters: got words along the filters for {channels // groups} channels in each of {groups} groups, expected '
-            'several groups of fewer than 32 channels; pack the weights along their input channels, and give no `filters`'
-        )
-    _expect_words('w_words', w_words.shape[3], filters)
-    if w_words.shape[2] != channels // groups:
-        raise ValueError(
-            f'w_words: got shape {w_words.shape}, expected (kh, kw, {channels // groups}, {w_words.shape[3]}) for words '
-            'along the filters'
-        )
-
-
-def _window(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
-    if pad_value not in (0, 1, -1):
-        raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
-    window = Window.of(w_words.shape[:2], strides, padding, dilation)
-    window.pads(x.shape[1], x.shape[2])
-    return window
-
-
-def _floats(x, rank: int) -> jax.Array:
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f'x: got dtype {x.dtype}, expected real numbers to be multiplied by signs')
-    if x.ndim != rank:
-        raise ValueError(f'x: got shape {x.shape}, expected rank {rank}')
-    return x
-
-
-def _expect(name: str, array: jax.Array, shape: tuple[int, ...], dtype) -> None:
-    if array.dtype != dtype:
-        raise TypeError(f'{name}: got dtype {array.dtype}, expected {np.dtype(dtype)}')
-    if array.shape != shape:
-        raise ValueError(f'{name}: got shape {array.shape}, expected {shape}')
-
-
-def _words(name: str, words, rank: int) -> jax.Array:
-    words = jnp.asarray(words)
-    if words.dtype != jnp.uint32:
-        raise TypeError(f'{name}: got dtype {words.dtype}, expected uint32 words as made by bits.pack')
-    if words.ndim != rank:
-        raise ValueError(f'{name}: got shape {words.shape}, expected rank {rank}')
-    return words
-
-
-def _expect_words(name: str, n_words: int, k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(
-            f'{name}: got {k!r} for the number of signs, expected an integer known when the function is traced'
-        )
-    if k < 1 or n_words != words_for(k):
-        raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(max(k, 0))}')
 
 
 def _backend(backend: str | Backend) -> Backend:

@@ -92,6 +92,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def expect_there() -> None:
+    """Raises RuntimeError where the kernels cannot run."""
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
@@ -114,6 +115,7 @@ def _cpu_devices() -> int:
 
 
 def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
+    """The result of a handler, of this shape and dtype. Raises RuntimeError where the kernels cannot run."""
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
     return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)

@@ -1,8 +1,9 @@
 """Layers, containers, the network builder, and what they say of themselves."""
 
+from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.epilogue import affine_product, affine_sum, binary_product, epilogue, scaled
+from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
 from bnn_jax.nn.layer import Container, Cost, Layer, Slot
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm

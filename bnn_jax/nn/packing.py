@@ -10,7 +10,8 @@ import numpy as np
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
 from bnn_jax.quantizers.signs import sign
-from bnn_jax.schemes.scheme import Scheme, constant_k, flowing_k
+from bnn_jax.schemes.scheme import Scheme
+from bnn_jax.schemes.standard import constant_k, flowing_k
 from bnn_jax.schemes.trained import Trained, quantized
 
 

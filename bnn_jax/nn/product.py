@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from bnn_jax.nn.epilogue import affine_product, binary_product, epilogue
+from bnn_jax.nn.affine import affine_product
+from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
 from bnn_jax.nn.operations import Convolution, Dense

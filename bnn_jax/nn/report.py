@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bnn_jax.tables import render
+from bnn_jax.nn.tables import render
 
 
 @dataclasses.dataclass(frozen=True)

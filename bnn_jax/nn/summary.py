@@ -9,8 +9,8 @@ from flax import nnx
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.layer import Cost, cost_of, label_of
+from bnn_jax.nn.tables import render
 from bnn_jax.nn.walk import output_shapes, walk
-from bnn_jax.tables import render
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

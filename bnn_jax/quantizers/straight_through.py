@@ -26,8 +26,8 @@ def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[...,
         >>> @bnn.quantizers.with_gradient(lambda x, g: 2 * g)
         ... def doubled_identity(x):
         ...     return bnn.quantizers.sign(x)
-        >>> jax.grad(doubled_identity)(0.5)
-        Array(2., dtype=float32, weak_type=True)
+        >>> jax.grad(doubled_identity)(jnp.float32(0.5))
+        Array(2., dtype=float32)
     """
 
     def decorate(forward: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

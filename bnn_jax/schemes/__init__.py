@@ -26,7 +26,8 @@ from bnn_jax.schemes.orders import (
     residuals_norm_before,
     residuals_sign_after,
 )
-from bnn_jax.schemes.scheme import (
+from bnn_jax.schemes.scheme import Scheme, biased, check_scale, itself, unbiased
+from bnn_jax.schemes.standard import (
     BC,
     BC_STOCHASTIC,
     BIREAL,
@@ -36,18 +37,13 @@ from bnn_jax.schemes.scheme import (
     FLOAT,
     XNOR,
     XNOR_K,
-    Scheme,
-    biased,
-    check_scale,
     constant_k,
     flowing_k,
-    itself,
     one_bit_activation,
     one_bit_weight,
     real,
     real_input,
     real_unrectified,
-    unbiased,
 )
 from bnn_jax.schemes.trained import AdaptiveSign, RSign, Scheduled, Trained, TrainedSign
 

@@ -25,21 +25,8 @@ from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
 from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
-from bnn_jax.schemes.scheme import (
-    BC,
-    BIREAL,
-    BNN,
-    BWN,
-    XNOR,
-    Scheme,
-    constant_k,
-    flowing_k,
-    itself,
-    named,
-    real,
-    real_input,
-    unbiased,
-)
+from bnn_jax.schemes.scheme import Scheme, itself, named, unbiased
+from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
 
 _at_least_a_hundredth = AtLeast(0.01)
 

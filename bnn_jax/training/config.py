@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.training.loss import CrossEntropy, Loss
-from bnn_jax.training.names import name_of
+from bnn_jax.training.names import name_of, public_name
 from bnn_jax.training.options import option
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ def _described(value) -> Any:
         return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
     if isinstance(value, type) or hasattr(value, '__qualname__'):
         name = name_of(value)
-        variables = [_described(cell.cell_contents) for cell in getattr(value, '__closure__', None) or ()]
+        cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
+        variables = [_described(cell.cell_contents) for cell in cells or ()]
         return {'function': name, 'variables': variables} if variables else name
     kind = name_of(type(value))
     if dataclasses.is_dataclass(value):

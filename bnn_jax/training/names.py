@@ -67,13 +67,18 @@ def named(name: str) -> Callable[[T], T]:
     return declare
 
 
+def public_name(value: Any) -> str | None:
+    """The declared or public name of a function or class; None if it has none."""
+    return _DECLARED.get(value) or _public().get(value)
+
+
 def name_of(value: Any) -> str:
     """The declared or public name of a function or class, or else its module and qualified name.
 
     Raises:
         ValueError: for a lambda without a declared name.
     """
-    name = _DECLARED.get(value) or _public().get(value)
+    name = public_name(value)
     if name is not None:
         return name
     if '<lambda>' in value.__qualname__:

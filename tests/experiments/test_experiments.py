@@ -36,6 +36,7 @@ from experiments import (
     fashion_mnist_lenet5,
     picture_augmentations,
     pictures,
+    short_runs,
     table,
 )
 
@@ -47,7 +48,8 @@ DOCUMENTS = [
 ]
 RECIPES = experiments.recipes()
 COMMANDS = {
-    module.__name__.rpartition('.')[2]: module for module in (ablation, demo, picture_augmentations, pictures, table)
+    module.__name__.removeprefix('experiments.'): module
+    for module in (ablation, demo, picture_augmentations, pictures, short_runs, table)
 }
 SCALARS = [field.name for field in dataclasses.fields(Config) if 'help' in field.metadata]
 SHORT = ['--epochs=1', '--width=0.03125']
@@ -97,6 +99,7 @@ def help_of(command: str, capsys) -> str:
 def commands_of(document: str) -> list[str]:
     """The commands of a document, in code blocks and in the text, without placeholders."""
     text = (ROOT / document).read_text().replace('\\\n', ' ')
+    text = re.sub(r'\b(STEPS|WIDTH)\b', '1', text.replace('--rows ROW', '--rows nin_xnor_3e-3'))
     found = re.findall(r"python -m\s+experiments\.[^`'\n#]*", text)
     return [re.sub(r' \.\.\.|\[.*', '', line) for line in found if not re.search(r'\.(NAME|ROW)\b', line)]
 

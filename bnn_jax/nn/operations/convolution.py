@@ -1,129 +1,22 @@
-"""The two products a layer can be, convolution and dense, each in floats and on packed words, as values."""
+"""A convolution as a value: in floats, and on packed words."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bnn_jax import quantizers
-from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, packed_matmul, signed_conv2d, signed_matmul
-from bnn_jax.kernels.backend import below
+from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, signed_conv2d
 from bnn_jax.kernels.groups import is_narrow
 from bnn_jax.kernels.zero_padding import narrow_tap_sums, tap_sums
 from bnn_jax.nn.names import register
 from bnn_jax.ops.bits import pack, unpack, words_for
-from bnn_jax.ops.deterministic import wide
 from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.signs import Signs
 from bnn_jax.ops.windows import Window, pad_channels
 
 # A window is described in files as part of its operation.
 register('Window')(Window)
-
-
-@jax.custom_vjp
-def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (N, in) times kernel (in, out), of one floating dtype; float32, or float64 for float64 operands.
-
-    Gradients, g the incoming one rounded to the operands' dtype, which theirs have too: dx = g kernel^T and
-    dkernel = x^T g, accumulated in float32 or wider. Only reverse mode is defined.
-    """
-    return _dot(x, kernel, 1, 0)
-
-
-def _dense_bwd(operands, g):
-    x, kernel = operands
-    g = g.astype(x.dtype)
-    return _dot(g, kernel, 1, 1).astype(x.dtype), _dot(x, g, 0, 0).astype(kernel.dtype)
-
-
-dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
-
-
-def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide(a.dtype))
-
-
-def _by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """function of all rows of x as one matrix, the leading axes put back."""
-    if x.ndim == 2:
-        return function(x)
-    y = function(x.reshape(-1, x.shape[-1]))
-    return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-@register('Dense')
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """x (N, ..., in) times kernel (in, out)."""
-
-    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
-        return _by_rows(lambda rows: dense(rows, kernel.astype(x.dtype)), x)
-
-    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
-        return into, out
-
-    def check(self, x: jax.Array | Signs, into: int) -> None:
-        """Raises ValueError unless x fits a layer with `into` inputs."""
-        if x.ndim < 2 or x.shape[-1] != into:
-            raise ValueError(
-                f'dense layer: got input of shape {x.shape}, expected (N, {into}); '
-                'give the model the image size it was built for (input_shape)'
-            )
-
-    def input_scale(self, x: jax.Array) -> jax.Array:
-        """K of a dense layer: mean |x| over its inputs, (N, ..., 1)."""
-        return _by_rows(lambda rows: quantizers.input_scale(rows[:, None, None, :], 1)[:, 0, 0], x)
-
-    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
-        return out, words_for(into)
-
-    def pack_kernel(self, signs: jax.Array) -> jax.Array:
-        """(in, out) -> (out, n_words)."""
-        return pack(signs.T)
-
-    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
-        return unpack(words, into).T
-
-    def stored(self, into: int, out: int) -> 'Dense':
-        """The operation as conversion stores its weights."""
-        return self
-
-    def words_axis(self) -> int:
-        """Along which axis of its words signs are packed."""
-        return 1
-
-    def filters_axis(self) -> int:
-        """Which axis of its words is that of the filters."""
-        return 0
-
-    def signs_in_words(self, into: int, out: int) -> int:
-        """How many signs lie along that axis."""
-        return into
-
-    def border(self, words: jax.Array, into: int) -> jax.Array | None:
-        """A dense layer has no border."""
-        return None
-
-    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
-        """Product of signs on packed words, int32."""
-        return _by_rows(lambda rows: packed_matmul(rows, words, into), x_words)
-
-    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
-        """Words of (packed < thresholds) ^ flip."""
-        return below(self.packed(x_words, words, into, border), thresholds, flip)
-
-    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
-        return _by_rows(lambda rows: signed_matmul(rows, words), x)
-
-    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
-        """Multiply-adds for one image."""
-        return into * out * math.prod(output_shape[1:-1])
 
 
 @register('Convolution')

@@ -1,6 +1,6 @@
 """The published NIN in PyTorch, written from its formulas alone: an independent loop beside our row of the same arithmetic.
 
-    python -m experiments.nin_in_pytorch --data_dir=FOLDER
+    python -m benchmarks.nin_in_pytorch --data_dir=FOLDER
 
 Needs PyTorch, which this project does not install. Model, binarization and gradient follow jiecaoyu/XNOR-Net-PyTorch,
 CIFAR_10 (models/nin.py, util.py, main.py); batches, their order and augmentation are those of `experiments.short_runs`, row

@@ -1,0 +1,82 @@
+"""Products that are affine in their bits, (a s + b)(c t + d), from exact sums of the signs s and t."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from bnn_jax.nn.epilogue import scaled
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.ops.deterministic import rounded
+
+
+@jax.jit
+def affine_sum(
+    products: jax.Array,
+    weight_sums: jax.Array,
+    input_sums: jax.Array,
+    counts: jax.Array,
+    numbers: tuple[jax.Array | None, jax.Array | None, tuple[jax.Array, jax.Array] | None],
+) -> jax.Array:
+    """sum (a s + b)(c t + d) from sums of the signs s and t alone, in one order for both arithmetics.
+
+    Forward: a (c products + d weight_sums) + b (c input_sums + d counts).
+
+    Args:
+        products: sum of s t, (..., out).
+        weight_sums: sum of s over the taps inside the image, broadcastable to products.
+        input_sums: sum of t over the window, (..., 1).
+        counts: how many taps and channels lie inside the image, broadcastable to input_sums.
+        numbers: a (out,) or None for 1, b (out,) or None for 0, (c, d) scalars or None for (1, 0).
+    """
+    a, b, levels = numbers
+    shape = products.shape
+
+    def level(signs, constant):
+        signs = jnp.broadcast_to(signs, shape)
+        if levels is None:
+            return signs
+        c, d = (jnp.broadcast_to(number.astype(products.dtype), shape) for number in levels)
+        return rounded(rounded(c * signs) + rounded(d * jnp.broadcast_to(constant, shape)))
+
+    y = scaled(level(products, weight_sums), a)
+    if b is None:
+        return y
+    return rounded(rounded(y) + scaled(level(input_sums, counts), b))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def affine_product(
+    product: Convolution | Dense,
+    x: jax.Array,
+    weight: jax.Array,
+    x_signs: jax.Array,
+    weight_signs: jax.Array,
+    numbers: tuple[jax.Array | None, jax.Array | None, tuple[jax.Array, jax.Array] | None],
+) -> jax.Array:
+    """product(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
+
+    Forward: `affine_sum`. Gradient: that of product(x, weight) to x and weight; none to the others, whose parts are in the
+    gradients of x and weight. numbers: as in `affine_sum`. Source: the expansion of AdaBin's product (arXiv:2208.08084).
+    """
+    ones_in, ones = jnp.ones((1, *x_signs.shape[1:]), x_signs.dtype), jnp.ones_like(weight_signs[..., :1])
+    return affine_sum(
+        product(x_signs, weight_signs),
+        product(ones_in, weight_signs),
+        product(x_signs, ones),
+        product(ones_in, ones),
+        numbers,
+    )
+
+
+def _affine_product_fwd(product, x, weight, x_signs, weight_signs, numbers):
+    _, vjp = jax.vjp(product, x, weight)
+    return affine_product(product, x, weight, x_signs, weight_signs, numbers), (vjp, x_signs, weight_signs, numbers)
+
+
+def _affine_product_bwd(product, residuals, g):
+    vjp, *others = residuals
+    return *vjp(g), *jax.tree.map(jnp.zeros_like, others)
+
+
+affine_product.defvjp(_affine_product_fwd, _affine_product_bwd)

@@ -1,0 +1,6 @@
+"""The two operations that a product can be, convolution and dense, as values."""
+
+from bnn_jax.nn.operations.convolution import Convolution
+from bnn_jax.nn.operations.dense import Dense
+
+__all__ = ['Convolution', 'Dense']

@@ -1,0 +1,153 @@
+"""Packed layers that compute in floats: binary weights on real inputs, real weights, normalization, the float twin."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.kernels import packed_signs
+from bnn_jax.nn.affine import affine_sum
+from bnn_jax.nn.epilogue import epilogue, scaled
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
+from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, packed_layer, tensor
+from bnn_jax.nn.report import Row
+from bnn_jax.ops.deterministic import normalize, rounded
+from bnn_jax.ops.signs import Signs
+from bnn_jax.quantizers.signs import sign
+
+
+@packed_layer('UnpackedProduct')
+class UnpackedProduct(PackedLayer):
+    """Binary weights, real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
+
+    in_order: whether the sums go in the order of training, so that a sign that reads them is training's: the first layer of
+    a network with binary inputs. Else they are faster, and their floats never exist as a whole: tile by tile.
+    """
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    words: jax.Array = tensor()
+    scale: jax.Array | None = tensor()
+    bias: jax.Array | None = tensor()
+    in_order: bool = decided(default=True)
+
+    def __post_init__(self):
+        expect_bits(self)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        if self.in_order:
+            y = self.product(x, self.product.unpack_kernel(self.words, self.into))
+        else:
+            y = self.product.signed(x, self.words)
+        return epilogue(scaled(y, self.scale), None, self.bias)
+
+    def summed(self, in_order: bool) -> 'UnpackedProduct':
+        return dataclasses.replace(self, in_order=in_order)
+
+    def row(self, path: str) -> Row:
+        reason = 'its input is real: the weights are unpacked for a float product'
+        return product_row(self, path, '1-bit storage, float product', reason)
+
+    def holds_bits(self) -> bool:
+        return True
+
+    def float_twin(self) -> 'SignProduct':
+        signs = self.product.unpack_kernel(self.words, self.into)
+        return SignProduct(self.product, self.into, self.out, False, False, signs, self.scale, self.bias)
+
+
+@packed_layer('FloatProduct')
+class FloatProduct(PackedLayer):
+    """Real weights, real input: kept in float32 as trained."""
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    kernel: jax.Array = tensor()
+    bias: jax.Array | None = tensor()
+
+    def __post_init__(self):
+        expect(self, 'kernel', self.product.kernel_shape(self.into, self.out), np.float32)
+        if self.bias is not None:
+            expect(self, 'bias', (self.out,), np.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.product.check(x, self.into)
+        return epilogue(rounded(self.product(x, self.kernel)), None, self.bias)
+
+    def row(self, path: str) -> Row:
+        return product_row(self, path, 'float32', 'its weights are real: the scheme keeps this layer in float')
+
+
+@packed_layer(None)
+class SignProduct(PackedLayer):
+    """A product with signs held as float32 +-1: of the signs of x where `binary_input`, of x itself else; then the epilogue.
+
+    The float twin of a packed layer, to compare with; no file holds it.
+    """
+
+    product: Convolution | Dense
+    into: int
+    out: int
+    binary_input: bool
+    use_k: bool
+    signs: jax.Array = derived(init=True)
+    scale: jax.Array | None = tensor()
+    bias: jax.Array | None = tensor()
+    shift: jax.Array | None = tensor(default=None)
+    offset: jax.Array | None = tensor(default=None)
+    levels: jax.Array | None = tensor(default=None)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        k = self.product.input_scale(x) if self.use_k else None
+        if self.shift is not None:
+            x = rounded(x + jnp.broadcast_to(self.shift, x.shape))
+        if self.binary_input:
+            x = sign(x)
+        y = self.product(x, self.signs).astype(jnp.float32)
+        if self.offset is None and self.levels is None:
+            return epilogue(scaled(y, self.scale), k, self.bias)
+        ones, filters = jnp.ones((1, *x.shape[1:]), x.dtype), jnp.ones_like(self.signs[..., :1])
+        sums = (y, self.product(ones, self.signs), self.product(x, filters), self.product(ones, filters))
+        numbers = (self.scale, self.offset, None if self.levels is None else (self.levels[0], self.levels[1]))
+        return epilogue(affine_sum(*sums, numbers), k, self.bias)
+
+    def row(self, path: str) -> Row:
+        return product_row(self, path, 'float32', 'every sign as a float32 number')
+
+
+@packed_layer('PackedNorm')
+class PackedNorm(PackedLayer):
+    """Batch normalisation as two numbers a channel, (2, C): see `exact.norm_coefficients`."""
+
+    channels: int
+    coefficients: jax.Array = tensor()
+
+    def __post_init__(self):
+        expect(self, 'coefficients', (2, self.channels), np.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return normalize(x, self.coefficients)
+
+    def signs(self, x: jax.Array) -> Signs:
+        """The signs of what it gives, for a product that reads no more. Raises ValueError for other channels than its own."""
+        return Signs(packed_signs(x, self.coefficients), self.channels)
+
+    in_bits = 'in the thresholds, found from these numbers once'
+
+    def row(self, path: str) -> Row:
+        reason = 'statistics and affine parameters folded together'
+        return Row(path, 'float32, 2 numbers a channel', self.stored_bytes(), reason)
+
+    def gives_signs(self) -> bool:
+        return True
+
+    def direction(self, channels: int) -> np.ndarray | None:
+        coefficients = np.asarray(self.coefficients)
+        if self.channels != channels or not np.isfinite(coefficients).all():
+            return None
+        return np.sign(coefficients[0])

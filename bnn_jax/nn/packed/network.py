@@ -1,0 +1,100 @@
+"""Containers of packed layers, and the whole packed network."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bnn_jax.nn.images import check_images, nan_unless_finite
+from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer
+from bnn_jax.nn.report import Row
+from bnn_jax.ops.deterministic import rounded
+
+
+@packed_layer('Chain')
+class Chain(PackedLayer):
+    """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
+
+    layers: tuple = child()
+    runs: tuple = derived(init=True, default=())
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        done = 0
+        for run in self.runs:
+            x = run(self.layers, self._through(done, run.start, x))
+            done = run.stop
+        return self._through(done, len(self.layers), x)
+
+    def _through(self, start: int, stop: int, x: Any) -> Any:
+        for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
+            only_signs = following is not None and following.reads_only_signs() and layer.gives_signs()
+            x = layer.signs(x) if only_signs else layer(x)
+        return x
+
+    def rows(self, path: str) -> Iterator[Row]:
+        runs = {i: run for run in self.runs for i in range(run.start, run.stop)}
+        for i, inner in enumerate(self.layers):
+            for row in inner.rows(f'{path}{i}'):
+                yield runs[i].row_of(inner, row) if i in runs else row
+
+    def float_twin(self) -> 'Chain':
+        return Chain(self.layers)
+
+
+@packed_layer('Sum')
+class Sum(PackedLayer):
+    """body(x) + shortcut(x)."""
+
+    body: Chain = child()
+    shortcut: Chain = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rounded(self.body(x)) + rounded(self.shortcut(x))
+
+    def rows(self, path: str) -> Iterator[Row]:
+        yield from self.body.rows(f'{path}.body.')
+        yield from self.shortcut.rows(f'{path}.shortcut.')
+
+
+@packed_layer('Concat')
+class Concat(PackedLayer):
+    """What several chains make of one input, side by side: their channels concatenated."""
+
+    branches: tuple = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+
+    def rows(self, path: str) -> Iterator[Row]:
+        for i, branch in enumerate(self.branches):
+            yield from branch.rows(f'{path}.branch{i}.')
+
+
+@packed_layer('PackedNetwork')
+class PackedNetwork(PackedLayer):
+    """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
+
+    A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
+    that is not finite gives logits NaN. `report` says what each layer became. For inference: no gradient is defined.
+    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
+    """
+
+    channels: int
+    num_classes: int
+    body: Chain = child()
+
+    def __call__(self, images) -> jax.Array:
+        images = check_images(images, self.channels).astype(jnp.float32)
+        return nan_unless_finite(self.body(images), images)
+
+    def rows(self, path: str) -> Iterator[Row]:
+        yield from self.body.rows(path)
+
+    def __repr__(self) -> str:
+        rows = self.report.rows
+        packed = sum(row.became == 'xnor + popcount' for row in rows)
+        return (
+            f'PackedNetwork(channels={self.channels}, num_classes={self.num_classes}): {len(rows)} layers, {packed} of them '
+            f'products of bits, {self.report.bytes:,} bytes; .report says what each layer became'
+        )

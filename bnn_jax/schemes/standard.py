@@ -1,0 +1,155 @@
+"""The library's own schemes, and what they give their first, last and shortcut layers."""
+
+import dataclasses
+
+import jax
+
+from bnn_jax import quantizers
+from bnn_jax.schemes import orders
+from bnn_jax.schemes.projections import centre_and_clip, clip
+from bnn_jax.schemes.scheme import Scheme, named
+
+
+def real(scheme: Scheme) -> Scheme:
+    """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
+    kept = ('init', 'bias', 'dropout', 'drops')
+    kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before', 'norm_groups')
+    return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
+
+
+def real_unrectified(scheme: Scheme) -> Scheme:
+    """`real`, in an order without ReLU: product, norm, pool."""
+    return dataclasses.replace(real(scheme), chain=orders.product_norm_pool)
+
+
+def real_input(scheme: Scheme) -> Scheme:
+    """The same scheme on a real input: the image of a network whose weights are all binary."""
+    return dataclasses.replace(scheme, activation=None, input_scale=None)
+
+
+def constant_k(x: jax.Array, product) -> jax.Array:
+    """XNOR-Net's K of the tensor being binarised, without a gradient (as in its Caffe code; the paper says nothing)."""
+    return product.input_scale(jax.lax.stop_gradient(x))
+
+
+def flowing_k(x: jax.Array, product) -> jax.Array:
+    """XNOR-Net's K with its gradient, which flows through |x| (as in its Theano code)."""
+    return product.input_scale(x)
+
+
+FLOAT = named(
+    'FLOAT',
+    """Real weights and activations: the baseline.""",
+    Scheme(
+        weight=None,
+        scale=None,
+        activation=None,
+        chain=orders.product_norm_relu_pool,
+        head=orders.pool_product,
+        residual=orders.residual_norm_after,
+    ),
+)
+
+BC = named(
+    'BC',
+    """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363).""",
+    dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=real, last=real, shortcut=real),
+)
+
+BC_STOCHASTIC = named(
+    'BC_STOCHASTIC',
+    """BinaryConnect, stochastic: signs drawn anew in every training step, sign(W) in evaluation.""",
+    dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste),
+)
+
+BWN = named(
+    'BWN',
+    """Binary-Weight-Network: weights alpha sign(W), real activations (XNOR-Net section 3.1).""",
+    dataclasses.replace(BC, weight=quantizers.scaled_sign_ste, scale=quantizers.alpha),
+)
+
+BNN = named(
+    'BNN',
+    """BinaryNet: all weights and activations +-1; only the image and the logits are real (arXiv:1602.02830).""",
+    Scheme(
+        weight=quantizers.sign_ste,
+        scale=None,
+        activation=quantizers.sign_ste,
+        projection=clip,
+        chain=orders.product_pool_norm,
+        head=orders.pool_product_norm,
+        residual=orders.residual_sign_after,
+        first=real_input,
+    ),
+)
+
+XNOR = named(
+    'XNOR',
+    """XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real.""",
+    Scheme(
+        weight=quantizers.scaled_sign_ste,
+        scale=quantizers.alpha,
+        activation=quantizers.sign_ste,
+        projection=centre_and_clip,
+        chain=orders.norm_product_pool,
+        head=orders.norm_relu_pool_product,
+        residual=orders.residual_norm_before,
+        first=real,
+        last=real,
+        shortcut=real,
+    ),
+)
+
+XNOR_K = named(
+    'XNOR_K',
+    """XNOR-Net with its input scale K (eq. 11), no gradient through K.""",
+    dataclasses.replace(XNOR, input_scale=constant_k),
+)
+
+
+def one_bit_activation(x: jax.Array) -> jax.Array:
+    """DoReFa's activation of one bit, 0 or 1: `quantizers.dorefa_activations(x, 1)`."""
+    return quantizers.dorefa_activations(x, 1)
+
+
+def one_bit_weight(w: jax.Array) -> jax.Array:
+    """DoReFa's weights of one bit: `quantizers.dorefa_weights(w, 1)`, one scale a layer, identity gradient."""
+    return quantizers.dorefa_weights(w, 1)
+
+
+DOREFA = named(
+    'DOREFA',
+    """DoReFa-Net with 1-bit weights and 1-bit activations {0, 1}, in XNOR-Net's order (arXiv:1606.06160).
+
+It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not quantized.
+""",
+    dataclasses.replace(
+        XNOR,
+        weight=one_bit_weight,
+        scale=quantizers.layer_alpha,
+        activation=one_bit_activation,
+        projection=None,
+    ),
+)
+
+BIREAL = named(
+    'BIREAL',
+    """Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
+
+The gradient is that of its published code; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha.
+""",
+    Scheme(
+        weight=quantizers.scaled_sign_plain_ste,
+        scale=quantizers.alpha,
+        activation=quantizers.sign_approx,
+        projection=clip,
+        chain=orders.product_norm_pool,
+        head=orders.pool_product,
+        residual=orders.residuals_sign_after,
+        downsample=orders.average_product_norm,
+        first=real_unrectified,
+        last=real,
+        shortcut=real,
+        eps=1e-5,
+    ),
+)
