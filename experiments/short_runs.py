@@ -1,7 +1,7 @@
 """The first few hundred steps of the CIFAR-10 rows, watched: what docs/what_trains.md compares.
 
     python -m experiments.short_runs --data_dir=FOLDER                      # all rows that have no result yet
-    python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor nin_float --seed=1
+    python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor_1e-3 nin_float_1e-3 --seed=1
     python -m experiments.short_runs --table-only                           # the results as Markdown
 
 A result is a line of JSON in docs/short_runs.jsonl; a row and seed that have one are skipped, so that a stopped run goes on at
@@ -270,10 +270,16 @@ def main(
         width: of every network; by default the row's.
         out: the file of results.
         table_only: print the results as Markdown.
+
+    Raises:
+        ValueError: for the name of a row that there is not.
     """
     if table_only:
         print(table(results(out)))
         return
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown:
+        raise ValueError(f'rows: got {unknown[0]!r}, expected some of {", ".join(ROWS)}')
     allocate_for_training()
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)

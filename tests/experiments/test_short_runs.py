@@ -68,3 +68,8 @@ def test_another_seed_is_another_result(tmp_path):
     assert short_runs.is_finished(out, 'tiny', tiny(), 60)
     assert not short_runs.is_finished(out, 'tiny', dataclasses.replace(tiny(), seed=1), 60)
     assert not short_runs.is_finished(out, 'tiny', dataclasses.replace(tiny(), width=0.5), 60)
+
+
+def test_an_unknown_row_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="rows: got 'nin', expected some of nin_xnor_before, "):
+        short_runs.main(rows=('nin_xnor_1e-3', 'nin'), out=tmp_path / 'runs.jsonl')
