@@ -46,11 +46,11 @@ def in_pytorch(network: Network) -> Any:
         kernel = np.asarray(layer.kernel[...])
         bias = {} if layer.bias is None else {'bias': layer.bias[...]}
         if not isinstance(layer.product, Convolution):
-            return filled(nn.Linear(layer.into, layer.out, bias=bool(bias)), weight=kernel.T, **bias)
+            return filled(nn.Linear(layer.in_features, layer.out_features, bias=bool(bias)), weight=kernel.T, **bias)
         window = layer.product.window
         pads = [before for before, _ in _symmetric(window)]
         more = {'dilation': window.dilation, 'groups': layer.product.groups, 'bias': bool(bias)}
-        module = nn.Conv2d(layer.into, layer.out, window.size, window.strides, pads, **more)
+        module = nn.Conv2d(layer.in_features, layer.out_features, window.size, window.strides, pads, **more)
         return filled(module, weight=kernel.transpose(3, 2, 0, 1), **bias)
 
     def norm(layer: Norm, flat: bool):

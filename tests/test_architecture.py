@@ -1,4 +1,4 @@
-"""The house itself: floors, forbidden constructions, docstrings, documents that stay true."""
+"""The architecture: floors of packages, forbidden constructions, docstrings, documents that stay true."""
 
 import ast
 import doctest

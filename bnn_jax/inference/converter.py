@@ -1,5 +1,7 @@
 """Trained network -> packed network, once: signs become bits, scales and normalization are computed for good."""
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -7,10 +9,10 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.inference.thresholds import in_bits
-from bnn_jax.nn.layer import Container, Layer, cost_of, kept, label_of
-from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
+from bnn_jax.nn.packed_layer import PackedLayer, packed_layer
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.walk import is_container, slots, walk
+from bnn_jax.nn.walk import is_container, joined, slots, walk
 
 
 class Packed(nnx.Module):
@@ -21,6 +23,13 @@ class Packed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.layer(x)  # pyright: ignore[reportCallIssue]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ('kernel', 'bias', 'scheme'):
+            raise AttributeError(
+                f'{name}: this layer is packed, expected the trained model, which still has its {name}'
+            )
+        raise AttributeError(name)
 
 
 def convert(model: Any) -> Any:
@@ -52,74 +61,124 @@ def convert(model: Any) -> Any:
         >>> packed.report.rows[3].became
         'xnor + popcount'
     """
-    if isinstance(model, Container):
-        packed = in_bits(_packed(model, ''))
-        if not packed.holds_bits():
-            raise _without_bits()
-        return packed
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
         )
-    if isinstance(model, Layer):
-        return _layer_packed(model, type(model).__name__)
-    copy: Any = nnx.merge(*nnx.split(model), copy=True)
-    rows: list[Row] = []
-    copy.eval()
-    if not _replace(copy, '', rows):
-        raise _without_bits()
-    order = [place.path for place in walk(model)]
-    rows.sort(key=lambda row: next((i for i, path in enumerate(order) if row.path.startswith(path)), len(order)))
-    copy.report = Report(tuple(rows))
-    return copy
+    if any(isinstance(place.layer, Packed) for place in walk(model)):
+        raise ValueError('convert: got a module that is converted already, expected a trained one')
+    layers = [model] if isinstance(model, Layer) else [place.layer for place in walk(model)]
+    # Real sums that a sign may read, anywhere in the model, keep the order of training.
+    conversion = _Conversion(any(isinstance(layer, Layer) and layer.multiplies_bits() for layer in layers))
+    packed = conversion.of(model, '')
+    if not packed.holds_bits():
+        raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
+    if not isinstance(packed, ConvertedModule):
+        return in_bits(packed, conversion.in_order)
+    converted = packed.module()
+    if hasattr(converted, 'report'):
+        raise ValueError(
+            f"convert: {type(model).__name__} has an attribute 'report', which the report needs; rename it"
+        )
+    converted.report = Report(tuple(packed.rows('')))
+    return converted
 
 
-def _without_bits() -> ValueError:
-    return ValueError('convert: got a network without binary weights, expected at least one layer to pack')
+@packed_layer(None)
+class ConvertedModule(KeptModule):
+    """A user's module in which binary layers are packed; rows of its report, with paths inside the module."""
+
+    inner_rows: tuple[Row, ...] = ()
+
+    def rows(self, path: str) -> Iterator[Row]:
+        for row in self.inner_rows:
+            yield dataclasses.replace(row, path=joined(path, row.path))
+
+    def holds_bits(self) -> bool:
+        return True
+
+    def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
+        raise ValueError(
+            "save: a user's own module with packed layers stands inside a container of this library, expected the container "
+            'inside the module; then its arrays are saved, and load(path, into=module) puts them back'
+        )
 
 
-def _packed(layer: Any, path: str) -> Any:
-    if isinstance(layer, Container):
-        inner = [_packed(slot.get(), _joined(path, slot.name)) for slot in layer.slots()]
-        return layer.packed(inner)
-    return _layer_packed(layer, path)
+class _Conversion:
+    """One conversion; a layer that stands in several places is packed once."""
+
+    def __init__(self, in_order: bool):
+        self.in_order = in_order
+        self._packed: dict[int, Packed] = {}
+
+    def of(self, layer: Any, path: str) -> Any:
+        """The packed layer of a layer, a container or a user's module."""
+        if isinstance(layer, Container) and not _overrides_call(layer):
+            return layer.packed([self.of(slot.get(), joined(path, slot.name)) for slot in layer.slots()])
+        if isinstance(layer, nnx.Module) and is_container(layer):
+            return self._converted(layer, path)
+        if not isinstance(layer, Layer):
+            if not callable(layer):
+                raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected a layer: a callable')
+            return kept(layer)
+        if _overrides_call(layer):
+            raise ValueError(
+                f'convert: layer {path}: {type(layer).__name__} has a __call__ of its own but not its own packed(), expected '
+                'both or neither; or put the layer into a module of your own, whose __call__ stays'
+            )
+        try:
+            return layer.packed()
+        except ValueError as error:
+            raise ValueError(f'convert: layer {path}: {error}') from error
+
+    def _converted(self, module: nnx.Module, path: str) -> KeptModule:
+        """A copy of the module with packed twins in it; kept as it is where there is nothing to pack."""
+        copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
+        copy.eval()
+        found = self._replace(copy, path, '', rows)
+        if not found:
+            return KeptModule.of(module)
+        # Merging a module puts its attributes in the order of their names; the report keeps that of the module.
+        order = [place.path for place in walk(module)]
+        ordered = sorted(rows, key=lambda p: next((i for i, q in enumerate(order) if f'{q}.'.startswith(f'{p}.')), 0))
+        return ConvertedModule(*nnx.split(copy), tuple(row for name in ordered for row in rows[name]))
+
+    def _replace(self, module: Any, path: str, inner: str, rows: dict[str, list[Row]]) -> bool:
+        """Puts packed twins into a module and adds to the rows of its report; whether there was anything to pack."""
+        found = False
+        for slot in slots(module):
+            layer, name = slot.get(), joined(inner, slot.name)
+            plain = isinstance(layer, Container) and not _overrides_call(layer)
+            if not plain and is_container(layer):
+                found |= self._replace(layer, path, name, rows)
+            elif id(layer) in self._packed:
+                slot.put(self._packed[id(layer)])
+            elif not callable(layer):
+                rows[name] = [_float_row(layer, name)]
+            else:
+                packed = in_bits(self.of(layer, joined(path, name)), self.in_order)
+                if packed.holds_bits():
+                    self._packed[id(layer)] = Packed(packed)
+                    slot.put(self._packed[id(layer)])
+                    rows[name], found = list(packed.rows(name)), True
+                else:
+                    rows[name] = [_float_row(layer, name)]
+        return found
 
 
-def _layer_packed(layer: Any, path: str) -> Any:
-    if not isinstance(layer, Layer):
-        if not callable(layer):
-            raise TypeError(f'convert: layer {path} is a {type(layer).__name__}, expected a layer: a callable')
-        return kept(layer)
-    try:
-        return layer.packed()
-    except ValueError as error:
-        raise ValueError(f'convert: layer {path}: {error}') from error
+def _overrides_call(layer: Any) -> bool:
+    """Whether a subclass changed what a layer computes, but not how it is packed."""
+
+    def owner(name: str) -> type:
+        return next(cls for cls in type(layer).__mro__ if name in vars(cls))
+
+    computes, packs = owner('__call__'), owner('packed')
+    # The default of `packed` keeps the layer itself, whatever it computes.
+    return packs is not Layer and computes is not packs and issubclass(computes, packs)
 
 
-def _replace(module: nnx.Module, path: str, rows: list[Row]) -> bool:
-    """Puts packed twins into a user's module, adds to the rows of its report, and says whether there was anything to pack."""
-    found = False
-    for slot in slots(module):
-        layer, inner = slot.get(), _joined(path, slot.name)
-        if not isinstance(layer, Container) and is_container(layer):
-            found |= _replace(layer, inner, rows)
-            continue
-        packed = in_bits(_packed(layer, inner))
-        if packed.holds_bits():
-            slot.put(Packed(packed))
-            rows += packed.rows(inner)
-            found = True
-        else:
-            rows.append(_float_row(layer, packed, inner))
-    return found
-
-
-def _float_row(layer: Any, packed: Any, path: str) -> Row:
-    size = (
-        cost_of(layer, ()).bytes
-        if isinstance(layer, nnx.Module) and not isinstance(layer, Layer)
-        else packed.stored_bytes()
-    )
+def _float_row(layer: Any, path: str) -> Row:
+    leaves = jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.RngState))) if isinstance(layer, nnx.Module) else []
     reason = f'{label_of(layer)}: no binary weights, left as it was'
     if isinstance(layer, nnx.BatchNorm) and not isinstance(layer, Layer):
         count = _near_threshold(layer)
@@ -128,7 +187,7 @@ def _float_row(layer: Any, packed: Any, path: str) -> Row:
                 f'; before a sign, another compilation may flip the sign of up to {count} float32 numbers a channel, those '
                 'nearest to its threshold; of none with bnn_jax.nn.Norm'
             )
-    return Row(path, 'float32', size, reason)
+    return Row(path, 'float32', sum(leaf.size * leaf.dtype.itemsize for leaf in leaves), reason)
 
 
 def _near_threshold(norm: nnx.BatchNorm) -> int:
@@ -146,7 +205,3 @@ def _near_threshold(norm: nnx.BatchNorm) -> int:
     width = 2 * 4 * np.abs(bias) * 2.0**-23 / factor
     counts = np.where(bias == 0, 0, np.ceil(width / np.maximum(np.spacing(np.abs(threshold)), 1e-45)))
     return int(counts.max(initial=0))
-
-
-def _joined(path: str, name: str) -> str:
-    return '.'.join(part for part in (path, name) if part)

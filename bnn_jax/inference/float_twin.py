@@ -15,10 +15,14 @@ def float_twin(network: PackedNetwork) -> PackedNetwork:
     Raises:
         TypeError: for anything but a packed network.
     """
-    if not isinstance(network, PackedLayer):
-        raise TypeError(f'float_twin: got a {type(network).__name__}, expected a packed network; call convert first')
+    if not isinstance(network, PackedNetwork):
+        raise TypeError(
+            f'float_twin: got a {type(network).__name__}, expected a PackedNetwork, as convert makes of a network of containers'
+        )
     return _twin(network)
 
 
 def _twin(layer: Any) -> Any:
+    if not isinstance(layer, PackedLayer):
+        raise TypeError(f'float_twin: got a {type(layer).__name__} in the network, expected packed layers')
     return with_children(layer, _twin).float_twin()

@@ -1,5 +1,6 @@
 """A user's own module whose binary layers are packed: its packed layers, the arrays beside them, and how both are put back."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.inference.converter import Packed, convert
+from bnn_jax.nn.packed_layer import role
 from bnn_jax.nn.walk import Place, walk
 
 
@@ -17,7 +19,7 @@ def packed_layers(module: Any) -> list[Place]:
 
 def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
     """All arrays of a converted module but those of its packed layers, and random keys; by path."""
-    return {name: variable[...] for name, variable in _variables(module).items()}
+    return {name: leaf for name, leaf in _leaves(module, nnx.state(module, nnx.Not(nnx.RngState))) if name is not None}
 
 
 def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
@@ -26,36 +28,48 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
     places = {place.path: place for place in packed_layers(module)}
     _expect_same('packed layers', set(packed), set(places))
     for path, place in places.items():
-        ours, theirs = _shapes(place.layer.layer), _shapes(packed[path])
+        ours, theirs = _layout(place.layer.layer), _layout(packed[path])
         if ours != theirs:
-            raise ValueError(
-                f'load: layer {path} of the file is {packed[path]!r} with {theirs}, expected {ours} as in the module'
-            )
-        place.slot.put(Packed(packed[path]))
-    variables = _variables(module)
-    _expect_same('arrays', set(arrays), set(variables))
-    for name, variable in variables.items():
-        got, expected = (f'{a.dtype}{list(np.shape(a))}' for a in (arrays[name], variable[...]))
-        if got != expected:
-            raise ValueError(f'load: {name} of the file is {got}, expected {expected} as in the module')
-        variable[...] = arrays[name]
-    return module
+            raise ValueError(f'load: layer {path} of the file is {theirs}, expected {ours} as in the module')
+    expected = arrays_beside(module)
+    _expect_same('arrays', set(arrays), set(expected))
+    for name, array in arrays.items():
+        got, wanted = (f'{a.dtype}{list(np.shape(a))}' for a in (array, expected[name]))
+        if got != wanted:
+            raise ValueError(f'load: {name} of the file is {got}, expected {wanted} as in the module')
+    graphdef, state = nnx.split(module)
+    leaves = [arrays.get(name or '', leaf) for name, leaf in _leaves(module, state)]
+    loaded = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(state), leaves), copy=True)
+    for place in packed_layers(loaded):
+        place.slot.put(Packed(packed[place.path]))
+    return loaded
 
 
-def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """The variables of a converted module, shared with it, but those of packed layers and random keys; by path."""
-    inside = tuple(f'{place.path}.' for place in packed_layers(module))
-    found = {}
-    for path, node in nnx.iter_modules(module):
-        prefix = ''.join(f'{part}.' for part in path)
-        if not f'{prefix}'.startswith(inside):
-            own = {name: value for name, value in vars(node).items() if isinstance(value, nnx.Variable)}
-            found |= {f'{prefix}{name}': v for name, v in own.items() if not isinstance(v, nnx.RngState)}
+def _leaves(module: nnx.Module, state: nnx.State) -> list[tuple[str | None, jax.Array]]:
+    """The arrays of a state, with their paths; None for those of packed layers."""
+    inside = [tuple(map(str, path)) for path, node in nnx.iter_modules(module) if isinstance(node, Packed)]
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        parts = tuple(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
+        is_packed = any(parts[: len(start)] == start for start in inside)
+        found.append((None if is_packed else '.'.join(parts), leaf))
     return found
 
 
-def _shapes(layer: Any) -> list[str]:
-    return [repr(layer), *(f'{leaf.dtype}{list(leaf.shape)}' for leaf in jax.tree.leaves(layer))]
+def _layout(layer: Any) -> str:
+    """The static fields of a packed layer, and the shapes of its tensors."""
+    if isinstance(layer, tuple):
+        return f'({", ".join(map(_layout, layer))})'
+    parts = []
+    for field in dataclasses.fields(layer):
+        value = getattr(layer, field.name)
+        if role(field) == 'tensor':
+            parts.append(f'{field.name}={None if value is None else f"{value.dtype}{list(value.shape)}"}')
+        elif role(field) == 'child':
+            parts.append(_layout(value))
+        elif role(field) == 'static':
+            parts.append(f'{field.name}={value!r}')
+    return f'{type(layer).__name__}({", ".join(parts)})'
 
 
 def _expect_same(what: str, got: set[str], expected: set[str]) -> None:

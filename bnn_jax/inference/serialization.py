@@ -17,11 +17,11 @@ from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
 from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
-from bnn_jax.inference.thresholds import in_bits
+from bnn_jax.inference.thresholds import in_bits, multiplies_bits
 from bnn_jax.nn.names import maker_of, name_of
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import PackedNetwork
-from bnn_jax.nn.packed_layer import PackedLayer, role
+from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
 from bnn_jax.ops.windows import Window
 
 FORMAT, VERSION = 'bnn_jax', 1
@@ -101,7 +101,9 @@ def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
         if entry == 'network':
             network = in_bits(_build(described, tensors, used))
         else:
-            built = {name: in_bits(_build(tree, tensors, used)) for name, tree in described['packed'].items()}
+            raw = {name: _build(tree, tensors, used) for name, tree in described['packed'].items()}
+            in_order = any(map(multiplies_bits, raw.values()))
+            built = {name: in_bits(layer, in_order) for name, layer in raw.items()}
             arrays = {name: _tensor(tensor, tensors, used) for name, tensor in described['arrays'].items()}
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
@@ -174,15 +176,15 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
         inner = getattr(value, field.name)
         if role(field) == 'tensor':
             if not (inner is None and field.default is None):
-                described[field.name] = None if inner is None else _store(inner, tensors)
+                described[name_in_files(field)] = None if inner is None else _store(inner, tensors)
         elif role(field) not in ('derived', 'decided') and inner != field.default:
-            described[field.name] = _describe(inner, tensors)
+            described[name_in_files(field)] = _describe(inner, tensors)
     return described
 
 
 def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
     name = str(len(tensors))
-    tensors[name] = np.ascontiguousarray(array)
+    tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
     return name
 
 
@@ -198,14 +200,15 @@ def _build(described: Any, tensors: dict[str, np.ndarray], used: set[str]) -> An
         return kind.from_file(described, lambda name: _tensor(name, tensors, used))  # pyright: ignore
     if not isinstance(kind, type):
         return kind  # A registered function.
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = {name_in_files(field): field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     values = {}
     for key, inner in described.items():
-        if role(fields[key]) == 'tensor':
-            values[key] = _tensor(inner, tensors, used)
+        field = fields[key]
+        if role(field) == 'tensor':
+            values[field.name] = _tensor(inner, tensors, used)
         else:
-            values[key] = _build(inner, tensors, used)
-            _check_field(kind, key, values[key])
+            values[field.name] = _build(inner, tensors, used)
+            _check_field(kind, field.name, values[field.name])
     return Window.of(**values) if kind is Window else kind(**values)
 
 

@@ -22,13 +22,21 @@ from bnn_jax.ops.deterministic import negative
 from bnn_jax.ops.signs import Signs
 
 
-def in_bits(layer: Any) -> Any:
+def in_bits(layer: Any, in_order: bool | None = None) -> Any:
     """A packed network, or any of its layers, with thresholds wherever `runs` allows; the answers are the same bits.
 
     Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
+    in_order: whether that order is given up for the one of training; None: where the layer multiplies bits.
     """
+    if in_order is None:
+        in_order = multiplies_bits(layer)
+    return _in_bits(layer, in_order)
+
+
+def multiplies_bits(layer: Any) -> bool:
+    """Whether a packed layer, or one inside, is a product of bits."""
     layers = jax.tree.leaves(layer, is_leaf=lambda inner: isinstance(inner, PackedProduct))
-    return _in_bits(layer, any(isinstance(inner, PackedProduct) for inner in layers))
+    return any(isinstance(inner, PackedProduct) for inner in layers)
 
 
 def _in_bits(layer: Any, in_order: bool) -> Any:
@@ -60,7 +68,7 @@ def _monotone(product: PackedProduct, between: Sequence) -> bool:
     return (
         not product.use_k
         and not product.is_affine()
-        and all(layer.moves_signs() or layer.direction(product.out) is not None for layer in between)
+        and all(layer.moves_signs() or layer.direction(product.out_features) is not None for layer in between)
         and moved == sorted(moved)  # Flattening comes last.
         and all(np.isfinite(np.asarray(array)).all() for array in numbers if array is not None)
     )
@@ -85,8 +93,8 @@ class Run(PackedLayer):
         """The run of layers[start:stop], which `runs` named: thresholds by bisection over the layers themselves."""
         product, *between = layers[start:stop]
         pointwise = tuple(layer for layer in between if not layer.moves_signs())
-        k = int(np.prod(product.product.kernel_shape(product.into, product.out)[:-1]))
-        thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out)
+        k = int(np.prod(product.product.kernel_shape(product.in_features, product.out_features)[:-1]))
+        thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out_features)
         flip = np.asarray(flip)
         highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(product, between))
         return Run(start, stop, thresholds, _words(flip), highest)
@@ -143,12 +151,12 @@ def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[j
 
 def _rising_where_moved(product: PackedProduct, between: Sequence) -> list[np.ndarray]:
     """For each layer that moves signs, where its input does not fall as the integer rises: (out,) bool."""
-    rising, found = np.ones(product.out) if product.scale is None else np.sign(np.asarray(product.scale)), []
+    rising, found = np.ones(product.out_features) if product.scale is None else np.sign(np.asarray(product.scale)), []
     for layer in between:
         if layer.moves_signs():
             found.append(rising >= 0)
         else:
-            rising = rising * layer.direction(product.out)
+            rising = rising * layer.direction(product.out_features)
     return found
 
 

@@ -151,12 +151,12 @@ def _slots(layers: Sequential, channels: int, path: str = '') -> Iterator[_Slot]
                 yield from _slots(layer.head, channels, f'{path}{i}.head.')
             case Product() | Norm():
                 yield _Slot(f'{path}{i}', layer, channels)
-                channels = layer.out if isinstance(layer, Product) else channels
+                channels = layer.out_features if isinstance(layer, Product) else channels
 
 
 def _channels_after(layers: Sequential, channels: int) -> int:
     """Of a chain inside a block: its last product decides."""
-    return next((layer.out for layer in reversed(list(layers.layers)) if isinstance(layer, Product)), channels)
+    return next((layer.out_features for layer in reversed(list(layers.layers)) if isinstance(layer, Product)), channels)
 
 
 def _tensors(slot: _Slot) -> dict[str, _Tensor]:
@@ -168,13 +168,13 @@ def _tensors(slot: _Slot) -> dict[str, _Tensor]:
             variables = {'weight': layer.scale, 'bias': layer.bias, **variables}
         return {name: _Tensor(one, (n,), lambda v: _channels_last(v, slot.channels)) for name, one in variables.items()}
     if isinstance(layer.product, Dense):
-        shape = (layer.out, layer.into)
+        shape = (layer.out_features, layer.in_features)
         tensors = {'weight': _Tensor(layer.kernel, shape, lambda v: _channels_last(v.T, slot.channels))}
     else:
         height, width, into, out = layer.kernel.shape
         tensors = {'weight': _Tensor(layer.kernel, (out, into, height, width), lambda v: v.transpose(2, 3, 1, 0))}
     if layer.bias is not None:
-        tensors['bias'] = _Tensor(layer.bias, (layer.out,), lambda v: v)
+        tensors['bias'] = _Tensor(layer.bias, (layer.out_features,), lambda v: v)
     return tensors
 
 

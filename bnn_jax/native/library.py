@@ -84,7 +84,7 @@ def _interface() -> int | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those of this processor that there are kernels for. The first is used, or $BNN_INSTRUCTIONS, read once."""
+    """Instruction sets this CPU supports, best first. The first is used, or $BNN_INSTRUCTIONS, read once."""
     expect_there()
     function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
     function.restype = ctypes.c_char_p

@@ -1,4 +1,4 @@
-"""One product with all that may stand around it, unordered: what a scheme's order arranges into a block.
+"""A conv or dense layer and its optional neighbors; the Scheme orders them into a block.
 
 `NetworkBuilder` builds a network block by block and keeps track of the shape, so that an architecture reads as its table.
 """
@@ -27,11 +27,11 @@ RELU = Relu()
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Implements `schemes.Parts` for one product from `shape` (H, W, C), or (C,), to `out` channels."""
+    """Implements `schemes.Parts` for one product from `shape` (H, W, C), or (C,), to `out_features` channels."""
 
     product_kind: Convolution | Dense
     shape: tuple[int, ...]
-    out: int
+    out_features: int
     scheme: Scheme
     rngs: nnx.Rngs
     pooling: tuple = ()
@@ -49,7 +49,7 @@ class Part:
         layer = Product(
             self.product_kind,
             into,
-            self.out,
+            self.out_features,
             scheme=self.scheme,
             use_bias=self.use_bias or self.scheme.bias,
             dropout=0.0 if drop is None else self.scheme.dropout,
@@ -67,7 +67,7 @@ class Part:
         return [Flatten(), Norm(math.prod(self.shape), scheme=self.scheme, rngs=self.rngs)]
 
     def norm_out(self) -> list:
-        return [Norm(self.out, scheme=self.scheme, rngs=self.rngs)]
+        return [Norm(self.out_features, scheme=self.scheme, rngs=self.rngs)]
 
     def relu(self) -> list:
         return [self.activation]
@@ -102,11 +102,11 @@ class Part:
     def after(self) -> tuple[int, ...]:
         """The shape that a block of these parts gives."""
         if isinstance(self.product_kind, Dense):
-            return (self.out,)
+            return (self.out_features,)
         height, width = self.shape[:2]
         for window in (self.window, *(pool.window for pool in self.pooling)):
             height, width = window.output_size(height, width)
-        return height, width, self.out
+        return height, width, self.out_features
 
 
 class NetworkBuilder:
@@ -218,7 +218,9 @@ class NetworkBuilder:
         if dropout is not None:
             scheme = dataclasses.replace(part.scheme, dropout=dropout, drops=everywhere)
             part = dataclasses.replace(part, scheme=scheme)
-        return Network([*self.layers, *arrange(self.scheme.head, part)], channels=self.channels, num_classes=part.out)
+        return Network(
+            [*self.layers, *arrange(self.scheme.head, part)], channels=self.channels, num_classes=part.out_features
+        )
 
     def conv_network(self, num_classes: int) -> Network:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
@@ -231,7 +233,7 @@ class NetworkBuilder:
         # A second ReLU sets all logits of many images to 0, at which nothing is learned from them.
         rectified = part.relu() if _is_real(part.scheme) and part.activation not in head else []
         layers = [*self.layers, *head, *rectified, GlobalAveragePool()]
-        return Network(layers, channels=self.channels, num_classes=part.out)
+        return Network(layers, channels=self.channels, num_classes=part.out_features)
 
     def _fork(self) -> 'NetworkBuilder':
         """A stack that begins with what this one gives."""

@@ -57,6 +57,10 @@ class Layer:
         """What the layer costs where its output has this shape, batch included."""
         return _float_cost(self)
 
+    def multiplies_bits(self) -> bool:
+        """Whether the layer multiplies binary inputs by binary weights."""
+        return False
+
     def packed(self) -> Any:
         """The layer in packed arithmetic. Raises ValueError with the reason where it cannot be converted."""
         return kept(self)
@@ -105,6 +109,8 @@ class Slot:
     def put(self, layer: Any) -> None:
         """Put another layer there."""
         holder: Any = self.holder
+        if isinstance(holder, tuple):
+            raise ValueError(f'{self.name}: layers in a tuple cannot be replaced, expected nnx.List')
         # Flax asks to be told where a module takes the place of a function, or the other way round.
         if isinstance(self.holder, nnx.Module):
             layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
@@ -114,7 +120,7 @@ class Slot:
             setattr(holder, self.key, layer)
 
     def _is_item(self) -> bool:
-        return hasattr(type(self.holder), '__setitem__')
+        return isinstance(self.holder, tuple) or hasattr(type(self.holder), '__setitem__')
 
 
 def kept(layer: Any) -> PackedLayer:
@@ -204,7 +210,7 @@ class KeptModule(PackedLayer):
         return Row(path, 'float32', self.stored_bytes(), f'{self.label()}: no binary weights, kept as trained')
 
     def stored_bytes(self) -> int:
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.state) if hasattr(leaf, 'dtype'))
+        return sum(leaf.size * leaf.dtype.itemsize for _, leaf in _arrays(self.state))
 
     def direction(self, channels: int) -> np.ndarray | None:
         module = self.module()
@@ -250,5 +256,5 @@ class KeptModule(PackedLayer):
 
 def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:
     """The arrays of a state, by path, but for random keys and their counts, which no evaluation reads."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return [(path, leaf) for path, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.filter_state(state, nnx.Not(nnx.RngState)))
+    return [(path, leaf) for path, leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]

@@ -21,7 +21,7 @@ class Norm(Layer, nnx.BatchNorm):
     """Batch normalisation over all axes but the last.
 
     Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
-    of each of so many parts of it. Evaluation: `exact.normalize` with running statistics, the same numbers as in packed
+    of each of so many parts of it. Evaluation: `deterministic.normalize` with running statistics, the same numbers as in packed
     arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
     Raises ValueError for an input of other channels and, in training, a batch that the groups cannot share evenly.
     """
@@ -53,7 +53,7 @@ class Norm(Layer, nnx.BatchNorm):
         return gamma if self.gamma_before is None else in_place(self.gamma_before, gamma)
 
     def coefficients(self) -> jax.Array:
-        """(2, C): scale and shift, see `exact.norm_coefficients`."""
+        """(2, C): scale and shift, see `deterministic.norm_coefficients`."""
         assert self.bias is not None
         return norm_coefficients(self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon)
 

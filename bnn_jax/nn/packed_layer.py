@@ -27,6 +27,16 @@ def decided(*, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={'role': 'decided'})
 
 
+def named_in_files(name: str) -> Any:
+    """A static field that a file gives under another name."""
+    return dataclasses.field(metadata={'file': name})
+
+
+def name_in_files(field: dataclasses.Field) -> str:
+    """The name of a field in files."""
+    return field.metadata.get('file', field.name)
+
+
 def child() -> Any:
     """A field that holds a packed layer, or a tuple of packed layers."""
     return dataclasses.field(metadata={'role': 'child'})
@@ -115,7 +125,7 @@ def with_children(layer: Any, change: Callable[[Any], Any]) -> Any:
     return dataclasses.replace(layer, **changed) if changed else layer
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, child))
+@dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, named_in_files, child))
 def packed_layer(name: str | None) -> Callable[[type], type]:
     """Class decorator: a frozen dataclass, compared by identity, a pytree, with this name in files; None: no file holds it."""
 

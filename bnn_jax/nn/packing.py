@@ -18,8 +18,8 @@ from bnn_jax.schemes.trained import Trained, quantized
 def packed_product(
     scheme: Scheme,
     product: Convolution | Dense,
-    into: int,
-    out: int,
+    in_features: int,
+    out_features: int,
     kernel: jax.Array,
     bias: jax.Array | None,
     activation: Any,
@@ -44,9 +44,9 @@ def packed_product(
             'operation multiplies by a real weight; train the second stage and convert that'
         )
     if scheme.weight is None:
-        return FloatProduct(product, into, out, kernel, bias)
+        return FloatProduct(product, in_features, out_features, kernel, bias)
     _check_sign(scheme)
-    product = product.stored(into, out)
+    product = product.stored(in_features, out_features)
     words, scale, offset, faithful = _pack(scheme, product, kernel, progress)
     if not faithful:
         raise ValueError(
@@ -58,17 +58,17 @@ def packed_product(
             raise ValueError(
                 'its weights have an offset on a real input, expected binary inputs; no kernel is written for it'
             )
-        return UnpackedProduct(product, into, out, words, scale, bias)
+        return UnpackedProduct(product, in_features, out_features, words, scale, bias)
     if scheme.input_scale not in (None, constant_k, flowing_k):
         raise ValueError('got an unknown input_scale, expected None, constant_k or flowing_k')
     shift, levels = None, None
     if isinstance(scheme.activation, Trained):
         shift, levels = _numbers(activation)
-        _check_trained(activation, into)
+        _check_trained(activation, in_features)
     else:
         _check_activation(scheme, progress)
     use_k = scheme.input_scale is not None
-    return PackedProduct(product, into, out, use_k, words, scale, bias, shift, offset, levels)
+    return PackedProduct(product, in_features, out_features, use_k, words, scale, bias, shift, offset, levels)
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
@@ -125,9 +125,9 @@ def _check_activation(scheme: Scheme, progress: jax.Array | None) -> None:
         )
 
 
-def _check_trained(activation, into: int) -> None:
+def _check_trained(activation, in_features: int) -> None:
     """Raises ValueError unless the quantizer is what its shift and levels say."""
-    x = jnp.broadcast_to(jnp.asarray(PROBE)[:, None], (PROBE.size, into))
+    x = jnp.broadcast_to(jnp.asarray(PROBE)[:, None], (PROBE.size, in_features))
     shift, levels = activation.shift(), activation.levels()
     expected = sign(x if shift is None else x + jnp.broadcast_to(shift, x.shape))
     if levels is not None:

@@ -39,8 +39,8 @@ class Product(Layer, nnx.Module):
     def __init__(
         self,
         product: Convolution | Dense,
-        into: int,
-        out: int,
+        in_features: int,
+        out_features: int,
         *,
         scheme: Scheme,
         use_bias: bool,
@@ -51,22 +51,23 @@ class Product(Layer, nnx.Module):
         check_scale(scheme)
         if scheme.activation is not None and isinstance(product, Convolution):
             product = dataclasses.replace(product, pad_value=scheme.pad_value)
-        affine = scheme.offset is not None or isinstance(scheme.activation, Trained)
-        if affine and isinstance(product, Convolution) and (product.pad_value != 0 or product.groups > 1):
-            raise ValueError(
-                f'convolution: got pad_value {product.pad_value} and {product.groups} groups for a scheme with an offset or a '
-                'trained activation, expected pad_value 0 and one group'
-            )
-        self.product, self.into, self.out, self.scheme = product, into, out, scheme
-        kernel = scheme.init(rngs.params(), product.kernel_shape(into, out), jnp.float32)
+        self.product, self.in_features, self.out_features, self.scheme = product, in_features, out_features, scheme
+        kernel = scheme.init(rngs.params(), product.kernel_shape(in_features, out_features), jnp.float32)
         binary = scheme.weight is not None
         if binary:
             self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
         else:
             self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if use_bias else None
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
         activation = scheme.activation
-        self.activation: Any = activation.make(into, rngs) if isinstance(activation, Trained) else activation
+        self.activation: Any = activation.make(in_features, rngs) if isinstance(activation, Trained) else activation
+        trained = isinstance(activation, Trained)
+        affine = scheme.offset is not None or (trained and self.activation.levels() is not None)
+        if affine and isinstance(product, Convolution) and (product.pad_value != 0 or product.groups > 1):
+            raise ValueError(
+                f'convolution: got pad_value {product.pad_value} and {product.groups} groups for a scheme with an offset or '
+                'trained levels, expected pad_value 0 and one group'
+            )
         self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
@@ -93,7 +94,7 @@ class Product(Layer, nnx.Module):
         return None if scale is None else self.quantized(scale, jax.lax.stop_gradient(self.latent()))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.into)
+        self.product.check(x, self.in_features)
         scheme, kernel = self.scheme, self.latent()
         k = None if scheme.input_scale is None else scheme.input_scale(x, self.product)
         given = x
@@ -111,6 +112,9 @@ class Product(Layer, nnx.Module):
         levels = activation.levels() if isinstance(scheme.activation, Trained) else None
         if levels is None and scheme.offset is None:
             return epilogue(binary_product(self.product, x, weight, self.scale(), scheme.sign), k, bias)
+        if self.dropout > 0 and not self.deterministic:
+            # A dropped input has a third value, 0.
+            return epilogue(rounded(self.product(x, weight)), k, bias)
         signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
         offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
         numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
@@ -128,22 +132,29 @@ class Product(Layer, nnx.Module):
         self.noise[...] = jax.random.key_data(following)
         return key
 
+    def multiplies_bits(self) -> bool:
+        return self.scheme.weight is not None and self.scheme.activation is not None
+
     def label(self) -> str:
-        return f'{type(self.product).__name__} {"x".join(map(str, self.product.kernel_shape(self.into, self.out)))}'
+        shape = self.product.kernel_shape(self.in_features, self.out_features)
+        return f'{type(self.product).__name__} {"x".join(map(str, shape))}'
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
         product, scheme = self.product, self.scheme
-        weights, biases = math.prod(product.kernel_shape(self.into, self.out)), 0 if self.bias is None else self.out
+        weights, biases = (
+            math.prod(product.kernel_shape(self.in_features, self.out_features)),
+            0 if self.bias is None else self.out_features,
+        )
         binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
         stored = weights
         if binary_weight:
             per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
-            words = product.stored(self.into, self.out).words_shape(self.into, self.out)
-            stored = math.prod(words) + per_filter * self.out
+            words = product.stored(self.in_features, self.out_features).words_shape(self.in_features, self.out_features)
+            stored = math.prod(words) + per_filter * self.out_features
         others = 0
         if isinstance(self.activation, nnx.Module):
             others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))
-        macs, one_bit = product.macs(self.into, self.out, output_shape), binary_weight and binary_input
+        macs, one_bit = product.macs(self.in_features, self.out_features, output_shape), binary_weight and binary_input
         return Cost(
             input_bits=1 if binary_input else 32,
             weight_bits=1 if binary_weight else 32,
@@ -162,7 +173,9 @@ class Product(Layer, nnx.Module):
             kernel = self.scheme.before(kernel)
         bias = None if self.bias is None else finite_parameter(self.bias, 'bias')
         progress = None if self.progress is None else self.progress[...]
-        return packed_product(self.scheme, self.product, self.into, self.out, kernel, bias, self.activation, progress)
+        return packed_product(
+            self.scheme, self.product, self.in_features, self.out_features, kernel, bias, self.activation, progress
+        )
 
 
 class Conv(Product):
@@ -173,7 +186,7 @@ class Conv(Product):
     Args:
         in_features: channels of the input.
         out_features: filters.
-        kernel_size: the window, one or two integers.
+        kernel_size: the window, one integer for a square or two.
         strides: one or two integers.
         padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
         kernel_dilation: one or two integers.
@@ -195,8 +208,8 @@ class Conv(Product):
         in_features: int,
         out_features: int,
         kernel_size: int | Sequence[int],
-        *,
         strides: int | Sequence[int] = 1,
+        *,
         padding: Padding | int = 'SAME',
         kernel_dilation: int | Sequence[int] = 1,
         feature_group_count: int = 1,

@@ -27,7 +27,8 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         path: what stands before every path.
 
     Yields:
-        A `Place` for each layer. Heads that only training sees are left out.
+        A `Place` for each layer, once where it stands in several places. Heads that only training sees are left out. The
+        attributes of a user's module come in their own order, which is that of their names after `nnx.merge`.
 
     Example:
         >>> import bnn_jax as bnn
@@ -36,12 +37,25 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         >>> [place.path for place in bnn.nn.walk(model) if isinstance(place.layer, bnn.nn.Product)]
         ['1', '3', '5', '7']
     """
+    yield from _walk(model, path, {id(model)})
+
+
+def _walk(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
     for slot in slots(model):
-        layer, inner = slot.get(), '.'.join(part for part in (path, slot.name) if part)
+        layer, inner = slot.get(), joined(path, slot.name)
+        if isinstance(layer, nnx.Module):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
         if is_container(layer):
-            yield from walk(layer, inner)
+            yield from _walk(layer, inner, seen)
         else:
             yield Place(inner, slot, layer)
+
+
+def joined(path: str, name: str) -> str:
+    """A path and a name as one path."""
+    return '.'.join(part for part in (path, name) if part)
 
 
 def is_container(layer: Any) -> bool:
@@ -55,14 +69,20 @@ def slots(module: Any) -> list[Slot]:
         return module.slots()
     if isinstance(module, Layer) or not isinstance(module, nnx.Module):
         return []
-    found = []
-    for name, value in vars(module).items():
-        if _is_layer(value):
-            found.append(Slot(name, module, name))
-        elif isinstance(value, nnx.List | nnx.Dict | list | dict):
-            items: Any = value.items() if isinstance(value, nnx.Dict | dict) else enumerate(value)
-            found += [Slot(f'{name}.{key}', value, key) for key, item in items if _is_layer(item)]
-    return found
+    return [slot for name, value in vars(module).items() for slot in _slots_in(name, module, name, value)]
+
+
+def _slots_in(path: str, holder: Any, key: Any, value: Any) -> list[Slot]:
+    """The slot of a layer, or those of a list or dictionary of layers, however deep."""
+    if _is_layer(value):
+        return [Slot(path, holder, key)]
+    if isinstance(value, nnx.Dict | dict):
+        items: Any = value.items()
+    elif isinstance(value, nnx.List | list | tuple):
+        items = enumerate(value)
+    else:
+        return []
+    return [slot for inner, item in items for slot in _slots_in(f'{path}.{inner}', value, inner, item)]
 
 
 def _is_layer(value: Any) -> bool:
@@ -72,15 +92,22 @@ def _is_layer(value: Any) -> bool:
 
 
 class Observed(nnx.Module):
-    """A layer that hands each of its inputs and outputs to a function."""
+    """A layer that hands its first input and its output of each call to a function."""
 
     def __init__(self, layer: Any, see: Callable[[Any, Any], None]):
         self.layer, self.see = layer, see
 
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        y = self.layer(x, *args, **kwargs)
-        self.see(x, y)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        y = self.layer(*args, **kwargs)
+        inputs = (*args, *kwargs.values())
+        if inputs:
+            self.see(inputs[0], y)
         return y
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_') or name in ('layer', 'see'):
+            raise AttributeError(name)
+        return getattr(self.layer, name)
 
 
 def observe(model: Any, see: Callable[[Place, Any, Any], None]) -> None:
@@ -98,7 +125,7 @@ def output_shapes(model: nnx.Module, images: jax.ShapeDtypeStruct) -> dict[str, 
     def run(state, images):
         copy = nnx.merge(graphdef, state, copy=True)
         copy.eval()  # A shape asks nothing of a batch's statistics.
-        observe(copy, lambda place, _, y: shapes.__setitem__(place.path, y.shape))
+        observe(copy, lambda place, _, y: shapes.__setitem__(place.path, y.shape) if hasattr(y, 'shape') else None)
         return copy(images)  # pyright: ignore[reportCallIssue]
 
     jax.eval_shape(run, state, images)

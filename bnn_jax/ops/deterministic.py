@@ -45,7 +45,8 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
     """function(*operands), its operands and its result computed once each and kept in memory. Gradient: function's.
 
     XLA fuses cheap operations into what reads them, and so computes them anew for every element that is read: a mean for
-    every weight that it scales. It does not do so across a conditional, and this one is decided before anybody can tell.
+    every weight that it scales. It does not do so across a conditional; the predicate of this one is
+    constant but hidden from XLA by a barrier.
     """
     shape = jax.eval_shape(function, *operands)
     certain = jax.lax.optimization_barrier(jnp.asarray(True))

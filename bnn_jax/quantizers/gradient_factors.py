@@ -1,7 +1,7 @@
 """Gradient factors: a quantizer of weights whose gradient is multiplied, its values untouched.
 
 The published codes of XNOR-Net multiply the gradients of binarised weights by n, by 10^9, by 1 - 1/C. Each is a function
-from quantizer to quantizer: `times_n(less_one_channel(variants.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
+from quantizer to quantizer: `times_n(less_one_channel(published.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
 arguments give equal quantizers, so that schemes made of them stay comparable values.
 """
 
@@ -70,7 +70,7 @@ def less_one_channel(quantizer: Quantizer) -> Quantizer:
 def times_alpha(quantizer: Quantizer) -> Quantizer:
     """quantizer, its gradient times alpha of the filter.
 
-    Source: XNOR-Net's code in Theano, as `times_alpha(variants.scaled_sign_identity)`: alpha g, no mask.
+    Source: XNOR-Net's code in Theano, as `times_alpha(published.scaled_sign_identity)`: alpha g, no mask.
     """
     return WithFactor(quantizer, alpha_of_a_filter)
 

@@ -38,11 +38,10 @@ NAMES = ('product', 'unstrided_product', 'norm', 'feature_norm', 'relu', 'pool',
 
 
 def check_order(order: Order) -> None:
-    """Raises ValueError for an order with an unknown name, and for one without a product."""
+    """Raises ValueError for an order that is no tuple of known names."""
     if callable(order):
         return
-    unknown = [name for name in order if name not in NAMES]
-    if isinstance(order, str) or unknown:
+    if not isinstance(order, tuple) or any(name not in NAMES for name in order):
         raise ValueError(f'order: got {order!r}, expected a tuple of {", ".join(NAMES)}, or a function of Parts')
 
 
@@ -72,6 +71,10 @@ class OneShortcut:
     second: Order
     after: Order = ()
 
+    def __post_init__(self):
+        for order in (self.first, self.second, self.after):
+            check_order(order)
+
     def __call__(self, first: Parts, second: Parts) -> list:
         body = [*arrange(self.first, first), *arrange(self.second, second)]
         return [*first.around(body), *arrange(self.after, second)]
@@ -83,6 +86,10 @@ class ShortcutEach:
 
     body: Order
     after: Order = ()
+
+    def __post_init__(self):
+        for order in (self.body, self.after):
+            check_order(order)
 
     def __call__(self, first: Parts, second: Parts) -> list:
         halves = ([*parts.around(arrange(self.body, parts)), *arrange(self.after, parts)] for parts in (first, second))

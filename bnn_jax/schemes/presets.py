@@ -73,7 +73,7 @@ def deployable(scheme: Scheme) -> Scheme:
     """The scheme with sign(0) = +1 for weights and activations, with plain gradients: what `convert` takes.
 
     For evaluation and conversion; build the model anew with it and give it the trained parameters.
-    Raises ValueError for a scheme whose sign is neither `variants.sign_zero` nor `variants.sign_minus`.
+    Raises ValueError for a scheme whose sign is neither `published.sign_zero` nor `published.sign_minus`.
     """
     if scheme.sign not in (sign_zero, sign_minus):
         raise ValueError(
@@ -149,7 +149,7 @@ XNOR_LUA = named(
 The code multiplies all gradients, not only binarised weights', by 10^9 before it adds L2: that is its recipe's,
 chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalisation: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
 from U(0, 1).
-Differs: its mask zeroes whole filters (`variants.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
+Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
 (C = 256 in 1 - 1/C and in centring); its Adam; it evaluates weights one update old.
 """,
     dataclasses.replace(

@@ -105,6 +105,19 @@ class Scheme:
     def __post_init__(self):
         for order in (self.chain, self.head, self.downsample):
             check_order(order)
+            if not callable(order) and not any(name.endswith('product') for name in order):
+                raise ValueError(f'order: got {order!r}, expected one with a product')
+        if not callable(self.residual):
+            raise ValueError(
+                f'residual: got {self.residual!r}, expected OneShortcut(...), ShortcutEach(...) or a function'
+            )
+        if isinstance(self.activation, type):
+            name = self.activation.__name__
+            raise ValueError(
+                f'activation: got the class {name}, expected Trained({name}), which makes one for each layer'
+            )
+        if self.training_weight is not None and self.offset is not None:
+            raise ValueError('scheme: got both training_weight and offset; weights drawn at random have no offset')
         if self.norm_groups < 1:
             raise ValueError(f'norm_groups: got {self.norm_groups!r}, expected at least 1')
         if self.pad_value not in (0, 1, -1):

@@ -43,7 +43,7 @@ class Trained:
 class TrainedSign(nnx.Module):
     """A sign with parameters: distance * sign(x + shift) + center. Subclass it and override what differs.
 
-    `__call__` quantizes while training; `convert` reads `shift`, `distance` and `center`.
+    `__call__` quantizes while training; `convert` reads `shift()` and `levels()`.
     """
 
     def shift(self) -> jax.Array | None:

@@ -1,6 +1,7 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
 from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
@@ -11,6 +12,7 @@ from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step
 
 __all__ = [
+    'two_stage',
     'Config',
     'CrossEntropy',
     'Distillation',

@@ -1,7 +1,7 @@
 """What a binary network shows while it trains: flipped signs, weights at the clip, inputs in the window, alpha, equal logits.
 
 `health` says which of these numbers are healthy. Layers have the names of `summarize`; heads that only training sees
-(`layers.Auxiliary`) are left out, as there.
+(`nn.Auxiliary`) are left out, as there.
 """
 
 from collections.abc import Callable, Iterable

@@ -86,7 +86,7 @@ def fit(config: Config) -> TrainState:
     schedule = config.schedule(config.learning_rate, last_step)
     tx = config.optimizer(schedule)
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
-    state = init(model, tx, config.loss(), operands=config.operands())
+    state = init(model, tx, config.loss(), operands=config.operands(), steps=last_step)
     if state.num_classes is not None:
         check_labels(test_source, state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)

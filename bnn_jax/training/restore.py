@@ -85,7 +85,7 @@ def _restored(config: Config, workdir: Path) -> Trained:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     # How many steps a schedule has does not show in the state, and only the data would tell.
     tx = config.optimizer(config.schedule(config.learning_rate, config.epochs))
-    state = init(model, tx, config.loss(), operands=config.operands())
+    state = init(model, tx, config.loss(), operands=config.operands(), steps=1)  # Its checkpoint holds the progress.
     with Checkpoints(workdir / 'checkpoints', config.decisive()) as checkpoints:
         if checkpoints.last() is None:
             raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')

@@ -52,7 +52,7 @@ def update(state: TrainState, batch: Batch, *, parts: int = 1) -> tuple[TrainSta
 
 
 def _gradient(state: TrainState, rest: nnx.State, batch: Batch):
-    """What a batch leaves of rest, and its metrics and gradient."""
+    """Returns updated non-trainable state, and (metrics, gradient)."""
 
     def loss_of(params):
         model = nnx.merge(state.graphdef, params, rest, copy=True)

@@ -46,8 +46,8 @@ def test_a_narrow_layer_takes_an_eighth_of_its_floats_and_alpha(channels, scheme
     layers = convolutions_in_groups(packed)
     assert len(layers) == 2
     for layer in layers:
-        floats = 4 * np.prod(layer.product.kernel_shape(layer.into, layer.out))
-        alphas = 0 if layer.scale is None else 4 * layer.out
+        floats = 4 * np.prod(layer.product.kernel_shape(layer.in_features, layer.out_features))
+        alphas = 0 if layer.scale is None else 4 * layer.out_features
         assert layer.words.nbytes + alphas <= floats / 8 + alphas
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))

@@ -205,8 +205,10 @@ def test_integers_and_bits_of_every_block(scheme, pad_value):
             integers = layer.product(signs, sign(layer.kernel[...]))
             assert_same(integers, np.round(integers))
             words = bnn.bits.pack(x)
-            assert_same(twin.product.packed(words, twin.words, twin.into, twin.border), integers.astype(jnp.int32))
-            assert_same(bnn.bits.unpack(words, twin.into), signs)
+            assert_same(
+                twin.product.packed(words, twin.words, twin.in_features, twin.border), integers.astype(jnp.int32)
+            )
+            assert_same(bnn.bits.unpack(words, twin.in_features), signs)
         x = y
     assert products >= 6
 

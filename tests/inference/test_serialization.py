@@ -171,7 +171,7 @@ def test_a_file_has_the_permissions_of_its_user(packed, tmp_path):
 def test_bits_beyond_the_last_channel_are_refused(packed):
     import dataclasses
 
-    layer = next(inner for inner in packed.body.layers if hasattr(inner, 'words') and inner.into % 32)
+    layer = next(inner for inner in packed.body.layers if hasattr(inner, 'words') and inner.in_features % 32)
     words = np.asarray(layer.words) | np.uint32(1 << 31)
     fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.init}
     with pytest.raises(ValueError, match=f'bits beyond channel {layer.into} are set'):

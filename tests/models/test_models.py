@@ -352,8 +352,8 @@ def test_branches_of_different_sizes_are_refused():
 
 
 def test_the_activation_is_the_architectures_where_the_scheme_has_one():
-    """Extraction: leaky wherever BWN rectifies, also after the real last convolution; under BNN nowhere."""
-    for scheme, leaky in (('BWN', 21), ('XNOR', 3), ('BNN', 0)):
+    """Extraction: leaky wherever BWN rectifies, also after the real last convolution; under XNOR once at each end."""
+    for scheme, leaky in (('BWN', 21), ('XNOR', 2), ('BNN', 0)):
         kinds = [layer.kind for layer in bnn.summarize(abstract('extraction', scheme), (1, 64, 64, 3)).layers]
         assert kinds.count('LeakyRelu') == leaky and 'Relu' not in kinds
         assert kinds[-1] == 'GlobalAveragePool'

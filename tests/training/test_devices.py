@@ -384,7 +384,9 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path):
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name in set(a) - {'seconds', 'images_per_second'}:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+            # Sums in another order may change the answer to an image near a decision: one of a batch of 32.
+            share = name.endswith('accuracy')
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1 / 32 if share else 1e-4)
 
 
 @pytest.mark.parametrize(

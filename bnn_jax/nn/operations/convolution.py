@@ -49,23 +49,25 @@ class Convolution:
         kernel, window = kernel.astype(x.dtype), self.window
         return general_convolution(x, kernel, window.strides, pads, window.dilation, self.groups)
 
-    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
+    def kernel_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
         """(kh, kw, in / groups, out). Raises ValueError unless the groups share both evenly."""
-        if into % self.groups or out % self.groups:
+        if in_features % self.groups or out_features % self.groups:
             raise ValueError(
-                f'convolution in {self.groups} groups: got {into} channels to {out} filters, expected multiples of the groups'
+                f'convolution in {self.groups} groups: got {in_features} channels to {out_features} filters, expected '
+                'multiples of the groups'
             )
-        if self.filters is not None and (self.filters != out or not is_narrow(into, self.groups)):
+        if self.filters is not None and (self.filters != out_features or not is_narrow(in_features, self.groups)):
             raise ValueError(
-                f'filters: got {self.filters} for {into} channels to {out} filters in {self.groups} groups, expected None, or '
-                f'{out} in several groups of fewer than 32 channels: only there words run along the filters'
+                f'filters: got {self.filters} for {in_features} channels to {out_features} filters in {self.groups} groups, '
+                f'expected None, or {out_features} in several groups of fewer than 32 channels: only there words run along '
+                'the filters'
             )
-        return *self.window.size, into // self.groups, out
+        return *self.window.size, in_features // self.groups, out_features
 
-    def check(self, x: jax.Array | Signs, into: int) -> None:
-        """Raises ValueError unless x fits a layer with `into` input channels."""
-        if x.ndim != 4 or x.shape[3] != into:
-            raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {into})')
+    def check(self, x: jax.Array | Signs, in_features: int) -> None:
+        """Raises ValueError unless x fits a layer with `in_features` input channels."""
+        if x.ndim != 4 or x.shape[3] != in_features:
+            raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {in_features})')
 
     def input_scale(self, x: jax.Array) -> jax.Array:
         """K with this window; zeros outside the image whatever the pad value. Raises ValueError for groups."""
@@ -77,50 +79,60 @@ class Convolution:
         window = self.window
         return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
-    def stored(self, into: int, out: int) -> 'Convolution':
+    def stored(self, in_features: int, out_features: int) -> 'Convolution':
         """The operation as conversion stores its weights: words along the filters where groups are narrow."""
-        return dataclasses.replace(self, filters=out if is_narrow(into, self.groups) else None)
+        return dataclasses.replace(self, filters=out_features if is_narrow(in_features, self.groups) else None)
 
-    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
+    def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
         """(kh, kw, words_for(in / groups), out), or (kh, kw, in / groups, words_for(out)) along the filters."""
-        *size, channels, out = self.kernel_shape(into, out)
-        return (*size, words_for(channels), out) if self.filters is None else (*size, channels, words_for(out))
+        *size, channels, out_features = self.kernel_shape(in_features, out_features)
+        return (
+            (*size, words_for(channels), out_features)
+            if self.filters is None
+            else (*size, channels, words_for(out_features))
+        )
 
     def words_axis(self) -> int:
         """Along which axis of its words signs are packed."""
         return 2 if self.filters is None else 3
 
-    def signs_in_words(self, into: int, out: int) -> int:
+    def signs_in_words(self, in_features: int, out_features: int) -> int:
         """How many signs lie along that axis."""
-        return self.kernel_shape(into, out)[self.words_axis()]
+        return self.kernel_shape(in_features, out_features)[self.words_axis()]
 
     def pack_kernel(self, signs: jax.Array) -> jax.Array:
         """(kh, kw, in / groups, out) -> words, in `words_shape`."""
         return pack(signs, axis=self.words_axis())
 
-    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
+    def unpack_kernel(self, words: jax.Array, in_features: int) -> jax.Array:
         """The inverse of `pack_kernel`, float32."""
         if self.filters is None:
-            return unpack(words, into // self.groups, axis=2)
+            return unpack(words, in_features // self.groups, axis=2)
         return unpack(words, self.filters, axis=3)
 
     def filters_axis(self) -> int:
         """Which axis of its words is that of the filters."""
         return 3
 
-    def border(self, words: jax.Array, into: int) -> jax.Array | None:
+    def border(self, words: jax.Array, in_features: int) -> jax.Array | None:
         """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
         if self.pad_value != 0:
             return None
-        return tap_sums(words, into // self.groups) if self.filters is None else narrow_tap_sums(words, self.filters)
+        return (
+            tap_sums(words, in_features // self.groups)
+            if self.filters is None
+            else narrow_tap_sums(words, self.filters)
+        )
 
-    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
+    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
-        return packed_conv2d(x_words, words, into, tap_sums=border, **self._options())
+        return packed_conv2d(x_words, words, in_features, tap_sums=border, **self._options())
 
-    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+    def packed_signs(
+        self, x_words, words, in_features: int, border, thresholds: jax.Array, flip: jax.Array
+    ) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return packed_conv2d_signs(x_words, words, thresholds, flip, into, tap_sums=border, **self._options())
+        return packed_conv2d_signs(x_words, words, thresholds, flip, in_features, tap_sums=border, **self._options())
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""
@@ -137,7 +149,7 @@ class Convolution:
             'filters': self.filters,
         }
 
-    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+    def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""
         height, width = output_shape[1:3]
-        return height * width * self.window.size[0] * self.window.size[1] * (into // self.groups) * out
+        return height * width * self.window.size[0] * self.window.size[1] * (in_features // self.groups) * out_features

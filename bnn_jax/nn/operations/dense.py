@@ -56,14 +56,14 @@ class Dense:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
         return _by_rows(lambda rows: dense(rows, kernel.astype(x.dtype)), x)
 
-    def kernel_shape(self, into: int, out: int) -> tuple[int, ...]:
-        return into, out
+    def kernel_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
+        return in_features, out_features
 
-    def check(self, x: jax.Array | Signs, into: int) -> None:
-        """Raises ValueError unless x fits a layer with `into` inputs."""
-        if x.ndim < 2 or x.shape[-1] != into:
+    def check(self, x: jax.Array | Signs, in_features: int) -> None:
+        """Raises ValueError unless x fits a layer with `in_features` inputs."""
+        if x.ndim < 2 or x.shape[-1] != in_features:
             raise ValueError(
-                f'dense layer: got input of shape {x.shape}, expected (N, {into}); '
+                f'dense layer: got input of shape {x.shape}, expected (N, {in_features}); '
                 'give the model the image size it was built for (input_shape)'
             )
 
@@ -71,17 +71,17 @@ class Dense:
         """K of a dense layer: mean |x| over its inputs, (N, ..., 1)."""
         return _by_rows(lambda rows: quantizers.input_scale(rows[:, None, None, :], 1)[:, 0, 0], x)
 
-    def words_shape(self, into: int, out: int) -> tuple[int, ...]:
-        return out, words_for(into)
+    def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
+        return out_features, words_for(in_features)
 
     def pack_kernel(self, signs: jax.Array) -> jax.Array:
         """(in, out) -> (out, n_words)."""
         return pack(signs.T)
 
-    def unpack_kernel(self, words: jax.Array, into: int) -> jax.Array:
-        return unpack(words, into).T
+    def unpack_kernel(self, words: jax.Array, in_features: int) -> jax.Array:
+        return unpack(words, in_features).T
 
-    def stored(self, into: int, out: int) -> 'Dense':
+    def stored(self, in_features: int, out_features: int) -> 'Dense':
         """The operation as conversion stores its weights."""
         return self
 
@@ -93,26 +93,28 @@ class Dense:
         """Which axis of its words is that of the filters."""
         return 0
 
-    def signs_in_words(self, into: int, out: int) -> int:
+    def signs_in_words(self, in_features: int, out_features: int) -> int:
         """How many signs lie along that axis."""
-        return into
+        return in_features
 
-    def border(self, words: jax.Array, into: int) -> jax.Array | None:
+    def border(self, words: jax.Array, in_features: int) -> jax.Array | None:
         """A dense layer has no border."""
         return None
 
-    def packed(self, x_words: jax.Array, words: jax.Array, into: int, border: jax.Array | None) -> jax.Array:
+    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, border: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32."""
-        return _by_rows(lambda rows: packed_matmul(rows, words, into), x_words)
+        return _by_rows(lambda rows: packed_matmul(rows, words, in_features), x_words)
 
-    def packed_signs(self, x_words, words, into: int, border, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
+    def packed_signs(
+        self, x_words, words, in_features: int, border, thresholds: jax.Array, flip: jax.Array
+    ) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return below(self.packed(x_words, words, into, border), thresholds, flip)
+        return below(self.packed(x_words, words, in_features, border), thresholds, flip)
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""
         return _by_rows(lambda rows: signed_matmul(rows, words), x)
 
-    def macs(self, into: int, out: int, output_shape: tuple[int, ...]) -> int:
+    def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image."""
-        return into * out * math.prod(output_shape[1:-1])
+        return in_features * out_features * math.prod(output_shape[1:-1])

@@ -11,7 +11,7 @@ from bnn_jax.nn.affine import affine_sum
 from bnn_jax.nn.epilogue import epilogue, scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
-from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, packed_layer, tensor
+from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, named_in_files, packed_layer, tensor
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import normalize, rounded
 from bnn_jax.ops.signs import Signs
@@ -27,8 +27,8 @@ class UnpackedProduct(PackedLayer):
     """
 
     product: Convolution | Dense
-    into: int
-    out: int
+    in_features: int = named_in_files('into')
+    out_features: int = named_in_files('out')
     words: jax.Array = tensor()
     scale: jax.Array | None = tensor()
     bias: jax.Array | None = tensor()
@@ -38,9 +38,9 @@ class UnpackedProduct(PackedLayer):
         expect_bits(self)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.into)
+        self.product.check(x, self.in_features)
         if self.in_order:
-            y = self.product(x, self.product.unpack_kernel(self.words, self.into))
+            y = self.product(x, self.product.unpack_kernel(self.words, self.in_features))
         else:
             y = self.product.signed(x, self.words)
         return epilogue(scaled(y, self.scale), None, self.bias)
@@ -56,8 +56,10 @@ class UnpackedProduct(PackedLayer):
         return True
 
     def float_twin(self) -> 'SignProduct':
-        signs = self.product.unpack_kernel(self.words, self.into)
-        return SignProduct(self.product, self.into, self.out, False, False, signs, self.scale, self.bias)
+        signs = self.product.unpack_kernel(self.words, self.in_features)
+        return SignProduct(
+            self.product, self.in_features, self.out_features, False, False, signs, self.scale, self.bias
+        )
 
 
 @packed_layer('FloatProduct')
@@ -65,18 +67,18 @@ class FloatProduct(PackedLayer):
     """Real weights, real input: kept in float32 as trained."""
 
     product: Convolution | Dense
-    into: int
-    out: int
+    in_features: int = named_in_files('into')
+    out_features: int = named_in_files('out')
     kernel: jax.Array = tensor()
     bias: jax.Array | None = tensor()
 
     def __post_init__(self):
-        expect(self, 'kernel', self.product.kernel_shape(self.into, self.out), np.float32)
+        expect(self, 'kernel', self.product.kernel_shape(self.in_features, self.out_features), np.float32)
         if self.bias is not None:
-            expect(self, 'bias', (self.out,), np.float32)
+            expect(self, 'bias', (self.out_features,), np.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.into)
+        self.product.check(x, self.in_features)
         return epilogue(rounded(self.product(x, self.kernel)), None, self.bias)
 
     def row(self, path: str) -> Row:
@@ -91,8 +93,8 @@ class SignProduct(PackedLayer):
     """
 
     product: Convolution | Dense
-    into: int
-    out: int
+    in_features: int = named_in_files('into')
+    out_features: int = named_in_files('out')
     binary_input: bool
     use_k: bool
     signs: jax.Array = derived(init=True)
@@ -122,7 +124,7 @@ class SignProduct(PackedLayer):
 
 @packed_layer('PackedNorm')
 class PackedNorm(PackedLayer):
-    """Batch normalisation as two numbers a channel, (2, C): see `exact.norm_coefficients`."""
+    """Batch normalisation as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
 
     channels: int
     coefficients: jax.Array = tensor()

@@ -35,7 +35,7 @@ class Chain(PackedLayer):
     def rows(self, path: str) -> Iterator[Row]:
         runs = {i: run for run in self.runs for i in range(run.start, run.stop)}
         for i, inner in enumerate(self.layers):
-            for row in inner.rows(f'{path}{i}'):
+            for row in inner.rows(f'{path}.{i}' if path else str(i)):
                 yield runs[i].row_of(inner, row) if i in runs else row
 
     def float_twin(self) -> 'Chain':
@@ -53,8 +53,8 @@ class Sum(PackedLayer):
         return rounded(self.body(x)) + rounded(self.shortcut(x))
 
     def rows(self, path: str) -> Iterator[Row]:
-        yield from self.body.rows(f'{path}.body.')
-        yield from self.shortcut.rows(f'{path}.shortcut.')
+        yield from self.body.rows(f'{path}.body')
+        yield from self.shortcut.rows(f'{path}.shortcut')
 
 
 @packed_layer('Concat')
@@ -68,7 +68,7 @@ class Concat(PackedLayer):
 
     def rows(self, path: str) -> Iterator[Row]:
         for i, branch in enumerate(self.branches):
-            yield from branch.rows(f'{path}.branch{i}.')
+            yield from branch.rows(f'{path}.branch{i}')
 
 
 @packed_layer('PackedNetwork')

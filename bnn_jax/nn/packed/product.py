@@ -10,7 +10,7 @@ from bnn_jax.nn.epilogue import epilogue, scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.floats import SignProduct
 from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
-from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer, tensor
+from bnn_jax.nn.packed_layer import PackedLayer, derived, named_in_files, packed_layer, tensor
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.signs import Signs
 
@@ -24,8 +24,8 @@ class PackedProduct(PackedLayer):
 
     # The operation, and its channels.
     product: Convolution | Dense
-    into: int
-    out: int
+    in_features: int = named_in_files('into')
+    out_features: int = named_in_files('out')
     # Whether K of the input multiplies the product.
     use_k: bool
     # The signs, in `product.words_shape`.
@@ -44,10 +44,10 @@ class PackedProduct(PackedLayer):
 
     def __post_init__(self):
         expect_bits(self)
-        for name, shape in (('shift', (self.into,)), ('offset', (self.out,)), ('levels', (2,))):
+        for name, shape in (('shift', (self.in_features,)), ('offset', (self.out_features,)), ('levels', (2,))):
             if getattr(self, name) is not None:
                 expect(self, name, shape, np.float32)
-        object.__setattr__(self, 'border', self.product.border(self.words, self.into))
+        object.__setattr__(self, 'border', self.product.border(self.words, self.in_features))
 
     def __call__(self, x: jax.Array | Signs) -> jax.Array:
         k = None
@@ -67,27 +67,27 @@ class PackedProduct(PackedLayer):
         words, levels = self._x_words(x), self.levels
         ones = jnp.zeros_like(words[:1])
         one_filter = jnp.zeros_like(jax.lax.slice_in_dim(self.words, 0, 1, axis=self.product.filters_axis()))
-        border = self.product.border(one_filter, self.into)
+        border = self.product.border(one_filter, self.in_features)
         sums = (
-            self.product.packed(words, self.words, self.into, self.border),
-            self.product.packed(ones, self.words, self.into, self.border),
-            self.product.packed(words, one_filter, self.into, border),
-            self.product.packed(ones, one_filter, self.into, border),
+            self.product.packed(words, self.words, self.in_features, self.border),
+            self.product.packed(ones, self.words, self.in_features, self.border),
+            self.product.packed(words, one_filter, self.in_features, border),
+            self.product.packed(ones, one_filter, self.in_features, border),
         )
         numbers = (self.scale, self.offset, None if levels is None else (levels[0], levels[1]))
         return affine_sum(*(total.astype(jnp.float32) for total in sums), numbers)
 
     def integers(self, x: jax.Array | Signs) -> jax.Array:
         """The product of signs alone, int32; of a real map they are taken and packed first."""
-        return self.product.packed(self._x_words(x), self.words, self.into, self.border)
+        return self.product.packed(self._x_words(x), self.words, self.in_features, self.border)
 
     def signs(self, x: jax.Array | Signs, thresholds: jax.Array, flip: jax.Array) -> Signs:
         """Where the integers lie: -1 below their channel's threshold, the other way round where flip has a set bit."""
-        words = self.product.packed_signs(self._x_words(x), self.words, self.into, self.border, thresholds, flip)
-        return Signs(words, self.out)
+        words = self.product.packed_signs(self._x_words(x), self.words, self.in_features, self.border, thresholds, flip)
+        return Signs(words, self.out_features)
 
     def _x_words(self, x: jax.Array | Signs) -> jax.Array:
-        self.product.check(x, self.into)
+        self.product.check(x, self.in_features)
         if isinstance(x, Signs):
             return x.words
         if self.shift is None:
@@ -104,6 +104,6 @@ class PackedProduct(PackedLayer):
         return not self.use_k and self.shift is None
 
     def float_twin(self) -> 'SignProduct':
-        signs = self.product.unpack_kernel(self.words, self.into)
+        signs = self.product.unpack_kernel(self.words, self.in_features)
         numbers = (self.scale, self.bias, self.shift, self.offset, self.levels)
-        return SignProduct(self.product, self.into, self.out, True, self.use_k, signs, *numbers)
+        return SignProduct(self.product, self.in_features, self.out_features, True, self.use_k, signs, *numbers)

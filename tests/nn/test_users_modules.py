@@ -1,0 +1,156 @@
+"""What users do with modules: nest, share, subclass, override, keep arrays of their own. One case each."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bnn_jax as bnn
+from bnn_jax import nn
+from bnn_jax.schemes import RSign, Trained, real_input
+
+X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+
+
+def linear(scheme=bnn.XNOR, sizes=(8, 8)):
+    return nn.Linear(*sizes, scheme=scheme, rngs=nnx.Rngs(0))
+
+
+class Own(nnx.Module):
+    """Attributes and a call as given."""
+
+    def __init__(self, call, **attributes):
+        self.call = call
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __call__(self, x):
+        return self.call(self, x)
+
+
+NESTED = {
+    'a list of lists': Own(lambda s, x: s.a[0][0](x), a=nnx.List([nnx.List([linear()])])),
+    'a dictionary of lists': Own(lambda s, x: s.a['b'][0](x), a=nnx.Dict(b=nnx.List([linear()]))),
+    'a module in a container': nn.Sequential([linear(), Own(lambda s, x: s.a(x) + x, a=linear())]),
+    'a container in a module': Own(
+        lambda s, x: s.a(x), a=nn.Sequential([linear(bnn.BNN), nn.PRelu(8), linear(bnn.BNN)])
+    ),
+    'one layer called twice': Own(lambda s, x: s.a(s.a(x)), a=linear()),
+    'c1 beside c10': Own(lambda s, x: s.c10(s.c1(x)), c1=linear(), c10=linear()),
+}
+
+
+@pytest.mark.parametrize('model', NESTED.values(), ids=NESTED)
+def test_every_binary_layer_is_found(model):
+    model.eval()
+    packed = bnn.convert(model)
+    np.testing.assert_array_equal(packed(jnp.asarray(X)), model(jnp.asarray(X)))
+    binary = [p.path for p in nn.walk(model) if isinstance(p.layer, nn.Product)]
+    assert binary == [row.path for row in packed.report.rows if row.became == 'xnor + popcount']
+    assert binary == [layer.path for layer in bnn.summarize(model, X.shape).layers if layer.weight_bits == 1]
+
+
+def test_a_shared_layer_stays_shared():
+    layer = linear()
+    packed = bnn.convert(Own(lambda s, x: s.b(s.a(x)), a=layer, b=layer))
+    assert packed.a is packed.b and len(packed.report.rows) == 1
+
+
+def test_a_subclass_that_computes_something_else_is_refused_or_kept():
+    class Doubled(nn.Linear):
+        def __call__(self, x):
+            return 2 * super().__call__(x)
+
+    class Residual(nn.Sequential):
+        def __call__(self, x):
+            return x + super().__call__(x)
+
+    with pytest.raises(ValueError, match='layer a: Doubled has a __call__ of its own but not its own packed'):
+        bnn.convert(Own(lambda s, x: s.a(x), a=Doubled(8, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0))))
+    model = Own(lambda s, x: s.a(x), a=Residual([linear(), linear()]))
+    packed = bnn.convert(model)
+    np.testing.assert_array_equal(packed(X), model(X))
+    assert [row.path for row in packed.report.rows] == ['a.0', 'a.1']
+
+
+def test_real_sums_that_a_sign_reads_keep_their_order():
+    first = nn.Linear(200, 64, scheme=real_input(bnn.BNN), use_bias=False, rngs=nnx.Rngs(0))
+    model = Own(lambda s, x: s.b(s.norm(s.a(x))), a=first, norm=nn.Norm(64, scheme=bnn.BNN, rngs=nnx.Rngs(0)))
+    model.b = nnx.data(linear(bnn.BNN, (64, 5)))
+    x = np.random.default_rng(1).normal(size=(64, 200)).astype(np.float32)
+    model.norm.mean[...] = first(x)[0]  # The first row's signs hang on the last bit.
+    model.eval()
+    packed = bnn.convert(model)
+    np.testing.assert_array_equal(packed(x), model(x))
+
+
+def test_arrays_of_the_modules_own_are_saved(tmp_path):
+    def call(s, x):
+        return s.a(x) * s.raw * s.scalar[...] + s.inside[0][...]
+
+    def build(value):
+        raw = nnx.data(jnp.full((4, 8), value, jnp.float32))
+        inside = nnx.data([nnx.Param(jnp.full((4, 8), value, jnp.float32))])
+        return Own(call, a=linear(), raw=raw, scalar=nnx.Param(jnp.full((4, 8), value, jnp.float32)), inside=inside)
+
+    packed = bnn.convert(build(3))
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'own.safetensors'), into=build(1))
+    np.testing.assert_array_equal(loaded(X), packed(X))
+    one = Own(lambda s, x: s.a(x), a=linear(), b=nnx.Param(jnp.float32(3)))
+    loaded = bnn.load(bnn.save(bnn.convert(one), tmp_path / 'scalar.safetensors'), into=one)
+    assert loaded.b[...].shape == ()
+
+
+def test_thresholds_are_no_part_of_what_a_file_must_match(tmp_path):
+    def build(slope):
+        layer = nn.PRelu(8)
+        layer.slope[...] = jnp.full((8,), slope, jnp.float32)
+        return Own(lambda s, x: s.a(x), a=nn.Sequential([linear(bnn.BNN), layer, linear(bnn.BNN)]))
+
+    packed = bnn.convert(build(-0.5))
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'own.safetensors'), into=build(0.25))
+    np.testing.assert_array_equal(loaded(X), packed(X))
+
+
+def test_what_cannot_be_converted_says_why():
+    model = Own(lambda s, x: s.a(x), a=linear())
+    with pytest.raises(ValueError, match='converted already'):
+        bnn.convert(bnn.convert(model))
+    with pytest.raises(ValueError, match='without binary weights'):
+        bnn.convert(linear(bnn.FLOAT))
+    with pytest.raises(ValueError, match="an attribute 'report'"):
+        bnn.convert(Own(lambda s, x: s.a(x), a=linear(), report=linear(bnn.FLOAT)))
+    with pytest.raises(AttributeError, match='this layer is packed'):
+        _ = bnn.convert(model).a.kernel
+
+
+def test_a_shift_alone_may_stand_in_groups_and_beside_other_padding():
+    scheme = dataclasses.replace(bnn.XNOR, activation=Trained(RSign), pad_value=-1)
+    layer = nn.Conv(6, 6, 3, 2, padding=1, feature_group_count=6, scheme=scheme, rngs=nnx.Rngs(0))
+    layer.activation.bias[...] = jnp.linspace(-1, 1, 6)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 5, 6)), jnp.float32)
+    np.testing.assert_array_equal(bnn.convert(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'chain': ('norm', 'pool')}, 'expected one with a product'),
+        ({'chain': ['norm', 'product']}, 'expected a tuple'),
+        ({'residual': ('norm', 'product')}, 'expected OneShortcut'),
+        ({'activation': RSign}, r'expected Trained\(RSign\)'),
+    ],
+)
+def test_schemes_that_make_no_sense(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(bnn.XNOR, **change)
+    with pytest.raises(ValueError, match='expected a tuple'):
+        bnn.schemes.OneShortcut(('nrom', 'product'), ('norm', 'product'))
+
+
+def test_a_converted_module_is_a_pytree():
+    packed = bnn.convert(Own(lambda s, x: s.a(x), a=linear()))
+    np.testing.assert_array_equal(jax.jit(lambda p, x: p(x))(packed, X), packed(X))
