@@ -357,10 +357,14 @@ def latest(workdir: Path) -> int:
     return max(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
 
 
-def test_two_processes_one_killed_and_any_number_goes_on(tmp_path):
+def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
     """Two hosts of two devices; one is killed and the other ends by itself; then two hosts of one, where one of them is told to
     stop and both do, at the same step; then one of four. The parameters are those of an uninterrupted run on one device,
     within the rounding of float32 sums over 44 steps."""
+    # On one CPU device convolutions are native, which add up in another order than those of many devices: a binary network
+    # turns one such rounding into another answer. So XLA's are taken here too.
+    monkeypatch.setattr('bnn_jax.ops.native_convolution.usable', lambda: False)
+    jax.clear_caches()
     uninterrupted, workdir = fit(config(tmp_path / 'one')), tmp_path / 'many'
 
     codes, _, outputs = start(workdir, hosts=2, devices=2, ends={1: (8, 'kill')})
@@ -384,9 +388,7 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path):
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name in set(a) - {'seconds', 'images_per_second'}:
-            # Sums in another order may change the answer to an image near a decision: one of a batch of 32.
-            share = name.endswith('accuracy')
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1 / 32 if share else 1e-4)
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
