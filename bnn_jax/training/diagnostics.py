@@ -20,7 +20,7 @@ from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
-from bnn_jax.training.step import logits_of
+from bnn_jax.training.step import logits_of, network_logits
 
 
 def signs(state: TrainState) -> dict[str, jax.Array]:
@@ -153,12 +153,7 @@ def _logits_by_batch_statistics(model: Any, mesh: Mesh) -> Callable[[jax.Array],
     copy = nnx.merge(graphdef, replicated(state, mesh), copy=True)
     copy.eval()
     copy.set_attributes(Norm, use_running_average=False, groups=1, raise_if_not_found=False)
-    return partial(_logits, *nnx.split(copy))
-
-
-@partial(jax.jit, static_argnums=0)
-def _logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
-    return nnx.merge(graphdef, state, copy=True)(images)
+    return partial(network_logits, *nnx.split(copy))
 
 
 def products(model: Any) -> list[Place]:

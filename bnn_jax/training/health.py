@@ -25,7 +25,7 @@ def unhealthy(record: dict) -> dict[str, str]:
         record: of a step that was watched, or of an epoch, as metrics.jsonl has them; other records are healthy.
     """
     found = {}
-    equal = max(v for v in (record.get('equal_logits', 0.0), record.get('running_statistics/equal_logits', 0.0)))
+    equal = max(record.get('equal_logits', 0.0), record.get('running_statistics/equal_logits', 0.0))
     if equal > EQUAL_LOGITS:
         found['equal_logits'] = (
             f'{equal:.0%} of the images have logits that are all equal (healthy: none), so nothing is learned from them; '

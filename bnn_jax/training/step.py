@@ -203,7 +203,7 @@ def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Any], jax.Array
     graphdef, state = nnx.split(model)
     evaluating = nnx.merge(graphdef, state if mesh is None else replicated(state, mesh), copy=True)
     evaluating.eval()
-    return partial(_network_logits, *nnx.split(evaluating))
+    return partial(network_logits, *nnx.split(evaluating))
 
 
 @jax.jit
@@ -212,5 +212,6 @@ def _packed_logits(packed: Any, images):
 
 
 @partial(jax.jit, static_argnums=0)
-def _network_logits(graphdef: nnx.GraphDef, state: nnx.State, images):
+def network_logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    """The logits of a network given by its structure and arrays, compiled once a shape."""
     return nnx.merge(graphdef, state, copy=True)(images)
