@@ -113,7 +113,7 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> np.ndarray:
     """The same images by running and by batch statistics; what `statistics_record` makes a record of.
 
     Both are the network of evaluation but for the normalizations, which take the mean and variance of the batch in the second.
-    The model is not changed.
+    The model is not changed. Each host normalizes its own images, so the second row depends on the number of hosts.
 
     Args:
         model: a trained network.

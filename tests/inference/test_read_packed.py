@@ -33,7 +33,7 @@ def packed_exactly(model):
         if isinstance(module, bnn.nn.Product):
             module.kernel[...] = (rng.integers(-64, 65, module.kernel.shape) / 128).astype(np.float32)
             if module.bias is not None:
-                module.bias[...] = rng.normal(size=module.out).astype(np.float32)
+                module.bias[...] = rng.normal(size=module.out_features).astype(np.float32)
     return bnn.convert(model)
 
 

@@ -387,7 +387,9 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
     assert [r['step'] for r in ours] == [r['step'] for r in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
-        for name in set(a) - {'seconds', 'images_per_second'}:
+        # Each host normalizes its own part of the test images, so these depend on the number of hosts at that step.
+        of_hosts = {name for name in a if name.startswith('batch_statistics/')}
+        for name in set(a) - {'seconds', 'images_per_second'} - of_hosts:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
 
 
