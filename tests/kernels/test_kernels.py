@@ -20,10 +20,33 @@ from bnn_jax.kernels import (
     signed_matmul,
 )
 from bnn_jax.kernels import backend as backends
+from bnn_jax.kernels.from_matmul import FromMatmul
 from bnn_jax.ops.bits import words_for
 
 DATA = Path(__file__).parents[1] / 'golden'
+OWN = {name: kernel for name, kernel in BACKENDS.items() if not isinstance(kernel, FromMatmul)}
+"""Backends with convolutions of their own; the others share those of FromMatmul."""
+
+
+def plain(x, w, k):
+    """The product that a FromMatmul is made of, in two lines."""
+    differing = jax.lax.population_count(x[:, :, None] ^ w[:, None])
+    return k - 2 * jnp.sum(differing, axis=0, dtype=jnp.int32)
+
+
 every_backend = pytest.mark.parametrize('backend', [*BACKENDS, 'auto'])
+every_convolution = pytest.mark.parametrize(
+    'backend', [*OWN.values(), FromMatmul(plain)], ids=[*OWN, 'a matrix product alone']
+)
+
+
+@pytest.fixture(autouse=True)
+def _interpreted_kernels_compile_quickly(request):
+    """Interpreted Pallas kernels are large programs, and none of theirs that runs anywhere else: XLA need not optimize them."""
+    quickly = str(getattr(request.node, 'callspec', None) and request.node.callspec.params.get('backend')).startswith('pallas')
+    jax.config.update('jax_disable_most_optimizations', quickly)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 def random_signs(*shape, seed=0):
@@ -70,14 +93,14 @@ def assert_exact(y, expected):
 
 
 @every_backend
-@pytest.mark.parametrize('k', [1, 31, 32, 33, 64, 100, 2400])
+@pytest.mark.parametrize('k', [1, 33])
 def test_matmul(backend, k):
     x, w = random_signs(5, k), random_signs(3, k, seed=1)
     assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), x @ w.T)
 
 
 @every_backend
-@pytest.mark.parametrize(('m', 'k', 'n'), [(300, 2240, 1), (1, 1100, 130), (65, 19 * 32, 257)])
+@pytest.mark.parametrize(('m', 'k', 'n'), [(300, 2240, 1), (65, 1100, 257)])
 def test_matmul_tiles(backend, m, k, n):
     """Rows, columns and words that leave a remainder in the tiles and blocks of every backend; one row, one output."""
     x, w = random_signs(m, k), random_signs(n, k, seed=1)
@@ -95,7 +118,7 @@ def test_matmul_beyond_16_bits(backend):
     assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), expected)
 
 
-@every_backend
+@pytest.mark.parametrize('backend', OWN)
 @pytest.mark.parametrize('n', [27, 32, 64, 96, 100, 2400])
 def test_matmul_golden(backend, n):
     """DERIVED dot products. The stored words have set bit = +1: inverting the n true bits gives ours."""
@@ -110,9 +133,9 @@ def test_matmul_under_jit_and_vmap(backend):
     x, w = random_signs(4, 5, 100), random_signs(3, 100, seed=1)
     x_words, w_words = packed(x), packed(w)
     matmul = partial(packed_matmul, k=100, backend=backend)
-    assert_exact(jax.jit(matmul)(x_words[0], w_words), x[0] @ w.T)
-    assert_exact(jax.jit(lambda: matmul(x_words[0], w_words))(), x[0] @ w.T)
-    assert_exact(jax.vmap(matmul, in_axes=(0, None))(x_words, w_words), x @ w.T)
+    assert_exact(jax.jit(jax.vmap(matmul, in_axes=(0, None)))(x_words, w_words), x @ w.T)
+    if backend in OWN:
+        assert_exact(jax.jit(lambda: matmul(x_words[0], w_words))(), x[0] @ w.T)
 
 
 # packed_conv2d
@@ -134,7 +157,7 @@ GEOMETRIES = {
 }
 
 
-@every_backend
+@every_convolution
 @pytest.mark.parametrize(
     ('geometry', 'pad_value'), [(name, value) for name, row in GEOMETRIES.items() for value in row[-1]]
 )
@@ -147,7 +170,7 @@ def test_conv2d_geometries(backend, geometry, pad_value):
     assert_exact(y, convolved(x, w, **options))
 
 
-@every_backend
+@every_convolution
 @pytest.mark.parametrize(
     ('channels', 'pad_value'), [(1, 0), (1, -1), (3, -1), (31, -1), (32, -1), (33, 1), (64, -1), (100, 0), (100, -1)]
 )
@@ -204,7 +227,7 @@ def layouts(w, groups):
         yield packed(w, 3), {'filters': w.shape[3]}
 
 
-@every_backend
+@every_convolution
 @pytest.mark.parametrize(('name', 'pad_value'), [(name, value) for name, row in GROUPS.items() for value in row[-1]])
 def test_conv2d_in_groups(backend, name, pad_value):
     """Integers, and their signs against thresholds, from both layouts of the weights."""
@@ -364,7 +387,7 @@ with np.load(DATA / 'derived_eq11.npz') as file:
     EQ11 = dict(file)
 
 
-@every_backend
+@pytest.mark.parametrize('backend', OWN)
 @pytest.mark.parametrize('case', sorted({key.split('/')[0] for key in EQ11}))
 def test_conv2d_golden(backend, case):
     """DERIVED convolutions of signs with all three pad values (NCHW, OIHW)."""
@@ -384,9 +407,9 @@ def test_conv2d_under_jit_and_vmap(backend):
     x_words, w_words = packed(x), packed(w, 2)
     conv = partial(packed_conv2d, channels=40, padding='SAME', backend=backend)
     expected = np.stack([convolved(images, w, (1, 1), 'SAME', 0) for images in x])
-    assert_exact(jax.jit(conv)(x_words[0], w_words), expected[0])
-    assert_exact(jax.jit(lambda: conv(x_words[0], w_words))(), expected[0])
-    assert_exact(jax.vmap(conv, in_axes=(0, None))(x_words, w_words), expected)
+    assert_exact(jax.jit(jax.vmap(conv, in_axes=(0, None)))(x_words, w_words), expected)
+    if backend in OWN:
+        assert_exact(jax.jit(lambda: conv(x_words[0], w_words))(), expected[0])
 
 
 def test_conv2d_takes_one_stride_and_lists():
@@ -402,7 +425,8 @@ def test_results_are_int32_where_64_bits_are_enabled(backend):
     with jax.enable_x64(True):
         y = packed_conv2d(packed(x), packed(w, 2), 3, padding='SAME', backend=backend)
         assert_exact(y, convolved(x, w, (1, 1), 'SAME', 0))
-        assert_exact(packed_matmul(packed(x[0, 0]), packed(w[0, 0].T), 3, backend=backend), x[0, 0] @ w[0, 0])
+        if backend in OWN:
+            assert_exact(packed_matmul(packed(x[0, 0]), packed(w[0, 0].T), 3, backend=backend), x[0, 0] @ w[0, 0])
 
 
 # Errors
