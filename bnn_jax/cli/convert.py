@@ -14,7 +14,7 @@ import tyro
 from bnn_jax.cli.inputs import Shape, class_names, random_images
 
 if TYPE_CHECKING:
-    from bnn_jax.training.restore import Trained
+    from bnn_jax.training.restore import TrainedRun
 
 
 def convert(
@@ -72,7 +72,7 @@ def _folder_of(output: Path) -> Path:
     return output.parent
 
 
-def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str]:
+def _sample_images(run: 'TrainedRun', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str]:
     """Images as the network takes them, and what they are."""
     from bnn_jax.training.fit import test_batches
 

@@ -97,6 +97,10 @@ class ConvertedModule(KeptModule):
     def holds_bits(self) -> bool:
         return True
 
+    def multiplies_bits(self) -> bool:
+        packed = (place.layer for place in walk(self.module()) if isinstance(place.layer, Packed))
+        return any(one.layer.multiplies_bits() for one in packed)
+
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
         raise ValueError(
             "save: a user's own module with packed layers stands inside a container of this library, expected the container "

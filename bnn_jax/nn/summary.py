@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.nn.containers import Network
 from bnn_jax.nn.layer import Cost, cost_of, label_of
 from bnn_jax.nn.tables import render
 from bnn_jax.nn.walk import output_shapes, walk
@@ -119,7 +118,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
     Raises:
         TypeError: for a model that is no `nnx.Module`.
-        ValueError: for a shape that does not fit.
+        ValueError: for a shape that does not fit, as the model raises it.
 
     Example:
         >>> import bnn_jax as bnn
@@ -132,10 +131,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
         raise TypeError(
             f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
         )
-    shape, channels = tuple(input_shape), getattr(model, 'channels', None)
-    if isinstance(model, Network) and (len(shape) != 4 or shape[-1] != channels):
-        raise ValueError(f'summarize: got input shape {shape}, expected (N, H, W, {channels})')
-    shapes = output_shapes(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    shapes = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     rows = []
     for place in walk(model):
         if place.path in shapes:

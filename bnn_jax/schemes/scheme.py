@@ -14,7 +14,7 @@ import numpy as np
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
-from bnn_jax.schemes.dropout import Drop, Place, of_vectors
+from bnn_jax.schemes.dropout import Drop, ProductInput, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
 from bnn_jax.schemes.orders import Order, ResidualOrder, check_order
 from bnn_jax.schemes.trained import Scheduled, Trained, quantized
@@ -87,7 +87,7 @@ class Scheme:
     # The rate at which inputs of products are dropped while training, after they were binarized; what stays is divided by
     # 1 - rate. Which inputs, and what together: see `dropout`.
     dropout: float = 0.0
-    drops: Callable[[Place], Drop | None] = of_vectors
+    drops: Callable[[ProductInput], Drop | None] = of_vectors
     # Batch normalization's; running <- momentum running + (1 - momentum) batch.
     eps: float = 1e-4
     momentum: float = 0.9
@@ -158,7 +158,7 @@ class Scheme:
 _NAMED: dict[str, Scheme] = {}
 
 
-def named(name: str, text: str, scheme: Scheme) -> Scheme:
+def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
     """The scheme, with its name for `repr` and its text for `help`."""
     object.__setattr__(scheme, '__doc__', text)
     _NAMED[name] = scheme

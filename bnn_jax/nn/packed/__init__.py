@@ -5,17 +5,17 @@ other fields are static.
 """
 
 from bnn_jax.nn.packed.floats import FloatProduct, PackedNorm, SignProduct, UnpackedProduct
-from bnn_jax.nn.packed.network import Chain, Concat, PackedNetwork, Sum
+from bnn_jax.nn.packed.network import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
 from bnn_jax.nn.packed.product import PackedProduct
 
 __all__ = [
-    'Chain',
-    'Concat',
     'FloatProduct',
+    'PackedBranches',
     'PackedNetwork',
     'PackedNorm',
     'PackedProduct',
+    'PackedResidual',
+    'PackedSequential',
     'SignProduct',
-    'Sum',
     'UnpackedProduct',
 ]
