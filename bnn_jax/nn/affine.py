@@ -77,9 +77,14 @@ def affine_product(
 ) -> jax.Array:
     """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
 
-    Forward: `affine_sum`. Gradient: that of operation(x, weight) to x and weight; none to the others, whose parts are in the
-    gradients of x and weight. numbers: as in `affine_sum`. Source: the expansion of AdaBin's product (arXiv:2208.08084).
+    Forward: `affine_sum`; without b, c and d it is a times the product of signs.
+    Gradient: that of operation(x, weight) to x and weight; none to the others, whose parts are in the gradients of x and
+    weight. numbers: as in `affine_sum`.
+    Source: the expansion of AdaBin's product (arXiv:2208.08084).
     """
+    scale, offset, levels = numbers
+    if offset is None and levels is None:
+        return scaled(operation(x_signs, weight_signs), scale)
     ones, one_filter = jnp.ones_like(x_signs[:1]), jnp.ones_like(weight_signs[..., :1])
     return affine_sum(*affine_sums(operation, x_signs, ones, weight_signs, one_filter), numbers)
 

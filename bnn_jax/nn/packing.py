@@ -12,7 +12,7 @@ from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.schemes.standard import constant_k, flowing_k
-from bnn_jax.schemes.trained import Trained, quantized
+from bnn_jax.schemes.trained import Trained, TrainedWeight, quantized
 
 
 def packed_product(
@@ -22,6 +22,7 @@ def packed_product(
     out_features: int,
     kernel: jax.Array,
     bias: jax.Array | None,
+    weight: Any,
     activation: Any,
     progress: jax.Array | None,
 ) -> FloatProduct | UnpackedProduct | PackedProduct:
@@ -33,6 +34,7 @@ def packed_product(
         in_features, out_features: its channels.
         kernel: its weights, as its scheme reads them.
         bias: (out,) or None.
+        weight: its weight quantizer: a function, or the module of a `Trained` one.
         activation: its activation quantizer: a function, or the module of a `Trained` one.
         progress: how far training has come, for a scheme that asks.
 
@@ -46,9 +48,13 @@ def packed_product(
         )
     if scheme.weight is None:
         return FloatProduct(operation, in_features, out_features, kernel, bias)
-    _check_sign(scheme)
+    trained = weight if isinstance(weight, TrainedWeight) else None
+    if trained is None:
+        _check_sign(scheme)
+    else:
+        _check_finite('weight quantizer', {'scale': trained.scale(), 'offset': trained.offset()})
     operation = operation.stored(in_features, out_features)
-    words, scale, offset, faithful = _pack(scheme, operation, kernel, progress)
+    words, scale, offset, faithful = _pack(scheme, operation, kernel, trained, progress)
     if not faithful:
         raise ValueError(
             'its quantized weights are not scale * sign(W), expected two values +-scale a filter (or offset +- scale); a '
@@ -76,24 +82,35 @@ def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
     """shift (in_features,) and levels (2,): distance, centre."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
-    for name, number in (('shift', shift), ('distance and center', levels)):
-        if number is not None and not np.isfinite(np.asarray(number)).all():
-            raise ValueError(
-                f'its activation has a {name} that is NaN or infinite; go back to the last good checkpoint'
-            )
+    _check_finite('activation', {'shift': shift, 'distance and center': levels})
     return shift, levels
 
 
+def _check_finite(what: str, numbers: dict[str, jax.Array | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and not np.isfinite(np.asarray(number)).all():
+            raise ValueError(f'its {what} has a {name} that is NaN or infinite; go back to the last good checkpoint')
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _pack(scheme: Scheme, operation: Convolution | Dense, kernel: jax.Array, progress: jax.Array | None):
-    """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the scheme makes of it."""
-    signs = scheme.sign(kernel)
-    scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
-    offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
+def _pack(
+    scheme: Scheme,
+    operation: Convolution | Dense,
+    kernel: jax.Array,
+    trained: TrainedWeight | None,
+    progress: jax.Array | None,
+):
+    """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
+    if trained is not None:
+        signs, scale, offset, weights = trained.sign(kernel), trained.scale(), trained.offset(), trained(kernel)
+    else:
+        signs = scheme.sign(kernel)
+        scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
+        offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
+        weights = quantized(scheme.weight, kernel, progress)
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
     if offset is not None:
         expected = expected + jnp.broadcast_to(offset, signs.shape)
-    weights = kernel if scheme.weight is None else quantized(scheme.weight, kernel, progress)
     faithful = jnp.all(weights == expected) & jnp.all(jnp.abs(signs) == 1)
     return operation.pack_kernel(signs), scale, offset, faithful
 

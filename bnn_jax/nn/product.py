@@ -24,7 +24,7 @@ from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
-from bnn_jax.schemes.trained import Trained, quantized
+from bnn_jax.schemes.trained import Trained, TrainedSign, TrainedWeight, quantized
 
 
 class Product(Layer, nnx.Module):
@@ -62,10 +62,10 @@ class Product(Layer, nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
-        activation = scheme.activation
+        weight, activation = scheme.weight, scheme.activation
+        self.weight: Any = weight.make(kernel, rngs) if isinstance(weight, Trained) else weight
         self.activation: Any = activation.make(in_features, rngs) if isinstance(activation, Trained) else activation
-        trained = isinstance(activation, Trained)
-        affine = scheme.offset is not None or (trained and self.activation.levels() is not None)
+        affine = self._has_offset() or self._levels() is not None
         if affine and isinstance(operation, Convolution) and (operation.pad_value != 0 or operation.groups > 1):
             raise ValueError(
                 f'convolution: got pad_value {operation.pad_value} and {operation.groups} groups for a scheme with an offset '
@@ -89,20 +89,40 @@ class Product(Layer, nnx.Module):
 
     def signs(self) -> jax.Array:
         """The signs of the latent weights, those of evaluation where the scheme draws weights at random."""
-        return self.scheme.sign(self.latent())
+        sign = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.sign
+        return sign(self.latent())
 
     def scale(self) -> jax.Array | None:
-        """The scheme's scale of every filter, (out,), without a gradient; None: 1."""
+        """The scale of every filter, (out,), without a gradient; None: 1."""
+        if isinstance(self.weight, TrainedWeight):
+            return jax.lax.stop_gradient(self.weight.scale())
         scale = self.scheme.scale
         return None if scale is None else self.quantized(scale, jax.lax.stop_gradient(self.latent()))
+
+    def offset(self) -> jax.Array | None:
+        """What is added to the weights of every filter, (out,), without a gradient; None: nothing."""
+        if isinstance(self.weight, TrainedWeight):
+            return jax.lax.stop_gradient(self.weight.offset())
+        offset = self.scheme.offset
+        return None if offset is None else self.quantized(offset, jax.lax.stop_gradient(self.latent()))
+
+    def _has_offset(self) -> bool:
+        return (
+            self.weight.offset() is not None
+            if isinstance(self.weight, TrainedWeight)
+            else self.scheme.offset is not None
+        )
+
+    def _levels(self) -> tuple[jax.Array, jax.Array] | None:
+        return self.activation.levels() if isinstance(self.activation, TrainedSign) else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.operation.check(x, self.in_features)
         scheme, kernel = self.scheme, self.latent()
         k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
-        given = x
-        if self.activation is not None:
-            x = self.quantized(self.activation, x)
+        given, activation = x, self.activation
+        if scheme.activation is not None:
+            x = self.quantized(activation, x)
         if self.dropout > 0 and not self.deterministic:
             x = self.drop(x, self.dropout, self._key())
         if self.operands is not None and not self.deterministic:
@@ -110,22 +130,19 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
-        weight = self._weight(scheme.weight, kernel)
-        activation: Any = self.activation
-        levels = activation.levels() if isinstance(scheme.activation, Trained) else None
-        if levels is None and scheme.offset is None:
+        weight, levels = self._quantized_weight(kernel), self._levels()
+        if levels is None and not self._has_offset() and not isinstance(self.weight, TrainedWeight):
             return epilogue(binary_product(self.operation, x, weight, self.scale(), scheme.sign), k, bias)
         if self.dropout > 0 and not self.deterministic:
             # A dropped input has a third value, 0.
             return epilogue(rounded(self.operation(x, weight)), k, bias)
         signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
-        offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
-        numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
+        numbers = (self.scale(), self.offset(), jax.lax.stop_gradient(levels))
         return epilogue(affine_product(self.operation, x, weight, signs_in, self.signs(), numbers), k, bias)
 
-    def _weight(self, quantizer: Any, kernel: jax.Array) -> jax.Array:
+    def _quantized_weight(self, kernel: jax.Array) -> jax.Array:
         if self.scheme.training_weight is None or self.noise is None or self.deterministic:
-            return self.quantized(quantizer, kernel)
+            return self.quantized(self.weight, kernel)
         return self.scheme.training_weight(kernel, self._key())
 
     def _key(self) -> jax.Array:
@@ -162,14 +179,18 @@ class Product(Layer, nnx.Module):
         binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
         stored = weights
         if binary_weight:
-            per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
+            trained = isinstance(self.weight, TrainedWeight)
+            has_scale = self.weight.scale() is not None if trained else scheme.scale is not None
+            per_filter = has_scale + self._has_offset()
             words = operation.stored(self.in_features, self.out_features).words_shape(
                 self.in_features, self.out_features
             )
             stored = math.prod(words) + per_filter * self.out_features
-        others = 0
-        if isinstance(self.activation, nnx.Module):
-            others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))
+        if isinstance(self.activation, TrainedSign):
+            shift, levels = self.activation.shift(), self.activation.levels()
+            stored += sum(number.size for number in (shift, *(levels or ())) if number is not None)
+        quantizers = [quantizer for quantizer in (self.weight, self.activation) if isinstance(quantizer, nnx.Module)]
+        others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))
         macs, one_bit = (
             operation.macs(self.in_features, self.out_features, output_shape),
             binary_weight and binary_input,
@@ -181,7 +202,7 @@ class Product(Layer, nnx.Module):
             params=weights + biases + others,
             binary_params=weights if binary_weight else 0,
             bytes=4 * (weights + biases + others),
-            packed_bytes=4 * (stored + biases + others),
+            packed_bytes=4 * (stored + biases),
             macs_1bit=macs if one_bit else 0,
             macs_32bit=0 if one_bit else macs,
         )
@@ -193,7 +214,15 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else finite_parameter(self.bias, 'bias')
         progress = None if self.progress is None else self.progress[...]
         return packed_product(
-            self.scheme, self.operation, self.in_features, self.out_features, kernel, bias, self.activation, progress
+            self.scheme,
+            self.operation,
+            self.in_features,
+            self.out_features,
+            kernel,
+            bias,
+            self.weight,
+            self.activation,
+            progress,
         )
 
 
