@@ -25,10 +25,9 @@ class Packed(nnx.Module):
         self.layer = nnx.data(layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = without_gradient(x)
-        return _nan_where(
-            x, self.layer(x), isinstance(self.layer, PackedProduct) and isinstance(self.layer.product, Dense)
-        )  # pyright: ignore[reportCallIssue]
+        x, layer = without_gradient(x), self.layer
+        by_rows = isinstance(layer, PackedProduct) and isinstance(layer.product, Dense)
+        return _nan_where(x, layer(x), by_rows)  # pyright: ignore[reportCallIssue]
 
     def __getattr__(self, name: str) -> Any:
         if name in ('kernel', 'bias', 'scheme'):
