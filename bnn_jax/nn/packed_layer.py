@@ -12,6 +12,21 @@ from bnn_jax.nn.report import Report, Row
 from bnn_jax.ops.signs import Signs
 
 
+@jax.custom_vjp
+def without_gradient(x: jax.Array) -> jax.Array:
+    """x. Raises TypeError where a gradient is asked for: packed arithmetic has none."""
+    return x
+
+
+def _refused(x: jax.Array):
+    raise TypeError(
+        'gradient: asked for through a packed layer, which has none; differentiate the trained model, before convert'
+    )
+
+
+without_gradient.defvjp(_refused, lambda _, g: (g,))
+
+
 def tensor(*, default: Any = dataclasses.MISSING) -> Any:
     """A field that a file stores as a tensor."""
     return dataclasses.field(default=default, metadata={'role': 'tensor'})
@@ -91,6 +106,10 @@ class PackedLayer:
             if role(field) == 'child':
                 held = getattr(self, field.name)
                 yield from held if isinstance(held, tuple) else (held,)
+
+    def acts_on_rows(self) -> bool:
+        """Whether each vector along the last axis is an input of its own; else each image is."""
+        return False
 
     def float_twin(self) -> Any:
         """The same layer with every sign as a float32 number."""

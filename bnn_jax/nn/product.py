@@ -136,14 +136,19 @@ class Product(Layer, nnx.Module):
         if self.dropout > 0 and not self.deterministic:
             # A dropped input has a third value, 0.
             return epilogue(rounded(self.operation(x, weight)), k, bias)
+        # Weights drawn at random are signs themselves.
+        signs = jax.lax.stop_gradient(weight) if self._draws() else self.signs()
         signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
         numbers = (self.scale(), self.offset(), jax.lax.stop_gradient(levels))
-        return epilogue(affine_product(self.operation, x, weight, signs_in, self.signs(), numbers), k, bias)
+        return epilogue(affine_product(self.operation, x, weight, signs_in, signs, numbers), k, bias)
+
+    def _draws(self) -> bool:
+        """Whether weights are drawn at random: in training, where the scheme says so."""
+        return self.scheme.training_weight is not None and self.noise is not None and not self.deterministic
 
     def _quantized_weight(self, kernel: jax.Array) -> jax.Array:
-        if self.scheme.training_weight is None or self.noise is None or self.deterministic:
-            return self.quantized(self.weight, kernel)
-        return self.scheme.training_weight(kernel, self._key())
+        drawn = self.scheme.training_weight if self._draws() else None
+        return self.quantized(self.weight, kernel) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
         """A fresh key; the layer's own moves on."""
@@ -186,9 +191,7 @@ class Product(Layer, nnx.Module):
                 self.in_features, self.out_features
             )
             stored = math.prod(words) + per_filter * self.out_features
-        if isinstance(self.activation, TrainedSign):
-            shift, levels = self.activation.shift(), self.activation.levels()
-            stored += sum(number.size for number in (shift, *(levels or ())) if number is not None)
+        numbers = _packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
         quantizers = [quantizer for quantizer in (self.weight, self.activation) if isinstance(quantizer, nnx.Module)]
         others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))
         macs, one_bit = (
@@ -202,7 +205,7 @@ class Product(Layer, nnx.Module):
             params=weights + biases + others,
             binary_params=weights if binary_weight else 0,
             bytes=4 * (weights + biases + others),
-            packed_bytes=4 * (stored + biases),
+            packed_bytes=4 * (stored + biases + numbers),
             macs_1bit=macs if one_bit else 0,
             macs_32bit=0 if one_bit else macs,
         )
@@ -298,3 +301,16 @@ class Linear(Product):
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
     """The named stream of keys, or that of the parameters where the user made no other."""
     return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params
+
+
+def _packed_numbers(activation: nnx.Module) -> int:
+    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
+    graphdef, state = nnx.split(activation)
+
+    def stored(state):
+        module: Any = nnx.merge(graphdef, state, copy=True)
+        return module.shift(), module.levels()
+
+    return sum(
+        number.size for number in jax.tree.leaves(jax.eval_shape(stored, state))
+    )  # Shapes only: any state will do.

@@ -27,6 +27,8 @@ class Convolution:
     Filters g out / groups to (g + 1) out / groups see the channels g in / groups to (g + 1) in / groups, for each group g.
     """
 
+    acts_on_rows = False
+
     window: Window
     pad_value: int = 0
     groups: int = 1

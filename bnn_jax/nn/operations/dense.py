@@ -52,6 +52,8 @@ def _by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
 class Dense:
     """x (N, ..., in) times kernel (in, out)."""
 
+    acts_on_rows = True
+
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
         return _by_rows(lambda rows: dense(rows, kernel.astype(x.dtype)), x)

@@ -103,7 +103,7 @@ class PackedProduct(PackedLayer):
             return x.words
         if self.shift is None:
             return packed_signs(x)
-        return packed_signs(x, jnp.stack([jnp.ones_like(self.shift), self.shift]))
+        return packed_signs(x.astype(jnp.float32), jnp.stack([jnp.ones_like(self.shift), self.shift]))
 
     def row(self, path: str) -> Row:
         return product_row(self, path, 'xnor + popcount', 'binary weights, binary input')
@@ -113,6 +113,9 @@ class PackedProduct(PackedLayer):
 
     def multiplies_bits(self) -> bool:
         return True
+
+    def acts_on_rows(self) -> bool:
+        return self.operation.acts_on_rows
 
     def reads_only_signs(self) -> bool:
         return not self.use_k and self.shift is None
