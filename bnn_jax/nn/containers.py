@@ -9,7 +9,7 @@ from flax import nnx
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.layer import Container, Slot
-from bnn_jax.nn.packed import Chain, Concat, PackedNetwork, Sum
+from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
 from bnn_jax.ops.deterministic import rounded
 
 
@@ -27,8 +27,8 @@ class Sequential(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(str(i), self.layers, i) for i in range(len(self.layers))]
 
-    def packed(self, layers: Sequence[Any]) -> Chain:
-        return Chain(tuple(layers))
+    def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        return PackedSequential(tuple(layers))
 
 
 class Residual(Container, nnx.Module):
@@ -43,8 +43,8 @@ class Residual(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(name, self, name) for name in ('body', 'shortcut')]
 
-    def packed(self, layers: Sequence[Any]) -> Sum:
-        return Sum(*layers)
+    def packed(self, layers: Sequence[Any]) -> PackedResidual:
+        return PackedResidual(*layers)
 
 
 class Branches(Container, nnx.Module):
@@ -59,8 +59,8 @@ class Branches(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(f'branch{i}', self.branches, i) for i in range(len(self.branches))]
 
-    def packed(self, layers: Sequence[Any]) -> Concat:
-        return Concat(tuple(layers))
+    def packed(self, layers: Sequence[Any]) -> PackedBranches:
+        return PackedBranches(tuple(layers))
 
 
 class Auxiliary(Container, nnx.Module):
@@ -78,8 +78,8 @@ class Auxiliary(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return []  # Only training sees the head.
 
-    def packed(self, layers: Sequence[Any]) -> Chain:
-        return Chain(())
+    def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        return PackedSequential(())
 
 
 class Network(Container, nnx.Module):
@@ -106,8 +106,17 @@ class Network(Container, nnx.Module):
     def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
         """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
 
-        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits.
+        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits. Of a subclass with
+        a `__call__` of its own the logits are what it returns; raises TypeError if it has auxiliary heads as well, which
+        only a `with_auxiliary` of its own can reach.
         """
+        if type(self).__call__ is not Network.__call__:
+            if any(isinstance(layer, Auxiliary) for layer in self.body.layers):
+                raise TypeError(
+                    f'with_auxiliary: {type(self).__name__} has a __call__ of its own and auxiliary heads, expected a '
+                    'with_auxiliary of its own as well'
+                )
+            return self(images), ()
         images = x = check_images(images, self.channels)
         heads = []
         for layer in self.body.layers:

@@ -1,19 +1,19 @@
 """Containers of packed layers, and the whole packed network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
-from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer
+from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import rounded
 
 
 @packed_layer('Chain')
-class Chain(PackedLayer):
+class PackedSequential(PackedLayer):
     """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
 
     layers: tuple = child()
@@ -38,16 +38,19 @@ class Chain(PackedLayer):
             for row in inner.rows(f'{path}.{i}' if path else str(i)):
                 yield runs[i].row_of(inner, row) if i in runs else row
 
-    def float_twin(self) -> 'Chain':
-        return Chain(self.layers)
+    def with_runs(self, find: Callable[[tuple], tuple]) -> 'PackedSequential':
+        return PackedSequential(self.layers, find(self.layers))
+
+    def float_twin(self) -> 'PackedSequential':
+        return PackedSequential(self.layers)
 
 
 @packed_layer('Sum')
-class Sum(PackedLayer):
+class PackedResidual(PackedLayer):
     """body(x) + shortcut(x)."""
 
-    body: Chain = child()
-    shortcut: Chain = child()
+    body: PackedSequential = child()
+    shortcut: PackedSequential = child()
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return rounded(self.body(x)) + rounded(self.shortcut(x))
@@ -58,7 +61,7 @@ class Sum(PackedLayer):
 
 
 @packed_layer('Concat')
-class Concat(PackedLayer):
+class PackedBranches(PackedLayer):
     """What several chains make of one input, side by side: their channels concatenated."""
 
     branches: tuple = child()
@@ -76,16 +79,18 @@ class PackedNetwork(PackedLayer):
     """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
     A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
-    that is not finite gives logits NaN. `report` says what each layer became. For inference: no gradient is defined.
+    that is not finite gives logits NaN. `report` says what each layer became. For inference: a gradient is refused.
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
+    is_network = True
+
     channels: int
     num_classes: int
-    body: Chain = child()
+    body: PackedSequential = child()
 
     def __call__(self, images) -> jax.Array:
-        images = check_images(images, self.channels).astype(jnp.float32)
+        images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
         return nan_unless_finite(self.body(images), images)
 
     def rows(self, path: str) -> Iterator[Row]:
