@@ -17,12 +17,16 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
+# XLA leaves out what only makes code fast: compiling is most of the suite's work.
+jax.config.update('jax_disable_most_optimizations', True)
+
+
 @pytest.fixture(scope='module')
-def compiled_quickly():
-    """XLA leaves out what only makes code fast, in modules that ask for no fast code; the proof and the kernels have all."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
+def compiled_as_shipped():
+    """With all of XLA's optimizations: for the kernels, and for proofs that no optimization changes a bit."""
     jax.config.update('jax_disable_most_optimizations', False)
+    yield
+    jax.config.update('jax_disable_most_optimizations', True)
 
 
 @pytest.fixture(scope='module', autouse=True)

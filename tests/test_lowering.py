@@ -21,8 +21,6 @@ from bnn_jax.training import Config, init, logits_of
 from bnn_jax.training.step import update
 from experiments import recipes
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 ROOT = Path(__file__).parent.parent
 PLATFORMS = ('cuda', 'tpu')
 CONFIGS = {recipe.run_name(row): recipe.row(row) for recipe in recipes().values() for row in recipe.rows}

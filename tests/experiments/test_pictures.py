@@ -21,8 +21,6 @@ from bnn_jax.training import Recipe, fit
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small, pictures
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def sgd(schedule):
     return optax.sgd(schedule)

@@ -15,8 +15,6 @@ from bnn_jax.nn.stateless import Relu
 from bnn_jax.training import Config
 from experiments import short_runs
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def source(split, data_dir):
     return digits(split)

@@ -19,8 +19,6 @@ from bnn_jax.training.metrics import read
 from experiments import cifar10_upscaled_alexnet as upscaled
 from experiments import imagenet_alexnet
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 IMAGES, BATCH = 24, 4
 
 

@@ -14,7 +14,6 @@ from bnn_jax.nn.operations import Convolution
 from bnn_jax.nn.packed import PackedProduct
 from bnn_jax.ops.windows import Window
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
 GOLDEN = Path(__file__).parents[1] / 'golden'
 
 

@@ -22,6 +22,8 @@ from bnn_jax.nn.stateless import LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import sign
 
+pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+
 
 def assert_same(actual, expected):
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), strict=True)

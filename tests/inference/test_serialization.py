@@ -14,8 +14,6 @@ from safetensors.numpy import save as safetensors_bytes
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 @pytest.fixture(scope='module')
 def packed():

@@ -19,6 +19,8 @@ from conftest import CACHE
 
 from bnn_jax.kernels import BACKENDS, native, packed_conv2d, packed_matmul
 
+pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+
 ROOT = Path(__file__).parents[2]
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 WORDS = {

@@ -18,8 +18,6 @@ from bnn_jax.nn.containers import Auxiliary, Residual
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Latent
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 # Every scheme on the two cheap ones; on each larger one some, so that every scheme meets convolutions.
 CASES = [(a, s) for a in ('mlp', 'lenet5') for s in SCHEMES] + [
     ('vgg_small', 'BNN'),

@@ -17,6 +17,8 @@ from bnn_jax.ops import convolution as module
 from bnn_jax.ops import native_convolution
 from bnn_jax.ops.convolution import convolution
 
+pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+
 
 @pytest.fixture(autouse=True)
 def _without_the_library(monkeypatch):

@@ -10,8 +10,6 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax import training
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def flips(w, gradients, gamma, threshold):
     """The paper's algorithm, element by element, float64."""

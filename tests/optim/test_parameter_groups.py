@@ -11,8 +11,6 @@ import bnn_jax as bnn
 from bnn_jax import training
 from bnn_jax.training import biases, by_kind, float_weights, latent_weights, norms
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 SCHEME = dataclasses.replace(bnn.XNOR, bias=True, projection=None)
 
 

@@ -16,8 +16,6 @@ from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Noise
 from bnn_jax.schemes import dropout, presets
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def products(layers) -> list[Product]:
     return [layer for layer in layers if isinstance(layer, Product)]

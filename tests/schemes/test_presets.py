@@ -20,8 +20,6 @@ from bnn_jax.quantizers import gradient_factors, published
 from bnn_jax.schemes import Scheme, check_scale, initializers, presets
 from bnn_jax.schemes.projections import centre_and_clip
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Scheme) and name.isupper()}
 PRESETS = {name: value for name, value in PRESETS.items() if not hasattr(bnn, name)}
 FOUR_CLASSES = {'num_classes': 4, 'width': 0.2, 'input_shape': (20, 21, 2)}

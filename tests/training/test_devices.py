@@ -39,8 +39,6 @@ from bnn_jax.training.devices import (
 from bnn_jax.training.metrics import read
 from bnn_jax.training.step import update
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 TESTS = Path(__file__).parents[1]
 
 

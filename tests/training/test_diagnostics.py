@@ -31,8 +31,6 @@ from bnn_jax.training.metrics import MetricsLog, read, seconds_per_step
 from bnn_jax.training.plots import plot_watch
 from bnn_jax.training.step import in_top5
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 EPS = np.finfo(np.float32).eps
 
 # A network of two layers.

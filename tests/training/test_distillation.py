@@ -20,8 +20,6 @@ from bnn_jax.training import Config, CrossEntropy, distillation, fit, init, mode
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.metrics import MetricsLog
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 RNG = np.random.default_rng(0)
 S, T = 3 * RNG.normal(size=(5, 4)), 3 * RNG.normal(size=(5, 4))
 

@@ -34,8 +34,6 @@ from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.signals import Signals
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 TESTS = Path(__file__).parents[1]
 EPOCH, LAST = 22, 44
 """Steps of an epoch and of a whole run."""

@@ -7,7 +7,6 @@ import shutil
 import jax
 import numpy as np
 import optax
-import pytest
 from flax import nnx
 
 import bnn_jax as bnn
@@ -15,8 +14,6 @@ from bnn_jax.data import ArraySource, Standardize
 from bnn_jax.schemes import Scheduled
 from bnn_jax.training import Config, Recipe, fit, named
 from bnn_jax.training.restore import trained
-
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
 
 @named('test_scheduled.sharpening')

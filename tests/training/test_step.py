@@ -20,8 +20,6 @@ from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, it
 from bnn_jax.schemes.projections import centre_and_clip
 from bnn_jax.training import SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 SCHEMES = {
     'FLOAT': FLOAT,
     'BC': BC,

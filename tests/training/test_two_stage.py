@@ -28,8 +28,6 @@ from bnn_jax.training import Config, fit, init, model_of, train_step
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.two_stage import activations_only, second_stage
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 TESTS = Path(__file__).parents[1]
 BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA')}
 BINARY['XNOR_LUA'] = bnn.presets.XNOR_LUA
