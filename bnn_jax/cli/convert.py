@@ -74,7 +74,7 @@ def _folder_of(output: Path) -> Path:
 
 def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str]:
     """Images as the network takes them, and what they are."""
-    from bnn_jax.training.fit import test_batches
+    from bnn_jax.training.images import test_batches
 
     if samples < 1:
         raise ValueError(f'samples: got {samples}, expected at least 1')
