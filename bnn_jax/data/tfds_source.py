@@ -16,11 +16,12 @@ CHUNK = 1000
 class TfdsSource:
     """A source over `tfds.data_source`: decodes on access; an image that cannot be decoded is named.
 
-    channels: of the images in the records, which are encoded then; None where the records hold arrays.
+    channels: of the images in the records, which are encoded then; None where the records hold arrays. classes: a name for
+    each label, where the data set has them.
     """
 
-    def __init__(self, records: Any, name: str, channels: int | None = None):
-        self.records, self.name, self.channels = records, name, channels
+    def __init__(self, records: Any, name: str, channels: int | None = None, classes: tuple[str, ...] = ()):
+        self.records, self.name, self.channels, self.classes = records, name, channels, classes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -58,7 +59,7 @@ class TfdsSource:
             labels += [example['label'] for example in examples]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f'{self.name}: images differ in size, expected one size; read it from disk instead')
-        return ArraySource(np.stack(images), np.asarray(labels, np.int32))
+        return ArraySource(np.stack(images), np.asarray(labels, np.int32), self.classes)
 
 
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
@@ -92,10 +93,10 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     features = cast(Any, records.dataset_info.features)
     if not {'image', 'label'} <= set(features):
         raise ValueError(f'data set {name!r} has features {sorted(features)}, expected image and label')
-    image = features['image']
+    image, classes = features['image'], tuple(getattr(features['label'], 'names', None) or ())
     shape, dtype = image.shape, image.np_dtype
     if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
-        return TfdsSource(records, f'{name}/{split}')
+        return TfdsSource(records, f'{name}/{split}', None, classes)
     # TFDS gives CMYK as four channels, or as OpenCV reads it where that is installed: here files decode alike everywhere.
     encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
-    return TfdsSource(encoded, f'{name}/{split}', shape[-1])
+    return TfdsSource(encoded, f'{name}/{split}', shape[-1], classes)

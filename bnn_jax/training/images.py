@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import own_devices, replicated, spread, whole
 from bnn_jax.training.diagnostics import by_statistics
-from bnn_jax.training.on_device import Draw, batched, looked_up, many, pixel_table, reason_against
+from bnn_jax.training.on_device import Draw, looked_up, many, once_and_anew, pixel_table, prepared, reason_against
 from bnn_jax.training.state import TrainState
 from bnn_jax.training.step import check_batch, totals_of, totals_of_logits
 
@@ -79,7 +79,7 @@ class HostImages:
             batch_size=config.batch_size,
             seed=config.seed,
             standardize=config.standardize,
-            augmentations=config.augmentations,
+            augmentations=config.sized(config.augmentations),
             shard=self._shard,
         )
         self.pace, self.seconds_between_saves = Pace(1), 0.0
@@ -121,8 +121,8 @@ class DeviceImages:
         if not 1 <= config.batch_size <= len(train):
             raise ValueError(f'batch_size: got {config.batch_size}, expected 1 to {len(train)}, the number of images')
         self._config, self._train, self._test, self._mesh = config, train, test, mesh
-        augmentations = tuple(augment for a in config.augmentations if (augment := batched(a)) is not None)
-        self._draw = Draw(config.seed, config.batch_size, len(train), augmentations, mesh)
+        self._once, others = once_and_anew(config.sized(config.augmentations))
+        self._draw = Draw(config.seed, config.batch_size, len(train), others, mesh)
         self.epoch_steps = self._draw.epoch_steps
         self._table = pixel_table(config.standardize, train.images)
         self.pace = Pace(min(MOST_STEPS, self.epoch_steps))
@@ -144,8 +144,8 @@ class DeviceImages:
 
         Every metric has room for more numbers than there were steps; the first `count` are theirs.
         """
-        labels = np.asarray(self._train.labels, np.int32)
-        lying = replicated({'image': self._train.images, 'label': labels, 'table': self._table}, self._mesh)
+        images, labels = prepared(self._train.images, self._once), np.asarray(self._train.labels, np.int32)
+        lying = replicated({'image': images, 'label': labels, 'table': self._table}, self._mesh)
         steps = many(step, self._draw, min(MOST_STEPS, self.epoch_steps))
         compiled = jax.jit(steps, donate_argnums=0, out_shardings=whole(self._mesh))
         batch = jax.jit(self._draw.batch)
@@ -169,16 +169,15 @@ class Evaluation:
     def __init__(self, config: Config, test: Any, compared: int, table: np.ndarray | None):
         mesh, shard = own_devices(), (jax.process_index(), jax.process_count())
         with contextlib.closing(test_batches(config, test, shard)) as batches:
-            self._first = list(itertools.islice(batches, compared))
-        prepared = list(test.images[shard[0] :: shard[1]])
-        for augmentation in config.evaluation_augmentations:
-            prepared = [augmentation(image, _NO_RANDOMNESS) for image in prepared]
+            # One at least, so that an augmentation that draws numbers is refused.
+            self._first = list(itertools.islice(batches, max(1, compared)))[:compared]
+        own = prepared(test.images[shard[0] :: shard[1]], config.sized(config.evaluation_augmentations))
         self._labels = np.asarray(test.labels, np.int32)[shard[0] :: shard[1]]
         size = -(-max(config.batch_size, EVALUATED) // mesh.size) * mesh.size
-        size = min(size, -(-len(prepared) // mesh.size) * mesh.size)
-        batches = -(-len(prepared) // size)
-        images = np.zeros((batches * size, *prepared[0].shape), np.uint8)
-        images[: len(prepared)] = prepared
+        size = min(size, -(-len(own) // mesh.size) * mesh.size)
+        batches = -(-len(own) // size)
+        images = np.zeros((batches * size, *own.shape[1:]), np.uint8)
+        images[: len(own)] = own
         sharding = NamedSharding(mesh, PartitionSpec(None, 'data'))
         self._images = jax.device_put(images.reshape(batches, size, *images.shape[1:]), sharding)
         self._table, self._mesh = replicated(table, mesh), mesh
@@ -197,9 +196,6 @@ def _all_logits(graphdef: nnx.GraphDef, state: nnx.State, table: jax.Array, imag
     return jax.lax.map(lambda part: nnx.merge(graphdef, state, copy=True)(looked_up(table, part)), images)
 
 
-_NO_RANDOMNESS: Any = None
-
-
 def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, str]:
     """The images of a run where its config wants them, and a sentence where that is not what an accelerator is best at.
 
@@ -207,9 +203,9 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
         ValueError: where the config asks for images on the devices that cannot lie there.
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
-    reason = (
-        reason_against(train, test, config.standardize, config.augmentations) if config.on_device is not False else None
-    )
+    reason = None
+    if config.on_device is not False:
+        reason = reason_against(train, test, config.standardize, config.sized(config.augmentations))
     if config.on_device and reason:
         raise ValueError(f'on_device: got True, but {reason}; leave it out, or mend that')
     accelerated = jax.devices()[0].platform != 'cpu'
@@ -226,7 +222,7 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
         source,
         batch_size=config.batch_size,
         standardize=config.standardize,
-        augmentations=config.evaluation_augmentations,
+        augmentations=config.sized(config.evaluation_augmentations),
         shard=shard,
         workers=config.workers,
     )

@@ -6,6 +6,7 @@ not the batch that `data.training_batches` draws for that step, so a run goes on
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,32 @@ def batched(augmentation: Any) -> Augment | None:
     if isinstance(augmentation, data.cutout):
         return functools.partial(with_hole, size=augmentation.size)
     return getattr(augmentation, 'on_device', None)
+
+
+def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
+    """The first augmentations, which draw nothing and are done once on the host, and the others as `batched` has them.
+
+    Raises:
+        ValueError: for one of the others that cannot be done on the device.
+    """
+    from bnn_jax import data
+
+    sizes = (data.resize_short, data.resize_to, data.centre_crop)
+    once = tuple(itertools.takewhile(lambda augmentation: isinstance(augmentation, sizes), augmentations))
+    anew = []
+    for augmentation in augmentations[len(once) :]:
+        on_batches = batched(augmentation)
+        if on_batches is None:
+            raise ValueError(f'the augmentation {augmentation!r} has no method on_device(images, key)')
+        anew.append(on_batches)
+    return once, tuple(anew)
+
+
+def prepared(images: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarray:
+    """All images after augmentations that draw nothing: uint8 (N, H, W, channels)."""
+    if not augmentations:
+        return images
+    return np.stack([functools.reduce(lambda image, augment: augment(image, None), augmentations, i) for i in images])
 
 
 # Normalization.
@@ -215,11 +242,14 @@ def reason_against(train: 'Source', test: 'Source', standardize: Callable, augme
     """
     for name, source in (('training', train), ('test', test)):
         images = getattr(source, 'images', None)
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or not hasattr(source, 'labels'):
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             return f'the {name} images are not held in memory as uint8 (data.ArraySource, TfdsSource.in_memory())'
-    strangers = [augmentation for augmentation in augmentations if batched(augmentation) is None]
-    if strangers:
-        return f'the augmentation {strangers[0]!r} has no method on_device(images, key)'
+        if not np.issubdtype(getattr(source, 'labels', np.zeros(0)).dtype, np.integer):
+            return f'the labels of the {name} images are no classes'
+    try:
+        once_and_anew(augmentations)
+    except ValueError as error:
+        return str(error)
     if len(train) and pixel_table(standardize, train.images) is None:  # pyright: ignore[reportAttributeAccessIssue]
         return f'the normalization {standardize!r} looks at more than one pixel at a time'
     needed = train.images.nbytes + test.images.nbytes  # pyright: ignore[reportAttributeAccessIssue]

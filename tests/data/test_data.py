@@ -26,11 +26,14 @@ from sklearn.datasets import load_digits
 
 from bnn_jax.data import (
     ArraySource,
+    PlusMinusOne,
+    Splits,
     Standardize,
     crop,
     digits,
     evaluation_batches,
     flip,
+    in_memory,
     pipeline,
     prepare,
     tfds_source,
@@ -103,18 +106,83 @@ def test_digits_refuse_another_split():
         digits('validation')
 
 
+IMAGES = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+
+
 @pytest.mark.parametrize(
-    ('images', 'labels'),
+    ('images', 'labels', 'message'),
     [
-        (np.zeros((3, 2, 2, 1), np.uint8), np.zeros(2, int)),
-        (np.zeros((3, 2, 2), np.uint8), np.zeros(3, int)),
-        (np.zeros((3, 2, 2, 1), np.float32), np.zeros(3, int)),
+        (IMAGES, np.zeros(2, int), r'labels: got shape \[2\] for 3 images'),
+        (IMAGES[0, 0], np.zeros(2, int), r'images: got uint8\[2, 1\], expected uint8 or floating \(n, H, W, C\)'),
+        (IMAGES.astype(np.uint16), np.zeros(3, int), r'images: got uint16\[3, 2, 2, 1\]'),
+        (IMAGES, np.asarray(['a', 'b', 'a']), r'labels: got dtype <U1, expected integers'),
+        (IMAGES, 0, r'labels: got shape \[\] for 3 images'),
+        (IMAGES, np.asarray([0, 1, 2**40]), r'labels: got values from 0 to 1099511627776'),
     ],
-    ids=['lengths', 'rank', 'dtype'],
+    ids=['lengths', 'rank', 'dtype', 'strings', 'one number', 'no class'],
 )
-def test_array_source_refuses(images, labels):
-    with pytest.raises(ValueError, match='expected uint8'):
+def test_array_source_refuses(images, labels, message):
+    with pytest.raises(ValueError, match=message):
         ArraySource(images, labels)
+
+
+@pytest.mark.parametrize('labels', [[0, 1, 2], np.arange(3)[:, None], np.arange(3, dtype=np.uint8)])
+@pytest.mark.parametrize('images', [IMAGES, IMAGES[..., 0], IMAGES.astype(np.float64), np.tile(IMAGES, 5)])
+def test_array_source_takes_what_people_have(images, labels):
+    source = ArraySource(images, labels)
+    batches, _ = training_batches(source, batch_size=3, seed=0, standardize=lambda image: image.astype(np.float32))
+    batch = batches[0]
+    assert batch['label'].dtype == np.int32 and sorted(batch['label']) == [0, 1, 2]
+    expected = np.reshape(images, (3, 2, 2, -1))[batch['label']]
+    np.testing.assert_array_equal(batch['image'], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize('labels', [np.asarray([0.5, 1, 2]), np.eye(3), np.eye(3, dtype=bool)])
+def test_labels_for_a_loss_of_ones_own_stay_as_they_are(labels):
+    batch = next(evaluation_batches(ArraySource(IMAGES, labels), batch_size=3, standardize=PlusMinusOne()))
+    assert batch['label'].dtype == np.float32
+    np.testing.assert_array_equal(batch['label'], labels)
+
+
+def test_an_example_without_a_label():
+    with pytest.raises(ValueError, match=r"label: got None in an example with \['image'\], expected an integer"):
+        training_batches([{'image': IMAGES[0]}] * 2, batch_size=2, seed=0, standardize=PlusMinusOne())[0][0]
+
+
+def test_a_generator_becomes_a_source():
+    pairs = [(image, i) for i, image in enumerate(IMAGES)]
+    for examples in (iter(pairs), ({'image': image, 'label': i} for image, i in pairs)):
+        source = in_memory(examples, count=2)
+        np.testing.assert_array_equal(source.images, IMAGES[:2])
+        assert source[1]['label'] == 1
+    with pytest.raises(ValueError, match='got no examples'):
+        in_memory(iter(()))
+    with pytest.raises(ValueError, match=r'shapes \(2, 2, 1\) and \(1, 2, 1\), expected one size'):
+        in_memory([pairs[0], (IMAGES[0, :1], 0)])
+
+
+def test_a_source_is_held_out_in_part_and_told_from_another():
+    source = ArraySource(np.zeros((10, 2, 2), np.uint8), np.arange(10), classes=map(str, range(10)))
+    splits = Splits.held_out(source, share=0.3)
+    train, test = (splits(split) for split in ('train', 'test'))
+    labels = [{part[i]['label'] for i in range(len(part))} for part in (train, test)]
+    assert [len(part) for part in labels] == [7, 3] and labels[0] | labels[1] == set(range(10))
+    assert test.classes == source.classes
+    for share in (0.01, 1.0):
+        with pytest.raises(ValueError, match='expected at least one image in either part'):
+            Splits.held_out(source, share=share)
+    other = ArraySource(np.ones((10, 2, 2), np.uint8), np.arange(10))
+    assert source.described() == ArraySource(source.images, source.labels).described() != other.described()
+
+
+def test_images_of_several_sizes_are_refused_with_the_remedy():
+    source = [{'image': np.zeros((2 + i, 3, 1), np.uint8), 'label': 0} for i in range(2)]
+    for read in (
+        lambda: training_batches(source, batch_size=2, seed=0, standardize=PlusMinusOne())[0][0],
+        lambda: next(evaluation_batches(source, batch_size=2, standardize=PlusMinusOne())),
+    ):
+        with pytest.raises(ValueError, match=r'got images of .x3x1 and of .x3x1, expected one size; .*resize_to'):
+            read()
 
 
 # Augmentation and normalisation.

@@ -261,7 +261,10 @@ def from_disk(split, data_dir):
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [
-        ({'augmentations': (resize_short(8),)}, r'the augmentation resize_short\(size=8\) has no method on_device'),
+        (
+            {'augmentations': (flip, resize_short(8))},
+            r'the augmentation resize_short\(size=8\) has no method on_device',
+        ),
         ({'standardize': whitened}, 'the normalization .*whitened.* looks at more than one pixel at a time'),
         ({'data': from_disk}, 'the training images are not held in memory as uint8'),
     ],
