@@ -14,7 +14,7 @@ import tyro
 from bnn_jax.cli.inputs import Shape, class_names, random_images
 
 if TYPE_CHECKING:
-    from bnn_jax.training.restore import Trained
+    from bnn_jax.training.restore import TrainedRun
 
 
 def convert(
@@ -71,7 +71,9 @@ def _folder_of(output: Path) -> Path:
     return output.parent
 
 
-def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str, tuple[str, ...]]:
+def _sample_images(
+    run: 'TrainedRun', samples: int, input_shape: Shape | None
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
     """Images as the network takes them, what they are, and the names of their classes, where they are known."""
     from bnn_jax.training.experiment import class_names as names_of
     from bnn_jax.training.images import test_batches

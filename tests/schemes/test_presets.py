@@ -211,11 +211,11 @@ def test_gamma_that_is_not_trained_is_1_however_it_would_start():
 
 def test_darknets_sign_is_refused_and_deployable_converts():
     def network(scheme):
-        stack = NetworkBuilder((9, 8, 3), scheme=scheme, width=1, rngs=nnx.Rngs(0), activation=LeakyRelu(0.1))
-        stack.conv(5, 3, padding=1)
-        stack.conv(7, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
-        stack.conv(6, 3)
-        return stack.conv_network(4)
+        builder = NetworkBuilder((9, 8, 3), scheme=scheme, width=1, rngs=nnx.Rngs(0), activation=LeakyRelu(0.1))
+        builder.conv(5, 3, padding=1)
+        builder.conv(7, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+        builder.conv(6, 3)
+        return builder.conv_network(4)
 
     model = network(presets.XNOR_DARKNET)
     with pytest.raises(ValueError, match=r'its scheme has sign\(0\) = -1, expected \+1.*presets.deployable'):
