@@ -30,7 +30,7 @@ from bnn_jax.data.folder import folder_source, folders
 from bnn_jax.data.images import CorruptImage, skip_corrupt
 from bnn_jax.data.pipeline import evaluation_batches, training_batches
 from bnn_jax.data.source import ArraySource, Source, Splits, check_labels, in_memory
-from bnn_jax.data.tfds_source import tfds_source
+from bnn_jax.data.tfds_source import data_set, tfds_source
 
 __all__ = [
     'IMAGENET_MEAN',
@@ -46,6 +46,7 @@ __all__ = [
     'center_crop',
     'check_labels',
     'crop',
+    'data_set',
     'digits',
     'evaluation_batches',
     'flip',
