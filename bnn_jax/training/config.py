@@ -57,7 +57,7 @@ class Config:
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialisation, shuffling and augmentation')
+    seed: int = option(0, 'of initialization, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')

@@ -26,7 +26,7 @@ def update(state: TrainState, batch: Batch, *, parts: int = 1) -> tuple[TrainSta
     """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain.
 
     parts: the batch is computed in so many parts one after another (part i: the images i, i + parts, ..., so that each part
-    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalised
+    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalized
     by itself, and moves the running statistics.
     """
     rest = with_progress(state)

@@ -342,7 +342,7 @@ def test_a_float_network_has_no_packed_results(tmp_path):
         'not_converted',
     }
     assert not (tmp_path / 'packed.safetensors').exists()
-    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalisation is two numbers a channel.
+    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalization is two numbers a channel.
     timed = 'milliseconds_per_batch'
     assert {**results, timed: 0} == {**again, timed: 0}
 
@@ -368,7 +368,7 @@ def test_a_network_that_cannot_be_converted_says_so_or_is_deployed_as_another(tm
 
 
 def fitted(monkeypatch, module) -> list[Config]:
-    """The configs that module fits; what it gets is a network as it is initialised."""
+    """The configs that module fits; what it gets is a network as it is initialized."""
     configs = []
 
     def fit(config):
@@ -407,7 +407,7 @@ def test_the_second_stage_starts_from_the_first(monkeypatch):
                for network in (start, trained))  # fmt: skip
     for ours, theirs in zip(*kernels, strict=True):
         binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
-        assert np.array_equal(ours, bnn.schemes.projections.centre_and_clip(theirs) if binary else theirs)
+        assert np.array_equal(ours, bnn.schemes.projections.center_and_clip(theirs) if binary else theirs)
     assert json.dumps(second.described())
 
 

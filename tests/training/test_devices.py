@@ -208,8 +208,8 @@ def test_a_batch_that_devices_cannot_share(found):
 # Statistics of parts of a batch, and a batch in parts, on one device.
 
 
-def test_groups_are_normalised_each_by_itself():
-    """Against each group's mean and variance in NumPy; the running ones move towards the mean of the groups'."""
+def test_groups_are_normalized_each_by_itself():
+    """Against each group's mean and variance in NumPy; the running ones move toward the mean of the groups'."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 3, 2, 4)).astype(np.float32)
     norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
@@ -233,7 +233,7 @@ in_parts_of = jax.jit(update, static_argnames='parts')
 
 
 def test_a_batch_in_parts_is_the_batch():
-    """A network without normalisation: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
+    """A network without normalization: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
     rounding."""
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, bnn.FLOAT, {'hidden': (), 'input_shape': (8, 8, 1)})
@@ -242,7 +242,7 @@ def test_a_batch_in_parts_is_the_batch():
 
 
 def test_a_batch_in_parts_moves_the_statistics_part_by_part():
-    """Part i is images i, i + 2, ...; the running mean of the first normalisation is moved twice."""
+    """Part i is images i, i + 2, ...; the running mean of the first normalization is moved twice."""
     scheme = dataclasses.replace(bnn.FLOAT, momentum=0.5)
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
@@ -275,7 +275,7 @@ def test_operands_in_bfloat16(name):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
         losses[operands] = float(metrics['loss']), evaluated
     assert losses[None][1] == losses[jnp.bfloat16][1]
-    if name in ('FLOAT', 'BWN'):  # Where x is binarised, a sign may turn or none.
+    if name in ('FLOAT', 'BWN'):  # Where x is binarized, a sign may turn or none.
         assert losses[None][0] != losses[jnp.bfloat16][0]
         np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
 
