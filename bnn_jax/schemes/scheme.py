@@ -146,7 +146,7 @@ class Scheme:
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
-            raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+            raise ValueError('scheme: got input_scale without activation; only a binarized input is scaled by K')
 
     def __repr__(self) -> str:
         """The nearest scheme with a name, and what differs from it."""

@@ -33,7 +33,7 @@ class Config:
     """Everything that decides a run. Scalars can be set on the command line; the rest is the recipe's."""
 
     # (rngs=, width=) -> network; any `nnx.Module` that is called with images, whose maker may do without a width
-    model: Callable[..., nnx.Module]
+    model: Callable[..., Any]
     # (split, data_dir) -> source; the splits are 'train' and 'test'; `data.Splits` makes one of two sources
     data: Callable[[str, str], 'Source']
     # image -> what the network sees of it, see `bnn_jax.data`
@@ -47,7 +47,7 @@ class Config:
     # of test images; deterministic
     evaluation_augmentations: tuple = ()
     # as model, with the same parameters: what a run converts, where `convert` refuses model; None: model
-    deployed: Callable[..., nnx.Module] | None = None
+    deployed: Callable[..., Any] | None = None
     # makes what is minimized; partial(distillation, teacher) for a teacher; or itself a function of images, logits and labels
     loss: Callable[..., Any] = CrossEntropy
     # (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1 gets
@@ -60,7 +60,7 @@ class Config:
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialisation, shuffling and augmentation')
+    seed: int = option(0, 'of initialization, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
@@ -69,18 +69,25 @@ class Config:
         'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
         'logits; at epochs, batch beside running statistics; 0: never',
     )
+    on_device: bool | None = option(
+        None, 'images lie on the devices, where batches are made; None: on accelerators, where they fit'
+    )
+    max_minutes: float = option(
+        0.0, 'after so many a run saves and ends with status 75, to be started again; 0: no limit'
+    )
+    evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate'):
+        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate', 'evaluate_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers', 'watch_every'):
-            if getattr(self, name) < 0:
+        for name in ('seed', 'workers', 'watch_every', 'max_minutes'):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         if self.batch_size % self.accumulate:
             raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
@@ -95,13 +102,13 @@ class Config:
         """Raises ValueError for values of which something else is expected, with what people give in their place."""
         if isinstance(self.optimizer, optax.GradientTransformation) or not callable(self.optimizer):
             raise ValueError(
-                f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one from a schedule, such as '
+                f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one of a schedule, as '
                 'optax.adam or functools.partial(optax.sgd, momentum=0.9); its rates are learning_rate and schedule'
             )
         if not _can_be_called(self.schedule, 1.0, 1):
             raise ValueError(
-                f'schedule: got {self.schedule!r}, expected a function (learning_rate, steps) that makes an Optax schedule, such '
-                'as optax.cosine_decay_schedule or training.constant; a schedule itself is a function of the step: '
+                f'schedule: got {self.schedule!r}, expected a function (learning_rate, steps) that makes an Optax schedule, '
+                'such as optax.cosine_decay_schedule or training.constant; a schedule itself is a function of the step: '
                 'def mine(learning_rate, steps): return schedule'
             )
         for name, factory in (('model', self.model), ('deployed', self.deployed)):
@@ -115,7 +122,7 @@ class Config:
                 )
             if self.width != 1 and not _takes(factory, 'width'):
                 raise ValueError(
-                    f'width: got {self.width}, expected 1.0: the {name} {getattr(factory, "__name__", factory)!r} takes no width'
+                    f'width: got {self.width}, expected 1.0, for {getattr(factory, "__name__", factory)!r} takes no width'
                 )
         if not callable(self.data):
             raise ValueError(
@@ -128,7 +135,7 @@ class Config:
                 'function of logits and labels'
             )
 
-    def network(self, factory: Callable[..., nnx.Module] | None = None) -> Any:
+    def network(self, factory: Callable[..., Any] | None = None) -> Any:
         """A new network, as the run begins with it.
 
         Args:
@@ -179,11 +186,15 @@ class Config:
 
     def decisive(self) -> dict[str, Any]:
         """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-        return {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        if not self.on_device:  # Batches that the host makes are those of runs from before there was a choice.
+            del decisive['on_device']
+        return decisive
 
 
 NOT_DECISIVE = (
     *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
+    *('max_minutes', 'evaluate_every'),
     *('recipe', 'row'),
 )
 
@@ -247,7 +258,8 @@ def _described(value) -> Any:
         cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
         variables = [_described(cell.cell_contents) for cell in cells or ()]
         if anonymous:  # It has no name that tells it from another one: what it does must.
-            return {'function': name, 'code': _code(value.__code__), 'variables': variables}
+            defaults = [_described(default) for default in (value.__defaults__ or ())]
+            return {'function': name, 'code': _code(value.__code__), 'variables': variables + defaults}
         return {'function': name, 'variables': variables} if variables else name
     if isinstance(described := getattr(value, 'described', None), Callable):
         return _described(described())

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from bnn_jax.nn.containers import Network
 from bnn_jax.training.checkpoint import Checkpoints, first_difference
 from bnn_jax.training.config import Config, check_description
