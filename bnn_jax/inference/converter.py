@@ -148,6 +148,7 @@ class _Conversion:
 
     def _converted(self, module: nnx.Module, path: str) -> KeptModule:
         """A copy of the module with packed twins in it; kept as it is where there is nothing to pack."""
+        # The user's module stays as it is.
         copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
         copy.eval()
         found = self._replace(copy, path, '', rows)
@@ -163,6 +164,7 @@ class _Conversion:
         found = False
         for slot in slots(module):
             layer, name = slot.get(), joined(inner, slot.name)
+            # A container of ours is fused as a whole; a user's module keeps its own __call__, so only its layers are replaced.
             plain = isinstance(layer, Container) and not _overrides_call(layer)
             if not plain and is_container(layer):
                 found |= self._replace(layer, path, name, rows)

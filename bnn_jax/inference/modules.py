@@ -40,6 +40,7 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
         ours, theirs = _layout(place.layer.layer), _layout(packed[path])
         if ours != theirs:
             raise ValueError(f'load: layer {path} of the file is {theirs}, expected {ours} as in the module')
+    # Everything is compared before anything is put in its place.
     expected = arrays_beside(module)
     _expect_same('arrays', set(arrays), set(expected))
     for name, array in arrays.items():

@@ -50,6 +50,7 @@ class Native(Backend):
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """k - 2 popcount(x xor w), shared out by filters."""
         shape = (x_words.shape[0], w_words.shape[0])
+        # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
     @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
@@ -128,6 +129,7 @@ class Native(Backend):
     @partial(jax.jit, static_argnums=(0, 3, 4, 5))
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
         """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
+        # The kernels are written for float32, and for one group.
         if x.dtype != jnp.float32 or groups > 1:
             return super().signed_conv2d(x, w_words, window, pad_value, groups)
         x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
@@ -139,6 +141,7 @@ class Native(Backend):
         if x.dtype != jnp.float32:
             return super().pack(x, coefficients)
         if coefficients is None:
+            # The handler takes this operand in any case; an empty one means that nothing is normalized.
             coefficients = jnp.zeros((0,), jnp.float32)
         return self._call('bnn_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
 

@@ -27,6 +27,7 @@ def soft_cross_entropy(logits: jax.Array, teacher_logits: jax.Array, temperature
             f'soft_cross_entropy: got logits {logits.shape} and {teacher_logits.shape} of the teacher, expected the same'
         )
     dtype = wide(logits.dtype)
+    # The teacher is a constant, also where its arrays are arguments of the step.
     targets = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(dtype) / temperature)
     return -(temperature**2) * (targets * jax.nn.log_softmax(logits.astype(dtype) / temperature)).sum(-1)
 
@@ -84,6 +85,7 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
     if not 0 <= share <= 1:
         raise ValueError(f'distillation: got share {share}, expected 0 to 1')
     graphdef, state = nnx.split(teacher)
+    # Copied: a step may reuse the buffers of its state, but the teacher is the caller's.
     copy = nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
     copy.eval()
     graphdef, state = nnx.split(copy)

@@ -97,6 +97,7 @@ def fit(config: Config) -> TrainState:
     if is_first_host():
         write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
     first_step = int(state.step)
+    # Nobody else holds this state, so a step may write into its buffers.
     step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
     rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
     pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
@@ -122,6 +123,7 @@ def fit(config: Config) -> TrainState:
             ends_epoch = number % epoch_steps == 0
             stops = signals.stop_at(number)
             saves = ends_epoch or number % config.checkpoint_every == 0 or stops
+            # One step behind, so that the host waits for no step; nothing is pending when a checkpoint is made.
             while len(pending) > (0 if saves else 1):
                 record = _finite(checkpoints, *pending.popleft())
                 log.write(**record, seconds=progress.seconds())
@@ -129,6 +131,7 @@ def fit(config: Config) -> TrainState:
                 _warn(health, record, log, progress)
             if ends_epoch:
                 model, tested = model_of(own_copy(state)), test_batches(config, test_source, shard)
+                # Kept, for these are evaluated by batch statistics as well.
                 first = list(itertools.islice(tested, _compared_batches(config, epoch_steps)))
                 test = means(sum_over_hosts(totals_of(model, itertools.chain(first, tested))), state.num_classes)
                 compared = statistics_record(sum_over_hosts(by_statistics(model, first)))

@@ -93,6 +93,7 @@ def init(
             f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
         )
     loss.check(model)
+    # Copied, as the model is: a step may reuse the buffers of its state.
     loss = jax.tree.map(jnp.array, loss)
     model = _copy(model, training=True)
     model.set_attributes(operands=operands, raise_if_not_found=False)

@@ -44,6 +44,7 @@ def second_stage(model: Network, first: Network) -> Network:
     graphdef, ours, own = nnx.split(model, nnx.Not(Noise), ...)
     theirs = nnx.state(first, nnx.Not(Noise))
     _check_same(ours, theirs)
+    # By position: `_check_same` found the same names and shapes, only the kinds of variables differ.
     model = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(ours), jax.tree.leaves(theirs)), own, copy=True)
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, Product) and layer.scheme.projection is not None:
