@@ -46,6 +46,28 @@ class crop:
         return padded[top : top + height, left : left + width]
 
 
+@dataclasses.dataclass(frozen=True)
+class cutout:
+    """Set a size x size square to zeros; every pixel is equally likely to be its middle, and what lies outside is left out.
+
+    The middle is (size // 2, size // 2) in it. Raises ValueError for a size below 1. Source: DeVries and Taylor 2017
+    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean color; here they are black,
+    as those of `crop` are.
+    """
+
+    size: int = 16
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'cutout: got size {self.size}, expected at least 1')
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left = (int(rng.integers(length)) - self.size // 2 for length in image.shape[:2])
+        holed = image.copy()
+        holed[max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
+        return holed
+
+
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image at another size by Pillow's BILINEAR filter, which torchvision uses too (unlike OpenCV's, it averages).
 
@@ -125,7 +147,7 @@ def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int
 
     So photographs of any size fit a network that says its own. Steps that this module does not know may size images.
     """
-    keep = all(step is flip or isinstance(step, crop | lighting) for step in augmentations)
+    keep = all(step is flip or isinstance(step, crop | cutout | lighting) for step in augmentations)
     return (resize_to(*input_shape[:2]), *augmentations) if keep else augmentations
 
 

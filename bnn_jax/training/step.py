@@ -188,11 +188,15 @@ def totals_of(model: Any, batches: Iterable[Batch], num_classes: int | None = No
         size = max(size, -(-count // mesh.size) * mesh.size)
         # Filled up to the largest batch so far, so that the last, smaller one is not compiled anew.
         images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
-        batch_logits = np.asarray(logits(spread(images, mesh)))[:count]
-        loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        top5 = np.asarray(in_top5(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), top5.sum(), count]
+        totals += totals_of_logits(np.asarray(logits(spread(images, mesh)))[:count], labels)
     return totals
+
+
+def totals_of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As `totals_of`, from logits (N, classes) and labels (N,)."""
+    loss = np.asarray(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
+    top5 = np.asarray(in_top5(jnp.asarray(logits), jnp.asarray(labels)))
+    return np.array([loss.sum(dtype=np.float64), (logits.argmax(-1) == labels).sum(), top5.sum(), len(labels)])
 
 
 def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Any], jax.Array]:

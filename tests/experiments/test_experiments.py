@@ -226,6 +226,9 @@ def test_options_set_scalars(dash):
         'watch_every': 8,
         'accumulate': 4,
         'precision': 'bfloat16',
+        'on_device': True,
+        'max_minutes': 1.5,
+        'evaluate_every': 2,
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',
@@ -311,7 +314,7 @@ def test_curves(finished):
 
 def test_config(finished):
     config = json.loads((finished[0] / 'config.json').read_text())
-    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, workdir=str(finished[0]))
+    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, on_device=False, workdir=str(finished[0]))
     assert {name: config[name] for name in SCALARS} == {name: getattr(expected, name) for name in SCALARS}
 
 

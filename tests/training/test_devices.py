@@ -23,7 +23,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
-from bnn_jax.data import Standardize, digits, evaluation_batches
+from bnn_jax.data import Standardize, crop, digits, evaluation_batches, flip
 from bnn_jax.nn.norm import Norm
 from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.devices import (
@@ -37,6 +37,7 @@ from bnn_jax.training.devices import (
     whole,
 )
 from bnn_jax.training.metrics import read
+from bnn_jax.training.on_device import Draw, batched
 from bnn_jax.training.step import update
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -140,6 +141,16 @@ def eight() -> dict:
     batches = list(evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,))))
     on_eight = [evaluate(network, batches) for network in (model, bnn.convert(model))]
     found['evaluated'] = on_eight
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
+    lying = {'image': pixels, 'label': np.arange(50, dtype=np.int32), 'table': np.linspace(0, 1, 256)[:, None]}
+    augmentations = tuple(map(batched, (crop(2), flip)))
+    alone, together = (Draw(0, 16, 50, augmentations, mesh) for mesh in (None, all_devices()))
+    batches = [
+        jax.jit(draw.batch)(replicated(lying, all_devices()) if draw.mesh else lying, jnp.int32(4))
+        for draw in (alone, together)
+    ]
+    found['drawn'] = difference(*batches)
+    found['images a device'] = {len(shard.data) for shard in batches[1]['image'].addressable_shards} == {2}
     try:
         spread(batch_of(12), all_devices())
     except ValueError as error:
@@ -184,6 +195,10 @@ def test_eight_devices_evaluate_as_one(found):
     for ours in found['evaluated']:
         assert ours['count'] == 360 and ours['accuracy'] == expected['accuracy']
         np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-6)  # float32 logits
+
+
+def test_eight_devices_draw_the_batch_of_one(found):
+    assert found['drawn'] == 0 and found['images a device']
 
 
 def test_a_batch_that_devices_cannot_share(found):
