@@ -187,6 +187,7 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
+    # How many there are so far: a name that no other has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
     return name

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.nn.containers import Network
+from bnn_jax.nn.containers import Network, expect_network
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.training.loss import cross_entropy
 
@@ -78,8 +78,7 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
     Raises TypeError for a teacher that is not one of this library's networks, ValueError for a temperature or share out
     of range. Sources: arXiv:1503.02531; for binary students ReActNet, arXiv:2003.03488, section 4.3.
     """
-    if not isinstance(teacher, Network):
-        raise TypeError(f'distillation: got {type(teacher).__name__}, expected a Network as bnn_jax.models make them')
+    expect_network('distillation', teacher)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f'distillation: got temperature {temperature}, expected a positive number')
     if not 0 <= share <= 1:
