@@ -4,7 +4,6 @@ Built with the package (`build.py`); `missing` says why they are not there, if s
 a mesh they run within `jax.shard_map`, for XLA does not look into them. No gradients.
 """
 
-import ctypes
 import dataclasses
 from functools import partial
 
@@ -15,28 +14,14 @@ import numpy as np
 from bnn_jax.kernels.backend import Backend
 from bnn_jax.kernels.groups import along_filters, by_groups, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import padding_words
-from bnn_jax.native import build
 from bnn_jax.native.library import DISABLED_CHECKS as DISABLED_CHECKS
-from bnn_jax.native.library import call, expect_there
+from bnn_jax.native.library import call
 from bnn_jax.native.library import instruction_sets as instruction_sets
+from bnn_jax.native.library import limit as limit
 from bnn_jax.native.library import missing as missing
 from bnn_jax.native.library import why_not as why_not
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.windows import Window, pad_channels
-
-
-def limit(times: int, instructions: str = '') -> int:
-    """Count the bits of words that stay in the first-level cache, `times` rounds on this thread, and store nothing.
-
-    Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
-    """
-    expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
-    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
-    products = function(instructions.encode(), times)
-    if products < 0:
-        raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
-    return products
 
 
 @dataclasses.dataclass(frozen=True)

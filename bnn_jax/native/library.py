@@ -93,6 +93,20 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(function().decode().split())
 
 
+def limit(times: int, instructions: str = '') -> int:
+    """Count the bits of words that stay in the first-level cache, `times` rounds on this thread, and store nothing.
+
+    Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
+    """
+    expect_there()
+    function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
+    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
+    products = function(instructions.encode(), times)
+    if products < 0:
+        raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
+    return products
+
+
 def expect_there() -> None:
     """Raises RuntimeError where the kernels cannot run."""
     reason = missing()
