@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
@@ -83,8 +82,8 @@ def fit(config: Config) -> TrainState:
     last_step = config.epochs * epoch_steps
     schedule = config.schedule(config.learning_rate, last_step)
     tx = config.optimizer(schedule)
-    model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
-    state = init(model, tx, config.loss(), operands=config.operands(), steps=last_step)
+    model = config.network()
+    state = init(model, tx, config.objective(), operands=config.operands(), steps=last_step)
     if state.num_classes is not None:
         images.check(state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
@@ -125,6 +124,7 @@ def fit(config: Config) -> TrainState:
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)
+            # One call behind, so that the host waits for no step; nothing is pending when a checkpoint is made.
             ready = [pending.popleft() for _ in range(len(pending) - (0 if saves or evaluates else 1))]
             if ready:
                 records = [record for call in ready for record in _read(call)]
