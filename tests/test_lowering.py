@@ -229,6 +229,8 @@ PREDICTIONS = {
     'XNOR': (1, 1),
     'XNOR_K': (1, 1),
     'BIREAL': (1, 1),
+    'IRNET': (1, 1),
+    'RECU': (1, 1),
 }
 
 

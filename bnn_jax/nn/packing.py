@@ -21,6 +21,7 @@ def packed_product(
     in_features: int,
     out_features: int,
     kernel: jax.Array,
+    trained_scale: jax.Array | None,
     bias: jax.Array | None,
     activation: Any,
     progress: jax.Array | None,
@@ -31,6 +32,7 @@ def packed_product(
         scheme: the layer's scheme.
         product: its operation, from `into` channels to `out`.
         kernel: its weights, as its scheme reads them.
+        trained_scale: (out,) where the scheme's scale is trained, else None.
         bias: (out,) or None.
         activation: its activation quantizer: a function, or the module of a `Trained` one.
         progress: how far training has come, for a scheme that asks.
@@ -48,6 +50,7 @@ def packed_product(
     _check_sign(scheme)
     product = product.stored(in_features, out_features)
     words, scale, offset, faithful = _pack(scheme, product, kernel, progress)
+    scale = scale if trained_scale is None else trained_scale
     if not faithful:
         raise ValueError(
             'its quantized weights are not scale * sign(W), expected two values +-scale a filter (or offset +- scale); a '
@@ -86,8 +89,8 @@ def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
 @partial(jax.jit, static_argnums=(0, 1))
 def _pack(scheme: Scheme, product: Convolution | Dense, kernel: jax.Array, progress: jax.Array | None):
     """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the scheme makes of it."""
-    signs = scheme.sign(kernel)
-    scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
+    signs = scheme.signs(kernel)
+    scale = scheme.scales(kernel, progress)
     offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
     if offset is not None:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bnn_jax.nn.affine import affine_product
-from bnn_jax.nn.epilogue import binary_product, epilogue
+from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
 from bnn_jax.nn.operations import Convolution, Dense
@@ -23,7 +23,7 @@ from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
-from bnn_jax.schemes.trained import Trained, quantized
+from bnn_jax.schemes.trained import Trained, TrainedScale, quantized
 
 
 class Product(Layer, nnx.Module):
@@ -59,6 +59,10 @@ class Product(Layer, nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
+        scale = scheme.scale
+        self.trained_scale = (
+            nnx.Param(scale.init(rngs.params(), (out_features,))) if isinstance(scale, TrainedScale) else None
+        )
         activation = scheme.activation
         self.activation: Any = activation.make(in_features, rngs) if isinstance(activation, Trained) else activation
         trained = isinstance(activation, Trained)
@@ -68,6 +72,8 @@ class Product(Layer, nnx.Module):
                 f'convolution: got pad_value {product.pad_value} and {product.groups} groups for a scheme with an offset or '
                 'trained levels, expected pad_value 0 and one group'
             )
+        if affine and self.trained_scale is not None:
+            raise ValueError('product: got a TrainedScale with trained levels, expected one of them')
         self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
         self.noise = Noise(jax.random.key_data(_stream(rngs, 'noise')())) if random else None
@@ -86,12 +92,14 @@ class Product(Layer, nnx.Module):
 
     def signs(self) -> jax.Array:
         """The signs of the latent weights, those of evaluation where the scheme draws weights at random."""
-        return self.scheme.sign(self.latent())
+        return self.scheme.signs(self.latent())
 
     def scale(self) -> jax.Array | None:
         """The scheme's scale of every filter, (out,), without a gradient; None: 1."""
-        scale = self.scheme.scale
-        return None if scale is None else self.quantized(scale, jax.lax.stop_gradient(self.latent()))
+        if self.trained_scale is not None:
+            return jax.lax.stop_gradient(self.trained_scale[...])
+        progress = None if self.progress is None else self.progress[...]
+        return self.scheme.scales(jax.lax.stop_gradient(self.latent()), progress)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.product.check(x, self.in_features)
@@ -108,6 +116,9 @@ class Product(Layer, nnx.Module):
         if scheme.weight is None:
             return epilogue(rounded(self.product(x, kernel)), k, bias)
         weight = self._weight(scheme.weight, kernel)
+        if self.trained_scale is not None:
+            y = binary_product(self.product, x, weight, None, scheme.sign)
+            return epilogue(scaled(y, self.trained_scale[...]), k, bias)
         activation: Any = self.activation
         levels = activation.levels() if isinstance(scheme.activation, Trained) else None
         if levels is None and scheme.offset is None:
@@ -151,7 +162,7 @@ class Product(Layer, nnx.Module):
             per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
             words = product.stored(self.in_features, self.out_features).words_shape(self.in_features, self.out_features)
             stored = math.prod(words) + per_filter * self.out_features
-        others = 0
+        others, scales = 0, 0 if self.trained_scale is None else self.out_features
         if isinstance(self.activation, nnx.Module):
             others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))
         macs, one_bit = product.macs(self.in_features, self.out_features, output_shape), binary_weight and binary_input
@@ -159,9 +170,9 @@ class Product(Layer, nnx.Module):
             input_bits=1 if binary_input else 32,
             weight_bits=1 if binary_weight else 32,
             weights=weights,
-            params=weights + biases + others,
+            params=weights + biases + scales + others,
             binary_params=weights if binary_weight else 0,
-            bytes=4 * (weights + biases + others),
+            bytes=4 * (weights + biases + scales + others),
             packed_bytes=4 * (stored + biases + others),
             macs_1bit=macs if one_bit else 0,
             macs_32bit=0 if one_bit else macs,
@@ -172,10 +183,10 @@ class Product(Layer, nnx.Module):
         if self.scheme.before is not None:
             kernel = self.scheme.before(kernel)
         bias = None if self.bias is None else finite_parameter(self.bias, 'bias')
+        scale = None if self.trained_scale is None else finite_parameter(self.trained_scale, 'trained_scale')
         progress = None if self.progress is None else self.progress[...]
-        return packed_product(
-            self.scheme, self.product, self.in_features, self.out_features, kernel, bias, self.activation, progress
-        )
+        operation = self.product, self.in_features, self.out_features
+        return packed_product(self.scheme, *operation, kernel, scale, bias, self.activation, progress)
 
 
 class Conv(Product):

@@ -17,7 +17,7 @@ from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import Drop, Place, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
 from bnn_jax.schemes.orders import Order, ResidualOrder, check_order
-from bnn_jax.schemes.trained import Scheduled, Trained, quantized
+from bnn_jax.schemes.trained import Scheduled, Trained, TrainedScale, quantized
 
 Quantizer = Callable[[jax.Array], jax.Array] | Scheduled
 
@@ -53,7 +53,8 @@ class Scheme:
     weight: Quantizer | None
     # Latent weights -> one scale for each filter, (out,), so that weight(w) == scale(w) * sign(w); None: 1. The layers
     # multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight` (see `check_scale`).
-    scale: Quantizer | None
+    # `TrainedScale`: a parameter of the layer, which scales the product of plain signs and has a gradient of its own.
+    scale: Quantizer | TrainedScale | None
     # What a product does to its input, with its gradient: a function, `Scheduled` or `Trained`; None: real input.
     activation: Quantizer | Trained | None
     # The order of layers in a block and at the end; of two convolutions with their shortcuts; of a shortcut where the shape
@@ -69,6 +70,9 @@ class Scheme:
     before: Callable[[jax.Array], jax.Array] | None = None
     # The sign by which the layers multiply; a parity mode has 0 at 0 here and in `weight` (convert then refuses a 0).
     sign: Callable[[jax.Array], jax.Array] = quantizers.sign
+    # Latent weights -> what their sign is taken of, of the same shape: weight(w) == scale(w) * sign(balance(w)), and these
+    # signs are converted. None: the latent weights themselves.
+    balance: Callable[[jax.Array], jax.Array] | None = None
     # (x, operation) -> K, which multiplies the product; None: no K.
     input_scale: Callable | None = None
     # (latent, key) -> quantized weights, in place of `weight` while training; scale is then None.
@@ -105,6 +109,7 @@ class Scheme:
     def __post_init__(self):
         for order in (self.chain, self.head, self.downsample):
             check_order(order)
+        for order in (self.chain, self.head):
             if not callable(order) and not any(name.endswith('product') for name in order):
                 raise ValueError(f'order: got {order!r}, expected one with a product')
         if not callable(self.residual):
@@ -125,10 +130,15 @@ class Scheme:
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout: got {self.dropout!r}, expected a rate from 0 to below 1')
         if self.weight is None and (
-            self.scale or self.offset or self.projection or self.before or self.training_weight
+            self.scale or self.offset or self.projection or self.before or self.training_weight or self.balance
         ):
             raise ValueError(
-                'scheme: got a scale, offset, projection, before or training_weight without weight; real weights have none'
+                'scheme: got a scale, offset, projection, before, balance or training_weight without weight; '
+                'real weights have none'
+            )
+        if isinstance(self.scale, TrainedScale) and self.offset is not None:
+            raise ValueError(
+                'scheme: got both a TrainedScale and an offset; the offset of a trained scale has no gradient'
             )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
@@ -154,6 +164,16 @@ class Scheme:
         quantizers_here = (self.weight, self.scale, self.offset, self.activation)
         return any(isinstance(quantizer, Scheduled) for quantizer in quantizers_here)
 
+    def signs(self, w: jax.Array) -> jax.Array:
+        """The signs of latent weights, as a layer multiplies by them and as conversion packs them."""
+        return self.sign(w if self.balance is None else self.balance(w))
+
+    def scales(self, w: jax.Array, progress: Any = None) -> jax.Array | None:
+        """The scale of every filter that latent weights have, (out,); None where it is 1 or a trained number."""
+        if self.scale is None or isinstance(self.scale, TrainedScale):
+            return None
+        return quantized(self.scale, w, progress)
+
 
 _NAMED: dict[str, Scheme] = {}
 
@@ -178,13 +198,14 @@ def check_scale(scheme: Scheme) -> None:
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0
         w = jnp.asarray(w.reshape(2, 3, 2, 2))
-        scale = np.float32(1) if scheme.scale is None else np.asarray(quantized(scheme.scale, w, 0.5))
-        weights = scale * np.asarray(scheme.sign(w))
+        scale = scheme.scales(w, 0.5)
+        weights = np.asarray(1 if scale is None else scale, np.float32) * np.asarray(scheme.signs(w))
         if scheme.offset is not None:
             weights = weights + np.asarray(quantized(scheme.offset, w, 0.5))
         matches = np.array_equal(np.asarray(quantized(scheme.weight, w, 0.5)), weights)
     if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
-            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs)'
+            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs), and as balance what '
+            'it takes the sign of, if not of w itself'
         )

@@ -1,6 +1,7 @@
 """Quantizers beyond a pure function: with parameters of their own, or with an eye on the progress of training."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +10,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bnn_jax import quantizers
-from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.deterministic import rounded, wide
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
     """A quantizer that sees how far training has come: `Scheme(weight=Scheduled(function))`.
 
-    function: (x, progress) -> quantized x, with its gradient; progress is a float32 scalar from 0 at the first step to 1 at
-    the last. `training.init(model, tx, steps=...)` says how many steps there are; evaluation and conversion use the progress
-    that training has reached.
+    function: (x, value) -> quantized x, with its gradient. schedule: progress -> value, a scalar; progress is 0 at the first
+    step and 1 at the last, float32 or wider; by default it is itself the value. `training.init(model, tx, steps=...)` says how
+    many steps there are; evaluation and conversion use the progress that training has reached.
+
+    Example:
+        >>> from bnn_jax import quantizers, schemes
+        >>> schemes.Scheduled(quantizers.sign_ede, schemes.Geometric(0.1, 10.0))  # As in IR-Net.
+        Scheduled(function=sign_ede, schedule=Geometric(first=0.1, last=10.0))
 
     Example:
         >>> import dataclasses, bnn_jax as bnn
@@ -28,6 +34,45 @@ class Scheduled:
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
+    schedule: Callable[[jax.Array], jax.Array] | None = None
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, '__name__', None) or repr(self.function)
+        return f'Scheduled(function={name}' + ('' if self.schedule is None else f', schedule={self.schedule!r}') + ')'
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric:
+    """A schedule of `Scheduled`: first (last / first)^progress, both positive. Source: IR-Net's t (arXiv:1909.10788) eq. 12."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: jax.Array) -> jax.Array:
+        return self.first * (self.last / self.first) ** progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    """A schedule of `Scheduled`: first + (last - first) (e^progress - 1) / (e - 1). Source: ReCU's tau (arXiv:2103.12369)."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: jax.Array) -> jax.Array:
+        return self.first + (self.last - self.first) / (math.e - 1) * jnp.expm1(progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedScale:
+    """A trained scale of every filter, of plain signs: `Scheme(weight=sign_ste, scale=TrainedScale(unit_uniform))`.
+
+    Forward: scale_f times the product of signs. Gradient, g the incoming one: to scale_f the sum of g times that product,
+    to the product scale_f g. Conversion stores the trained numbers as it stores alpha.
+    """
+
+    # (key, (out,)) -> the scale before the first step, float32.
+    init: Callable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,4 +177,5 @@ def quantized(quantizer: Any, x: jax.Array, progress: Any) -> jax.Array:
     """quantizer(x), told the progress of training if it is `Scheduled`."""
     if not isinstance(quantizer, Scheduled):
         return quantizer(x)
-    return quantizer.function(x, jnp.asarray(1.0 if progress is None else progress, jnp.float32))
+    reached = jnp.asarray(1.0 if progress is None else progress, jnp.float32).astype(wide(x.dtype))
+    return quantizer.function(x, reached if quantizer.schedule is None else quantizer.schedule(reached))

@@ -17,7 +17,7 @@ from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
-from bnn_jax.schemes import Scheme, check_scale, initializers, presets
+from bnn_jax.schemes import Exponential, Scheduled, Scheme, check_scale, initializers, presets
 from bnn_jax.schemes.projections import centre_and_clip
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -132,6 +132,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
+        'RECU_PYTORCH': Scheduled(quantizers.recu_sign, Exponential(0.85, 0.99)),
         'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,

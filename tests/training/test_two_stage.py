@@ -31,7 +31,7 @@ from bnn_jax.training.two_stage import activations_only, second_stage
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
 TESTS = Path(__file__).parents[1]
-BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA')}
+BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET')}
 BINARY['XNOR_LUA'] = bnn.presets.XNOR_LUA
 
 
