@@ -113,7 +113,7 @@ def test_presets_are_schemes_that_train(preset):
     batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
     batch['label'] = np.arange(16) % 3
     assert bnn.summarize(model, (1, 3, 3, 1)).layers[-1].output_shape == (1, 3)
-    state = training.init(model, optax.sgd(0.01))
+    state = training.init(model, optax.sgd(0.01), steps=5)
     after, metrics = training.train_step(state, batch)
     assert np.isfinite(metrics['loss'])
     for path, variable in nnx.to_flat_state(after.params):
