@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
-from bnn_jax.nn.packed_layer import PackedLayer, packed_layer
+from bnn_jax.nn.operations import Dense
+from bnn_jax.nn.packed import PackedProduct
+from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.walk import is_container, joined, slots, walk
+from bnn_jax.nn.walk import arrays_beside, is_container, joined, slots, walk
 
 
 class Packed(nnx.Module):
@@ -22,7 +25,9 @@ class Packed(nnx.Module):
         self.layer = nnx.data(layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.layer(x)  # pyright: ignore[reportCallIssue]
+        x, layer = without_gradient(x), self.layer
+        by_rows = isinstance(layer, PackedProduct) and isinstance(layer.product, Dense)
+        return _nan_where(x, layer(x), by_rows)  # pyright: ignore[reportCallIssue]
 
     def __getattr__(self, name: str) -> Any:
         if name in ('kernel', 'bias', 'scheme'):
@@ -30,6 +35,14 @@ class Packed(nnx.Module):
                 f'{name}: this layer is packed, expected the trained model, which still has its {name}'
             )
         raise AttributeError(name)
+
+
+def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
+    """y, but NaN for every image, or every row, in which x has a NaN: a bit cannot hand it on, training arithmetic does."""
+    axes = (-1,) if by_rows else tuple(range(1, x.ndim))
+    missing = jnp.isnan(x).any(axes)
+    missing = missing.reshape(missing.shape + (1,) * (y.ndim - missing.ndim))
+    return jnp.where(jnp.broadcast_to(missing, y.shape), jnp.nan, y)
 
 
 def convert(model: Any) -> Any:
@@ -80,7 +93,8 @@ def convert(model: Any) -> Any:
         raise ValueError(
             f"convert: {type(model).__name__} has an attribute 'report', which the report needs; rename it"
         )
-    converted.report = Report(tuple(packed.rows('')))
+    beside = (_own_row(model, path, array) for path, array in arrays_beside(model))
+    converted.report = Report((*packed.rows(''), *beside))
     return converted
 
 
@@ -175,6 +189,12 @@ def _overrides_call(layer: Any) -> bool:
     computes, packs = owner('__call__'), owner('packed')
     # The default of `packed` keeps the layer itself, whatever it computes.
     return packs is not Layer and computes is not packs and issubclass(computes, packs)
+
+
+def _own_row(model: Any, path: str, array: nnx.Variable | jax.Array) -> Row:
+    (value,) = jax.tree.leaves(array)
+    kind = type(array).__name__
+    return Row(path, str(value.dtype), value.nbytes, f'{kind} of a module itself, beside its layers: left as it was')
 
 
 def _float_row(layer: Any, path: str) -> Row:

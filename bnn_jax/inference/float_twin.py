@@ -17,7 +17,8 @@ def float_twin(network: PackedNetwork) -> PackedNetwork:
     """
     if not isinstance(network, PackedNetwork):
         raise TypeError(
-            f'float_twin: got a {type(network).__name__}, expected a PackedNetwork, as convert makes of a network of containers'
+            f'float_twin: got a {type(network).__name__}, expected a PackedNetwork, as convert makes of a bnn_jax.nn.Network; '
+            'of any other module the trained model itself, in evaluation mode, gives the same answers in floats'
         )
     return _twin(network)
 

@@ -9,6 +9,7 @@ from flax import nnx
 
 from bnn_jax.inference.converter import Packed, convert
 from bnn_jax.nn.packed_layer import role
+from bnn_jax.nn.product import Product
 from bnn_jax.nn.walk import Place, walk
 
 
@@ -24,7 +25,15 @@ def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
 
 def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
     """A packed copy of the module with these packed layers and arrays. Raises ValueError where its structure differs."""
-    module = convert(module) if not packed_layers(module) else nnx.merge(*nnx.split(module), copy=True)
+    if packed_layers(module):
+        module = nnx.merge(*nnx.split(module), copy=True)
+    elif any(isinstance(p.layer, Product) and p.layer.scheme.weight is not None for p in walk(module)):
+        module = convert(module)
+    else:
+        raise ValueError(
+            f'load: into is a {type(module).__name__} without binary weights, expected one with binary layers at '
+            f'{", ".join(sorted(packed))}, as the file has; build it with the scheme that it was trained with'
+        )
     places = {place.path: place for place in packed_layers(module)}
     _expect_same('packed layers', set(packed), set(places))
     for path, place in places.items():

@@ -54,6 +54,11 @@ def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any]
         described = {'packed': {place.path: _describe(place.layer.layer, tensors) for place in packed}}
         described['arrays'] = {name: _store(array, tensors) for name, array in arrays_beside(network).items()}
         entry = 'module'
+    elif isinstance(network, PackedLayer):
+        raise TypeError(
+            f'save: got a {type(network).__name__}, a packed layer alone, expected a whole network; convert a '
+            'bnn_jax.nn.Network(layers, channels=..., num_classes=...), or a module of your own that holds the layers'
+        )
     else:
         raise TypeError(
             f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
@@ -252,5 +257,7 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f'{name} {array.dtype.str} {array.shape}'.encode())
-        digest.update(array.data)
+        digest.update(
+            array.view(np.uint8).data if array.ndim else array.tobytes()
+        )  # bfloat16 has no buffer of its own.
     return digest.hexdigest()

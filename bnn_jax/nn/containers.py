@@ -106,8 +106,17 @@ class Network(Container, nnx.Module):
     def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
         """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
 
-        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits.
+        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits. Of a subclass with
+        a `__call__` of its own the logits are what it returns; raises TypeError if it has auxiliary heads as well, which
+        only a `with_auxiliary` of its own can reach.
         """
+        if type(self).__call__ is not Network.__call__:
+            if any(isinstance(layer, Auxiliary) for layer in self.body.layers):
+                raise TypeError(
+                    f'with_auxiliary: {type(self).__name__} has a __call__ of its own and auxiliary heads, expected a '
+                    'with_auxiliary of its own as well'
+                )
+            return self(images), ()
         images = x = check_images(images, self.channels)
         heads = []
         for layer in self.body.layers:

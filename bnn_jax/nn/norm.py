@@ -10,7 +10,7 @@ from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
 from bnn_jax.nn.packed import PackedNorm
 from bnn_jax.nn.variables import Fixed
-from bnn_jax.ops.deterministic import norm_coefficients, normalize
+from bnn_jax.ops.deterministic import norm_coefficients, normalize, wide
 from bnn_jax.ops.normalization import batch_norm
 from bnn_jax.schemes.initializers import ones
 from bnn_jax.schemes.projections import in_place
@@ -60,7 +60,9 @@ class Norm(Layer, nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
-        return normalize(x, self.coefficients()) if self.use_running_average else self._with_batch_statistics(x)
+        if self.use_running_average:
+            return normalize(x.astype(wide(x.dtype)), self.coefficients())
+        return self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
         """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""

@@ -12,6 +12,21 @@ from bnn_jax.nn.report import Report, Row
 from bnn_jax.ops.signs import Signs
 
 
+@jax.custom_vjp
+def without_gradient(x: jax.Array) -> jax.Array:
+    """x. Raises TypeError where a gradient is asked for: packed arithmetic has none."""
+    return x
+
+
+def _refused(x: jax.Array):
+    raise TypeError(
+        'gradient: asked for through a packed layer, which has none; differentiate the trained model, before convert'
+    )
+
+
+without_gradient.defvjp(_refused, lambda _, g: (g,))
+
+
 def tensor(*, default: Any = dataclasses.MISSING) -> Any:
     """A field that a file stores as a tensor."""
     return dataclasses.field(default=default, metadata={'role': 'tensor'})

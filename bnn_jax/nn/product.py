@@ -126,15 +126,20 @@ class Product(Layer, nnx.Module):
         if self.dropout > 0 and not self.deterministic:
             # A dropped input has a third value, 0.
             return epilogue(rounded(self.product(x, weight)), k, bias)
+        # Weights drawn at random are signs themselves.
+        signs = jax.lax.stop_gradient(weight) if self._draws() else self.signs()
         signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
         offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
         numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
-        return epilogue(affine_product(self.product, x, weight, signs_in, self.signs(), numbers), k, bias)
+        return epilogue(affine_product(self.product, x, weight, signs_in, signs, numbers), k, bias)
+
+    def _draws(self) -> bool:
+        """Whether weights are drawn at random: in training, where the scheme says so."""
+        return self.scheme.training_weight is not None and self.noise is not None and not self.deterministic
 
     def _weight(self, quantizer: Any, kernel: jax.Array) -> jax.Array:
-        if self.scheme.training_weight is None or self.noise is None or self.deterministic:
-            return self.quantized(quantizer, kernel)
-        return self.scheme.training_weight(kernel, self._key())
+        drawn = self.scheme.training_weight if self._draws() else None
+        return self.quantized(quantizer, kernel) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
         """A fresh key; the layer's own moves on."""
@@ -162,9 +167,10 @@ class Product(Layer, nnx.Module):
             per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
             words = product.stored(self.in_features, self.out_features).words_shape(self.in_features, self.out_features)
             stored = math.prod(words) + per_filter * self.out_features
-        others, scales = 0, 0 if self.trained_scale is None else self.out_features
+        others, numbers, scales = 0, 0, 0 if self.trained_scale is None else self.out_features
         if isinstance(self.activation, nnx.Module):
             others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))
+            numbers = _packed_numbers(self.activation)
         macs, one_bit = product.macs(self.in_features, self.out_features, output_shape), binary_weight and binary_input
         return Cost(
             input_bits=1 if binary_input else 32,
@@ -173,7 +179,7 @@ class Product(Layer, nnx.Module):
             params=weights + biases + scales + others,
             binary_params=weights if binary_weight else 0,
             bytes=4 * (weights + biases + scales + others),
-            packed_bytes=4 * (stored + biases + others),
+            packed_bytes=4 * (stored + biases + numbers),
             macs_1bit=macs if one_bit else 0,
             macs_32bit=0 if one_bit else macs,
         )
@@ -261,3 +267,16 @@ class Linear(Product):
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
     """The named stream of keys, or that of the parameters where the user made no other."""
     return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params
+
+
+def _packed_numbers(activation: nnx.Module) -> int:
+    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
+    graphdef, state = nnx.split(activation)
+
+    def stored(state):
+        module: Any = nnx.merge(graphdef, state, copy=True)
+        return module.shift(), module.levels()
+
+    return sum(
+        number.size for number in jax.tree.leaves(jax.eval_shape(stored, state))
+    )  # Shapes only: any state will do.

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.containers import Network
-from bnn_jax.nn.layer import Cost, cost_of, label_of
+from bnn_jax.nn.containers import Network, Sequential
+from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
+from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.nn.report import Report
 from bnn_jax.nn.tables import render
-from bnn_jax.nn.walk import output_shapes, walk
+from bnn_jax.nn.walk import Place, arrays_beside, output_shapes, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class LayerSummary(Cost):
     # As `walk` names it.
     path: str
     kind: str
-    # Batch included.
+    # Batch included; of the last call, where there are several. Of an array beside layers its own shape.
     output_shape: tuple[int, ...]
 
 
@@ -67,8 +70,8 @@ class Summary:
 
     @property
     def compression(self) -> float:
-        """bytes / packed_bytes."""
-        return self.bytes / self.packed_bytes
+        """bytes / packed_bytes; 1 for a network without any numbers."""
+        return self.bytes / self.packed_bytes if self.packed_bytes else 1.0
 
     def __str__(self) -> str:
         columns = [
@@ -111,14 +114,16 @@ class Summary:
 def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     """Summary of a network for images of shape (N, H, W, channels); nothing is computed, only shapes.
 
-    Heads that only training sees are left out, as `convert` leaves them out, and so are layers that no call reaches.
+    Heads that only training sees are left out, as `convert` leaves them out, and so are layers that no call reaches. A layer
+    that is called several times has its parameters counted once, its multiply-adds at each call. Parameters that a module
+    holds itself, beside its layers, have a line of their own.
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images.
         input_shape: of a batch, (N, H, W, channels).
 
     Raises:
-        TypeError: for a model that is no `nnx.Module`.
+        TypeError: for a model that is no `nnx.Module`, and for one that is converted already.
         ValueError: for a shape that does not fit.
 
     Example:
@@ -128,6 +133,11 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
         >>> bnn.summarize(model, (1, 4, 4, 1)).binary_params
         4428
     """
+    if isinstance(model, PackedLayer) or isinstance(getattr(model, 'report', None), Report):
+        raise TypeError(
+            f'summarize: got a converted {type(model).__name__}, expected the trained model; print its .report for what each '
+            'layer became, in how many bytes'
+        )
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
@@ -135,12 +145,24 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     shape, channels = tuple(input_shape), getattr(model, 'channels', None)
     if isinstance(model, Network) and (len(shape) != 4 or shape[-1] != channels):
         raise ValueError(f'summarize: got input shape {shape}, expected (N, H, W, {channels})')
-    shapes = output_shapes(model, jax.ShapeDtypeStruct(shape, jnp.float32))
-    rows = []
-    for place in walk(model):
-        if place.path in shapes:
-            shape, kind = shapes[place.path], label_of(place.layer)
-            rows.append(
-                LayerSummary(path=place.path, kind=kind, output_shape=shape, **vars(cost_of(place.layer, shape)))
-            )
-    return Summary(tuple(rows))
+    # A layer alone is seen where it stands: as the only one of a container.
+    model = Sequential([model]) if isinstance(model, Layer) else model
+    calls = output_shapes(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    rows = [_row(place, calls[place.path]) for place in walk(model) if place.path in calls]
+    return Summary((*rows, *(_own_row(path, array) for path, array in arrays_beside(model))))
+
+
+def _row(place: Place, shapes: list[tuple[int, ...]]) -> LayerSummary:
+    """A layer that gives these shapes, one at each call."""
+    costs = [cost_of(place.layer, shape) for shape in shapes]
+    macs = {name: sum(getattr(cost, name) for cost in costs) for name in ('macs_1bit', 'macs_32bit')}
+    cost = vars(costs[-1]) | macs
+    return LayerSummary(path=place.path, kind=label_of(place.layer), output_shape=shapes[-1], **cost)
+
+
+def _own_row(path: str, array: nnx.Variable | jax.Array) -> LayerSummary:
+    """An array that a module holds itself."""
+    (value,) = jax.tree.leaves(array)
+    size, kind = value.size * np.dtype(value.dtype).itemsize, type(array).__name__
+    params = value.size if isinstance(array, nnx.Param) else 0
+    return LayerSummary(path=path, kind=kind, output_shape=value.shape, params=params, bytes=size, packed_bytes=size)

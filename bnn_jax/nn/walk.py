@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.layer import Container, Layer, Slot
@@ -37,20 +38,58 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         >>> [place.path for place in bnn.nn.walk(model) if isinstance(place.layer, bnn.nn.Product)]
         ['1', '3', '5', '7']
     """
-    yield from _walk(model, path, {id(model)})
+    seen = set()
+    for place in _places(model, path, {id(model)}):
+        # A plain function has no arrays and no identity of its own; it stands wherever it stands.
+        if not isinstance(place.layer, nnx.Module) or id(place.layer) not in seen:
+            seen.add(id(place.layer))
+            yield place
 
 
-def _walk(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
+def _places(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
+    """As `walk`, but a layer that stands in several places comes once for each."""
     for slot in slots(model):
         layer, inner = slot.get(), joined(path, slot.name)
-        if isinstance(layer, nnx.Module):
-            if id(layer) in seen:
-                continue
-            seen.add(id(layer))
-        if is_container(layer):
-            yield from _walk(layer, inner, seen)
-        else:
+        if not is_container(layer):
             yield Place(inner, slot, layer)
+        elif id(layer) not in seen:
+            seen.add(id(layer))
+            yield from _places(layer, inner, seen)
+
+
+def arrays_beside(model: Any, path: str = '') -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
+    """The arrays that containers and users' modules hold themselves, beside their layers: (path, variable or array)."""
+    yield from _arrays_beside(model, path, {id(model)})
+
+
+def _arrays_beside(model: Any, path: str, seen: set[int]) -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
+    own = vars(model).items() if isinstance(model, nnx.Module) else ()
+    for name, value in own:
+        for inner, leaf in _arrays_in(name, value):
+            if id(leaf) not in seen:
+                seen.add(id(leaf))
+                yield joined(path, inner), leaf
+    for slot in slots(model):
+        layer = slot.get()
+        if is_container(layer) and id(layer) not in seen:
+            seen.add(id(layer))
+            yield from _arrays_beside(layer, joined(path, slot.name), seen)
+
+
+def _arrays_in(path: str, value: Any) -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
+    if isinstance(value, nnx.Variable | jax.Array | np.ndarray | jax.ShapeDtypeStruct) and not isinstance(
+        value, nnx.RngState
+    ):
+        yield path, value  # pyright: ignore[reportReturnType]
+        return
+    if isinstance(value, nnx.Dict | dict):
+        items: Any = value.items()
+    elif isinstance(value, nnx.List | list | tuple):
+        items = enumerate(value)
+    else:
+        return
+    for inner, item in items:
+        yield from _arrays_in(f'{path}.{inner}', item)
 
 
 def joined(path: str, name: str) -> str:
@@ -111,21 +150,30 @@ class Observed(nnx.Module):
 
 
 def observe(model: Any, see: Callable[[Place, Any, Any], None]) -> None:
-    """Changes the model so that every layer hands its input and output to see(place, input, output); use it on a copy."""
-    for place in list(walk(model)):
-        place.slot.put(Observed(place.layer, lambda x, y, place=place: see(place, x, y)))
+    """Changes the model so that every layer hands its input and output to see(place, input, output); use it on a copy.
+
+    A layer that stands in several places names the first of them at each of its calls.
+    """
+    observed: dict[int, Observed] = {}
+    for place in list(_places(model, '', {id(model)})):
+        layer = place.layer
+        if not isinstance(layer, nnx.Module) or id(layer) not in observed:
+            observed[id(layer)] = Observed(layer, lambda x, y, place=place: see(place, x, y))
+        place.slot.put(observed[id(layer)])
 
 
-def output_shapes(model: nnx.Module, images: jax.ShapeDtypeStruct) -> dict[str, tuple[int, ...]]:
-    """The shape that each layer gives for images of a shape, by path; nothing is computed. Layers that no call reaches are
-    left out."""
+def output_shapes(model: nnx.Module, images: jax.ShapeDtypeStruct) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes that each layer gives for images of a shape, one for each of its calls, by path; nothing is computed.
+
+    Layers that no call reaches are left out.
+    """
     graphdef, state = nnx.split(model)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def run(state, images):
         copy = nnx.merge(graphdef, state, copy=True)
         copy.eval()  # A shape asks nothing of a batch's statistics.
-        observe(copy, lambda place, _, y: shapes.__setitem__(place.path, y.shape) if hasattr(y, 'shape') else None)
+        observe(copy, lambda place, _, y: shapes.setdefault(place.path, []).append(getattr(y, 'shape', ())))
         return copy(images)  # pyright: ignore[reportCallIssue]
 
     jax.eval_shape(run, state, images)

@@ -101,10 +101,12 @@ class TrainedSign(nnx.Module):
 
     def sign(self, x: jax.Array) -> jax.Array:
         """+-1 of the shifted input, with its gradient."""
-        shift = self.shift()
+        shift, dtype = self.shift(), x.dtype
         if shift is not None:
+            # The sum is as wide as in packed arithmetic, or a narrow input would meet another threshold.
+            x = x.astype(wide(dtype))
             x = rounded(x + jnp.broadcast_to(shift.astype(x.dtype), x.shape))
-        return self.straight_through(x)
+        return self.straight_through(x).astype(dtype)
 
     def straight_through(self, x: jax.Array) -> jax.Array:
         """The sign of x with the gradient that this quantizer has."""

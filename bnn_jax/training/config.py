@@ -61,7 +61,11 @@ class Config:
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
-    watch_every: int = option(100, 'steps between records of sign flips, clipping, STE window and alpha; 0: never')
+    watch_every: int = option(
+        100,
+        'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
+        'logits; at epochs, batch beside running statistics; 0: never',
+    )
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')

@@ -11,7 +11,9 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bnn_jax.inference.converter import Packed
 from bnn_jax.nn.variables import Progress
+from bnn_jax.nn.walk import walk
 from bnn_jax.schemes.projections import project, project_before
 from bnn_jax.training.loss import CrossEntropy, Loss
 
@@ -85,6 +87,10 @@ def init(
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
+        )
+    if any(isinstance(place.layer, Packed) for place in walk(model)):
+        raise TypeError(
+            f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
         )
     loss.check(model)
     loss = jax.tree.map(jnp.array, loss)

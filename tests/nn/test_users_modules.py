@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax import nn
-from bnn_jax.schemes import RSign, Trained, real_input
+from bnn_jax import nn, training
+from bnn_jax.schemes import AdaptiveSign, RSign, Trained, real_input
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 
@@ -154,3 +155,127 @@ def test_schemes_that_make_no_sense(change, message):
 def test_a_converted_module_is_a_pytree():
     packed = bnn.convert(Own(lambda s, x: s.a(x), a=linear()))
     np.testing.assert_array_equal(jax.jit(lambda p, x: p(x))(packed, X), packed(X))
+
+
+def trained_sign(kind, **changes):
+    return dataclasses.replace(bnn.XNOR, activation=Trained(kind), **changes)
+
+
+def test_a_nan_stays_a_nan():
+    """In its row through a dense layer, in its image through a convolution; infinite inputs have a sign."""
+    x = jnp.asarray(X).at[0, 1].set(jnp.nan).at[1, 2].set(-jnp.inf)
+    model = Own(lambda s, x: s.a(x), a=linear())
+    expected = np.asarray(model(x))
+    assert np.isnan(expected).all(1).tolist() == [True, False, False, False]
+    np.testing.assert_array_equal(bnn.convert(model)(x), expected)
+    model = Own(lambda s, x: s.a(x), a=nn.Conv(1, 2, 1, scheme=bnn.BNN, rngs=nnx.Rngs(0)))
+    assert np.isnan(bnn.convert(model)(x.reshape(4, 2, 4, 1))).all((1, 2, 3)).tolist() == [True, False, False, False]
+
+
+def test_parameters_of_the_modules_own_are_counted():
+    def call(s, x):
+        return s.a(x) * s.gain[...] + s.b(x) * s.inner.offset[0][...]
+
+    inner = Own(lambda s, x: s.c(x), c=linear(), offset=nnx.List([nnx.Variable(jnp.ones((4, 8)))]))
+    model = Own(call, a=linear(), b=linear(bnn.FLOAT), inner=inner, gain=nnx.Param(jnp.ones((4, 8))))
+    rows = {row.path: row.bytes for row in bnn.convert(model).report.rows}
+    assert rows['gain'] == rows['inner.offset.0'] == 4 * 32
+    summary = bnn.summarize(model, X.shape)
+    own = {layer.path: (layer.kind, layer.params, layer.bytes, layer.packed_bytes) for layer in summary.layers}
+    assert own['gain'] == ('Param', 32, 128, 128)
+    assert own['inner.offset.0'] == ('Variable', 0, 128, 128)
+    assert summary.params == 2 * (64 + 8) + 32  # inner.c is never called
+
+
+def test_what_is_called_twice_costs_twice_and_is_stored_once():
+    once, twice = (Own(call, a=linear()) for call in (lambda s, x: s.a(x), lambda s, x: s.a(s.a(x))))
+    layer = linear()
+    shared = Own(lambda s, x: s.b(s.a(x)), a=layer, b=layer)
+    costs = [bnn.summarize(model, X.shape) for model in (once, twice, shared)]
+    assert [cost.macs_1bit for cost in costs] == [64, 2 * 64, 2 * 64]
+    assert len({(cost.params, cost.bytes, cost.packed_bytes) for cost in costs}) == 1
+
+
+@pytest.mark.parametrize('kind', [RSign, AdaptiveSign])
+def test_packed_bytes_of_trained_signs_are_those_of_the_file(kind):
+    model = nn.Sequential([linear(trained_sign(kind))])
+    assert bnn.summarize(model, X.shape).packed_bytes == bnn.convert(model).report.bytes
+
+
+def test_a_layer_alone_is_summarized():
+    assert bnn.summarize(linear(), X.shape).binary_params == 64
+    nothing = bnn.summarize(Own(lambda s, x: x), X.shape)
+    assert nothing.compression == 1 and 'total' in str(nothing)
+
+
+@pytest.mark.parametrize('scheme', [bnn.BNN, trained_sign(RSign)], ids=['norm', 'shift'])
+def test_bfloat16_inputs_have_the_answers_of_training(scheme):
+    layer = linear(scheme)
+    if layer.activation is not None and isinstance(layer.activation, RSign):
+        layer.activation.bias[...] = jnp.linspace(-1, 1, 8)  # bfloat16 would round it.
+    model = Own(lambda s, x: s.a(x), a=nn.Sequential([nn.Norm(8, scheme=scheme, rngs=nnx.Rngs(0)), layer]))
+    model.a.layers[0].mean[...] = jnp.linspace(-1, 1, 8)
+    model.eval()
+    x = jnp.asarray(X, jnp.bfloat16)
+    np.testing.assert_array_equal(bnn.convert(model)(x), model(x))
+    np.testing.assert_array_equal(bnn.convert(layer)(x), layer(x))
+
+
+def test_bfloat16_parameters_are_saved(tmp_path):
+    def build(seed):
+        real = nnx.Linear(8, 8, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(seed))
+        return Own(lambda s, x: s.a(s.b(x)), a=linear(), b=real)
+
+    packed = bnn.convert(build(1))
+    loaded = bnn.load(bnn.save(packed, tmp_path / 'narrow.safetensors'), into=build(2))
+    assert loaded.b.kernel[...].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(loaded.b.kernel[...], packed.b.kernel[...])
+
+
+def test_random_keys_are_no_bytes():
+    net = nn.Sequential([linear(), nnx.Dropout(0.5, rngs=nnx.Rngs(0))])
+    assert bnn.convert(net).report.rows[1].bytes == 0
+
+
+def test_what_a_packed_module_cannot_do_is_said(tmp_path):
+    def build(scheme):
+        return Own(lambda s, x: s.a(x), a=linear(scheme))
+
+    packed = bnn.convert(build(bnn.XNOR))
+    with pytest.raises(TypeError, match='gradient: asked for through a packed layer'):
+        jax.grad(lambda x: packed(x).sum())(jnp.asarray(X))
+    with pytest.raises(TypeError, match='got a converted Own, expected the trained model'):
+        bnn.summarize(packed, X.shape)
+    with pytest.raises(TypeError, match='init: got a Own that is converted'):
+        training.init(packed, optax.sgd(0.1))
+    with pytest.raises(TypeError, match='float_twin: got a Own.*any other module the trained model itself'):
+        bnn.inference.float_twin(packed)
+    with pytest.raises(TypeError, match='got a Chain, a packed layer alone'):
+        bnn.save(bnn.convert(nn.Sequential([linear()])), tmp_path / 'chain')
+    path = bnn.save(packed, tmp_path / 'own.safetensors')
+    with pytest.raises(ValueError, match='into is a Own without binary weights, expected one with binary layers at a,'):
+        bnn.load(path, into=build(bnn.FLOAT))
+
+
+def test_drawn_weights_count_under_trained_levels():
+    """The product of weights drawn at random is that of the draws, not of the signs of evaluation."""
+    layer = linear(dataclasses.replace(bnn.BC_STOCHASTIC, activation=Trained(AdaptiveSign)))
+    layer.kernel[...] = jnp.zeros((8, 8))  # Every sign is drawn evenly; evaluation has +1 everywhere.
+    x = jnp.asarray(X)
+    outputs = [np.asarray(layer(x)) for _ in range(4)]
+    assert len({y.tobytes() for y in outputs}) == 4
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), np.where(X >= 0, 1, -1).sum(1, keepdims=True).repeat(8, 1))
+
+
+def test_a_networks_own_call_is_what_trains():
+    class Doubled(nn.Network):
+        def __call__(self, images):
+            return 2 * super().__call__(images)
+
+    head = nn.Auxiliary(nn.Sequential([nn.Flatten()]), 0.5)
+    x = X.reshape(4, 2, 2, 2)
+    net, plain = (kind([nn.Flatten(), linear(bnn.FLOAT)], channels=2, num_classes=8) for kind in (Doubled, nn.Network))
+    np.testing.assert_array_equal(net.with_auxiliary(x)[0], 2 * plain(x))
+    with pytest.raises(TypeError, match='Doubled has a __call__ of its own and auxiliary heads'):
+        Doubled([head, nn.Flatten(), linear(bnn.FLOAT)], channels=2, num_classes=8).with_auxiliary(x)

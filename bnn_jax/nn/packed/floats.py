@@ -13,7 +13,7 @@ from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
 from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, named_in_files, packed_layer, tensor
 from bnn_jax.nn.report import Row
-from bnn_jax.ops.deterministic import normalize, rounded
+from bnn_jax.ops.deterministic import normalize, rounded, wide
 from bnn_jax.ops.signs import Signs
 from bnn_jax.quantizers.signs import sign
 
@@ -133,11 +133,11 @@ class PackedNorm(PackedLayer):
         expect(self, 'coefficients', (2, self.channels), np.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return normalize(x, self.coefficients)
+        return normalize(x.astype(wide(x.dtype)), self.coefficients)
 
     def signs(self, x: jax.Array) -> Signs:
         """The signs of what it gives, for a product that reads no more. Raises ValueError for other channels than its own."""
-        return Signs(packed_signs(x, self.coefficients), self.channels)
+        return Signs(packed_signs(x.astype(jnp.float32), self.coefficients), self.channels)
 
     in_bits = 'in the thresholds, found from these numbers once'
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
-from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer
+from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import rounded
 
@@ -76,7 +76,7 @@ class PackedNetwork(PackedLayer):
     """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
     A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
-    that is not finite gives logits NaN. `report` says what each layer became. For inference: no gradient is defined.
+    that is not finite gives logits NaN. `report` says what each layer became. For inference: a gradient is refused.
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
@@ -85,7 +85,7 @@ class PackedNetwork(PackedLayer):
     body: Chain = child()
 
     def __call__(self, images) -> jax.Array:
-        images = check_images(images, self.channels).astype(jnp.float32)
+        images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
         return nan_unless_finite(self.body(images), images)
 
     def rows(self, path: str) -> Iterator[Row]:

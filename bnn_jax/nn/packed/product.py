@@ -92,7 +92,7 @@ class PackedProduct(PackedLayer):
             return x.words
         if self.shift is None:
             return packed_signs(x)
-        return packed_signs(x, jnp.stack([jnp.ones_like(self.shift), self.shift]))
+        return packed_signs(x.astype(jnp.float32), jnp.stack([jnp.ones_like(self.shift), self.shift]))
 
     def row(self, path: str) -> Row:
         return product_row(self, path, 'xnor + popcount', 'binary weights, binary input')
