@@ -18,9 +18,9 @@ PyTorch implementation and IR-Net report the best epoch on the test set.
   latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1
   convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's.
 - resnet18: the same recipe; for ResNet-18 that repository has the network only.
-- IRNET, wherever it is a row: htqin/IR-Net as its code has it, with L2 on latent weights, parameter-free shortcuts, hard tanh and
-  ImageNet's mean and deviation; ResNet-20: 400 epochs from 0.1, t from 0.001; VGG-small: 300 epochs from 0.007, t from
-  0.1, momentum 0.9, cosine, batch 128, L2 1e-4 for both.
+- IRNET, wherever it is a row: htqin/IR-Net as its code has it, with L2 on latent weights, parameter-free shortcuts, hard tanh
+  and ImageNet's mean and deviation; ResNet-20: 400 epochs from 0.1, t from 0.001; VGG-small: 300 epochs from 0.007, t from
+  0.1; both SGD with momentum 0.9, cosine to 0, batch 128, L2 1e-4.
 - RECU, wherever it is a row: z-hXu/ReCU as its code has it, on all its networks SGD with momentum 0.9, 0.02 rising to 0.1 in 4
   epochs, then cosine to 0, 600 epochs, batch 256, L2 5e-4 on everything, latent weights and trained scales too; ImageNet's mean
   and deviation. It reports the best epoch on the test set.

@@ -1,7 +1,7 @@
 """CIFAR-10, ResNet-18 with a 3x3 stem, a shortcut round every binary convolution (RECU: round every two).
 
-Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is chosen:
-experiments/cifar10.py.
+Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is
+chosen: experiments/cifar10.py.
 Command: python -m experiments.cifar10_resnet18 --scheme=SCHEME --data_dir=FOLDER
 Expected: 400 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
 Rows, and what is published:

@@ -1,6 +1,7 @@
 """CIFAR-10, VGG-small as most papers have it: six convolutions and one dense layer.
 
-Source: htqin/IR-Net, CIFAR-10/VGG-Small (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is chosen: experiments/cifar10.py.
+Source: htqin/IR-Net, CIFAR-10/VGG-Small (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is chosen:
+experiments/cifar10.py.
 Command: python -m experiments.cifar10_vgg_small_one_dense --scheme=SCHEME --data_dir=FOLDER
 Expected: 300 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
 Rows, and what is published:
