@@ -91,6 +91,7 @@ NETWORKS = {
     'fashion_mnist_lenet5': ((28, 28, 1), LENET5),
     'cifar10_nin': ((32, 32, 3), NIN),
     'cifar10_vgg_small': ((32, 32, 3), VGG_SMALL),
+    'cifar10_vgg_small_one_dense': ((32, 32, 3), [*VGG_SMALL[:6], (4 * 4 * 512, 10)]),
     'cifar10_resnet20': ((32, 32, 3), RESNET20),
     'cifar10_resnet18': ((32, 32, 3), SMALL_RESNET18),
     'cifar10_upscaled_alexnet': ((224, 224, 3), SIXTEENTH_ALEXNET),
