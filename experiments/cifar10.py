@@ -1,6 +1,6 @@
 """What the CIFAR-10 recipes share: data, and how the recipes differ from their sources.
 
---data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord or by `python -m bnn_jax.data.prepare cifar10`.
+--data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the binary or python version as it is unpacked.
 50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported, where the
 PyTorch implementation and IR-Net report the best epoch on the test set.
 
@@ -33,7 +33,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from bnn_jax.data import ArraySource, Standardize, crop, flip, tfds_source
+from bnn_jax.data import ArraySource, Standardize, crop, data_set, flip
 from bnn_jax.schemes import (
     Scheme,
     residual_norm_after,
@@ -57,7 +57,7 @@ IMAGENET = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 @named('cifar10.images')
 def source(split: str, data_dir: str) -> ArraySource:
     """CIFAR-10, decoded once."""
-    return tfds_source('cifar10', split, data_dir).in_memory()
+    return data_set('cifar10', split, data_dir)
 
 
 row = partial(Config, data=source, standardize=STANDARD, augmentations=(crop(4), flip))

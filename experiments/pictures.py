@@ -21,11 +21,10 @@ from flax import nnx
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.walk import Place, observe
-from bnn_jax.training.diagnostics import products
+from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.fit import test_batches
 from bnn_jax.training.metrics import read
-from bnn_jax.training.restore import Trained, trained
+from bnn_jax.training.restore import TrainedRun, trained
 from experiments import recipes, run_command
 from experiments.table import rows
 
@@ -122,16 +121,20 @@ def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[La
         return layers(run, next(batches)['image'])
 
 
-def layers(run: Trained, images: np.ndarray) -> list[Layer]:
+def layers(run: TrainedRun, images: np.ndarray) -> list[Layer]:
     """Every product of the network, from first to last; inputs as these images give them in evaluation mode."""
     seen = inputs_of_signs(run.model, images)
     untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
-    for before, after in zip(products(untrained), products(run.model), strict=True):
+    for before, after in zip(_products(untrained), _products(run.model), strict=True):
         binarised, x = after.layer.scheme.weight is not None, seen.get(after.path)
         latent = (np.asarray(place.layer.latent()) for place in (before, after))
         weights = tuple(bars(w, WEIGHTS) for w in latent) if binarised else None
         found.append(Layer(weights) if x is None else Layer(weights, bars(x, INPUTS), float((np.abs(x) <= 1).mean())))
     return found
+
+
+def _products(model: Network) -> list[Place]:
+    return [place for place in walk(model) if isinstance(place.layer, Product)]
 
 
 def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]:

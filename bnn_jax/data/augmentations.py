@@ -1,7 +1,7 @@
 """What is done to an image before a batch: augmentations (image, rng) -> image, and normalisations, all values.
 
-Images are uint8 (H, W, C) with C 1 or 3, and stay so until the normalisation, the last one. Randomness comes from `rng`
-alone. docs/augmentations.md shows what each does.
+Images are uint8 or floating (H, W, C) with any number of channels, and stay so until the normalisation, the last one.
+Randomness comes from `rng` alone. docs/augmentations.md shows what each does.
 """
 
 import dataclasses
@@ -22,6 +22,10 @@ RGB_DEVIATIONS = (0.2175, 0.0188, 0.0045)
 
 RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 """Those axes: a row for red, green and blue, a column for each axis (fb.resnet.torch)."""
+
+
+LARGEST = 2**26
+"""Pixels of an image scaled by its short side: 200 MB in color. A strip of 1 x 20,000 would take gigabytes."""
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -47,22 +51,41 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Output pixel i is centred at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
     by weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)): a triangle that widens when shrinking. First rows,
-    then columns, rounded to uint8 after each. The image itself where it has the size.
+    then columns, of uint8 rounded after each; floats become float32. Every channel is scaled on its own, whatever their
+    number. The image itself where it has the size. Raises ValueError for pixels of another dtype.
     """
     from PIL import Image
 
     if image.shape[:2] == (height, width):
         return image
-    grey = image.shape[-1] == 1
-    resized = Image.fromarray(image[..., 0] if grey else image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)[..., None] if grey else np.asarray(resized)
+    if np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32)
+    elif image.dtype != np.uint8:
+        raise ValueError(f'image: got pixels of dtype {image.dtype}, expected uint8 or a floating dtype')
+
+    def scaled(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return scaled(image)
+    # Pillow takes two or four channels for a color with opacity, and blanks what the last channel calls transparent.
+    return np.stack([scaled(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`."""
+    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`.
+
+    Raises ValueError where that has more than `LARGEST` pixels.
+    """
     height, width = image.shape[:2]
     short = min(height, width)
-    return bilinear(image, size * height // short, size * width // short)
+    tall, wide = size * height // short, size * width // short
+    if tall * wide > LARGEST:
+        raise ValueError(
+            f'image: {height} x {width} pixels with a short side of {size} would be {tall:,} x {wide:,}, expected at most '
+            f'{LARGEST:,} pixels; cut or remove this image, or scale with resize_to(height, width)'
+        )
+    return bilinear(image, tall, wide)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +118,15 @@ class resize_to:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return bilinear(image, self.height, self.width)
+
+
+def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
+    """The augmentations after a `resize_to` the network's size, where none of them gives an image another size.
+
+    So photographs of any size fit a network that says its own. Steps that this module does not know may size images.
+    """
+    keep = all(step is flip or isinstance(step, crop | lighting) for step in augmentations)
+    return (resize_to(*input_shape[:2]), *augmentations) if keep else augmentations
 
 
 def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
@@ -190,7 +222,9 @@ def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
         expected = 'C' if channels is None else channels
-        raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected})')
+        floats = np.issubdtype(image.dtype, np.floating)
+        remedy = '; float images are taken as they are by standardize=bnn_jax.data.Unchanged()' if floats else ''
+        raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected}){remedy}')
     return image.astype(np.float32)
 
 
@@ -217,6 +251,20 @@ class SubtractMean:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return _checked(image, len(self.mean)) - np.asarray([255 * m for m in self.mean], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unchanged:
+    """Floating image -> the same numbers as float32: for arrays that are scaled already, or are no photographs."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        image = np.asarray(image)
+        if image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(
+                f'image: got {image.dtype}{list(image.shape)}, expected floating (H, W, C); '
+                'for uint8 take PlusMinusOne() or Standardize(mean, std)'
+            )
+        return image.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

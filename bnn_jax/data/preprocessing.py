@@ -25,7 +25,8 @@ _NORMALISATIONS = {kind.__name__: kind for kind in (Standardize, SubtractMean, P
 class Preprocessing:
     """An encoded image -> float32 (H, W, C), as in the evaluation of training: decode, steps, normalisation.
 
-    input_shape: (H, W, C) after the steps; another one is refused, never stretched. steps: `resize_short`, `resize_to`,
+    input_shape: (H, W, C) after the steps, from which another one is refused; without steps, an image of another size is
+    scaled to it, by `resize_to`. steps: `resize_short`, `resize_to`,
     `centre_crop`, in order. normalisation: `Standardize`, `SubtractMean` or `PlusMinusOne`. classes: a name for each, or ().
     Raises ValueError for a shape, step or normalisation that does not fit, and calls raise CorruptImage (a ValueError) for
     bytes that are no image.
@@ -50,8 +51,11 @@ class Preprocessing:
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         image = decode(data, name, self.input_shape[2])
-        for step in self.steps:
-            image = step(image, _NO_RANDOMNESS)
+        try:
+            for step in self.steps or (resize_to(*self.input_shape[:2]),):
+                image = step(image, _NO_RANDOMNESS)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
         if image.shape != self.input_shape:
             height, width = image.shape[:2]
             raise ValueError(

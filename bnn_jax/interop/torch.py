@@ -91,7 +91,7 @@ class _Slot:
     def kind(self) -> str:
         if isinstance(self.layer, Norm):
             return 'normalisation'
-        return 'dense layer' if isinstance(self.layer.product, Dense) else 'convolution'
+        return 'dense layer' if isinstance(self.layer.operation, Dense) else 'convolution'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _tensors(slot: _Slot) -> dict[str, _Tensor]:
         if isinstance(layer.scale, nnx.Param):  # Without gamma and beta PyTorch stores neither.
             variables = {'weight': layer.scale, 'bias': layer.bias, **variables}
         return {name: _Tensor(one, (n,), lambda v: _channels_last(v, slot.channels)) for name, one in variables.items()}
-    if isinstance(layer.product, Dense):
+    if isinstance(layer.operation, Dense):
         shape = (layer.out_features, layer.in_features)
         tensors = {'weight': _Tensor(layer.kernel, shape, lambda v: _channels_last(v.T, slot.channels))}
     else:

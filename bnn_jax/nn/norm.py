@@ -83,6 +83,9 @@ class Norm(Layer, nnx.BatchNorm):
             self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
         return y.reshape(x.shape)
 
+    def use_batch_statistics(self) -> None:
+        self.use_running_average, self.groups = False, 1
+
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
         numbers = 2 * self.num_features
         trained = numbers if isinstance(self.scale, nnx.Param) else 0

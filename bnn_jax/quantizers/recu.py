@@ -50,7 +50,7 @@ def recu_sign(w, tau) -> jax.Array:
 
     Forward: sign(W - mean); clamping changes no sign. Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in
     `recu_scale`, Q without a gradient; none for tau. w: (..., out); tau: a scalar from 0.5 to below 1.
-    Raises as `balanced`. Source: ReCU's published code, which multiplies by a trained scale (`schemes.TrainedScale`).
+    Raises as `balanced`. Source: ReCU's published code, which multiplies by a trained scale (`schemes.ReCUWeight`).
     """
     return sign(balanced(w))
 

@@ -58,11 +58,13 @@ from bnn_jax.schemes.trained import (
     AdaptiveSign,
     Exponential,
     Geometric,
+    ReCUWeight,
     RSign,
     Scheduled,
     Trained,
     TrainedScale,
     TrainedSign,
+    TrainedWeight,
 )
 
 __all__ = [
@@ -80,12 +82,14 @@ __all__ = [
     'OneShortcut',
     'RECU',
     'RSign',
+    'ReCUWeight',
     'Scheduled',
     'Scheme',
     'ShortcutEach',
     'Trained',
     'TrainedScale',
     'TrainedSign',
+    'TrainedWeight',
     'XNOR',
     'XNOR_K',
     'arrange',

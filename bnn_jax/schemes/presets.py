@@ -25,9 +25,9 @@ from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
 from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
-from bnn_jax.schemes.scheme import Scheme, itself, named, unbiased
+from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
 from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, RECU, XNOR, constant_k, flowing_k, real, real_input
-from bnn_jax.schemes.trained import Exponential, Scheduled, TrainedScale
+from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)
 
@@ -86,7 +86,7 @@ def deployable(scheme: Scheme) -> Scheme:
 
 _weight_pytorch = times_n(less_one_channel(scaled_sign_zero_ste))
 
-XNOR_PYTORCH = named(
+XNOR_PYTORCH = named_scheme(
     'XNOR_PYTORCH',
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
@@ -112,7 +112,7 @@ Differs: a layer with one input channel is not centred (there it would become 0)
     ),
 )
 
-XNOR_PYTORCH_CIFAR = named(
+XNOR_PYTORCH_CIFAR = named_scheme(
     'XNOR_PYTORCH_CIFAR',
     """The same for CIFAR-10 (NIN): a normalisation without gamma and beta before the last, real convolution.
 
@@ -123,7 +123,7 @@ Dropout of 0.5 on the +-1 input of the convolution after each pooling, element b
     ),
 )
 
-XNOR_PYTORCH_IMAGENET = named(
+XNOR_PYTORCH_IMAGENET = named_scheme(
     'XNOR_PYTORCH_IMAGENET',
     """The same for ImageNet (AlexNet): gradients of binarised weights times 10^9 as well, which leaves L2 decay no effect.
 
@@ -143,7 +143,7 @@ Differs: gamma of the normalisations of vectors starts from 1, as in PyTorch sin
     ),
 )
 
-XNOR_LUA = named(
+XNOR_LUA = named_scheme(
     'XNOR_LUA',
     """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
 
@@ -168,7 +168,7 @@ Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its f
     ),
 )
 
-BWN_LUA = named(
+BWN_LUA = named_scheme(
     'BWN_LUA',
     """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
 
@@ -194,7 +194,7 @@ normalisation that follows takes out again, up to its eps.
     ),
 )
 
-XNOR_PAPER = named(
+XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
     """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centring and no clamping, no bias.
 
@@ -203,19 +203,19 @@ The paper does not say: whether K has a gradient (here: none), batch normalisati
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
 
-XNOR_PAPER_ALGORITHM_1 = named(
+XNOR_PAPER_ALGORITHM_1 = named_scheme(
     'XNOR_PAPER_ALGORITHM_1',
     """XNOR_PAPER with the gradient of its Algorithm 1, which contradicts its text: plain g.""",
     dataclasses.replace(XNOR_PAPER, weight=scaled_sign_identity),
 )
 
-BWN_PAPER = named(
+BWN_PAPER = named_scheme(
     'BWN_PAPER',
     """Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, no bias.""",
     dataclasses.replace(BWN, weight=quantizers.scaled_sign_paper, projection=None),
 )
 
-XNOR_CAFFE = named(
+XNOR_CAFFE = named_scheme(
     'XNOR_CAFFE',
     """XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
 
@@ -235,7 +235,7 @@ convolution is real; Caffe's running averages; its test phase overwrites the lat
     ),
 )
 
-XNOR_THEANO = named(
+XNOR_THEANO = named_scheme(
     'XNOR_THEANO',
     """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
 
@@ -255,7 +255,7 @@ padding; in evaluation alpha is the last batch's. The step is scaled as in BNN_T
     ),
 )
 
-BNN_THEANO = named(
+BNN_THEANO = named_scheme(
     'BNN_THEANO',
     """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
@@ -265,13 +265,13 @@ Differs: it averages 1/deviation, not the variance.
     dataclasses.replace(BNN, bias=True),
 )
 
-BNN_THEANO_MNIST = named(
+BNN_THEANO_MNIST = named_scheme(
     'BNN_THEANO_MNIST',
     """The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers.""",
     dataclasses.replace(BNN_THEANO, dropout=0.5, drops=everywhere, first=RealInputDropped(0.2)),
 )
 
-BC_THEANO = named(
+BC_THEANO = named_scheme(
     'BC_THEANO',
     """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
 
@@ -282,7 +282,7 @@ Differs: as BNN_THEANO; its normalisation's momentum is 0.85 for MNIST.
     ),
 )
 
-BC_STOCHASTIC_THEANO = named(
+BC_STOCHASTIC_THEANO = named_scheme(
     'BC_STOCHASTIC_THEANO',
     """BinaryConnect in Theano, stochastic: signs drawn anew in every training step; evaluated on the real weights W.
 
@@ -295,7 +295,7 @@ evaluates sign(W), and compare accuracies.
     ),
 )
 
-XNOR_DARKNET = named(
+XNOR_DARKNET = named_scheme(
     'XNOR_DARKNET',
     """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, nothing projected.
 
@@ -320,7 +320,7 @@ start uniform; on GPU its activations have sign(0) = +1.
     ),
 )
 
-BIREAL_SCALED_GRADIENT = named(
+BIREAL_SCALED_GRADIENT = named_scheme(
     'BIREAL_SCALED_GRADIENT',
     """BIREAL with the gradient alpha g 1(|W| <= 1), the derivative of alpha sign(W) for a constant alpha.
 
@@ -329,7 +329,7 @@ Under SGD its latent weights move too slowly to train well: on ResNet-20 at half
     dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha),
 )
 
-RECU_PYTORCH = named(
+RECU_PYTORCH = named_scheme(
     'RECU_PYTORCH',
     """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale of every filter, which starts from U(0, 1).
 
@@ -338,7 +338,8 @@ Differs: tau changes step by step, and reaches 0.99.
 """,
     dataclasses.replace(
         RECU,
-        weight=Scheduled(quantizers.recu_sign, Exponential(0.85, 0.99)),
-        scale=TrainedScale(unit_uniform),
+        weight=Trained(ReCUWeight, Exponential(0.85, 0.99)),
+        scale=None,
+        balance=None,
     ),
 )

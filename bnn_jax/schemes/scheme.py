@@ -14,10 +14,10 @@ import numpy as np
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
-from bnn_jax.schemes.dropout import Drop, Place, of_vectors
+from bnn_jax.schemes.dropout import Drop, ProductInput, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
 from bnn_jax.schemes.orders import Order, ResidualOrder, check_order
-from bnn_jax.schemes.trained import Scheduled, Trained, TrainedScale, quantized
+from bnn_jax.schemes.trained import Scheduled, Trained, quantized
 
 Quantizer = Callable[[jax.Array], jax.Array] | Scheduled
 
@@ -50,11 +50,11 @@ class Scheme:
     """
 
     # Latent weights -> quantized weights, with their gradient; None: real weights.
-    weight: Quantizer | None
+    # A function, `Scheduled` or `Trained`.
+    weight: Quantizer | Trained | None
     # Latent weights -> one scale for each filter, (out,), so that weight(w) == scale(w) * sign(w); None: 1. The layers
     # multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight` (see `check_scale`).
-    # `TrainedScale`: a parameter of the layer, which scales the product of plain signs and has a gradient of its own.
-    scale: Quantizer | TrainedScale | None
+    scale: Quantizer | None
     # What a product does to its input, with its gradient: a function, `Scheduled` or `Trained`; None: real input.
     activation: Quantizer | Trained | None
     # The order of layers in a block and at the end; of two convolutions with their shortcuts; of a shortcut where the shape
@@ -91,7 +91,7 @@ class Scheme:
     # The rate at which inputs of products are dropped while training, after they were binarized; what stays is divided by
     # 1 - rate. Which inputs, and what together: see `dropout`.
     dropout: float = 0.0
-    drops: Callable[[Place], Drop | None] = of_vectors
+    drops: Callable[[ProductInput], Drop | None] = of_vectors
     # Batch normalization's; running <- momentum running + (1 - momentum) batch.
     eps: float = 1e-4
     momentum: float = 0.9
@@ -116,11 +116,25 @@ class Scheme:
             raise ValueError(
                 f'residual: got {self.residual!r}, expected OneShortcut(...), ShortcutEach(...) or a function'
             )
-        if isinstance(self.activation, type):
-            name = self.activation.__name__
+        for field in ('weight', 'activation'):
+            quantizer = getattr(self, field)
+            if isinstance(quantizer, type):
+                name = quantizer.__name__
+                raise ValueError(
+                    f'{field}: got the class {name}, expected Trained({name}), which makes one for each layer'
+                )
+        if isinstance(self.weight, Trained) and (self.scale or self.offset or self.training_weight or self.balance):
             raise ValueError(
-                f'activation: got the class {name}, expected Trained({name}), which makes one for each layer'
+                'scheme: got a scale, offset, balance or training_weight beside weight=Trained(...), expected None for all '
+                'four; scale, offset and sign are those of the trained quantizer'
             )
+        if isinstance(self.activation, Trained) and self.activation.schedule is not None:
+            raise ValueError('activation: got Trained(...) with a schedule, expected none; only trained weights have one')
+        for field in ('scale', 'offset'):
+            if isinstance(getattr(self, field), Trained):
+                raise ValueError(
+                    f'{field}: got Trained(...), expected weight=Trained(...), whose method {field} gives the trained numbers'
+                )
         if self.training_weight is not None and self.offset is not None:
             raise ValueError('scheme: got both training_weight and offset; weights drawn at random have no offset')
         if self.norm_groups < 1:
@@ -136,14 +150,10 @@ class Scheme:
                 'scheme: got a scale, offset, projection, before, balance or training_weight without weight; '
                 'real weights have none'
             )
-        if isinstance(self.scale, TrainedScale) and self.offset is not None:
-            raise ValueError(
-                'scheme: got both a TrainedScale and an offset; the offset of a trained scale has no gradient'
-            )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
-            raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+            raise ValueError('scheme: got input_scale without activation; only a binarized input is scaled by K')
 
     def __repr__(self) -> str:
         """The nearest scheme with a name, and what differs from it."""
@@ -162,23 +172,24 @@ class Scheme:
     def is_scheduled(self) -> bool:
         """Whether a quantizer sees the progress of training."""
         quantizers_here = (self.weight, self.scale, self.offset, self.activation)
-        return any(isinstance(quantizer, Scheduled) for quantizer in quantizers_here)
+        return any(
+            isinstance(quantizer, Scheduled) or (isinstance(quantizer, Trained) and quantizer.schedule is not None)
+            for quantizer in quantizers_here
+        )
 
     def signs(self, w: jax.Array) -> jax.Array:
         """The signs of latent weights, as a layer multiplies by them and as conversion packs them."""
         return self.sign(w if self.balance is None else self.balance(w))
 
     def scales(self, w: jax.Array, progress: Any = None) -> jax.Array | None:
-        """The scale of every filter that latent weights have, (out,); None where it is 1 or a trained number."""
-        if self.scale is None or isinstance(self.scale, TrainedScale):
-            return None
-        return quantized(self.scale, w, progress)
+        """The scale of every filter that latent weights have, (out,); None: 1."""
+        return None if self.scale is None else quantized(self.scale, w, progress)
 
 
 _NAMED: dict[str, Scheme] = {}
 
 
-def named(name: str, text: str, scheme: Scheme) -> Scheme:
+def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
     """The scheme, with its name for `repr` and its text for `help`."""
     object.__setattr__(scheme, '__doc__', text)
     _NAMED[name] = scheme
@@ -192,8 +203,8 @@ def _shown(value: Any) -> str:
 @cache
 def check_scale(scheme: Scheme) -> None:
     """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w)."""
-    if scheme.weight is None:
-        return
+    if scheme.weight is None or isinstance(scheme.weight, Trained):
+        return  # What a trained quantizer says of itself is compared by `convert`.
     with jax.ensure_compile_time_eval():
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0

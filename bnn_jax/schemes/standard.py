@@ -7,7 +7,7 @@ import jax
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
 from bnn_jax.schemes.projections import centre_and_clip, clip
-from bnn_jax.schemes.scheme import Scheme, named, unbiased
+from bnn_jax.schemes.scheme import Scheme, named_scheme, unbiased
 from bnn_jax.schemes.trained import Exponential, Geometric, Scheduled
 
 
@@ -43,7 +43,7 @@ def flowing_k(x: jax.Array, product) -> jax.Array:
     return product.input_scale(x)
 
 
-FLOAT = named(
+FLOAT = named_scheme(
     'FLOAT',
     """Real weights and activations: the baseline.""",
     Scheme(
@@ -56,25 +56,25 @@ FLOAT = named(
     ),
 )
 
-BC = named(
+BC = named_scheme(
     'BC',
     """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363).""",
     dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=real, last=real, shortcut=real),
 )
 
-BC_STOCHASTIC = named(
+BC_STOCHASTIC = named_scheme(
     'BC_STOCHASTIC',
     """BinaryConnect, stochastic: signs drawn anew in every training step, sign(W) in evaluation.""",
     dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste),
 )
 
-BWN = named(
+BWN = named_scheme(
     'BWN',
     """Binary-Weight-Network: weights alpha sign(W), real activations (XNOR-Net section 3.1).""",
     dataclasses.replace(BC, weight=quantizers.scaled_sign_ste, scale=quantizers.alpha),
 )
 
-BNN = named(
+BNN = named_scheme(
     'BNN',
     """BinaryNet: all weights and activations +-1; only the image and the logits are real (arXiv:1602.02830).""",
     Scheme(
@@ -89,7 +89,7 @@ BNN = named(
     ),
 )
 
-XNOR = named(
+XNOR = named_scheme(
     'XNOR',
     """XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real.""",
     Scheme(
@@ -106,7 +106,7 @@ XNOR = named(
     ),
 )
 
-XNOR_K = named(
+XNOR_K = named_scheme(
     'XNOR_K',
     """XNOR-Net with its input scale K (eq. 11), no gradient through K.""",
     dataclasses.replace(XNOR, input_scale=constant_k),
@@ -123,7 +123,7 @@ def one_bit_weight(w: jax.Array) -> jax.Array:
     return quantizers.dorefa_weights(w, 1)
 
 
-DOREFA = named(
+DOREFA = named_scheme(
     'DOREFA',
     """DoReFa-Net with 1-bit weights and 1-bit activations {0, 1}, in XNOR-Net's order (arXiv:1606.06160).
 
@@ -138,7 +138,7 @@ It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not qu
     ),
 )
 
-BIREAL = named(
+BIREAL = named_scheme(
     'BIREAL',
     """Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
 
@@ -162,7 +162,7 @@ The gradient is that of its published code; `presets.BIREAL_SCALED_GRADIENT` mul
 
 _IR_NET_T, _RECU_TAU = Geometric(0.1, 10.0), Exponential(0.85, 0.99)
 
-IRNET = named(
+IRNET = named_scheme(
     'IRNET',
     """IR-Net: weights of balanced signs times a power of two, gradients that sharpen over training (arXiv:1909.10788).
 
@@ -189,7 +189,7 @@ network. Latent weights are free. `training.init` needs the number of steps.
     ),
 )
 
-RECU = named(
+RECU = named_scheme(
     'RECU',
     """ReCU: balanced weights, whose largest are clamped so that they learn again (arXiv:2103.12369).
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from bnn_jax import quantizers
 from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.schemes.initializers import unit_uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +65,16 @@ class Exponential:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedScale:
-    """A trained scale of every filter, of plain signs: `Scheme(weight=sign_ste, scale=TrainedScale(unit_uniform))`.
-
-    Forward: scale_f times the product of signs. Gradient, g the incoming one: to scale_f the sum of g times that product,
-    to the product scale_f g. Conversion stores the trained numbers as it stores alpha.
-    """
-
-    # (key, (out,)) -> the scale before the first step, float32.
-    init: Callable
-
-
-@dataclasses.dataclass(frozen=True)
 class Trained:
-    """An activation quantizer with trained parameters: `Scheme(activation=Trained(RSign))`.
+    """A quantizer with trained parameters: `Scheme(activation=Trained(RSign))`, `Scheme(weight=Trained(TrainedScale))`.
 
-    make: (channels, rngs) -> `TrainedSign`, one for each layer.
+    make: makes the quantizer of one layer. For an activation (channels, rngs) -> `TrainedSign`; for weights (initial latent
+    weights, rngs) -> `TrainedWeight`, which gives the scale and the offset, so that the scheme has neither.
+    schedule: of weights that see how far training has come, as in `Scheduled`: they are called with its value as well.
     """
 
-    make: 'Callable[[int, nnx.Rngs], TrainedSign]'
+    make: 'Callable[[Any, nnx.Rngs], TrainedSign | TrainedWeight]'
+    schedule: Callable[[jax.Array], jax.Array] | None = None
 
 
 class TrainedSign(nnx.Module):
@@ -118,6 +110,70 @@ class TrainedSign(nnx.Module):
             return signs
         distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
         return distance * signs + center
+
+
+class TrainedWeight(nnx.Module):
+    """Binary weights with parameters: scale * sign(w) + offset. Subclass it and override what differs.
+
+    `__call__` quantizes while training; `convert` reads `scale()`, `offset()` and the values of `sign`. Under a
+    `Trained(..., schedule)`, `__call__` hands the schedule's value on to `sign`, whose gradient alone may depend on it.
+    """
+
+    def scale(self) -> jax.Array | None:
+        """(out,), one number for each filter; None: 1."""
+        return None
+
+    def offset(self) -> jax.Array | None:
+        """(out,), added to the weights of each filter; None: nothing."""
+        return None
+
+    def sign(self, w: jax.Array) -> jax.Array:
+        """+-1 of the latent weights, with its gradient."""
+        return quantizers.sign_ste(w)
+
+    def __call__(self, w: jax.Array, *value: jax.Array) -> jax.Array:
+        scale, offset, weight = self.scale(), self.offset(), self.sign(w, *value)
+        if scale is not None:
+            weight = weight * jnp.broadcast_to(scale, w.shape)
+        if offset is not None:
+            weight = rounded(weight) + jnp.broadcast_to(offset, w.shape)
+        return weight
+
+
+class TrainedScale(TrainedWeight):
+    """alpha_f sign(W) with a trained alpha for each filter, which starts as the mean of |W_f|.
+
+    Gradient: alpha_f g 1(|W| <= 1) to W; sum_j g_j sign(W_j) to alpha_f, the sum over filter f. w: (..., out).
+    Source: XNOR-Net++ (arXiv:1909.13863), with one number for each output channel.
+
+    Example:
+        >>> import dataclasses, bnn_jax as bnn
+        >>> from bnn_jax.schemes import Trained, TrainedScale
+        >>> scheme = dataclasses.replace(bnn.XNOR, weight=Trained(TrainedScale), scale=None)
+    """
+
+    def __init__(self, kernel: jax.Array, rngs: nnx.Rngs | None = None):
+        self.alpha = nnx.Param(quantizers.alpha(kernel))
+
+    def scale(self) -> jax.Array:
+        return self.alpha[...]
+
+
+class ReCUWeight(TrainedWeight):
+    """ReCU's weights: alpha_f sign(W - mean), alpha a trained number for each filter, which starts from U(0, 1).
+
+    Gradient: alpha_f g through `quantizers.recu_sign` at tau to W; sum_j g_j sign(W_j - mean) to alpha_f. tau: the value of the
+    schedule, `Trained(ReCUWeight, Exponential(0.85, 0.99))`. w: (..., out). Source: ReCU's published code (z-hXu/ReCU).
+    """
+
+    def __init__(self, kernel: jax.Array, rngs: nnx.Rngs):
+        self.alpha = nnx.Param(unit_uniform(rngs.params(), kernel.shape[-1:]))
+
+    def scale(self) -> jax.Array:
+        return self.alpha[...]
+
+    def sign(self, w: jax.Array, tau: Any = 0.99) -> jax.Array:
+        return quantizers.recu_sign(w, tau)
 
 
 class RSign(TrainedSign):
@@ -175,9 +231,20 @@ class AdaptiveSign(TrainedSign):
         return _sign_within(x, self.distance[...])
 
 
-def quantized(quantizer: Any, x: jax.Array, progress: Any) -> jax.Array:
-    """quantizer(x), told the progress of training if it is `Scheduled`."""
-    if not isinstance(quantizer, Scheduled):
+def quantized(quantizer: Any, x: jax.Array, progress: Any, given: Any = None) -> jax.Array:
+    """quantizer(x), told the progress of training if it is `Scheduled`, or its `Trained` has a schedule.
+
+    Args:
+        quantizer: a function, `Scheduled`, or the module of a `Trained` one.
+        x: what it quantizes.
+        progress: from 0 to 1; None: 1.
+        given: what the scheme has in its place: the `Trained` of a module.
+    """
+    if isinstance(quantizer, Scheduled):
+        function, schedule = quantizer.function, quantizer.schedule
+    elif isinstance(given, Trained) and given.schedule is not None:
+        function, schedule = quantizer, given.schedule
+    else:
         return quantizer(x)
     reached = jnp.asarray(1.0 if progress is None else progress, jnp.float32).astype(wide(x.dtype))
-    return quantizer.function(x, reached if quantizer.schedule is None else quantizer.schedule(reached))
+    return function(x, reached if schedule is None else schedule(reached))

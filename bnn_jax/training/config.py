@@ -39,7 +39,7 @@ class Config:
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     # (learning_rate, total steps) -> optax schedule
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    # of training images, see `bnn_jax.data`
+    # of training images, see `bnn_jax.data`; images that no step sizes are scaled to the model's input_shape (`sized`)
     augmentations: tuple = ()
     # of test images; deterministic
     evaluation_augmentations: tuple = ()
@@ -96,6 +96,18 @@ class Config:
         same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
         return self.anchors if same else ()
 
+    def sized(self, augmentations: tuple) -> tuple:
+        """The augmentations, after one that scales images to the model's `input_shape` where nothing else gives them a size.
+
+        The model says it as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
+        """
+        shape = getattr(self.model, 'keywords', {}).get('input_shape')
+        if shape is None:
+            return augmentations
+        from bnn_jax.data.augmentations import scaled_first
+
+        return scaled_first(augmentations, shape)
+
     def described(self) -> dict[str, Any]:
         """All fields as JSON, the same in every process: functions by their names, partials and dataclasses by their parts.
 
@@ -150,6 +162,10 @@ def _described(value) -> Any:
         cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
         variables = [_described(cell.cell_contents) for cell in cells or ()]
         return {'function': name, 'variables': variables} if variables else name
+    if isinstance(described := getattr(value, 'described', None), Callable):
+        return _described(described())
+    if isinstance(value, dict):
+        return {str(key): _described(inner) for key, inner in value.items()}
     kind = name_of(type(value))
     if dataclasses.is_dataclass(value):
         return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}

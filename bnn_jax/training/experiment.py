@@ -35,6 +35,7 @@ from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 
 if TYPE_CHECKING:
+    from bnn_jax.data import Source
     from bnn_jax.data.preprocessing import Preprocessing
 
 TIMED_CALLS = 20
@@ -177,7 +178,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
             results['not_converted'] = str(error)
             print(f'the network is trained, but not converted: {error}', file=sys.stderr)
     if network is not None:
-        preparing = preprocessing(config, first_images.shape[1:])
+        preparing = preprocessing(config, first_images.shape[1:], class_names(model, test_source))
         described = None if preparing is None else preparing.described()
         packed = load(save(network, workdir / 'packed.safetensors', preprocessing=described))
         write(workdir / 'report.txt', f'{packed.report}\n')
@@ -192,12 +193,20 @@ def run(name: str, config: Config) -> dict[str, Any]:
     return results
 
 
-def preprocessing(config: Config, input_shape: tuple[int, ...]) -> 'Preprocessing | None':
+def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
+    """The names of a data set's classes, such as those of its folders; () where it has none, or not one for each logit."""
+    names = tuple(getattr(source, 'classes', ()))
+    return names if len(names) == getattr(model, 'num_classes', len(names)) else ()
+
+
+def preprocessing(
+    config: Config, input_shape: tuple[int, ...], classes: tuple[str, ...] = ()
+) -> 'Preprocessing | None':
     """What a run does to a test image, for its file; None where it is not made of the parts that a file can name."""
     from bnn_jax.data.preprocessing import Preprocessing
 
     try:
-        return Preprocessing(cast(Any, input_shape), config.standardize, config.evaluation_augmentations)
+        return Preprocessing(cast(Any, input_shape), config.standardize, config.evaluation_augmentations, classes)
     except ValueError:
         return None
 

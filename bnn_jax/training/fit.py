@@ -79,7 +79,7 @@ def fit(config: Config) -> TrainState:
         batch_size=config.batch_size,
         seed=config.seed,
         standardize=config.standardize,
-        augmentations=config.augmentations,
+        augmentations=config.sized(config.augmentations),
         shard=shard,
     )
     last_step = config.epochs * epoch_steps
@@ -156,7 +156,7 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
         source,
         batch_size=config.batch_size,
         standardize=config.standardize,
-        augmentations=config.evaluation_augmentations,
+        augmentations=config.sized(config.evaluation_augmentations),
         shard=shard,
         workers=config.workers,
     )

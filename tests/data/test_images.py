@@ -76,6 +76,8 @@ def test_lossless_files_give_their_pixels():
         (png(PHOTO), PHOTO),
         (encoded(Image.fromarray(PHOTO), 'BMP'), PHOTO),
         (encoded(Image.fromarray(PHOTO), 'PPM'), PHOTO),
+        (encoded(Image.fromarray(PHOTO), 'TIFF', compression='tiff_lzw'), PHOTO),
+        (encoded(Image.fromarray(grey.astype(np.uint16) * 256 + alpha), 'TIFF'), three),
         (encoded(Image.fromarray(PHOTO), 'WEBP', lossless=True), PHOTO),
         (png(grey), three),
         (png(np.dstack([grey, alpha])), three),
@@ -160,9 +162,10 @@ def png_of_size(width: int, height: int) -> bytes:
         png(PHOTO)[:-30],
         damaged_check_sum(),
         png_of_size(60_000, 60_000),
+        encoded(Image.fromarray(np.ones((2, 2), np.float32)), 'TIFF'),
         b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n',
     ],
-    ids=['empty', 'text', 'head', 'cut', 'png-head', 'png-cut', 'check-sum', 'bomb', 'program'],
+    ids=['empty', 'text', 'head', 'cut', 'png-head', 'png-cut', 'check-sum', 'bomb', 'floats', 'program'],
 )
 def test_damaged_files_are_named(data):
     with pytest.raises(
@@ -194,7 +197,8 @@ def numbered_tree(root: Path, split: str = 'train', count: int = 12, classes: in
 
 
 def test_a_tree_in_sorted_order(tmp_path):
-    names = {'n02': ['b.JPEG', 'a.jpg'], 'n10': ['c.PNG'], 'N99': ['d.JpEg'], 'n01': ['z.JPEG', 'é.JPEG', 'y.webp']}
+    names = {'n02': ['b.JPEG', 'a.jpg', 'images/c/e.tif'], 'n10': ['c.PNG'], 'N99': ['d.JpEg']}
+    names |= {'n01': ['z.JPEG', 'é.JPEG', 'y.webp']}
     files, expected = {}, []
     for label, name in enumerate(sorted(names)):
         for file in sorted(names[name]):
@@ -209,16 +213,17 @@ def test_a_tree_in_sorted_order(tmp_path):
     files |= {'train/README.jpg': b''}
     source = folder_source(tree(tmp_path, files), 'train')
     assert source.classes == ('N99', 'n01', 'n02', 'n10')
-    assert len(source) == len(expected) == 7
+    assert len(source) == len(expected) == 8
     for i, (label, path, value) in enumerate(expected):
         example = source[i]
-        assert set(example) == {'image', 'label'} and type(example['label']) is int and example['label'] == label
+        assert set(example) == {'image', 'label', 'name'} and example['name'] == str(tmp_path / path)
+        assert type(example['label']) is int and example['label'] == label
         assert source.path(i) == tmp_path / path
         np.testing.assert_array_equal(example['image'], np.full((2, 3, 3), value))
     copy = pickle.loads(pickle.dumps(source))
-    assert copy[6]['label'] == 3 and copy.path(6) == source.path(6)
-    for index in (-1, 7):
-        with pytest.raises(IndexError, match='expected an index from 0 to 6'):
+    assert copy[7]['label'] == 3 and copy.path(7) == source.path(7)
+    for index in (-1, 8):
+        with pytest.raises(IndexError, match='expected an index from 0 to 7'):
             source[index]
 
 
@@ -248,6 +253,9 @@ def test_trees_that_are_not_as_expected(tmp_path):
     numbered_tree(tmp_path)
     (tmp_path / 'train/n5').mkdir()
     with pytest.raises(ValueError, match=r'train/n5: got no images, expected at least one'):
+        folder_source(tmp_path, 'train')
+    tree(tmp_path, {'train/n5/a/b.heic': b''})
+    with pytest.raises(ValueError, match=r'train/n5: got no images but files .heic, expected at least one file .jpeg'):
         folder_source(tmp_path, 'train')
     (tmp_path / 'test/n00000001').mkdir(parents=True)
     with pytest.raises(ValueError, match=r'test: got no images in 1 class folders'):
@@ -330,7 +338,7 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return triangle(triangle(image.astype(float), height).swapaxes(0, 1), width).swapaxes(0, 1)
 
 
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 5])
 @pytest.mark.parametrize('size', [(3, 4), (9, 5), (13, 17), (26, 7), (1, 1), (9, 17)])
 def test_bilinear_is_its_filter(size, channels):
     image = np.random.default_rng(1).integers(0, 256, (13, 17, channels), dtype=np.uint8)
@@ -339,6 +347,27 @@ def test_bilinear_is_its_filter(size, channels):
     # Two roundings to whole levels, the first averaged by the second pass: less than 1/2 + 1/2, and fixed-point weights.
     assert np.abs(result - resized(image, *size)).max() <= 1.01
     assert bilinear(image, 13, 17) is image
+    if channels == 4:  # No channel is the opacity of the others.
+        image[..., 3] = 0
+        np.testing.assert_array_equal(bilinear(image, *size)[..., :3], result[..., :3])
+
+
+def test_bilinear_of_floats_rounds_nothing():
+    image = np.random.default_rng(1).normal(size=(13, 17, 2))
+    result = bilinear(image, 5, 8)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, resized(image, 5, 8), atol=1e-6)
+    with pytest.raises(ValueError, match='got pixels of dtype uint16, expected uint8'):
+        bilinear(image.astype(np.uint16), 5, 8)
+
+
+def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path):
+    tree(tmp_path, {'train/a/strip.png': png(np.zeros((1, 2000, 3), np.uint8))})
+    source = folder_source(tmp_path, 'train')
+    with pytest.raises(ValueError, match=r'a/strip.png: image: 1 x 2000 pixels .* would be 256 x 512,000'):
+        next(evaluation_batches(source, batch_size=1, standardize=PlusMinusOne(), augmentations=(resize_short(256),)))
+    with pytest.raises(ValueError, match=r'a/strip.png: image: 1 x 2000'):
+        prepare_folder('strips', tmp_path, tmp_path / 'data', splits=('train',))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
+from bnn_jax import quantizers, schemes
 from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
 from bnn_jax.nn.variables import Latent
-from bnn_jax import quantizers, schemes
 from bnn_jax.schemes import initializers, presets, residuals_norm_before
 from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment, init
 from bnn_jax.training.step import update

@@ -174,7 +174,7 @@ def recu(net, x, progress):
         x0 = x / torch.sqrt(x.var([1, 2, 3], keepdim=True) + 1e-5) if net.training else x
         signs = Through.apply(x0, sign(x0), (2 - (2 * x0).abs()).clamp(min=0).detach())
         y = F.conv2d(signs, weight, stride=stride, padding=1)
-        return y * net.p[f'{name}.trained_scale'].view(1, -1, 1, 1)
+        return y * net.p[f'{name}.weight.alpha'].view(1, -1, 1, 1)
 
     def block(name, x, stride):
         y = F.hardtanh(net.norm(f'{name}.body.layers.1', product(f'{name}.body.layers.0', x, stride)))
@@ -330,7 +330,7 @@ def glorot(name, x):
 
 def res_blocks(names, *, scales=False):
     return {name: shape for name, shape in names} | (
-        {name.replace('kernel', 'trained_scale'): shape[-1:] for name, shape in names} if scales else {}
+        {name.replace('kernel', 'weight.alpha'): shape[-1:] for name, shape in names} if scales else {}
     )
 
 
@@ -419,7 +419,7 @@ def start(rng, shapes):
         if name.endswith('.kernel'):
             # Within [-1, 1], as BinaryNet's are from the start.
             value = np.clip(rng.normal(size=shape) * math.sqrt(2 / math.prod(shape[:-1])), -1, 1)
-        elif name.endswith('scale'):
+        elif name.endswith(('scale', 'alpha')):
             value = rng.uniform(1.1, 1.6, shape)
         else:
             value = rng.normal(size=shape) * 0.05

@@ -47,11 +47,11 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
 
 def two_blocks(scheme, seed=0):
     """A stem, a residual block that keeps its shape and one that changes it, from an odd width; a head."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(20, 3)
-    stack.residual(20)
-    stack.residual(37, strides=2)
-    model = stack.network(5, average=True)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(20, 3)
+    builder.residual(20)
+    builder.residual(37, strides=2)
+    model = builder.network(5, average=True)
     randomise_norms(model, seed)
     return model
 
@@ -106,24 +106,24 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
 
 def atrous(scheme):
     """A stem, dilated binary convolutions with and without a pooling, a head."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(36, 3)
-    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
-    stack.conv(33, 3, padding='SAME', dilation=3)
-    stack.conv(70, 2, padding=1, strides=2, dilation=2)
-    model = stack.network(5, average=True)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(36, 3)
+    builder.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    builder.conv(33, 3, padding='SAME', dilation=3)
+    builder.conv(70, 2, padding=1, strides=2, dilation=2)
+    model = builder.network(5, average=True)
     randomise_norms(model)
     return model
 
 
 def grouped(scheme):
     """Groups whose channels or filters share words, and some that do not; the last convolution dilated as well."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(60, 3)
-    stack.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
-    stack.conv(60, 3, padding=1, groups=2)
-    stack.conv(42, 2, padding=1, groups=3, dilation=2)
-    model = stack.network(5, average=True)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(60, 3)
+    builder.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
+    builder.conv(60, 3, padding=1, groups=2)
+    builder.conv(42, 2, padding=1, groups=3, dilation=2)
+    model = builder.network(5, average=True)
     randomise_norms(model)
     return model
 
@@ -204,11 +204,11 @@ def test_integers_and_bits_of_every_block(scheme, pad_value):
         if isinstance(twin, PackedProduct):
             products += 1
             signs = sign(x)
-            integers = layer.product(signs, sign(layer.kernel[...]))
+            integers = layer.operation(signs, sign(layer.kernel[...]))
             assert_same(integers, np.round(integers))
             words = bnn.bits.pack(x)
             assert_same(
-                twin.product.packed(words, twin.words, twin.in_features, twin.border), integers.astype(jnp.int32)
+                twin.operation.packed(words, twin.words, twin.in_features, twin.tap_sums), integers.astype(jnp.int32)
             )
             assert_same(bnn.bits.unpack(words, twin.in_features), signs)
         x = y

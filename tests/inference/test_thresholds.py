@@ -15,13 +15,13 @@ from bnn_jax.nn.layer import Unchanged
 from bnn_jax.nn.names import known_names
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import (
-    Chain,
-    Concat,
     FloatProduct,
+    PackedBranches,
     PackedNetwork,
     PackedNorm,
     PackedProduct,
-    Sum,
+    PackedResidual,
+    PackedSequential,
 )
 from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.bits import pack
@@ -36,12 +36,12 @@ def float_twin(layer):
     match layer:
         case PackedNetwork():
             return PackedNetwork(layer.channels, layer.num_classes, float_twin(layer.body))
-        case Chain():
-            return Chain(tuple(map(float_twin, layer.layers)))
-        case Sum():
-            return Sum(float_twin(layer.body), float_twin(layer.shortcut))
-        case Concat():
-            return Concat(tuple(map(float_twin, layer.branches)))
+        case PackedSequential():
+            return PackedSequential(tuple(map(float_twin, layer.layers)))
+        case PackedResidual():
+            return PackedResidual(float_twin(layer.body), float_twin(layer.shortcut))
+        case PackedBranches():
+            return PackedBranches(tuple(map(float_twin, layer.branches)))
     return layer
 
 
@@ -196,8 +196,8 @@ NOT_HERE = {
     'norm of features': [*stateless(Flatten()), random_norm(C)],
     'norm of other channels': [random_norm(C + 1)],
     'a real product': [FloatProduct(Dense(), C, C, jnp.ones((C, C)), None)],
-    'a shortcut': [Sum(Chain(()), Chain(()))],
-    'a chain': [Chain(())],
+    'a shortcut': [PackedResidual(PackedSequential(()), PackedSequential(()))],
+    'a chain': [PackedSequential(())],
     'not finite': [PackedNorm(C, jnp.full((2, C), jnp.nan))],
 }
 
@@ -246,7 +246,7 @@ def test_a_chain_gives_the_same_integers(channels, pad_value, window):
         random_norm(12, 3),
         product(12, 5, seed=3),
     ]
-    chain = in_bits(Chain(tuple(layers)))
+    chain = in_bits(PackedSequential(tuple(layers)))
     assert [(run.start, run.stop) for run in chain.runs] == [(0, 3), (3, 9), (9, 11)]
     x = jnp.asarray(rng.normal(size=(3, 9, 8, 7)), jnp.float32)
     expected = np.asarray(jax.jit(lambda chain, x: chain(x))(float_twin(chain), x))
@@ -279,12 +279,12 @@ def test_networks_give_the_same_logits(architecture, scheme, count, tmp_path):
 
 
 def network(*layers):
-    return in_bits(PackedNetwork(C, 5, Chain(layers)))
+    return in_bits(PackedNetwork(C, 5, PackedSequential(layers)))
 
 
 def test_inside_residual_bodies_and_branches():
-    body = Chain((random_norm(C), conv(C, C), random_norm(C, 1), conv(C, C, seed=1)))
-    packed = network(Sum(body, Chain(())), Concat((body, Chain(()))))
+    body = PackedSequential((random_norm(C), conv(C, C), random_norm(C, 1), conv(C, C, seed=1)))
+    packed = network(PackedResidual(body, PackedSequential(())), PackedBranches((body, PackedSequential(()))))
     assert [len(chain.runs) for chain in (packed.body, packed.body.layers[0].body)] == [0, 1]
     assert len(packed.body.layers[1].branches[0].runs) == 1
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, C)), jnp.float32)

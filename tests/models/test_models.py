@@ -346,9 +346,9 @@ def auxiliary_kernel(model):
 
 
 def test_branches_of_different_sizes_are_refused():
-    stack = NetworkBuilder((9, 8, 3), scheme=bnn.FLOAT, width=1.0, rngs=nnx.Rngs(0))
+    builder = NetworkBuilder((9, 8, 3), scheme=bnn.FLOAT, width=1.0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r'branches: got images of sizes \[\(7, 6\), \(9, 8\)\], expected one size'):
-        stack.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
+        builder.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
 
 
 def test_the_activation_is_the_architectures_where_the_scheme_has_one():

@@ -105,7 +105,7 @@ def test_real_input_is_padded_with_zero_whatever_the_scheme_says():
     layer = Product(
         Convolution(Window.of(3, 1, ((1, 1), (1, 1)))), 2, 3, scheme=scheme, use_bias=False, rngs=nnx.Rngs(0)
     )
-    assert layer.product.pad_value == 0
+    assert layer.operation.pad_value == 0
 
 
 def test_norm_in_evaluation_and_training():

@@ -17,7 +17,7 @@ from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
-from bnn_jax.schemes import Exponential, Scheduled, Scheme, check_scale, initializers, presets
+from bnn_jax.schemes import Exponential, ReCUWeight, Scheme, Trained, check_scale, initializers, presets
 from bnn_jax.schemes.projections import centre_and_clip
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -132,7 +132,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
-        'RECU_PYTORCH': Scheduled(quantizers.recu_sign, Exponential(0.85, 0.99)),
+        'RECU_PYTORCH': Trained(ReCUWeight, Exponential(0.85, 0.99)),
         'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,
@@ -212,11 +212,11 @@ def test_gamma_that_is_not_trained_is_1_however_it_would_start():
 
 def test_darknets_sign_is_refused_and_deployable_converts():
     def network(scheme):
-        stack = NetworkBuilder((9, 8, 3), scheme=scheme, width=1, rngs=nnx.Rngs(0), activation=LeakyRelu(0.1))
-        stack.conv(5, 3, padding=1)
-        stack.conv(7, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
-        stack.conv(6, 3)
-        return stack.conv_network(4)
+        builder = NetworkBuilder((9, 8, 3), scheme=scheme, width=1, rngs=nnx.Rngs(0), activation=LeakyRelu(0.1))
+        builder.conv(5, 3, padding=1)
+        builder.conv(7, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+        builder.conv(6, 3)
+        return builder.conv_network(4)
 
     model = network(presets.XNOR_DARKNET)
     with pytest.raises(ValueError, match=r'its scheme has sign\(0\) = -1, expected \+1.*presets.deployable'):

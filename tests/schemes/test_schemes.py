@@ -12,9 +12,10 @@ from bnn_jax import quantizers, schemes
 from bnn_jax.schemes import (
     Exponential,
     Geometric,
+    RSign,
     Scheduled,
     Scheme,
-    TrainedScale,
+    Trained,
     biased,
     check_scale,
     constant_k,
@@ -181,10 +182,10 @@ BAD_FIELDS = {
     'pad_value 2': (bnn.XNOR, {'pad_value': 2}, r'pad_value: got 2, expected 0, \+1 or -1'),
     'dropout 1': (bnn.XNOR, {'dropout': 1.0}, 'dropout: got 1.0, expected a rate from 0 to below 1'),
     'balance without weight': (bnn.FLOAT, {'balance': quantizers.balanced}, 'without weight'),
-    'trained scale with offset': (
+    'trained activation with a schedule': (
         bnn.BNN,
-        {'scale': TrainedScale(unit_uniform), 'offset': quantizers.alpha},
-        'both a TrainedScale and an offset',
+        {'activation': Trained(RSign, Geometric(1.0, 2.0))},
+        'only trained weights have one',
     ),
     'before without weight': (bnn.FLOAT, {'before': clip}, 'without weight'),
     'scale without weight': (bnn.FLOAT, {'scale': quantizers.alpha}, 'without weight'),
