@@ -19,7 +19,7 @@ def balanced(w) -> jax.Array:
     """W - its mean over the filter, so that about half of a filter's signs are +1.
 
     w: (..., out). Gradient: g - its mean over the filter, by JAX. Raises TypeError for a non-floating dtype, ValueError for
-    rank < 2. Source: IR-Net (arXiv:1909.10788) section 3.2.
+    rank < 2. Source: IR-Net (arXiv:1909.10788).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -71,7 +71,7 @@ def power_of_two_scale(w) -> jax.Array:
 
     w: (..., out). Returns (out,): exact powers of two, with which a product of signs is scaled by shifting bits; 0 for a
     filter of equal weights. The deviation has n - 1 below the sum of squares. Gradient: 0, for the source stops it.
-    Raises as `balanced`. Source: IR-Net (arXiv:1909.10788) eq. 9; its published code.
+    Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -103,7 +103,7 @@ def sign_ede(x, t) -> jax.Array:
 
     Forward: sign(x). Gradient: g k t (1 - tanh(t x)^2), k = max(1 / t, 1): near the identity for small t, near the sign's own
     derivative for large t; none for t. Any shape; t: a scalar. Raises TypeError for a non-floating dtype.
-    Source: IR-Net (arXiv:1909.10788) eq. 10 to 13. t there goes from 0.1 to 10: `schemes.Geometric`.
+    Source: IR-Net (arXiv:1909.10788), as its code has it. t there goes from 0.1 to 10: `schemes.Geometric`.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -128,6 +128,6 @@ def balanced_sign_ede(w, t) -> jax.Array:
 
     Forward: `power_of_two_scale`(W)_f sign(W - mean). Gradient, u = (W - mean) / deviation of the filter and sigma its scale:
     g sigma k t (1 - tanh(t u)^2), k = max(1 / t, 1), through the derivative of u by W; none for t.
-    w: (..., out); t: a scalar. Raises as `balanced`. Source: IR-Net (arXiv:1909.10788) section 3; its published code.
+    w: (..., out); t: a scalar. Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
     """
     return over_filters(power_of_two_scale(w), w) * sign(balanced(w))

@@ -129,7 +129,9 @@ class Scheme:
                 'four; scale, offset and sign are those of the trained quantizer'
             )
         if isinstance(self.activation, Trained) and self.activation.schedule is not None:
-            raise ValueError('activation: got Trained(...) with a schedule, expected none; only trained weights have one')
+            raise ValueError(
+                'activation: got Trained(...) with a schedule, expected none; only trained weights have one'
+            )
         for field in ('scale', 'offset'):
             if isinstance(getattr(self, field), Trained):
                 raise ValueError(

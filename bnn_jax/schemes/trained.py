@@ -44,7 +44,7 @@ class Scheduled:
 
 @dataclasses.dataclass(frozen=True)
 class Geometric:
-    """A schedule of `Scheduled`: first (last / first)^progress, both positive. Source: IR-Net's t (arXiv:1909.10788) eq. 12."""
+    """A schedule of `Scheduled`: first (last / first)^progress, both positive. Source: IR-Net's t (arXiv:1909.10788)."""
 
     first: float
     last: float
