@@ -5,14 +5,14 @@
 PyTorch implementation and IR-Net report the best epoch on the test set.
 
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
-  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not. Only
+  128, L2 1e-5. Here images are standardized, not whitened, and cropped and flipped, as that code does not. Only
   XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights; XNOR itself starts from 1e-3: at full
   width 300 steps took it to 42.8 % from there, and to chance from 1e-2.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
   seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
-  signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
+  signs; it has biases, and normalizes the logits whatever the scheme, here BNN alone does.
 - vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, by IR-Net's and ReCU's recipes.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
   latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1

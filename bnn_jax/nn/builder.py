@@ -241,7 +241,7 @@ class NetworkBuilder:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
 
         A real last convolution is rectified before the mean, as in the sources, unless its input already is by the
-        scheme's head; a binary one is normalised instead.
+        scheme's head; a binary one is normalized instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
         head = arrange(self.scheme.head, part)
@@ -264,7 +264,7 @@ class NetworkBuilder:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        # A real last layer has a bias; a binary one is followed by a normalisation.
+        # A real last layer has a bias; a binary one is followed by a normalization.
         return self._part(product, shape, int(num_classes), last, pooling, use_bias=_is_real(last))
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):

@@ -79,7 +79,7 @@ def packed_product(
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
-    """shift (in_features,) and levels (2,): distance, centre."""
+    """shift (in_features,) and levels (2,): distance, center."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
     _check_finite('activation', {'shift': shift, 'distance and center': levels})

@@ -35,7 +35,7 @@ class Summary:
 
     @property
     def weights(self) -> int:
-        """Kernel weights, without biases and normalisation."""
+        """Kernel weights, without biases and normalization."""
         return sum(layer.weights for layer in self.layers)
 
     @property

@@ -1,4 +1,4 @@
-"""One optimizer for every kind of parameter: binarised weights, float weights, normalisation, biases."""
+"""One optimizer for every kind of parameter: binarized weights, float weights, normalization, biases."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,7 +22,7 @@ def float_weights(path: tuple, variable: nnx.Variable, params: nnx.State) -> boo
 
 
 def norms(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """gamma and beta of normalisations."""
+    """gamma and beta of normalizations."""
     return 'scale' in _siblings(path, params)
 
 
@@ -41,7 +41,7 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
     rules: kind -> transformation, for example {latent_weights: bop(1e-4), float_weights: adamw(1e-3), norms: adam(1e-3),
     biases: adam(1e-3)}; a kind is a predicate of (path, variable, all parameters), `latent_weights`, `float_weights`,
     `norms`, `biases` or your own.
-    When initialised (by `training.init`) it raises ValueError for a rule that matches no parameter, a parameter that no
+    When initialized (by `training.init`) it raises ValueError for a rule that matches no parameter, a parameter that no
     rule matches, and one that two match.
     """
     names = [getattr(kind, '__name__', f'rule {i}') for i, kind in enumerate(rules)]

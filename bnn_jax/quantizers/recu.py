@@ -30,7 +30,7 @@ def recu_scale(w, tau) -> jax.Array:
 
     u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), mean and variance (n - 1 below) of the filter; Q = -m log(2 - 2 tau), m
     the mean of |u| over the layer: the quantile tau of Laplace's distribution. w: (..., out); tau: a scalar from 0.5 to
-    below 1. Returns (out,). Gradient: 0. Raises as `balanced`. Source: ReCU (arXiv:2103.12369); clamping as its code has it.
+    below 1. Returns (out,). Gradient: 0. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
     """
     w = jax.lax.stop_gradient(floating(w, 'recu_scale'))
     _, _, u, largest = _standardized(w, tau)
@@ -60,7 +60,7 @@ def recu_scaled_sign(w, tau) -> jax.Array:
     """ReCU's weights: the signs of balanced weights times the mean of their clamped magnitudes.
 
     Forward: `recu_scale`(W, tau)_f sign(W - mean). Gradient: that of `recu_sign` from scale g, the scale a constant.
-    w: (..., out); tau: a scalar from 0.5 to below 1. Raises as `balanced`. Source: ReCU (arXiv:2103.12369); clamping as its code has it.
+    w: (..., out); tau: a scalar from 0.5 to below 1. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
     """
     return over_filters(recu_scale(w, tau), w) * sign(balanced(w))
 

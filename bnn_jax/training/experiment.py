@@ -26,7 +26,8 @@ from bnn_jax.nn.containers import Network
 from bnn_jax.nn.summary import summarize
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
-from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
+from bnn_jax.training.fit import NonFiniteLoss, fit
+from bnn_jax.training.images import test_batches
 from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.plots import plot, plot_watch
@@ -96,7 +97,7 @@ def with_options(
     options: list[tuple[str, Any, Any]] = [
         (
             field.name,
-            Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
+            Annotated[field.type, tyro.conf.arg(help=field.metadata['help'])],
             dataclasses.field(default=value),
         )
         for field in fields

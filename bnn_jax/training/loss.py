@@ -1,4 +1,4 @@
-"""What training minimises, as a value: from images, logits and labels to one number an image."""
+"""What training minimizes, as a value: from images, logits and labels to one number an image."""
 
 import dataclasses
 from functools import partial
@@ -10,7 +10,7 @@ import optax
 
 
 class Loss(Protocol):
-    """A callable pytree: (images, logits, labels) -> (N,), what is minimised, of each image.
+    """A callable pytree: (images, logits, labels) -> (N,), what is minimized, of each image.
 
     Its arrays travel with the state and are not trained.
     """

@@ -26,7 +26,7 @@ def update(state: TrainState, batch: Batch, *, parts: int = 1) -> tuple[TrainSta
     """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain.
 
     parts: the batch is computed in so many parts one after another (part i: the images i, i + parts, ..., so that each part
-    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalised
+    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalized
     by itself, and moves the running statistics.
     """
     rest = with_progress(state)
@@ -186,11 +186,15 @@ def totals_of(model: Any, batches: Iterable[Batch], num_classes: int | None = No
             continue
         size = max(size, -(-count // mesh.size) * mesh.size)
         images = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
-        batch_logits = np.asarray(logits(spread(images, mesh)))[:count]
-        loss = np.asarray(cross_entropy(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        top5 = np.asarray(in_top5(jnp.asarray(batch_logits), jnp.asarray(labels)))
-        totals += [loss.sum(dtype=np.float64), (batch_logits.argmax(-1) == labels).sum(), top5.sum(), count]
+        totals += totals_of_logits(np.asarray(logits(spread(images, mesh)))[:count], labels)
     return totals
+
+
+def totals_of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As `totals_of`, from logits (N, classes) and labels (N,)."""
+    loss = np.asarray(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
+    top5 = np.asarray(in_top5(jnp.asarray(logits), jnp.asarray(labels)))
+    return np.array([loss.sum(dtype=np.float64), (logits.argmax(-1) == labels).sum(), top5.sum(), len(labels)])
 
 
 def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Any], jax.Array]:

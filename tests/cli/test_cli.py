@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import build, evaluated, images, randomise_norms
+from networks import build, evaluated, images, randomize_norms
 from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import cli
-from bnn_jax.data import Standardize, centre_crop, digits, resize_short
+from bnn_jax.data import Standardize, center_crop, digits, resize_short
 from bnn_jax.data.preprocessing import Preprocessing
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import preprocessing_of
@@ -78,7 +78,7 @@ def converted(run):
 def unprepared(tmp_path_factory):
     """A file that says nothing of its images: three channels."""
     model = build('lenet5', bnn.BNN, input_shape=(20, 20, 3))
-    randomise_norms(model)
+    randomize_norms(model)
     return bnn.save(bnn.convert(model), tmp_path_factory.mktemp('files') / 'unprepared.safetensors')
 
 
@@ -333,7 +333,7 @@ def test_bench(converted, unprepared, start, capsys):
 @pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])
 def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))
-    randomise_norms(model)
+    randomize_norms(model)
     packed, x = bnn.convert(model), images(architecture)
     floats, bits = evaluated(float_twin(packed), x), evaluated(packed, x)
     # BWN's real inputs are added up in another order.
@@ -361,7 +361,7 @@ def test_another_process(converted, run):
 
 
 def test_a_preprocessing_is_its_steps_and_survives_json():
-    steps = (resize_short(12), centre_crop(10))
+    steps = (resize_short(12), center_crop(10))
     prepare = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), steps, ('a', 'b'))
     assert Preprocessing.of(json.loads(json.dumps(prepare.described()))) == prepare
     pixels = np.random.default_rng(0).integers(0, 256, (17, 20, 3), dtype=np.uint8)

@@ -189,7 +189,7 @@ def test_images_of_several_sizes_are_refused_with_the_remedy():
             read()
 
 
-# Augmentation and normalisation.
+# Augmentation and normalization.
 
 IMAGE = np.arange(3 * 4 * 2, dtype=np.uint8).reshape(3, 4, 2) + 1
 
@@ -244,7 +244,7 @@ def test_standardize_refuses(image):
         Standardize((0.5,) * 3, (0.25,) * 3)(image)
 
 
-def test_standardize_makes_no_colour_of_grey():
+def test_standardize_makes_no_color_of_gray():
     with pytest.raises(ValueError, match=r'expected uint8 \(H, W, 3\)'):
         Standardize((0.5,) * 3, (0.25,) * 3)(np.zeros((2, 2, 1), np.uint8))
 

@@ -17,7 +17,7 @@ from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Latent, Noise
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
-from bnn_jax.schemes.projections import centre_and_clip
+from bnn_jax.schemes.projections import center_and_clip
 from bnn_jax.training import SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -32,7 +32,7 @@ SCHEMES = {
     'XNOR_K': XNOR_K,
 }
 BINARY = [name for name in SCHEMES if name != 'FLOAT']
-CENTRED = ['XNOR', 'XNOR_K']
+CENTERED = ['XNOR', 'XNOR_K']
 EPS = np.finfo(np.float32).eps
 
 
@@ -162,8 +162,8 @@ CLOSED_FORMS = {
     'FLOAT': (FLOAT, real_weights, lambda w: w),
     'BC': (dataclasses.replace(BC, last=itself), plain_signs, lambda w: np.clip(w, -1, 1)),
     'BWN': (dataclasses.replace(BWN, last=itself), signs_times_alpha, lambda w: np.clip(w, -1, 1)),
-    'BWN, centred': (
-        dataclasses.replace(BWN, last=itself, projection=centre_and_clip),
+    'BWN, centered': (
+        dataclasses.replace(BWN, last=itself, projection=center_and_clip),
         signs_times_alpha,
         lambda w: np.clip(w - w.mean(0), -1, 1),
     ),
@@ -242,7 +242,7 @@ def test_a_step_of_length_0_projects_the_latent_weights_and_nothing_else(name):
     before = latents(state)
     assert bool(before) == (name != 'FLOAT')
     for w, moved in zip(before, latents(after), strict=True):
-        if name in CENTRED:
+        if name in CENTERED:
             expected = np.clip(w - w.mean(-2, keepdims=True), -1, 1)
             np.testing.assert_allclose(moved, expected, rtol=0, atol=2 * EPS)
             assert not np.array_equal(moved, w)
@@ -261,12 +261,12 @@ def test_latent_weights_stay_where_the_projection_puts_them(name):
             assert np.abs(w).max() <= 1
             edge = np.abs(w) == 1
             clipped += edge.sum()
-            if name in CENTRED:
+            if name in CENTERED:
                 free = ~edge.any(-2)
                 inside += free.sum()
                 assert np.abs(w.mean(-2, dtype=np.float64))[free].max(initial=0) <= 2 * EPS
     assert clipped
-    assert inside or name not in CENTRED
+    assert inside or name not in CENTERED
 
 
 def test_a_step_leaves_its_state_usable():
