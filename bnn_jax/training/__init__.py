@@ -4,10 +4,12 @@ from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, laten
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
+from bnn_jax.training.experiment import run
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, OutOfTime, fit
 from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
 from bnn_jax.training.names import named
 from bnn_jax.training.recipe import Recipe
+from bnn_jax.training.schedules import constant
 from bnn_jax.training.state import TrainState, init, model_of
 from bnn_jax.training.step import evaluate, logits_of, train_step
 
@@ -25,6 +27,7 @@ __all__ = [
     'TrainState',
     'biases',
     'by_kind',
+    'constant',
     'distillation',
     'evaluate',
     'fit',
@@ -35,6 +38,7 @@ __all__ = [
     'model_of',
     'named',
     'norms',
+    'run',
     'soft_cross_entropy',
     'squared_hinge',
     'train_step',
