@@ -24,6 +24,7 @@ class Loss(Protocol):
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross-entropy of every image, (N,), in nats; NaN for a label that is not a class."""
     valid = (labels >= 0) & (labels < logits.shape[-1])
+    # An index out of range gives no error inside jit, so another one is looked up, and the loss is NaN.
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
     return jnp.where(valid, loss, jnp.nan)
 

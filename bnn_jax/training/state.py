@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from bnn_jax.inference.converter import Packed
 from bnn_jax.nn.variables import Progress
-from bnn_jax.nn.walk import walk
+from bnn_jax.nn.walk import expect_module, walk
 from bnn_jax.schemes.projections import project, project_before
 from bnn_jax.training.loss import CrossEntropy, Loss
 
@@ -84,15 +84,13 @@ def init(
         TypeError: for a model that is no `nnx.Module`.
         ValueError: for a loss that does not fit the model, and for a scheduled quantizer without `steps`.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('init', model)
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise TypeError(
             f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
         )
     loss.check(model)
+    # Copied, as the model is: a step may reuse the buffers of its state.
     loss = jax.tree.map(jnp.array, loss)
     model = _copy(model, training=True)
     model.set_attributes(operands=operands, raise_if_not_found=False)
