@@ -36,6 +36,7 @@ class Mixing:
         if self.cutout:
             images = _cut_out(images, self.cutout, places)
         if (self.mixup or self.label_smoothing) and jnp.issubdtype(labels.dtype, jnp.integer):
+            assert num_classes is not None  # `beginning` refuses a network that does not say it.
             labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
         if self.label_smoothing:
             labels = (1 - self.label_smoothing) * labels + self.label_smoothing / labels.shape[-1]

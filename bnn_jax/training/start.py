@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bnn_jax.nn.variables import Progress
@@ -92,7 +93,7 @@ def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, st
     remedy = 'use another --workdir, or delete the checkpoints to start anew'
     with jax.numpy_dtype_promotion('standard'):
         for i in sorted({i * max(0, done - 1) // COMPARED_RATES for i in range(COMPARED_RATES + 1)}):
-            if (before := float(old(i))) != (now := float(new(i))):
+            if (before := float(np.asarray(old(i)))) != (now := float(np.asarray(new(i)))):
                 raise ValueError(
                     f'epochs: this run was begun with {epochs}, whose learning rate at step {i + 1} is {before:g}, with '
                     f'{config.epochs} it would have been {now:g}; only a schedule that is the same for every length, '

@@ -32,7 +32,7 @@ def no_data(split, data_dir):
 
 
 CONFIG = Config(
-    model=functools.partial(bnn.models.mlp, 3, scheme=bnn.XNOR, input_shape=(5, 7, 2), hidden=(4,)),
+    model=functools.partial(bnn.models.mlp, 3, scheme=bnn.XNOR, input_shape=(5, 7, 2), hidden=(4, 4)),
     data=no_data,
     standardize=PlusMinusOne(),
     optimizer=sgd,
