@@ -16,6 +16,7 @@ import optax
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
@@ -55,6 +56,7 @@ OUT_OF_TIME = 75
 """The exit status of a run to be started again: EX_TEMPFAIL of sysexits.h."""
 
 
+@compilation_cache()
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
@@ -68,7 +70,8 @@ def fit(config: Config) -> TrainState:
     Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
     gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
     checkpoint of another model or config, for a config that holds a lambda (`names.named`), and for bad data. The process's
-    allocator is left as it is; the command line sets it (`memory`).
+    allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
+    (`compilation_cache`).
     """
     config.described()  # A config that cannot be described is refused before anything is written.
     deadline = Deadline(config.max_minutes)
