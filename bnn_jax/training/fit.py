@@ -153,7 +153,7 @@ def fit(config: Config) -> TrainState:
                 saved_at = progress.seconds()
             if stops or (late and not ends):
                 checkpoints.wait()
-                why = f'by signal {stops}' if stops else f'after {config.max_minutes:g} minutes'
+                why = f'by signal {stops}' if stops else f'after {config.max_minutes:.3g} minutes'
                 progress.say(f'stopped at step {number} {why}, saved; start again to go on')
                 raise Interrupted(128 + stops) if stops else OutOfTime(OUT_OF_TIME)
             if saves or evaluates:
