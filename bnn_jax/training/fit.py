@@ -17,6 +17,7 @@ import optax
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
@@ -58,6 +59,7 @@ OUT_OF_TIME = 75
 """The exit status of a run to be started again: EX_TEMPFAIL of sysexits.h."""
 
 
+@compilation_cache()
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
@@ -71,7 +73,8 @@ def fit(config: Config) -> TrainState:
     Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
     gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
     checkpoint of another model or config, for a config that holds a lambda (`names.named`), and for bad data. The process's
-    allocator is left as it is; the command line sets it (`memory`).
+    allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
+    (`compilation_cache`).
     """
     config.described()  # A config that cannot be described is refused before anything is written.
     deadline = Deadline(config.max_minutes)
@@ -164,7 +167,7 @@ def fit(config: Config) -> TrainState:
                 saved_at = progress.seconds()
             if stops or (late and not ends):
                 checkpoints.wait()
-                why = f'by signal {stops}' if stops else f'after {config.max_minutes:g} minutes'
+                why = f'by signal {stops}' if stops else f'after {config.max_minutes:.3g} minutes'
                 progress.say(f'stopped at step {number} {why}, saved; start again to go on')
                 raise Interrupted(128 + stops) if stops else OutOfTime(OUT_OF_TIME)
             if saves or evaluates:
