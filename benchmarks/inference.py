@@ -6,8 +6,9 @@
 
 Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
 medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after
-the other, so that operands and result stay in the caches. "Words in the first cache": what one thread does there with these kernels, the best
-of many short runs; no limit, for on AMD Zen 5 whole maps are faster.
+the other, so that operands and result stay in the caches."Words in the first
+cache": what one thread does there with these kernels, the best of many short runs; no limit, for on AMD Zen 5 whole maps
+are faster.
 $BNN_INSTRUCTIONS chooses the instruction set of the native kernels, XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA.
 PyTorch and ONNX Runtime run the same float network, where they are installed, on as many threads as there are cores here.
 """
