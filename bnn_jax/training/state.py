@@ -71,9 +71,9 @@ def init(
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images and returns logits.
-        tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
-            touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there,
-            see `projections.project_before`.
+        tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link; it
+            touches nothing but them, and of them only those that an update moves. Where parameters are projected before a
+            step (`before`), the chain starts from there, see `projections.project_before`.
         loss: `CrossEntropy()`, or a `distillation` from a teacher.
         operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units; latent
             weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing. None: none.
