@@ -3,6 +3,7 @@
 from bnn_jax.optim.bop import BopState, Schedule, bop
 from bnn_jax.optim.glorot import scale_by_glorot
 from bnn_jax.optim.parameter_groups import Kind, biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.optim.projected import projected
 
 __all__ = [
     'BopState',
@@ -14,5 +15,6 @@ __all__ = [
     'float_weights',
     'latent_weights',
     'norms',
+    'projected',
     'scale_by_glorot',
 ]

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
 
@@ -60,6 +61,18 @@ def centre_and_clip(w: jax.Array) -> jax.Array:
     return clip(centre(w))
 
 
+def of(params: nnx.State, name: str = 'projection'):
+    """The projection that each parameter carries, in its place; None where there is none. `project(of(params))` is a link.
+
+    params: as `nnx.state(model, nnx.Param)` gives them. name: 'projection', or 'before' for what precedes a step.
+    """
+
+    def carried(variable):
+        return variable.get_metadata(name, None) if isinstance(variable, nnx.Variable) else None
+
+    return jax.tree.map(carried, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
 def project(projections) -> optax.GradientTransformation:
     """An optax link that moves every parameter it has a projection for to its projected place.
 
@@ -76,16 +89,16 @@ def project(projections) -> optax.GradientTransformation:
         if params is None:
             raise ValueError('project: got no params, expected tx.update(updates, state, params)')
 
-        def moved(projection, u, p):
-            return u if projection is None else jax.tree.map(partial(_moved, projection), u, p, is_leaf=_is_none)
+        def all_moved(projection, u, p):
+            return u if projection is None else jax.tree.map(partial(moved, projection), u, p, is_leaf=_is_none)
 
-        return jax.tree.map(moved, projections, updates, params, is_leaf=_is_none), state
+        return jax.tree.map(all_moved, projections, updates, params, is_leaf=_is_none), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _moved(projection, u: jax.Array | None, p: jax.Array) -> jax.Array | None:
-    """The update that leaves p + u at its projected place, or p where it is if nothing asks for a move."""
+def moved(projection, u: jax.Array | None, p: jax.Array) -> jax.Array | None:
+    """The update that leaves p + u at its projected place, or p where it is if nothing asks for a move: see `project`."""
     if u is None:
         return None
     # Outside [-1, 1] the straight-through estimator gives no gradient: there a weight must come back, or it never trains.

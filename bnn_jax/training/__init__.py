@@ -1,6 +1,7 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
 from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.optim.projected import projected
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
@@ -34,6 +35,7 @@ __all__ = [
     'model_of',
     'named',
     'norms',
+    'projected',
     'soft_cross_entropy',
     'squared_hinge',
     'train_step',

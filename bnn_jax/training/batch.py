@@ -30,7 +30,9 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
             sum to 1, weights that are negative, not finite or all 0.
     """
     found = _parts(batch)
-    image, labels = _array('image', found['image']), jax.tree.map(lambda a: _array('label', a), found['label'])
+    image = _array('image', found['image'])
+    # A loss of your own may take a dictionary of labels; a list is one array.
+    labels = jax.tree.map(lambda a: _array('label', a), found['label'], is_leaf=lambda a: not isinstance(a, Mapping))
     if not image.shape:
         raise ValueError('batch: got image of shape (), expected images (N, H, W, channels)')
     for label in jax.tree.leaves(labels):
@@ -136,6 +138,8 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
 def _checked_classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
     """int32. Of a JAX array, whose numbers are not known here, those that int32 cannot hold become -1."""
     if isinstance(labels, np.ndarray):
+        if num_classes == 1 and not expected:
+            num_classes = None  # One number an image, and labels that count.
         if num_classes is not None and labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
             own = '' if expected else ' If they are no classes, give them as floats, or of shape (N, 1).'
             raise ValueError(
@@ -153,10 +157,10 @@ def _weights(weights: Any, shape: tuple[int, ...]) -> Any:
         weights = weights.reshape(-1)
     if weights.shape != shape[:1]:
         raise ValueError(f'batch: got images {shape} and weight {weights.shape}, expected one weight an image')
-    if isinstance(weights, np.ndarray) and weights.size:
-        if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
-            raise ValueError(
-                f'batch: got weight of dtype {weights.dtype} from {weights.min()} to {weights.max()}, expected finite numbers '
-                'from 0, not all 0'
-            )
+    known = isinstance(weights, np.ndarray) and weights.size > 0
+    if known and not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
+        raise ValueError(
+            f'batch: got weight of dtype {weights.dtype} from {weights.min()} to {weights.max()}, expected finite numbers '
+            'from 0, not all 0'
+        )
     return weights.astype(np.float32)

@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 
 from bnn_jax.files import write
+from bnn_jax.training.batch import check_batch
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
@@ -36,7 +37,7 @@ from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.signals import Signals
 from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import check_batch, means, totals_of, update
+from bnn_jax.training.step import means, totals_of, update
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source

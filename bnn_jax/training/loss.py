@@ -98,8 +98,9 @@ class CrossEntropy:
 def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean over classes of max(0, 1 - t y)^2, t = +1 for the label's class and -1 for all others, of every image.
 
-    Gradient to the logits: -2 t max(0, 1 - t y) / classes. logits: (N, classes), labels: (N,), or shares p of
-    classes (N, classes), t = 2 p - 1; returns (N,), and NaN for a label that is not a class. Source: the output of BinaryConnect's and BinaryNet's code ("L2-SVM", arXiv:1511.00363, 3.1).
+    Gradient to the logits: -2 t max(0, 1 - t y) / classes. logits: (N, classes), labels: (N,), or shares p of classes
+    (N, classes), t = 2 p - 1; returns (N,), and NaN for a label that is not a class. Source: the output of BinaryConnect's
+    and BinaryNet's code ("L2-SVM", arXiv:1511.00363, 3.1).
     """
     if labels.ndim == logits.ndim:
         targets, valid = 2 * labels.astype(logits.dtype) - 1, jnp.isfinite(labels).all(-1)
