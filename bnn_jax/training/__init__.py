@@ -6,11 +6,11 @@ from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
 from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
-from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
+from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, cross_entropy, squared_hinge
 from bnn_jax.training.names import named
 from bnn_jax.training.recipe import Recipe
 from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import evaluate, logits_of, train_step
+from bnn_jax.training.step import accuracies, evaluate, gradient_norm, logits_of, train_step
 
 __all__ = [
     'two_stage',
@@ -23,12 +23,15 @@ __all__ = [
     'Recipe',
     'SquaredHinge',
     'TrainState',
+    'accuracies',
     'biases',
     'by_kind',
+    'cross_entropy',
     'distillation',
     'evaluate',
     'fit',
     'float_weights',
+    'gradient_norm',
     'init',
     'latent_weights',
     'logits_of',

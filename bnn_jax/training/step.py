@@ -56,7 +56,7 @@ def update(
     with jax.numpy_dtype_promotion('standard'):  # optax relies on it (Adam's b1 ** count), where a user forbids it
         updates, opt_state = tx.update(gradient, state.opt_state, state.params, **offered | (extra_args or {}))
     params = optax.apply_updates(state.params, updates)
-    metrics |= {'gradient_norm': optax.tree.norm(gradient)}
+    metrics |= {'gradient_norm': gradient_norm(gradient)}
     state = dataclasses.replace(state, step=state.step + 1, params=params, rest=rest, opt_state=opt_state)
     return state, metrics
 
@@ -72,14 +72,9 @@ def _gradient(state: TrainState, rest: nnx.State, batch: dict[str, Any]):
     """Returns updated non-trainable state, and (metrics, gradient)."""
     of_params = jax.value_and_grad(lambda params: _loss(state, params, rest, batch), has_aux=True)
     (loss, (logits, left)), gradient = of_params(state.params)
-    metrics = {'loss': loss}
-    labels, weight = _named_classes(state.loss, logits, batch['label']), batch.get('weight')
-    if labels is not None:
-        correct = (logits.argmax(-1).astype(labels.dtype) == labels).astype(loss.dtype)
-        metrics['accuracy'] = _mean(correct, weight)
-        if logits.shape[-1] > 5:
-            metrics['top5_accuracy'] = _mean(in_top5(logits, labels).astype(loss.dtype), weight)
-    return left, (metrics, gradient)
+    labels = _named_classes(state.loss, logits, batch['label'])
+    named = {} if labels is None else _accuracies(logits, labels, batch.get('weight'), loss.dtype)
+    return left, ({'loss': loss} | named, gradient)
 
 
 def _loss(state: TrainState, params: nnx.State, rest: nnx.State, batch: dict[str, Any]):
@@ -144,6 +139,37 @@ def _named_classes(loss: Loss, logits: jax.Array, labels: Any) -> jax.Array | No
     if are_classes(labels):
         return labels
     return labels.argmax(-1).astype(jnp.int32) if takes_classes(loss) else None
+
+
+def gradient_norm(gradient: Any) -> jax.Array:
+    """The square root of the sum of squares of all numbers of a gradient, as `train_step` measures it; None counts nothing."""
+    return optax.tree.norm(gradient)
+
+
+def accuracies(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> dict[str, jax.Array]:
+    """`accuracy` and, of more than five classes, `top5_accuracy` of a batch, as `train_step` measures them.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers, or shares of classes (N, classes), whose largest is the label.
+        weight: (N,), of each image; None: all alike.
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.training.accuracies(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1]))['accuracy']
+        Array(0.5, dtype=float32)
+    """
+    labels = labels.argmax(-1).astype(jnp.int32) if labels.ndim == logits.ndim else labels
+    weight = None if weight is None else weight / weight.mean()
+    return _accuracies(logits, labels, weight, logits.dtype)
+
+
+def _accuracies(logits: jax.Array, labels: jax.Array, weight: jax.Array | None, dtype: Any) -> dict[str, jax.Array]:
+    correct = logits.argmax(-1).astype(labels.dtype) == labels
+    found = {'accuracy': _mean(correct.astype(dtype), weight)}
+    if logits.shape[-1] > 5:
+        found['top5_accuracy'] = _mean(in_top5(logits, labels).astype(dtype), weight)
+    return found
 
 
 def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
