@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint style types imports clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -11,10 +11,17 @@ demo: $(VENV)/.train
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.test
+lint: style types imports
+
+style: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Which package may import which: the contracts are in pyproject.toml.
+imports: $(VENV)/.test
 	$(BIN)/lint-imports
 
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)

@@ -77,9 +77,9 @@ def with_shifts(model: Network) -> Network:
     """The same network, depthwise convolutions as shifted products."""
     model = nnx.merge(*nnx.split(model))
     for place in walk(model):
-        product: Any = getattr(place.layer, 'product', None)
-        if isinstance(product, Convolution) and product.groups > 1:
-            place.layer.product = Shifted(product.window, product.pad_value, product.groups)
+        operation: Any = getattr(place.layer, 'operation', None)
+        if isinstance(operation, Convolution) and operation.groups > 1:
+            place.layer.operation = Shifted(operation.window, operation.pad_value, operation.groups)
     return model
 
 

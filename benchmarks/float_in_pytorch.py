@@ -45,11 +45,11 @@ def in_pytorch(network: Network) -> Any:
     def product(layer: Product):
         kernel = np.asarray(layer.kernel[...])
         bias = {} if layer.bias is None else {'bias': layer.bias[...]}
-        if not isinstance(layer.product, Convolution):
+        if not isinstance(layer.operation, Convolution):
             return filled(nn.Linear(layer.in_features, layer.out_features, bias=bool(bias)), weight=kernel.T, **bias)
-        window = layer.product.window
+        window = layer.operation.window
         pads = [before for before, _ in _symmetric(window)]
-        more = {'dilation': window.dilation, 'groups': layer.product.groups, 'bias': bool(bias)}
+        more = {'dilation': window.dilation, 'groups': layer.operation.groups, 'bias': bool(bias)}
         module = nn.Conv2d(layer.in_features, layer.out_features, window.size, window.strides, pads, **more)
         return filled(module, weight=kernel.transpose(3, 2, 0, 1), **bias)
 

@@ -171,7 +171,7 @@ def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | N
 
 
 def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
-    """Table: bytes of float32 a second that are normalised and packed."""
+    """Table: bytes of float32 a second that are normalized and packed."""
     rows = []
     for extent, channels in MAPS:
         rng = np.random.default_rng(0)
@@ -190,5 +190,5 @@ def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -
                     f'{x.nbytes / np.median(own) / 1e9:.2f}',
                 ]
             )
-    title = f'signs of a normalised float32 map, batch {batch}: floats in, words out'
+    title = f'signs of a normalized float32 map, batch {batch}: floats in, words out'
     return listing(title, ['map', 'backend', 'ms', 'middle half', 'GB/s of floats'], rows)

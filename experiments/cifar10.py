@@ -1,18 +1,18 @@
 """What the CIFAR-10 recipes share: data, and how the recipes differ from their sources.
 
---data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord or by `python -m bnn_jax.data.prepare cifar10`.
+--data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the binary or python version as it is unpacked.
 50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported, where the
 PyTorch implementation and IR-Net report the best epoch on the test set.
 
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
-  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not. Only
+  128, L2 1e-5. Here images are standardized, not whitened, and cropped and flipped, as that code does not. Only
   XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights; XNOR itself starts from 1e-3: at full
   width 300 steps took it to 42.8 % from there, and to chance from 1e-2.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
   seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
-  signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
+  signs; it has biases, and normalizes the logits whatever the scheme, here BNN alone does.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
   latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1
   convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's. IR-Net itself (balanced
@@ -25,7 +25,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from bnn_jax.data import ArraySource, Standardize, crop, flip, tfds_source
+from bnn_jax.data import ArraySource, Standardize, crop, data_set, flip
 from bnn_jax.schemes import (
     Scheme,
     residual_norm_after,
@@ -45,7 +45,7 @@ STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 @named('cifar10.images')
 def source(split: str, data_dir: str) -> ArraySource:
     """CIFAR-10, decoded once."""
-    return tfds_source('cifar10', split, data_dir).in_memory()
+    return data_set('cifar10', split, data_dir)
 
 
 row = partial(Config, data=source, standardize=STANDARD, augmentations=(crop(4), flip))

@@ -1,5 +1,7 @@
 """The command `bnn-jax`, one command a file. Each imports what it needs when it runs."""
 
+import io
+import sys
 from collections.abc import Sequence
 
 try:
@@ -18,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments: those of this process by default.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # A name may hold what the terminal's encoding lacks.
     app = tyro.extras.SubcommandApp()
     for command in (summary, convert, predict, bench):
         app.command(command)

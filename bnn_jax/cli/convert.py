@@ -14,7 +14,7 @@ import tyro
 from bnn_jax.cli.inputs import Shape, class_names, random_images
 
 if TYPE_CHECKING:
-    from bnn_jax.training.restore import Trained
+    from bnn_jax.training.restore import TrainedRun
 
 
 def convert(
@@ -34,7 +34,7 @@ def convert(
         workdir: the run's folder, which says its scheme and options; by default that of the module's first row.
         samples: how many test images of the run to compare on.
         input: height, width and channels of random images to compare on, where the test images are not at hand.
-        classes: a text file with a class name a line, to keep in the file.
+        classes: a text file with a class name a line, to keep in the file; by default the data set's own names.
         tolerance: the largest difference of a logit that is let pass; by default none, but for a network without binary
             inputs (BinaryConnect, BWN), whose sums go in another order, 1e-5 of the range of the logits.
     """
@@ -50,10 +50,9 @@ def convert(
     recipe = recipe_of(module)
     allocate_for_training()  # A teacher that is gone is trained again.
     run = trained(recipe, workdir)
-    images, which = _sample_images(run, samples, input)
-    stated = preprocessing(run.config, images.shape[1:])
-    names = class_names(classes, run.model.num_classes)
-    described = None if stated is None else {**stated.described(), 'classes': list(names)}
+    images, which, known = _sample_images(run, samples, input)
+    stated = preprocessing(run.config, images.shape[1:], class_names(classes, run.model.num_classes) or known)
+    described = None if stated is None else stated.described()
     model = deployed(run.config, run.model)
     packed = packed_of(model)
     with tempfile.TemporaryDirectory(dir=_folder_of(output), prefix='.bnn-jax-') as folder:
@@ -72,18 +71,22 @@ def _folder_of(output: Path) -> Path:
     return output.parent
 
 
-def _sample_images(run: 'Trained', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str]:
-    """Images as the network takes them, and what they are."""
-    from bnn_jax.training.fit import test_batches
+def _sample_images(
+    run: 'TrainedRun', samples: int, input_shape: Shape | None
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """Images as the network takes them, what they are, and the names of their classes, where they are known."""
+    from bnn_jax.training.experiment import class_names as names_of
+    from bnn_jax.training.images import test_batches
 
     if samples < 1:
         raise ValueError(f'samples: got {samples}, expected at least 1')
     if input_shape is not None:
-        return random_images((samples, *input_shape)), 'random images'
+        return random_images((samples, *input_shape)), 'random images', ()
     config = dataclasses.replace(run.config, batch_size=samples, accumulate=1, workers=0)
     try:
-        with contextlib.closing(test_batches(config, config.data('test', config.data_dir))) as batches:
-            return next(batches)['image'], 'test images of the run'
+        source = config.data('test', config.data_dir)
+        with contextlib.closing(test_batches(config, source)) as batches:
+            return next(batches)['image'], 'test images of the run', names_of(run.model, source)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
             f"the run's test images cannot be read ({error}); to compare on random images: --input HEIGHT WIDTH CHANNELS"

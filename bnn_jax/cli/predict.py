@@ -1,8 +1,16 @@
 """`bnn-jax predict`."""
 
+import contextlib
+import csv
+import itertools
 import json
-from collections.abc import Sequence
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import numpy as np
 import tyro
@@ -12,6 +20,10 @@ from bnn_jax.cli.inputs import preprocessing as preparation
 
 TOP = 5
 BATCH = 32
+"""Images that are held in memory, decoded, at a time."""
+
+Answer = dict[str, Any]
+"""`image` and `classes`, the likeliest first, each with `class`, `label` and `probability`; or `image` and `error`."""
 
 
 def predict(
@@ -19,17 +31,22 @@ def predict(
     images: tyro.conf.Positional[tuple[Path, ...]],
     preprocessing: Path | None = None,
     classes: Path | None = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=['-o'])] = None,
 ) -> None:
     """The five likeliest classes of each image, with their probabilities.
 
+    An image that cannot be read is named, the others are answered, and the command ends with status 1.
+
     Args:
         file: a packed network.
-        images: JPEG, PNG, BMP, GIF, WebP or PPM files.
+        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders of them, at any depth; any number.
         preprocessing: a JSON file that says how images were prepared in training, where the network's file does not.
         classes: a text file with a class name a line.
+        output: a .csv, .json or .jsonl file (an object a line) for the answers, instead of a table.
     """
+    from bnn_jax.data.images import printable
     from bnn_jax.inference.serialization import load
-    from bnn_jax.nn.tables import listing
+    from bnn_jax.training.step import logits_of
 
     network, prepare = load(file), preparation(file, preprocessing)
     if prepare.input_shape[2] != network.channels:
@@ -38,16 +55,42 @@ def predict(
     names = tuple(names)
     if len(names) != network.num_classes:
         raise ValueError(f'preprocessing: names {len(names)} classes, the network has {network.num_classes}')
-    if not images:
-        raise ValueError('predict: got no images, expected at least one file')
-    prepared = [prepare(_bytes(path), str(path)) for path in images]
-    probabilities = _probabilities(network, prepared)
-    rows = []
-    for path, shares in zip(images, probabilities, strict=True):
-        for rank, index in enumerate(np.argsort(-shares, kind='stable')[:TOP]):
-            rows.append(['' if rank else str(path), str(rank + 1), names[index], f'{shares[index]:.2%}'])
+    if output is not None and output.suffix not in WRITERS:
+        raise ValueError(f'output: got {output}, expected a file that ends in {", ".join(WRITERS)}')
+    paths = _paths(images)
+    first = next(paths, None)
+    if first is None:
+        raise ValueError('predict: got no images, expected at least one file, or a folder with some')
+
+    def prepared(path: Path) -> np.ndarray | Exception:
+        try:
+            return prepare(_bytes(path), printable(path))
+        except (OSError, ValueError) as error:
+            return error
+
+    answers = _answers(logits_of(network), prepared, itertools.chain([first], paths), names)
     print(f'preprocessing: {json.dumps({k: v for k, v in prepare.described().items() if k != "classes"})}')
-    print(listing(file.name, ['image', 'rank', 'class', 'probability'], rows))
+    if output is None:
+        count, failed, message = _counted(_print(file.name, answers))
+    else:
+        count, failed, message = _write(output, answers)
+        print(f'wrote {output}: {count - failed:,} images')
+    if failed:
+        raise ValueError(
+            message if count == 1 else f'{failed:,} of {count:,} images have no answer, the first: {message}'
+        )
+
+
+def _paths(given: Iterable[Path]) -> Iterator[Path]:
+    """The files, and those in the folders. Raises FileNotFoundError for what is neither, at once for all."""
+    from bnn_jax.data.folder import image_files
+    from bnn_jax.data.images import printable
+
+    given = tuple(given)
+    for path in given:
+        if not path.exists():
+            raise FileNotFoundError(f'there is no image {printable(path)}')
+    return itertools.chain.from_iterable(image_files(path) if path.is_dir() else (path,) for path in given)
 
 
 def _bytes(path: Path) -> bytes:
@@ -56,16 +99,108 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _probabilities(network, images: Sequence[np.ndarray]) -> np.ndarray:
-    """Softmax of the logits in float64, in batches of one size, so that one compilation serves all."""
-    from bnn_jax.training.step import logits_of
+def _answers(
+    logits: Callable, prepared: Callable[[Path], np.ndarray | Exception], paths: Iterator[Path], names: Sequence[str]
+) -> Generator[Answer, None, None]:
+    """An answer for each image, in order; a batch of them is decoded at a time, in threads."""
+    from bnn_jax.data.images import printable
 
-    logits, size = logits_of(network), min(BATCH, len(images))
-    parts = []
-    for first in range(0, len(images), size):
-        part = np.stack(images[first : first + size])
-        filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-        parts.append(np.asarray(logits(filled), np.float64)[: len(part)])
-    values = np.concatenate(parts)
+    size = None  # of a batch: that of the first one, so that one compilation serves all
+    with ThreadPoolExecutor() as pool:
+        while batch := list(itertools.islice(paths, BATCH)):
+            images = list(pool.map(prepared, batch))
+            size = size or len(batch)
+            good = [image for image in images if not isinstance(image, Exception)]
+            shares = iter(_probabilities(logits, good, size))
+            for path, image in zip(batch, images, strict=True):
+                if isinstance(image, Exception):
+                    yield {'image': printable(path), 'error': str(image)}
+                    continue
+                of_image = next(shares)
+                likeliest = np.argsort(-of_image, kind='stable')[:TOP]
+                yield {
+                    'image': printable(path),
+                    'classes': [
+                        {'class': names[i], 'label': int(i), 'probability': float(of_image[i])} for i in likeliest
+                    ],
+                }
+
+
+def _probabilities(logits: Callable, images: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Softmax of the logits in float64, of a batch filled up to `size` images."""
+    if not images:
+        return np.zeros((0, 0))
+    batch = np.stack(images)
+    filled = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)])
+    values = np.asarray(logits(filled), np.float64)[: len(batch)]
     shares = np.exp(values - values.max(-1, keepdims=True))
     return shares / shares.sum(-1, keepdims=True)
+
+
+def _print(title: str, answers: Iterable[Answer]) -> Iterator[Answer]:
+    """A table for every batch of answers, printed as it comes."""
+    from bnn_jax.nn.tables import listing
+
+    answers = iter(answers)
+    while part := list(itertools.islice(answers, BATCH)):
+        rows = [
+            ['' if rank else answer['image'], str(rank + 1), one['class'], f'{one["probability"]:.2%}']
+            for answer in part
+            for rank, one in enumerate(answer.get('classes', ()))
+        ]
+        if rows:
+            print(listing(title, ['image', 'rank', 'class', 'probability'], rows), flush=True)
+        for answer in part:
+            if 'error' in answer:
+                print(answer['error'], file=sys.stderr)
+            yield answer
+
+
+def _counted(answers: Iterable[Answer]) -> tuple[int, int, str]:
+    """How many answers there are, how many of them are errors, and the first error."""
+    count, failed, first = 0, 0, ''
+    for answer in answers:
+        count += 1
+        if 'error' in answer:
+            failed, first = failed + 1, first or answer['error']
+    return count, failed, first
+
+
+def _csv(answers: Iterable[Answer], file: TextIO) -> Iterator[Answer]:
+    rows = csv.writer(file, lineterminator='\n')
+    rows.writerow(['image', *(f'{name}{i}' for i in range(1, TOP + 1) for name in ('class', 'probability')), 'error'])
+    for answer in answers:
+        cells = [cell for one in answer.get('classes', ()) for cell in (one['class'], repr(one['probability']))]
+        rows.writerow([answer['image'], *cells, *[''] * (2 * TOP - len(cells)), answer.get('error', '')])
+        yield answer
+
+
+def _json(answers: Iterable[Answer], file: TextIO) -> Iterator[Answer]:
+    for i, answer in enumerate(answers):
+        file.write((',\n' if i else '[\n') + json.dumps(answer))
+        yield answer
+    file.write('\n]\n')
+
+
+def _json_lines(answers: Iterable[Answer], file: TextIO) -> Iterator[Answer]:
+    for answer in answers:
+        file.write(f'{json.dumps(answer)}\n')
+        yield answer
+
+
+WRITERS = {'.csv': _csv, '.json': _json, '.jsonl': _json_lines}
+"""Suffix of a file of answers -> writes each answer there and hands it on."""
+
+
+def _write(output: Path, answers: Iterable[Answer]) -> tuple[int, int, str]:
+    """As `_counted`; the file appears, or is replaced, when all answers are in it."""
+    handle, temporary = tempfile.mkstemp(dir=output.absolute().parent, prefix='.bnn-jax-')
+    try:
+        with open(handle, 'w', encoding='utf-8', newline='') as file:
+            counts = _counted(WRITERS[output.suffix](answers, file))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, output)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    return counts

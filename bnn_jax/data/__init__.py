@@ -14,8 +14,10 @@ from bnn_jax.data.augmentations import (
     PlusMinusOne,
     Standardize,
     SubtractMean,
-    centre_crop,
+    Unchanged,
+    center_crop,
     crop,
+    cutout,
     flip,
     inception_crop,
     lighting,
@@ -25,11 +27,11 @@ from bnn_jax.data.augmentations import (
     resize_to,
 )
 from bnn_jax.data.digits import digits
-from bnn_jax.data.folder import folder_source
+from bnn_jax.data.folder import folder_source, folders
 from bnn_jax.data.images import CorruptImage, skip_corrupt
 from bnn_jax.data.pipeline import evaluation_batches, training_batches
-from bnn_jax.data.source import ArraySource, Source, check_labels
-from bnn_jax.data.tfds_source import tfds_source
+from bnn_jax.data.source import ArraySource, Source, Splits, check_labels, in_memory
+from bnn_jax.data.tfds_source import data_set, tfds_source
 
 __all__ = [
     'IMAGENET_MEAN',
@@ -38,15 +40,21 @@ __all__ = [
     'CorruptImage',
     'PlusMinusOne',
     'Source',
+    'Splits',
     'Standardize',
     'SubtractMean',
-    'centre_crop',
+    'Unchanged',
+    'center_crop',
     'check_labels',
     'crop',
+    'cutout',
+    'data_set',
     'digits',
     'evaluation_batches',
     'flip',
     'folder_source',
+    'folders',
+    'in_memory',
     'inception_crop',
     'lighting',
     'random_crop',

@@ -1,7 +1,7 @@
-"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalisations, all values.
+"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalizations, all values.
 
-Images are uint8 (H, W, C) with C 1 or 3, and stay so until the normalisation, the last one. Randomness comes from `rng`
-alone. docs/augmentations.md shows what each does.
+Images are uint8 or floating (H, W, C) with any number of channels, and stay so until the normalization, the last one.
+Randomness comes from `rng` alone. docs/augmentations.md shows what each does.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-Normalisation = Callable[[np.ndarray], np.ndarray]
+Normalization = Callable[[np.ndarray], np.ndarray]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
@@ -22,6 +22,10 @@ RGB_DEVIATIONS = (0.2175, 0.0188, 0.0045)
 
 RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 """Those axes: a row for red, green and blue, a column for each axis (fb.resnet.torch)."""
+
+
+LARGEST = 2**26
+"""Pixels of an image scaled by its short side: 200 MB in color. A strip of 1 x 20,000 would take gigabytes."""
 
 
 def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -42,27 +46,68 @@ class crop:
         return padded[top : top + height, left : left + width]
 
 
+@dataclasses.dataclass(frozen=True)
+class cutout:
+    """Set a size x size square to zeros; every pixel is equally likely to be its middle, and what lies outside is left out.
+
+    The middle is (size // 2, size // 2) in it. Raises ValueError for a size below 1. Source: DeVries and Taylor 2017
+    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean colour; here they are black,
+    as those of `crop` are.
+    """
+
+    size: int = 16
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'cutout: got size {self.size}, expected at least 1')
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left = (int(rng.integers(length)) - self.size // 2 for length in image.shape[:2])
+        holed = image.copy()
+        holed[max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
+        return holed
+
+
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image at another size by Pillow's BILINEAR filter, which torchvision uses too (unlike OpenCV's, it averages).
 
-    Output pixel i is centred at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
+    Output pixel i is centered at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
     by weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)): a triangle that widens when shrinking. First rows,
-    then columns, rounded to uint8 after each. The image itself where it has the size.
+    then columns, of uint8 rounded after each; floats become float32. Every channel is scaled on its own, whatever their
+    number. The image itself where it has the size. Raises ValueError for pixels of another dtype.
     """
     from PIL import Image
 
     if image.shape[:2] == (height, width):
         return image
-    grey = image.shape[-1] == 1
-    resized = Image.fromarray(image[..., 0] if grey else image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized)[..., None] if grey else np.asarray(resized)
+    if np.issubdtype(image.dtype, np.floating):
+        image = image.astype(np.float32)
+    elif image.dtype != np.uint8:
+        raise ValueError(f'image: got pixels of dtype {image.dtype}, expected uint8 or a floating dtype')
+
+    def scaled(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        return scaled(image)
+    # Pillow takes two or four channels for a color with opacity, and blanks what the last channel calls transparent.
+    return np.stack([scaled(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`."""
+    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`.
+
+    Raises ValueError where that has more than `LARGEST` pixels.
+    """
     height, width = image.shape[:2]
     short = min(height, width)
-    return bilinear(image, size * height // short, size * width // short)
+    tall, wide = size * height // short, size * width // short
+    if tall * wide > LARGEST:
+        raise ValueError(
+            f'image: {height} x {width} pixels with a short side of {size} would be {tall:,} x {wide:,}, expected at most '
+            f'{LARGEST:,} pixels; cut or remove this image, or scale with resize_to(height, width)'
+        )
+    return bilinear(image, tall, wide)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +142,15 @@ class resize_to:
         return bilinear(image, self.height, self.width)
 
 
+def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
+    """The augmentations after a `resize_to` the network's size, where none of them gives an image another size.
+
+    So photographs of any size fit a network that says its own. Steps that this module does not know may size images.
+    """
+    keep = all(step is flip or isinstance(step, crop | cutout | lighting) for step in augmentations)
+    return (resize_to(*input_shape[:2]), *augmentations) if keep else augmentations
+
+
 def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     return image[top : top + size, left : left + size]
 
@@ -124,7 +178,7 @@ class random_crop:
 
 
 @dataclasses.dataclass(frozen=True)
-class centre_crop:
+class center_crop:
     """The size x size window in the middle; of two middles the upper, left one. Raises ValueError for a smaller image."""
 
     size: int = 224
@@ -166,9 +220,9 @@ class inception_crop:
 
 @dataclasses.dataclass(frozen=True)
 class lighting:
-    """Another light: one colour drawn for the image is added to all its pixels.
+    """Another light: one color drawn for the image is added to all its pixels.
 
-    Colour c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
+    Color c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
     (halves to even) and clipped to 0..255, for images stay uint8. Raises ValueError for an image that is not RGB, and a std
     below 0. Source: AlexNet (Krizhevsky et al. 2012, section 4.1) with the numbers of fb.resnet.torch, which adds it to
     floats, not rounded or clipped; Bi-Real Net's code, after its crop and before its flip, has std 0.1.
@@ -182,15 +236,17 @@ class lighting:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         drawn = rng.normal(0, self.std, 3)
-        colour = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
-        return np.clip(np.rint(_checked(image, 3) + colour), 0, 255).astype(np.uint8)
+        color = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
+        return np.clip(np.rint(_checked(image, 3) + color), 0, 255).astype(np.uint8)
 
 
 def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
         expected = 'C' if channels is None else channels
-        raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected})')
+        floats = np.issubdtype(image.dtype, np.floating)
+        remedy = '; float images are taken as they are by standardize=bnn_jax.data.Unchanged()' if floats else ''
+        raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected}){remedy}')
     return image.astype(np.float32)
 
 
@@ -217,6 +273,20 @@ class SubtractMean:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return _checked(image, len(self.mean)) - np.asarray([255 * m for m in self.mean], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unchanged:
+    """Floating image -> the same numbers as float32: for arrays that are scaled already, or are no photographs."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        image = np.asarray(image)
+        if image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(
+                f'image: got {image.dtype}{list(image.shape)}, expected floating (H, W, C); '
+                'for uint8 take PlusMinusOne() or Standardize(mean, std)'
+            )
+        return image.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """A plain folder tree of images, root/split/class/file, as ImageNet is mostly kept."""
 
 import os
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bnn_jax.data.images import decode
+from bnn_jax.data.images import decode, printable
 
-SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp')
+SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 
 
 class FolderSource:
@@ -20,6 +23,10 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.files)
 
+    def described(self) -> dict[str, Any]:
+        """For the config of a run: the classes and a checksum of the names of the files; the folder may move."""
+        return {'kind': 'data.FolderSource', 'classes': self.classes, 'crc32': zlib.crc32(self.files.data)}
+
     def path(self, index: int) -> Path:
         """The file of image `index`."""
         return self.folder / os.fsdecode(self.files[index])
@@ -28,15 +35,18 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(f'{self.folder}[{index}]: expected an index from 0 to {len(self) - 1}')
         path = self.path(index)
-        return {'image': decode(path.read_bytes(), str(path)), 'label': int(self.labels[index])}
+        name = printable(path)
+        return {'image': decode(path.read_bytes(), name), 'label': int(self.labels[index]), 'name': name}
 
 
 def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
-    """The images root/split/<class>/*.JPEG (.jpg .png .bmp .gif .webp, in any case), uint8 (H, W, 3), sizes as they are.
+    """The images in root/split/<class>/, uint8 (H, W, 3), sizes as they are: .jpeg .jpg .png .bmp .gif .webp .tif .tiff.
+
+    Those in folders inside a class folder, at any depth, are of that class too. split '': root itself has the class folders.
 
     Label i is the i-th class in sorted order. For ImageNet's folders, named by synset, that is TFDS's order too: n01440764
     is 0, n15075141 is 999. Classes are the folders of root/train where that exists, so that all splits agree; else those
-    of the split. Images are ordered by class, then by name. Hidden files and files of other kinds are no images.
+    of the split. Images are ordered by class, then by path. Hidden files and files of other kinds are no images.
     Raises FileNotFoundError without the folder, ValueError for a tree without class folders, for a class without images
     in the split that defines the classes, and for one that root/train lacks; reading an image raises CorruptImage, a
     ValueError that begins with its path.
@@ -52,22 +62,47 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
     classes = present if defining == folder else _folders(defining)
     strange = sorted(set(present) - set(classes))
     if not present or strange:
-        got = f'class {strange[0]!r}, which {defining} lacks' if strange else 'no class folders'
+        got = f'class {printable(strange[0])!r}, which {defining} lacks' if strange else 'no class folders'
         raise ValueError(
             f'{folder}: got {got}; expected {folder}/<class>/<image>.JPEG with the classes of {defining}'
             + ('' if strange else ' (are all images in one folder? sort them into a folder for each class)')
         )
     files, labels = [], []
     for name in present:
-        names = _images(folder / name)
+        names = [file.relative_to(folder).as_posix() for file in image_files(folder / name)]
         if not names and defining == folder:
-            raise ValueError(f'{folder / name}: got no images, expected at least one; unpack it again, or remove it')
-        files += [f'{name}/{file}' for file in names]
+            raise ValueError(
+                f'{printable(folder / name)}: got no images{_instead(folder / name)}, expected at least one file '
+                f'{" ".join(SUFFIXES)}, there or deeper; unpack it again, or remove it'
+            )
+        files += names
         labels += [classes.index(name)] * len(names)
     if not files:
         raise ValueError(f'{folder}: got no images in {len(present)} class folders; unpack it again')
+    classes = tuple(map(printable, classes))
     encoded = np.asarray([os.fsencode(file) for file in files])
     return FolderSource(folder, encoded, np.asarray(labels, np.int32), classes)
+
+
+def folders(split: str, data_dir: str) -> FolderSource:
+    """The `data` of a Config for a folder of photographs: data_dir/train, and for 'test' the first of test, val, validation.
+
+    Raises:
+        FileNotFoundError: without such a folder; otherwise as `folder_source`.
+
+    Example:
+        >>> from bnn_jax.training import Config
+        >>> config = Config(model=..., data=folders, data_dir='photos', standardize=...)  # doctest: +SKIP
+    """
+    names = ('test', 'val', 'validation') if split == 'test' else (split,)
+    root = Path(data_dir).expanduser()
+    present = next((name for name in names if (root / name).is_dir()), None)
+    if present is None:
+        raise FileNotFoundError(
+            f'{root} has no folder {" or ".join(names)}, expected {root}/train/<class>/<image>.jpg and {root}/test/...; for '
+            f"class folders that are not split: data=Splits.held_out(folder_source('{root}', ''))"
+        )
+    return folder_source(root, present)
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
@@ -75,7 +110,18 @@ def _folders(folder: Path) -> tuple[str, ...]:
         return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.')))
 
 
-def _images(folder: Path) -> list[str]:
+def image_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """The image files in folder and in the folders inside it, in the order of their paths; hidden ones are left out."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
-    return sorted(name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.'))
+        visible = sorted((entry for entry in entries if not entry.name.startswith('.')), key=lambda entry: entry.name)
+    for entry in visible:
+        if entry.is_dir():
+            yield from image_files(entry.path)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield Path(entry.path)
+
+
+def _instead(folder: Path) -> str:
+    """What there is where no images are: a few kinds of files, for the message."""
+    kinds = sorted({path.suffix or path.name for path in folder.rglob('*') if path.is_file()})
+    return f' but files {" ".join(map(printable, kinds[:5]))}' if kinds else ''

@@ -1,6 +1,7 @@
 """Encoded images to arrays: every kind of file that photograph collections hold, and what to do with damaged ones."""
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -8,9 +9,15 @@ import numpy as np
 from bnn_jax.data.source import Source, Subset
 from bnn_jax.data.threads import in_threads
 
-FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM')
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')
 SHOWN = 5
 """How many damaged images a message names."""
+
+
+def printable(name: str | os.PathLike) -> str:
+    r"""A name as it can be printed: bytes that are no UTF-8, line breaks and control characters as escapes, \xe9 or \n."""
+    text = os.fsencode(name).decode('utf-8', 'backslashreplace')
+    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 class CorruptImage(ValueError):
@@ -18,18 +25,19 @@ class CorruptImage(ValueError):
 
 
 def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
-    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (grey), whatever its file name promises.
+    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (gray), whatever its file name promises.
 
-    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM. Grey is repeated, palettes are looked
-    up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS and torchvision).
+    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM, TIFF (first page). Gray is repeated,
+    palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS
+    and torchvision).
     CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
-    C. Raises CorruptImage where Pillow cannot decode the whole image; a JPEG whose
+    C. Raises CorruptImage where Pillow cannot decode the whole image, and for pixels of 32 bits; a JPEG whose
     entropy-coded data were altered, not cut short, is decoded to something.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if channels not in (1, 3):
-        raise ValueError(f'channels: got {channels}, expected 1 (grey) or 3 (RGB)')
+        raise ValueError(f'channels: got {channels}, expected 1 (gray) or 3 (RGB)')
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
@@ -39,8 +47,10 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     except (
         Exception
     ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more for damaged bytes.
+        known = not isinstance(error, UnidentifiedImageError)
+        reason = f'{type(error).__name__}: {error}' if known else f'no {", ".join(FORMATS)}'
         raise CorruptImage(
-            f'{name}: {len(data)} bytes that cannot be decoded as an image ({type(error).__name__}: {error}); '
+            f'{name}: {len(data)} bytes that cannot be decoded as an image ({reason}); '
             'restore the file, or leave such files out: bnn_jax.data.skip_corrupt(source)'
         ) from error
 
@@ -50,6 +60,10 @@ def _pixels(image, mode: str) -> np.ndarray:
 
     if image.mode == 'CMYK' and image.format == 'JPEG' and 'adobe' not in image.info:
         image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])  # Pillow inverts all.
+    if image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF'):
+        raise ValueError(
+            f'pixels of mode {image.mode}, 32 bits each, whose range is not known; save them with 8 or 16 bits'
+        )
     if image.mode.startswith('I'):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == 'P' and 'transparency' in image.info:

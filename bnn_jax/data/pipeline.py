@@ -1,4 +1,4 @@
-"""From a source to batches: shuffling, augmentation, normalisation, prefetching; a function of (seed, step) alone.
+"""From a source to batches: shuffling, augmentation, normalization, prefetching; a function of (seed, step) alone.
 
 Whatever decodes and augments them, one thread or many worker processes, on one host or many, batches are the same.
 """
@@ -12,7 +12,7 @@ from typing import Any, cast
 import grain
 import numpy as np
 
-from bnn_jax.data.augmentations import Augmentation, Normalisation
+from bnn_jax.data.augmentations import Augmentation, Normalization
 from bnn_jax.data.source import Source
 
 WHOLE = (0, 1)
@@ -22,13 +22,43 @@ WHOLE = (0, 1)
 @dataclasses.dataclass(frozen=True)
 class _Prepare:
     augmentations: tuple[Augmentation, ...]
-    standardize: Normalisation
+    standardize: Normalization
 
     def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         image = element['image']
-        for augmentation in self.augmentations:
-            image = augmentation(image, rng)
-        return {'image': self.standardize(image), 'label': np.int32(element['label'])}
+        try:
+            for augmentation in self.augmentations:
+                image = augmentation(image, rng)
+            return {'image': self.standardize(image), 'label': _label(element)}
+        except ValueError as error:
+            if 'name' not in element:
+                raise
+            raise ValueError(f'{element["name"]}: {error}') from error
+
+
+def _label(example: dict) -> np.ndarray:
+    """int32 for a class, float32 for labels of another kind. Raises ValueError for what is no number."""
+    label = np.asarray(example.get('label'))
+    if np.issubdtype(label.dtype, np.integer) and label.size == 1:
+        return label.astype(np.int32).reshape(())
+    if not np.issubdtype(label.dtype, np.number):
+        raise ValueError(
+            f'label: got {example.get("label")!r} in an example with {sorted(example)}, expected an integer, its class'
+        )
+    return label.astype(np.float32)
+
+
+def _batch(examples: Sequence[dict]) -> dict:
+    """One batch. Raises ValueError for images of several sizes."""
+    shapes = list(dict.fromkeys(np.shape(example['image']) for example in examples))
+    if len(shapes) > 1:
+        one, other = ('x'.join(map(str, shape)) for shape in shapes[:2])
+        raise ValueError(
+            f'batch: got images of {one} and of {other}, expected one size; put a step that gives all of them one size, such '
+            'as resize_to(height, width), or resize_short(size) and then a crop, into augmentations and, for '
+            'test images, evaluation_augmentations'
+        )
+    return {key: np.stack([np.asarray(example[key]) for example in examples]) for key in ('image', 'label')}
 
 
 class _NoRandomness:
@@ -39,7 +69,7 @@ class _NoRandomness:
             raise AttributeError(name)
         raise ValueError(
             f'evaluation: an augmentation draws random numbers ({name}), expected deterministic ones, '
-            'such as resize_short(256), centre_crop(224)'
+            'such as resize_short(256), center_crop(224)'
         )
 
 
@@ -48,7 +78,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
-    standardize: Normalisation,
+    standardize: Normalization,
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
 ) -> tuple[grain.MapDataset, int]:
@@ -71,7 +101,7 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .random_map(_Prepare(tuple(augmentations), standardize))
-        .batch(batch_size // count, drop_remainder=True)
+        .batch(batch_size // count, drop_remainder=True, batch_fn=_batch)
         .slice(slice(index, epoch_steps * count, count))
     )
     return parts.repeat(), epoch_steps
@@ -81,7 +111,7 @@ def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int
     """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
 
     Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
-    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialise no JAX backend; closing the
+    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialize no JAX backend; closing the
     iterator ends them.
     """
     return _read(batches.slice(slice(first, last)), workers)
@@ -91,7 +121,7 @@ def evaluation_batches(
     source: Source,
     *,
     batch_size: int,
-    standardize: Normalisation,
+    standardize: Normalization,
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
     workers: int = 0,
@@ -107,7 +137,7 @@ def evaluation_batches(
     index, count = _checked_shard(shard, batch_size)
     prepare = functools.partial(_Prepare(tuple(augmentations), standardize), rng=cast(Any, _NoRandomness()))
     examples = grain.MapDataset.source(cast(Any, source)).map(prepare)
-    parts = examples.batch(batch_size // count).slice(slice(index, None, count))
+    parts = examples.batch(batch_size // count, batch_fn=_batch).slice(slice(index, None, count))
     yield from _read(parts, workers)
     if len(parts) < -(-len(source) // batch_size):
         first = cast(dict, examples[0])

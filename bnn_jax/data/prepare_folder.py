@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from bnn_jax.data.augmentations import scale_short_side
 from bnn_jax.data.folder import FolderSource, folder_source
-from bnn_jax.data.images import CorruptImage, skipped_message
+from bnn_jax.data.images import CorruptImage, printable, skipped_message
 from bnn_jax.data.prepare import write
 from bnn_jax.data.threads import in_threads
 
@@ -71,6 +71,8 @@ def _examples(
             image = scale_short_side(source[index]['image'], short_side)
         except CorruptImage as error:
             return error
+        except ValueError as error:
+            raise ValueError(f'{printable(source.path(index))}: {error}') from error
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, 'JPEG', quality=quality)
         return buffer.getvalue()
@@ -80,7 +82,7 @@ def _examples(
         if isinstance(result, CorruptImage):
             on_corrupt(result)
             continue
-        name = str(source.path(index).relative_to(source.folder))
+        name = printable(source.path(index).relative_to(source.folder))
         yield name, {'image': io.BytesIO(result), 'label': int(source.labels[index]), 'file_name': name}
         written += 1
     if not written:

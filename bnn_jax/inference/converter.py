@@ -11,8 +11,6 @@ from flax import nnx
 
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
-from bnn_jax.nn.operations import Dense
-from bnn_jax.nn.packed import PackedProduct
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
 from bnn_jax.nn.walk import arrays_beside, is_container, joined, slots, walk
@@ -26,8 +24,7 @@ class Packed(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x, layer = without_gradient(x), self.layer
-        by_rows = isinstance(layer, PackedProduct) and isinstance(layer.product, Dense)
-        return _nan_where(x, layer(x), by_rows)  # pyright: ignore[reportCallIssue]
+        return _nan_where(x, layer(x), layer.acts_on_rows())  # pyright: ignore[reportCallIssue]
 
     def __getattr__(self, name: str) -> Any:
         if name in ('kernel', 'bias', 'scheme'):
@@ -110,6 +107,10 @@ class ConvertedModule(KeptModule):
 
     def holds_bits(self) -> bool:
         return True
+
+    def multiplies_bits(self) -> bool:
+        packed = (place.layer for place in walk(self.module()) if isinstance(place.layer, Packed))
+        return any(one.layer.multiplies_bits() for one in packed)
 
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
         raise ValueError(

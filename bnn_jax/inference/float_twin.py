@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.packed_layer import PackedLayer, with_children
 
 
-def float_twin(network: PackedNetwork) -> PackedNetwork:
-    """The network with every sign as a float32 number and every product a float32 one: 32 times the memory.
+def float_twin(network: Any) -> Any:
+    """The `PackedNetwork` with every sign as a float32 number and every product a float32 one: 32 times the memory.
 
     On CPU its logits are those of `network` where all products of signs are exact, below 2^24 terms; without any binary
     input (BinaryConnect, BWN) only up to rounding, for `network` adds up in another order.
@@ -15,7 +14,7 @@ def float_twin(network: PackedNetwork) -> PackedNetwork:
     Raises:
         TypeError: for anything but a packed network.
     """
-    if not isinstance(network, PackedNetwork):
+    if not (isinstance(network, PackedLayer) and network.is_network):
         raise TypeError(
             f'float_twin: got a {type(network).__name__}, expected a PackedNetwork, as convert makes of a bnn_jax.nn.Network; '
             'of any other module the trained model itself, in evaluation mode, gives the same answers in floats'

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.inference.converter import Packed, convert
+from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.packed_layer import role
-from bnn_jax.nn.product import Product
 from bnn_jax.nn.walk import Place, walk
 
 
@@ -27,7 +27,7 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
     """A packed copy of the module with these packed layers and arrays. Raises ValueError where its structure differs."""
     if packed_layers(module):
         module = nnx.merge(*nnx.split(module), copy=True)
-    elif any(isinstance(p.layer, Product) and p.layer.scheme.weight is not None for p in walk(module)):
+    elif any(isinstance(p.layer, Layer) and p.layer.binary_weights() for p in walk(module)):
         module = convert(module)
     else:
         raise ValueError(

@@ -17,12 +17,9 @@ from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
 from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
-from bnn_jax.inference.thresholds import in_bits, multiplies_bits
-from bnn_jax.nn.names import maker_of, name_of
-from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.nn.packed import PackedNetwork
+from bnn_jax.inference.thresholds import in_bits
+from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
-from bnn_jax.ops.windows import Window
 
 FORMAT, VERSION = 'bnn_jax', 1
 
@@ -47,12 +44,12 @@ def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any]
         ValueError: for a layer without a registered name (`nn.register`).
         OSError: with the remedy, if the file cannot be written.
     """
-    path, tensors = Path(path), {}
-    if isinstance(network, PackedNetwork):
+    path, tensors, module = Path(path), {}, network
+    if isinstance(network, PackedLayer) and network.is_network:
         entry, described = 'network', _describe(network, tensors)
     elif packed := packed_layers(network):
         described = {'packed': {place.path: _describe(place.layer.layer, tensors) for place in packed}}
-        described['arrays'] = {name: _store(array, tensors) for name, array in arrays_beside(network).items()}
+        described['arrays'] = {name: _store(array, tensors) for name, array in arrays_beside(module).items()}
         entry = 'module'
     elif isinstance(network, PackedLayer):
         raise TypeError(
@@ -107,7 +104,7 @@ def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
             network = in_bits(_build(described, tensors, used))
         else:
             raw = {name: _build(tree, tensors, used) for name, tree in described['packed'].items()}
-            in_order = any(map(multiplies_bits, raw.values()))
+            in_order = any(layer.multiplies_bits() for layer in raw.values())
             built = {name: in_bits(layer, in_order) for name, layer in raw.items()}
             arrays = {name: _tensor(tensor, tensors, used) for name, tensor in described['arrays'].items()}
         if used != set(tensors):
@@ -116,7 +113,7 @@ def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
         raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
     if into is not None:
         return put_into(into, built, arrays)
-    if not isinstance(network, PackedNetwork):
+    if not network.is_network:
         raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
     return network
 
@@ -164,7 +161,7 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
     """JSON for a layer: {"kind": its registered name, its fields}; a tensor becomes its name. Defaults are left out."""
     if isinstance(value, tuple):
         return [_describe(inner, tensors) for inner in value]
-    name = name_of(value)
+    name = registered_name(value)
     if name is None:
         if isinstance(value, bool | int | float | str | None):
             return value
@@ -200,7 +197,8 @@ def _build(described: Any, tensors: dict[str, np.ndarray], used: set[str]) -> An
     if not isinstance(described, dict):
         return described
     described = dict(described)
-    kind = maker_of(described.pop('kind'))
+    entry = registered(described.pop('kind'))
+    kind = entry.layer
     if hasattr(kind, 'from_file'):
         return kind.from_file(described, lambda name: _tensor(name, tensors, used))  # pyright: ignore
     if not isinstance(kind, type):
@@ -213,25 +211,22 @@ def _build(described: Any, tensors: dict[str, np.ndarray], used: set[str]) -> An
             values[field.name] = _tensor(inner, tensors, used)
         else:
             values[field.name] = _build(inner, tensors, used)
-            _check_field(kind, field.name, values[field.name])
-    return Window.of(**values) if kind is Window else kind(**values)
+            if entry.make is None:
+                _check_field(kind, field, values[field.name])
+    return (entry.make or kind)(**values)
 
 
-def _check_field(kind: type, key: str, value: Any) -> None:
+def _check_field(kind: type, field: dataclasses.Field, value: Any) -> None:
     """Raises ValueError unless a value that a file gives is of the type that the field states."""
-    expected = get_type_hints(kind)[key]
-    if kind is Window:
-        return  # `Window.of` checks.
+    expected = get_type_hints(kind)[field.name]
     if expected is Any:
-        fits = callable(value) and not isinstance(
-            value, PackedLayer | Convolution | Dense
-        )  # A layer without parameters.
-    else:
-        fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
-    if isinstance(value, tuple):
-        fits = fits and all(isinstance(layer, PackedLayer) and type(layer) is not PackedNetwork for layer in value)
+        return  # The class checks it.
+    fits = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if role(field) == 'child':
+        layers = value if isinstance(value, tuple) else (value,)
+        fits = fits and all(isinstance(layer, PackedLayer) and not layer.is_network for layer in layers)
     if not fits:
-        raise ValueError(f'{kind.__name__}.{key} is {value!r}, expected {expected}')
+        raise ValueError(f'{kind.__name__}.{field.name} is {value!r}, expected {expected}')
 
 
 def _tensor(name: str | None, tensors: dict[str, np.ndarray], used: set[str]):

@@ -6,7 +6,6 @@ convert and load call `in_bits`, which finds where this applies and computes the
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -14,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.nn.epilogue import epilogue, scaled
-from bnn_jax.nn.packed import Chain, PackedProduct
-from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer, with_children
+from bnn_jax.nn.packed_layer import IntegerForm, PackedLayer, derived, packed_layer, with_children
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.deterministic import negative
@@ -28,49 +26,37 @@ def in_bits(layer: Any, in_order: bool | None = None) -> Any:
     Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
     in_order: whether that order is given up for the one of training; None: where the layer multiplies bits.
     """
-    if in_order is None:
-        in_order = multiplies_bits(layer)
-    return _in_bits(layer, in_order)
-
-
-def multiplies_bits(layer: Any) -> bool:
-    """Whether a packed layer, or one inside, is a product of bits."""
-    layers = jax.tree.leaves(layer, is_leaf=lambda inner: isinstance(inner, PackedProduct))
-    return any(isinstance(inner, PackedProduct) for inner in layers)
+    return _in_bits(layer, layer.multiplies_bits() if in_order is None else in_order)
 
 
 def _in_bits(layer: Any, in_order: bool) -> Any:
     layer = with_children(layer, lambda inner: _in_bits(inner, in_order))
-    if isinstance(layer, Chain):
-        return Chain(layer.layers, tuple(Run.of(layer.layers, start, stop) for start, stop in runs(layer.layers)))
-    return layer.summed(in_order)
+    return layer.summed(in_order).with_runs(lambda layers: tuple(Run.of(layers, *ends) for ends in runs(layers)))
 
 
 def runs(layers: Sequence) -> list[tuple[int, int]]:
-    """Where thresholds apply in a chain: (start, stop) of each product whose map only the sign of product `stop` reads.
+    """Where thresholds apply in layers one after the other: (start, stop) of each whose map only the sign of `stop` reads.
 
-    Neither product may use K, which needs the map itself. Between them may stand layers that keep order
-    (`Layer.direction`) or that only move signs (`Layer.moves_signs`); where channels have moved, by flattening, no
-    number of a channel may follow. All numbers must be finite.
+    Layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` read signs alone. Between them may
+    stand layers that keep order (`Layer.direction`) or that only move signs (`Layer.moves_signs`); where channels have moved,
+    by flattening, no number of a channel may follow.
     """
-    products = [i for i, layer in enumerate(layers) if isinstance(layer, PackedProduct)]
-    return [
-        (a, b)
-        for a, b in pairwise(products)
-        if layers[b].reads_only_signs() and _monotone(layers[a], layers[a + 1 : b])
-    ]
+    found = []
+    for start, layer in enumerate(layers):
+        form = layer.integer_form()
+        readers = (i for i in range(start + 1, len(layers)) if layers[i].reads_only_signs())
+        stop = None if form is None else next(readers, None)
+        if form is not None and stop is not None and _monotone(form, layers[start + 1 : stop]):
+            found.append((start, stop))
+    return found
 
 
-def _monotone(product: PackedProduct, between: Sequence) -> bool:
-    """Whether `between`, after `product`, is a monotone function of the integer in every channel."""
-    numbers = (product.scale, product.bias)
+def _monotone(form: IntegerForm, between: Sequence) -> bool:
+    """Whether `between` is a monotone function of the integer in every channel."""
     moved = [not layer.keeps_channels for layer in between]
     return (
-        not product.use_k
-        and not product.is_affine()
-        and all(layer.moves_signs() or layer.direction(product.out_features) is not None for layer in between)
+        all(layer.moves_signs() or layer.direction(form.channels) is not None for layer in between)
         and moved == sorted(moved)  # Flattening comes last.
-        and all(np.isfinite(np.asarray(array)).all() for array in numbers if array is not None)
     )
 
 
@@ -90,18 +76,17 @@ class Run(PackedLayer):
 
     @staticmethod
     def of(layers: Sequence, start: int, stop: int) -> 'Run':
-        """The run of layers[start:stop], which `runs` named: thresholds by bisection over the layers themselves."""
-        product, *between = layers[start:stop]
+        """The run of layers[start:stop], which `runs` found: thresholds by bisection over the layers themselves."""
+        form, between = layers[start].integer_form(), layers[start + 1 : stop]
         pointwise = tuple(layer for layer in between if not layer.moves_signs())
-        k = int(np.prod(product.product.kernel_shape(product.in_features, product.out_features)[:-1]))
-        thresholds, flip = _thresholds(product.scale, product.bias, pointwise, k, product.out_features)
+        thresholds, flip = _thresholds(form.scale, form.bias, pointwise, form.largest, form.channels)
         flip = np.asarray(flip)
-        highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(product, between))
+        highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(form, between))
         return Run(start, stop, thresholds, _words(flip), highest)
 
     def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
         product, *between = layers[self.start : self.stop]
-        signs = product.signs(x, self.thresholds, self.flip)
+        signs = product.compared(x, self.thresholds, self.flip)
         moving = [layer for layer in between if layer.moves_signs()]
         for layer, highest in zip(moving, self.highest, strict=True):
             signs = layer.on_signs(signs, highest)
@@ -149,14 +134,14 @@ def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[j
     return bisect(is_negative, k, channels)
 
 
-def _rising_where_moved(product: PackedProduct, between: Sequence) -> list[np.ndarray]:
+def _rising_where_moved(form: IntegerForm, between: Sequence) -> list[np.ndarray]:
     """For each layer that moves signs, where its input does not fall as the integer rises: (out,) bool."""
-    rising, found = np.ones(product.out_features) if product.scale is None else np.sign(np.asarray(product.scale)), []
+    rising, found = np.ones(form.channels) if form.scale is None else np.sign(np.asarray(form.scale)), []
     for layer in between:
         if layer.moves_signs():
             found.append(rising >= 0)
         else:
-            rising = rising * layer.direction(product.out_features)
+            rising = rising * layer.direction(form.channels)
     return found
 
 

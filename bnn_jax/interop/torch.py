@@ -24,12 +24,12 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     {'state_dict': ...} is unwrapped, `module` of DataParallel is left out of the names wherever it stands, and
     `num_batches_tracked` is passed over. Names beyond the last part serve the messages only.
     Layouts: convolutions (out, in, h, w) -> HWIO; dense (out, in) -> (in, out), and where an image was flattened (here, or
-    already before a normalisation of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
+    already before a normalization of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
     Every tensor and every parameter is used exactly once, layer by layer. Raises ValueError naming both sides for a layer
     or tensor that is missing, left over or of another shape; TypeError for other types.
 
     The networks that published checkpoints fit, in the scheme whose arithmetic they were trained in:
-    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalised the 800 inputs of
+    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalized the 800 inputs of
       the first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
     - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
@@ -61,11 +61,11 @@ def start_from(model: Network, trained: Network) -> Network:
     """A copy of the model that starts from a trained network of the same architecture in another scheme.
 
     Typically `trained` is real and `model` binary: the real kernels become latent weights, as they are (the scheme's own
-    projection clips or centres them from the first update on). Products are matched in order, those of shortcuts apart.
-    Copied are all kernels; biases where the model has them; a normalisation directly after a product where both networks
-    have one with gamma and beta. All else (XNOR-Net's other normalisations, say) keeps the model's values.
+    projection clips or centers them from the first update on). Products are matched in order, those of shortcuts apart.
+    Copied are all kernels; biases where the model has them; a normalization directly after a product where both networks
+    have one with gamma and beta. All else (XNOR-Net's other normalizations, say) keeps the model's values.
     Raises ValueError naming both sides for another number or shape of products, and for a bias that the model has no
-    place for (before a normalisation it has no effect and is left out); TypeError for other types.
+    place for (before a normalization it has no effect and is left out); TypeError for other types.
     """
     model = _copy(model, 'start_from')
     _check_network(trained, 'start_from')
@@ -90,8 +90,8 @@ class _Slot:
     @property
     def kind(self) -> str:
         if isinstance(self.layer, Norm):
-            return 'normalisation'
-        return 'dense layer' if isinstance(self.layer.product, Dense) else 'convolution'
+            return 'normalization'
+        return 'dense layer' if isinstance(self.layer.operation, Dense) else 'convolution'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _tensors(slot: _Slot) -> dict[str, _Tensor]:
         if isinstance(layer.scale, nnx.Param):  # Without gamma and beta PyTorch stores neither.
             variables = {'weight': layer.scale, 'bias': layer.bias, **variables}
         return {name: _Tensor(one, (n,), lambda v: _channels_last(v, slot.channels)) for name, one in variables.items()}
-    if isinstance(layer.product, Dense):
+    if isinstance(layer.operation, Dense):
         shape = (layer.out_features, layer.in_features)
         tensors = {'weight': _Tensor(layer.kernel, shape, lambda v: _channels_last(v.T, slot.channels))}
     else:
@@ -202,7 +202,7 @@ def _set(variable: nnx.Variable, value) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Normed:
-    """A product and the normalisation directly after it."""
+    """A product and the normalization directly after it."""
 
     path: str
     product: Product

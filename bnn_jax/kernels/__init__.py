@@ -148,9 +148,9 @@ def packed_conv2d_signs(
 
 
 def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str | Backend = 'auto') -> jax.Array:
-    """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalised x.
+    """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalized x.
 
-    What is normalised is `deterministic.normalize(x, coefficients)`, without that map being written where the backend can.
+    What is normalized is `deterministic.normalize(x, coefficients)`, without that map being written where the backend can.
     Returns (..., ceil(channels / 32)) uint32. Raises ValueError or TypeError for coefficients of another shape or dtype
     than (2, channels) and x's, and as `bits.pack`.
     """

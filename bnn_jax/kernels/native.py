@@ -135,7 +135,7 @@ class Native(Backend):
 
     @partial(jax.jit, static_argnums=0)
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
-        """Of float32 without the normalised map being written."""
+        """Of float32 without the normalized map being written."""
         if x.dtype != jnp.float32:
             return super().pack(x, coefficients)
         if coefficients is None:

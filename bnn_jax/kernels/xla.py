@@ -3,7 +3,7 @@
 What that takes (measured, jax 0.10): one elementwise expression over the whole output, without a reduction, for the obvious
 `sum(popcount(x[:, None] ^ w[None]), -1)` is not fused and runs 20 times slower; several words in that expression, for with
 one word the output is read and written once a word, and a fusion of so little arithmetic is given one thread; and blocks
-of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorisation.
+of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorization.
 """
 
 from functools import partial

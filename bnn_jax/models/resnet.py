@@ -40,7 +40,7 @@ def resnet(
     first begin with stride 2. Raises ValueError if `blocks` and `filters` differ in length.
     The scheme's `residual` says whether one shortcut spans both convolutions of a block (`schemes.residual_...`) or each
     has its own (`schemes.residuals_...`), `downsample` and `shortcut` what it is where the shape changes: a strided 1x1
-    convolution with normalisation by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
+    convolution with normalization by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
     XNOR-Net, whose paper does not give its block, norm - sign - product twice; arXiv:1808.00278 for Bi-Real Net.
     """
     if len(blocks) != len(filters):

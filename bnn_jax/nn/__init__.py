@@ -4,7 +4,7 @@ from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
-from bnn_jax.nn.layer import Container, Cost, Layer, Slot
+from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
@@ -20,6 +20,7 @@ from bnn_jax.ops.windows import Window
 __all__ = [
     'AvgPool',
     'Auxiliary',
+    'BinaryWeights',
     'Branches',
     'Container',
     'Conv',

@@ -17,7 +17,7 @@ from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Padding, Window
-from bnn_jax.schemes.dropout import Place, elements, everywhere
+from bnn_jax.schemes.dropout import ProductInput, elements, everywhere
 from bnn_jax.schemes.orders import arrange
 from bnn_jax.schemes.scheme import Scheme
 
@@ -29,7 +29,7 @@ RELU = Relu()
 class Part:
     """Implements `schemes.Parts` for one product from `shape` (H, W, C), or (C,), to `out_features` channels."""
 
-    product_kind: Convolution | Dense
+    operation: Convolution | Dense
     shape: tuple[int, ...]
     out_features: int
     scheme: Scheme
@@ -40,15 +40,15 @@ class Part:
     pooled: bool = False
 
     def product(self) -> list:
-        dense = isinstance(self.product_kind, Dense)
+        dense = isinstance(self.operation, Dense)
         flatten: list = [Flatten()] if dense and len(self.shape) == 3 else []
-        drop = self.scheme.drops(Place(self.shape, dense, self.pooled)) if self.scheme.dropout > 0 else None
-        into = self.shape[-1]
+        drop = self.scheme.drops(ProductInput(self.shape, dense, self.pooled)) if self.scheme.dropout > 0 else None
+        in_features = self.shape[-1]
         if flatten:
-            into *= self.shape[0] * self.shape[1]
+            in_features *= self.shape[0] * self.shape[1]
         layer = Product(
-            self.product_kind,
-            into,
+            self.operation,
+            in_features,
             self.out_features,
             scheme=self.scheme,
             use_bias=self.use_bias or self.scheme.bias,
@@ -62,7 +62,7 @@ class Part:
         return [Norm(self.shape[-1], scheme=self.scheme, rngs=self.rngs)]
 
     def feature_norm_in(self) -> list:
-        if not isinstance(self.product_kind, Dense):
+        if not isinstance(self.operation, Dense):
             return self.norm_in()
         return [Flatten(), Norm(math.prod(self.shape), scheme=self.scheme, rngs=self.rngs)]
 
@@ -82,26 +82,26 @@ class Part:
 
     def unstrided(self) -> 'Part':
         window = dataclasses.replace(self.window, strides=(1, 1))
-        return dataclasses.replace(self, product_kind=dataclasses.replace(self.product_kind, window=window))
+        return dataclasses.replace(self, operation=dataclasses.replace(self.operation, window=window))
 
     def around(self, body: list) -> list:
         shortcut = []
         if self.shape != self.after:
-            product = Convolution(Window.of(1, self.window.strides))
-            part = dataclasses.replace(self, product_kind=product, scheme=self.scheme.shortcut(self.scheme))
+            operation = Convolution(Window.of(1, self.window.strides))
+            part = dataclasses.replace(self, operation=operation, scheme=self.scheme.shortcut(self.scheme))
             shortcut = arrange(self.scheme.downsample, part)
         return [Residual(Sequential(body), Sequential(shortcut))]
 
     @property
     def window(self) -> Window:
         """The window of a convolution."""
-        assert isinstance(self.product_kind, Convolution)
-        return self.product_kind.window
+        assert isinstance(self.operation, Convolution)
+        return self.operation.window
 
     @property
     def after(self) -> tuple[int, ...]:
         """The shape that a block of these parts gives."""
-        if isinstance(self.product_kind, Dense):
+        if isinstance(self.operation, Dense):
             return (self.out_features,)
         height, width = self.shape[:2]
         for window in (self.window, *(pool.window for pool in self.pooling)):
@@ -174,16 +174,16 @@ class NetworkBuilder:
 
         Raises ValueError where they give images of different sizes.
         """
-        stacks = [self._fork() for _ in builds]
-        for build, stack in zip(builds, stacks, strict=True):
-            build(stack)
-            if any(isinstance(layer, Auxiliary) for layer in stack.layers):
+        builders = [self._fork() for _ in builds]
+        for build, builder in zip(builds, builders, strict=True):
+            build(builder)
+            if any(isinstance(layer, Auxiliary) for layer in builder.layers):
                 raise ValueError('branches: got an auxiliary head inside a branch, expected it on the main path')
-        sizes = {stack.shape[:-1] for stack in stacks}
+        sizes = {builder.shape[:-1] for builder in builders}
         if len(sizes) != 1:
             raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
-        self.layers.append(Branches([Sequential(stack.layers) for stack in stacks]))
-        self.shape, self.pooled = (*sizes.pop(), sum(stack.shape[-1] for stack in stacks)), False
+        self.layers.append(Branches([Sequential(builder.layers) for builder in builders]))
+        self.shape, self.pooled = (*sizes.pop(), sum(builder.shape[-1] for builder in builders)), False
 
     def auxiliary(
         self,
@@ -197,9 +197,9 @@ class NetworkBuilder:
 
         dropout: as in `network`.
         """
-        stack = self._fork()
-        build(stack)
-        self.layers.append(Auxiliary(stack.network(num_classes, dropout=dropout).body, weight))
+        builder = self._fork()
+        build(builder)
+        self.layers.append(Auxiliary(builder.network(num_classes, dropout=dropout).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
         """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
@@ -226,7 +226,7 @@ class NetworkBuilder:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
 
         A real last convolution is rectified before the mean, as in the sources, unless its input already is by the
-        scheme's head; a binary one is normalised instead.
+        scheme's head; a binary one is normalized instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
         head = arrange(self.scheme.head, part)
@@ -236,10 +236,10 @@ class NetworkBuilder:
         return Network(layers, channels=self.channels, num_classes=part.out_features)
 
     def _fork(self) -> 'NetworkBuilder':
-        """A stack that begins with what this one gives."""
-        stack = copy.copy(self)
-        stack.layers = []
-        return stack
+        """A builder that begins with what this one gives."""
+        builder = copy.copy(self)
+        builder.layers = []
+        return builder
 
     def _chain(self, part: Part) -> None:
         self.layers += arrange(part.scheme.chain, part)
@@ -249,7 +249,7 @@ class NetworkBuilder:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        # A real last layer has a bias; a binary one is followed by a normalisation.
+        # A real last layer has a bias; a binary one is followed by a normalization.
         return self._part(product, shape, int(num_classes), last, pooling, use_bias=_is_real(last))
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):
@@ -258,8 +258,8 @@ class NetworkBuilder:
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1, groups=1) -> Part:
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        product = Convolution(Window.of(size, strides, padding, dilation), groups=groups)
-        return self._part(product, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
+        operation = Convolution(Window.of(size, strides, padding, dilation), groups=groups)
+        return self._part(operation, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
 
 
 def _is_real(scheme: Scheme) -> bool:

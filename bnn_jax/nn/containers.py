@@ -9,7 +9,7 @@ from flax import nnx
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.layer import Container, Slot
-from bnn_jax.nn.packed import Chain, Concat, PackedNetwork, Sum
+from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
 from bnn_jax.ops.deterministic import rounded
 
 
@@ -27,8 +27,8 @@ class Sequential(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(str(i), self.layers, i) for i in range(len(self.layers))]
 
-    def packed(self, layers: Sequence[Any]) -> Chain:
-        return Chain(tuple(layers))
+    def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        return PackedSequential(tuple(layers))
 
 
 class Residual(Container, nnx.Module):
@@ -43,8 +43,8 @@ class Residual(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(name, self, name) for name in ('body', 'shortcut')]
 
-    def packed(self, layers: Sequence[Any]) -> Sum:
-        return Sum(*layers)
+    def packed(self, layers: Sequence[Any]) -> PackedResidual:
+        return PackedResidual(*layers)
 
 
 class Branches(Container, nnx.Module):
@@ -59,8 +59,8 @@ class Branches(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return [Slot(f'branch{i}', self.branches, i) for i in range(len(self.branches))]
 
-    def packed(self, layers: Sequence[Any]) -> Concat:
-        return Concat(tuple(layers))
+    def packed(self, layers: Sequence[Any]) -> PackedBranches:
+        return PackedBranches(tuple(layers))
 
 
 class Auxiliary(Container, nnx.Module):
@@ -78,8 +78,8 @@ class Auxiliary(Container, nnx.Module):
     def slots(self) -> list[Slot]:
         return []  # Only training sees the head.
 
-    def packed(self, layers: Sequence[Any]) -> Chain:
-        return Chain(())
+    def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        return PackedSequential(())
 
 
 class Network(Container, nnx.Module):

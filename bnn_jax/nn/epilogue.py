@@ -31,27 +31,27 @@ def epilogue(y: jax.Array, k: jax.Array | None, bias: jax.Array | None) -> jax.A
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 4))
 def binary_product(
-    product: Convolution | Dense,
+    operation: Convolution | Dense,
     x: jax.Array,
     weight: jax.Array,
     scale: jax.Array | None,
     sign: Callable = quantizers.sign,
 ) -> jax.Array:
-    """product(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
+    """operation(x, weight) for a weight that is scale * signs, computed exactly: signs first, scale afterwards.
 
-    Forward: scaled(product(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
-    Gradient: that of product(x, weight) to x and weight; none to scale, whose part is in weight's own gradient. That to
-    x is that of product(x, sign(weight)) for scale * g, so that scale * signs is never made.
+    Forward: scaled(operation(x, sign(weight)), scale); for x = +-1 the inner product is an exact integer.
+    Gradient: that of operation(x, weight) to x and weight; none to scale, whose part is in weight's own gradient. That to
+    x is that of operation(x, sign(weight)) for scale * g, so that scale * signs is never made.
     """
-    return scaled(product(x, sign(weight)), scale)
+    return scaled(operation(x, sign(weight)), scale)
 
 
-def _binary_product_fwd(product, x, weight, scale, sign):
-    y, vjp = jax.vjp(product, x, sign(weight))
+def _binary_product_fwd(operation, x, weight, scale, sign):
+    y, vjp = jax.vjp(operation, x, sign(weight))
     return scaled(y, scale), (vjp, scale)
 
 
-def _binary_product_bwd(product, sign, residuals, g):
+def _binary_product_bwd(operation, sign, residuals, g):
     vjp, scale = residuals
     if scale is None:
         return *vjp(g), None

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.names import fields_of, maker_of, name_of
+from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.signs import Signs
@@ -40,6 +40,17 @@ class Cost:
     macs_32bit: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class BinaryWeights:
+    """The binary weights of a layer."""
+
+    # Latent weights, as they are read, and the signs of evaluation: of the kernel's shape.
+    latent: jax.Array
+    signs: jax.Array
+    # The scale of every filter, (out,), without a gradient; None: 1.
+    scale: jax.Array | None
+
+
 class Layer:
     """The defaults of a layer: float arithmetic that conversion leaves as it is. Override what differs."""
 
@@ -60,6 +71,17 @@ class Layer:
     def multiplies_bits(self) -> bool:
         """Whether the layer multiplies binary inputs by binary weights."""
         return False
+
+    def binary_weights(self) -> BinaryWeights | None:
+        """The binary weights; None for a layer without."""
+        return None
+
+    def passes_gradient(self, x: jax.Array) -> jax.Array | None:
+        """Where the binary activation lets a gradient through to the input x, bool; None for a layer without one."""
+        return None
+
+    def use_batch_statistics(self) -> None:
+        """Evaluate with the mean and variance of each batch as a whole, where the layer has running ones."""
 
     def packed(self) -> Any:
         """The layer in packed arithmetic. Raises ValueError with the reason where it cannot be converted."""
@@ -155,6 +177,11 @@ class Unchanged(PackedLayer):
 
     function: Any
 
+    def __post_init__(self):
+        # A file may name anything that is registered: an operation, say, which takes weights too.
+        if isinstance(self.function, PackedLayer) or not _takes_one_array(self.function):
+            raise ValueError(f'got {self.function!r} as a layer, expected a function of one array')
+
     @property
     def keeps_channels(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return getattr(self.function, 'keeps_channels', True)
@@ -220,7 +247,7 @@ class KeptModule(PackedLayer):
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
         """What a file says of the layer. store: array -> the name of its tensor. Raises ValueError if it has no name."""
         module = self.module()
-        name = name_of(module)
+        name = registered_name(module)
         if name is None:
             kind = type(module).__name__
             raise ValueError(
@@ -228,13 +255,14 @@ class KeptModule(PackedLayer):
                 f'register it once: bnn_jax.nn.register({kind!r}, fields=(...))({kind})'
             )
         arrays = {jax.tree_util.keystr(path): store(leaf) for path, leaf in _arrays(self.state)}
-        return {'name': name, 'fields': {f: getattr(module, f) for f in fields_of(name)}, 'arrays': arrays}
+        return {'name': name, 'fields': {f: getattr(module, f) for f in registered(name).fields}, 'arrays': arrays}
 
     @classmethod
     def from_file(cls, described: dict[str, Any], load: Callable[[str], Any]) -> 'KeptModule':
         """The inverse of `to_file`. load: the name of a tensor -> the array."""
-        maker = maker_of(described['name'])
-        takes_rngs = 'rngs' in inspect.signature(maker.__init__).parameters
+        entry = registered(described['name'])
+        maker = entry.make or entry.layer
+        takes_rngs = 'rngs' in inspect.signature(maker).parameters
         module = maker(**described['fields'], **({'rngs': nnx.Rngs(0)} if takes_rngs else {}))
         layer = cls.of(module)
         expected = dict((jax.tree_util.keystr(path), leaf) for path, leaf in _arrays(layer.state))
@@ -252,6 +280,16 @@ class KeptModule(PackedLayer):
             return loaded.get(jax.tree_util.keystr(path), leaf)
 
         return cls(layer.graphdef, jax.tree_util.tree_map_with_path(put, layer.state))
+
+
+def _takes_one_array(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return callable(function)  # Functions written in C have no signature.
+    return True
 
 
 def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:

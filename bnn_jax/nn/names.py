@@ -4,18 +4,31 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """What stands behind a name in files."""
+
+    # A class, or a plain function.
+    layer: Any
+    # Of a class: the constructor's arguments that a file gives.
+    fields: tuple[str, ...]
+    # What makes one of these, if it is not the class itself.
+    make: Callable[..., Any] | None
+
+
 _NAMES: dict[Any, str] = {}
-_MAKERS: dict[str, Callable[..., Any]] = {}
-_FIELDS: dict[str, tuple[str, ...]] = {}
+_REGISTERED: dict[str, Registered] = {}
 
 
-def register(name: str, fields: Sequence[str] = ()) -> Callable[[Any], Any]:
+def register(name: str, fields: Sequence[str] = (), make: Callable[..., Any] | None = None) -> Callable[[Any], Any]:
     """Gives a layer its name in files.
 
     Args:
         name: the name; a name that another layer has is refused.
         fields: the constructor's arguments that a file keeps, each an attribute of the layer. A dataclass needs none: its
             fields are kept. Arrays are kept too, from the state of an `nnx.Module`.
+        make: what makes a layer of these arguments, and checks them; None: the class.
 
     Returns:
         A decorator for a class, or for a plain function such as `nnx.relu`.
@@ -29,37 +42,33 @@ def register(name: str, fields: Sequence[str] = ()) -> Callable[[Any], Any]:
         >>> _ = bnn.nn.register('nnx.Linear', fields=('in_features', 'out_features'))(nnx.Linear)
     """
 
-    def named(layer: Any) -> Any:
-        if _MAKERS.get(name, layer) is not layer:
-            raise ValueError(f'register: the name {name!r} is taken by {_MAKERS[name]!r}; choose another one')
+    def decorate(layer: Any) -> Any:
+        taken = _REGISTERED.get(name)
+        if taken is not None and taken.layer is not layer:
+            raise ValueError(f'register: the name {name!r} is taken by {taken.layer!r}; choose another one')
         is_record = isinstance(layer, type) and dataclasses.is_dataclass(layer)
-        _NAMES[layer], _MAKERS[name] = name, layer
-        _FIELDS[name] = tuple(f.name for f in dataclasses.fields(layer)) if is_record else tuple(fields)
+        kept = tuple(f.name for f in dataclasses.fields(layer)) if is_record else tuple(fields)
+        _NAMES[layer], _REGISTERED[name] = name, Registered(layer, kept, make)
         return layer
 
-    return named
+    return decorate
 
 
-def name_of(layer: Any) -> str | None:
-    """The registered name of a layer's class, or of the layer itself if it is a function; None if it has none."""
+def registered_name(layer: Any) -> str | None:
+    """The name in files of a layer's class, or of the layer itself if it is a function; None if it has none."""
     name = _NAMES.get(type(layer))
     return _NAMES.get(layer) if name is None and isinstance(layer, Hashable) else name
 
 
-def maker_of(name: str) -> Callable[..., Any]:
-    """What makes the layer of this name (a function is the layer itself). Raises ValueError for an unknown name."""
-    if name not in _MAKERS:
+def registered(name: str) -> Registered:
+    """What is registered under this name. Raises ValueError for an unknown name."""
+    if name not in _REGISTERED:
         raise ValueError(
             f'unknown kind {name!r}; a layer of your own must be registered before loading: bnn_jax.nn.register({name!r})'
         )
-    return _MAKERS[name]
+    return _REGISTERED[name]
 
 
 def known_names() -> tuple[str, ...]:
     """All registered names."""
-    return tuple(_MAKERS)
-
-
-def fields_of(name: str) -> tuple[str, ...]:
-    """The fields that a file gives for the layer of this name."""
-    return _FIELDS[name]
+    return tuple(_REGISTERED)

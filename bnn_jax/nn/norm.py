@@ -18,7 +18,7 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 class Norm(Layer, nnx.BatchNorm):
-    """Batch normalisation over all axes but the last.
+    """Batch normalization over all axes but the last.
 
     Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
     of each of so many parts of it. Evaluation: `deterministic.normalize` with running statistics, the same numbers as in packed
@@ -65,7 +65,7 @@ class Norm(Layer, nnx.BatchNorm):
         return self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
-        """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""
+        """Normalized with the statistics of each group of images; the running ones move toward the mean of the groups'."""
         groups = self.groups
         if x.shape[0] % groups:
             raise ValueError(
@@ -83,6 +83,9 @@ class Norm(Layer, nnx.BatchNorm):
             self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
         return y.reshape(x.shape)
 
+    def use_batch_statistics(self) -> None:
+        self.use_running_average, self.groups = False, 1
+
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
         numbers = 2 * self.num_features
         trained = numbers if isinstance(self.scale, nnx.Param) else 0
@@ -94,7 +97,7 @@ class Norm(Layer, nnx.BatchNorm):
         coefficients = self.coefficients()
         if not np.isfinite(np.asarray(coefficients)).all():
             raise ValueError(
-                'its normalisation folds to numbers that are not finite, expected var > -eps and '
+                'its normalization folds to numbers that are not finite, expected var > -eps and '
                 'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
             )
         return PackedNorm(self.num_features, coefficients)

@@ -62,8 +62,23 @@ def role(field: dataclasses.Field) -> str:
     return field.metadata.get('role', 'static')
 
 
+@dataclasses.dataclass(frozen=True)
+class IntegerForm:
+    """What a product of bits makes of its integers: `epilogue(scaled(integers, scale), None, bias)`, and nothing else."""
+
+    # The integers lie between -largest and largest.
+    largest: int
+    channels: int
+    # (channels,), finite; None: 1 and 0.
+    scale: jax.Array | None
+    bias: jax.Array | None
+
+
 class PackedLayer:
     """The defaults of a packed layer: float arithmetic, no place in bits. Override what differs."""
+
+    # Whether it is a whole network, from images to logits: what `save` and `float_twin` take, and no layer inside another.
+    is_network: bool = False
 
     def row(self, path: str) -> Row:
         """What a report says of this layer."""
@@ -80,8 +95,21 @@ class PackedLayer:
 
     def holds_bits(self) -> bool:
         """Whether weights are stored as bits, here or in a layer inside."""
-        held = (getattr(self, f.name) for f in dataclasses.fields(self) if role(f) == 'child')  # pyright: ignore
-        return any(layer.holds_bits() for inner in held for layer in (inner if isinstance(inner, tuple) else (inner,)))
+        return any(layer.holds_bits() for layer in self._inside())
+
+    def multiplies_bits(self) -> bool:
+        """Whether binary inputs meet binary weights, here or in a layer inside."""
+        return any(layer.multiplies_bits() for layer in self._inside())
+
+    def _inside(self) -> Iterator['PackedLayer']:
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            if role(field) == 'child':
+                held = getattr(self, field.name)
+                yield from held if isinstance(held, tuple) else (held,)
+
+    def acts_on_rows(self) -> bool:
+        """Whether each vector along the last axis is an input of its own; else each image is."""
+        return False
 
     def float_twin(self) -> Any:
         """The same layer with every sign as a float32 number."""
@@ -90,6 +118,18 @@ class PackedLayer:
     def summed(self, in_order: bool) -> Any:
         """The layer with its real sums in the order of training, or in the fastest one."""
         return self
+
+    def with_runs(self, find: Callable[[tuple], tuple]) -> Any:
+        """The layer, where it calls layers one after the other with find(these layers) done in bits instead."""
+        return self
+
+    def integer_form(self) -> IntegerForm | None:
+        """How the output follows from integers that `compared` can compare; None where it does not."""
+        return None
+
+    def compared(self, x: Any, thresholds: jax.Array, flip: jax.Array) -> Signs:
+        """Where the integers lie: -1 below their channel's threshold, the other way round where flip has a set bit."""
+        raise NotImplementedError(f'{type(self).__name__} has an integer_form, but no method compared')
 
     def reads_only_signs(self) -> bool:
         """Whether nothing but the signs of the input matters, so that they may come as `Signs`."""

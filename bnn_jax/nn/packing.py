@@ -12,16 +12,17 @@ from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.schemes.standard import constant_k, flowing_k
-from bnn_jax.schemes.trained import Trained, quantized
+from bnn_jax.schemes.trained import Trained, TrainedWeight, quantized
 
 
 def packed_product(
     scheme: Scheme,
-    product: Convolution | Dense,
+    operation: Convolution | Dense,
     in_features: int,
     out_features: int,
     kernel: jax.Array,
     bias: jax.Array | None,
+    weight: Any,
     activation: Any,
     progress: jax.Array | None,
 ) -> FloatProduct | UnpackedProduct | PackedProduct:
@@ -29,9 +30,11 @@ def packed_product(
 
     Args:
         scheme: the layer's scheme.
-        product: its operation, from `into` channels to `out`.
+        operation: a convolution or dense product.
+        in_features, out_features: its channels.
         kernel: its weights, as its scheme reads them.
         bias: (out,) or None.
+        weight: its weight quantizer: a function, or the module of a `Trained` one.
         activation: its activation quantizer: a function, or the module of a `Trained` one.
         progress: how far training has come, for a scheme that asks.
 
@@ -44,10 +47,14 @@ def packed_product(
             'operation multiplies by a real weight; train the second stage and convert that'
         )
     if scheme.weight is None:
-        return FloatProduct(product, in_features, out_features, kernel, bias)
-    _check_sign(scheme)
-    product = product.stored(in_features, out_features)
-    words, scale, offset, faithful = _pack(scheme, product, kernel, progress)
+        return FloatProduct(operation, in_features, out_features, kernel, bias)
+    trained = weight if isinstance(weight, TrainedWeight) else None
+    if trained is None:
+        _check_sign(scheme)
+    else:
+        _check_finite('weight quantizer', {'scale': trained.scale(), 'offset': trained.offset()})
+    operation = operation.stored(in_features, out_features)
+    words, scale, offset, faithful = _pack(scheme, operation, kernel, trained, progress)
     if not faithful:
         raise ValueError(
             'its quantized weights are not scale * sign(W), expected two values +-scale a filter (or offset +- scale); a '
@@ -58,7 +65,7 @@ def packed_product(
             raise ValueError(
                 'its weights have an offset on a real input, expected binary inputs; no kernel is written for it'
             )
-        return UnpackedProduct(product, in_features, out_features, words, scale, bias)
+        return UnpackedProduct(operation, in_features, out_features, words, scale, bias)
     if scheme.input_scale not in (None, constant_k, flowing_k):
         raise ValueError('got an unknown input_scale, expected None, constant_k or flowing_k')
     shift, levels = None, None
@@ -68,33 +75,44 @@ def packed_product(
     else:
         _check_activation(scheme, progress)
     use_k = scheme.input_scale is not None
-    return PackedProduct(product, in_features, out_features, use_k, words, scale, bias, shift, offset, levels)
+    return PackedProduct(operation, in_features, out_features, use_k, words, scale, bias, shift, offset, levels)
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
-    """shift (into,) and levels (2,): distance, centre."""
+    """shift (in_features,) and levels (2,): distance, center."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
-    for name, number in (('shift', shift), ('distance and center', levels)):
-        if number is not None and not np.isfinite(np.asarray(number)).all():
-            raise ValueError(
-                f'its activation has a {name} that is NaN or infinite; go back to the last good checkpoint'
-            )
+    _check_finite('activation', {'shift': shift, 'distance and center': levels})
     return shift, levels
 
 
+def _check_finite(what: str, numbers: dict[str, jax.Array | None]) -> None:
+    for name, number in numbers.items():
+        if number is not None and not np.isfinite(np.asarray(number)).all():
+            raise ValueError(f'its {what} has a {name} that is NaN or infinite; go back to the last good checkpoint')
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _pack(scheme: Scheme, product: Convolution | Dense, kernel: jax.Array, progress: jax.Array | None):
-    """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the scheme makes of it."""
-    signs = scheme.sign(kernel)
-    scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
-    offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
+def _pack(
+    scheme: Scheme,
+    operation: Convolution | Dense,
+    kernel: jax.Array,
+    trained: TrainedWeight | None,
+    progress: jax.Array | None,
+):
+    """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
+    if trained is not None:
+        signs, scale, offset, weights = trained.sign(kernel), trained.scale(), trained.offset(), trained(kernel)
+    else:
+        signs = scheme.sign(kernel)
+        scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
+        offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
+        weights = quantized(scheme.weight, kernel, progress)
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
     if offset is not None:
         expected = expected + jnp.broadcast_to(offset, signs.shape)
-    weights = kernel if scheme.weight is None else quantized(scheme.weight, kernel, progress)
     faithful = jnp.all(weights == expected) & jnp.all(jnp.abs(signs) == 1)
-    return product.pack_kernel(signs), scale, offset, faithful
+    return operation.pack_kernel(signs), scale, offset, faithful
 
 
 def _check_sign(scheme: Scheme) -> None:

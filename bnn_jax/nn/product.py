@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 from bnn_jax.nn.affine import affine_product
 from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
-from bnn_jax.nn.layer import Cost, Layer
+from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packing import packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
@@ -23,22 +24,24 @@ from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
-from bnn_jax.schemes.trained import Trained, quantized
+from bnn_jax.schemes.trained import Trained, TrainedSign, TrainedWeight, quantized
 
 
 class Product(Layer, nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
-    product: `Convolution` or `Dense`; into, out: channels. kernel: `Latent` where the scheme has a weight quantizer,
-    else nnx.Param, float32. In training mode a scheme's `training_weight` draws the weights, `drop` drops inputs at the
-    rate `dropout` (after they are binarised), and both operands of the product are rounded to the dtype `operands`, where
+    operation: `Convolution` or `Dense`; in_features, out_features: its channels.
+    kernel: `Latent` where the scheme has a weight quantizer, else nnx.Param, float32.
+    In training mode a scheme's `training_weight` draws the weights, `drop` drops inputs at the rate `dropout` (after they are
+    binarized), and both operands of the product are rounded to the dtype `operands`, where
     that is set (`training.init`); accumulation, and so the result, stays float32.
-    __call__: (N, ..., into) -> (N, ..., out), float32 or wider. Raises ValueError for an input that does not fit.
+    __call__: (N, ..., in_features) -> (N, ..., out_features), float32 or wider.
+    Raises ValueError for an input that does not fit.
     """
 
     def __init__(
         self,
-        product: Convolution | Dense,
+        operation: Convolution | Dense,
         in_features: int,
         out_features: int,
         *,
@@ -49,10 +52,10 @@ class Product(Layer, nnx.Module):
         drop: Drop = elements,
     ):
         check_scale(scheme)
-        if scheme.activation is not None and isinstance(product, Convolution):
-            product = dataclasses.replace(product, pad_value=scheme.pad_value)
-        self.product, self.in_features, self.out_features, self.scheme = product, in_features, out_features, scheme
-        kernel = scheme.init(rngs.params(), product.kernel_shape(in_features, out_features), jnp.float32)
+        if scheme.activation is not None and isinstance(operation, Convolution):
+            operation = dataclasses.replace(operation, pad_value=scheme.pad_value)
+        self.operation, self.in_features, self.out_features, self.scheme = operation, in_features, out_features, scheme
+        kernel = scheme.init(rngs.params(), operation.kernel_shape(in_features, out_features), jnp.float32)
         binary = scheme.weight is not None
         if binary:
             if scheme.projection is not None:
@@ -61,14 +64,14 @@ class Product(Layer, nnx.Module):
         else:
             self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
-        activation = scheme.activation
+        weight, activation = scheme.weight, scheme.activation
+        self.weight: Any = weight.make(kernel, rngs) if isinstance(weight, Trained) else weight
         self.activation: Any = activation.make(in_features, rngs) if isinstance(activation, Trained) else activation
-        trained = isinstance(activation, Trained)
-        affine = scheme.offset is not None or (trained and self.activation.levels() is not None)
-        if affine and isinstance(product, Convolution) and (product.pad_value != 0 or product.groups > 1):
+        affine = self._has_offset() or self._levels() is not None
+        if affine and isinstance(operation, Convolution) and (operation.pad_value != 0 or operation.groups > 1):
             raise ValueError(
-                f'convolution: got pad_value {product.pad_value} and {product.groups} groups for a scheme with an offset or '
-                'trained levels, expected pad_value 0 and one group'
+                f'convolution: got pad_value {operation.pad_value} and {operation.groups} groups for a scheme with an offset '
+                'or trained levels, expected pad_value 0 and one group'
             )
         self.dropout, self.drop = dropout, drop
         random = scheme.training_weight is not None or dropout > 0
@@ -88,49 +91,66 @@ class Product(Layer, nnx.Module):
 
     def signs(self) -> jax.Array:
         """The signs of the latent weights, those of evaluation where the scheme draws weights at random."""
-        return self.scheme.sign(self.latent())
+        sign = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.sign
+        return sign(self.latent())
 
     def scale(self) -> jax.Array | None:
-        """The scheme's scale of every filter, (out,), without a gradient; None: 1."""
+        """The scale of every filter, (out,), without a gradient; None: 1."""
+        if isinstance(self.weight, TrainedWeight):
+            return jax.lax.stop_gradient(self.weight.scale())
         scale = self.scheme.scale
         return None if scale is None else self.quantized(scale, jax.lax.stop_gradient(self.latent()))
 
+    def offset(self) -> jax.Array | None:
+        """What is added to the weights of every filter, (out,), without a gradient; None: nothing."""
+        if isinstance(self.weight, TrainedWeight):
+            return jax.lax.stop_gradient(self.weight.offset())
+        offset = self.scheme.offset
+        return None if offset is None else self.quantized(offset, jax.lax.stop_gradient(self.latent()))
+
+    def _has_offset(self) -> bool:
+        return (
+            self.weight.offset() is not None
+            if isinstance(self.weight, TrainedWeight)
+            else self.scheme.offset is not None
+        )
+
+    def _levels(self) -> tuple[jax.Array, jax.Array] | None:
+        return self.activation.levels() if isinstance(self.activation, TrainedSign) else None
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.in_features)
+        self.operation.check(x, self.in_features)
         scheme, kernel = self.scheme, self.latent()
-        k = None if scheme.input_scale is None else scheme.input_scale(x, self.product)
-        given = x
-        if self.activation is not None:
-            x = self.quantized(self.activation, x)
+        k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
+        given, activation = x, self.activation
+        if scheme.activation is not None:
+            x = self.quantized(activation, x)
         if self.dropout > 0 and not self.deterministic:
             x = self.drop(x, self.dropout, self._key())
         if self.operands is not None and not self.deterministic:
             x = x.astype(self.operands)  # The product rounds its kernel to the dtype of x.
         bias = None if self.bias is None else self.bias[...]
         if scheme.weight is None:
-            return epilogue(rounded(self.product(x, kernel)), k, bias)
-        weight = self._weight(scheme.weight, kernel)
-        activation: Any = self.activation
-        levels = activation.levels() if isinstance(scheme.activation, Trained) else None
-        if levels is None and scheme.offset is None:
-            return epilogue(binary_product(self.product, x, weight, self.scale(), scheme.sign), k, bias)
+            return epilogue(rounded(self.operation(x, kernel)), k, bias)
+        weight, levels = self._quantized_weight(kernel), self._levels()
+        if levels is None and not self._has_offset() and not isinstance(self.weight, TrainedWeight):
+            return epilogue(binary_product(self.operation, x, weight, self.scale(), scheme.sign), k, bias)
         if self.dropout > 0 and not self.deterministic:
             # A dropped input has a third value, 0.
-            return epilogue(rounded(self.product(x, weight)), k, bias)
+            return epilogue(rounded(self.operation(x, weight)), k, bias)
         # Weights drawn at random are signs themselves.
         signs = jax.lax.stop_gradient(weight) if self._draws() else self.signs()
         signs_in = x if levels is None else jax.lax.stop_gradient(activation.sign(given))
-        offset = None if scheme.offset is None else self.quantized(scheme.offset, jax.lax.stop_gradient(kernel))
-        numbers = jax.lax.stop_gradient((self.scale(), offset, levels))
-        return epilogue(affine_product(self.product, x, weight, signs_in, signs, numbers), k, bias)
+        numbers = (self.scale(), self.offset(), jax.lax.stop_gradient(levels))
+        return epilogue(affine_product(self.operation, x, weight, signs_in, signs, numbers), k, bias)
 
     def _draws(self) -> bool:
         """Whether weights are drawn at random: in training, where the scheme says so."""
         return self.scheme.training_weight is not None and self.noise is not None and not self.deterministic
 
-    def _weight(self, quantizer: Any, kernel: jax.Array) -> jax.Array:
+    def _quantized_weight(self, kernel: jax.Array) -> jax.Array:
         drawn = self.scheme.training_weight if self._draws() else None
-        return self.quantized(quantizer, kernel) if drawn is None else drawn(kernel, self._key())
+        return self.quantized(self.weight, kernel) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
         """A fresh key; the layer's own moves on."""
@@ -142,27 +162,44 @@ class Product(Layer, nnx.Module):
     def multiplies_bits(self) -> bool:
         return self.scheme.weight is not None and self.scheme.activation is not None
 
+    def binary_weights(self) -> BinaryWeights | None:
+        if self.scheme.weight is None:
+            return None
+        return BinaryWeights(self.latent(), self.signs(), self.scale())
+
+    def passes_gradient(self, x: jax.Array) -> jax.Array | None:
+        if self.activation is None:
+            return None
+        y, gradient = jax.vjp(partial(self.quantized, self.activation), x)
+        return gradient(jnp.ones_like(y))[0] != 0
+
     def label(self) -> str:
-        shape = self.product.kernel_shape(self.in_features, self.out_features)
-        return f'{type(self.product).__name__} {"x".join(map(str, shape))}'
+        shape = self.operation.kernel_shape(self.in_features, self.out_features)
+        return f'{type(self.operation).__name__} {"x".join(map(str, shape))}'
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
-        product, scheme = self.product, self.scheme
+        operation, scheme = self.operation, self.scheme
         weights, biases = (
-            math.prod(product.kernel_shape(self.in_features, self.out_features)),
+            math.prod(operation.kernel_shape(self.in_features, self.out_features)),
             0 if self.bias is None else self.out_features,
         )
         binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
         stored = weights
         if binary_weight:
-            per_filter = sum(number is not None for number in (scheme.scale, scheme.offset))
-            words = product.stored(self.in_features, self.out_features).words_shape(self.in_features, self.out_features)
+            trained = isinstance(self.weight, TrainedWeight)
+            has_scale = self.weight.scale() is not None if trained else scheme.scale is not None
+            per_filter = has_scale + self._has_offset()
+            words = operation.stored(self.in_features, self.out_features).words_shape(
+                self.in_features, self.out_features
+            )
             stored = math.prod(words) + per_filter * self.out_features
-        others, numbers = 0, 0
-        if isinstance(self.activation, nnx.Module):
-            others = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.activation, nnx.Param)))
-            numbers = _packed_numbers(self.activation)
-        macs, one_bit = product.macs(self.in_features, self.out_features, output_shape), binary_weight and binary_input
+        numbers = _packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
+        quantizers = [quantizer for quantizer in (self.weight, self.activation) if isinstance(quantizer, nnx.Module)]
+        others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))
+        macs, one_bit = (
+            operation.macs(self.in_features, self.out_features, output_shape),
+            binary_weight and binary_input,
+        )
         return Cost(
             input_bits=1 if binary_input else 32,
             weight_bits=1 if binary_weight else 32,
@@ -182,7 +219,15 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else finite_parameter(self.bias, 'bias')
         progress = None if self.progress is None else self.progress[...]
         return packed_product(
-            self.scheme, self.product, self.in_features, self.out_features, kernel, bias, self.activation, progress
+            self.scheme,
+            self.operation,
+            self.in_features,
+            self.out_features,
+            kernel,
+            bias,
+            self.weight,
+            self.activation,
+            progress,
         )
 
 

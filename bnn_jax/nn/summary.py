@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.containers import Network, Sequential
+from bnn_jax.nn.containers import Sequential
 from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.report import Report
@@ -35,7 +35,7 @@ class Summary:
 
     @property
     def weights(self) -> int:
-        """Kernel weights, without biases and normalisation."""
+        """Kernel weights, without biases and normalization."""
         return sum(layer.weights for layer in self.layers)
 
     @property
@@ -142,12 +142,9 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
         raise TypeError(
             f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
         )
-    shape, channels = tuple(input_shape), getattr(model, 'channels', None)
-    if isinstance(model, Network) and (len(shape) != 4 or shape[-1] != channels):
-        raise ValueError(f'summarize: got input shape {shape}, expected (N, H, W, {channels})')
     # A layer alone is seen where it stands: as the only one of a container.
     model = Sequential([model]) if isinstance(model, Layer) else model
-    calls = output_shapes(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    calls = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     rows = [_row(place, calls[place.path]) for place in walk(model) if place.path in calls]
     return Summary((*rows, *(_own_row(path, array) for path, array in arrays_beside(model))))
 

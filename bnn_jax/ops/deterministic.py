@@ -110,7 +110,7 @@ def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself)
 
 @jax.jit
 def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps) -> jax.Array:
-    """Batch normalisation with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
+    """Batch normalization with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
 
     scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
     (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.

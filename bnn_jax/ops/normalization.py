@@ -1,4 +1,4 @@
-"""Batch normalisation with the statistics of the batch, and its gradient in two sums."""
+"""Batch normalization with the statistics of the batch, and its gradient in two sums."""
 
 from functools import partial
 
@@ -32,10 +32,10 @@ def _batch_norm_bwd(eps, residuals, gradients):
     x, gamma, beta, mean, var = residuals
     g, axes, n = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     with jax.numpy_dtype_promotion('standard'):
-        r, centred = jax.lax.rsqrt(var + eps), x - _row(mean, x)
-        sum_g, sum_gc = g.sum(axes), (g * centred).sum(axes)
+        r, centered = jax.lax.rsqrt(var + eps), x - _row(mean, x)
+        sum_g, sum_gc = g.sum(axes), (g * centered).sum(axes)
         factor, slope, shift = gamma * r, r * r * sum_gc / n, sum_g / n
-        dx = _row(factor, x) * (g - _row(shift, x) - centred * _row(slope, x))
+        dx = _row(factor, x) * (g - _row(shift, x) - centered * _row(slope, x))
         dgamma = r * sum_gc
     return dx.astype(x.dtype), dgamma.astype(gamma.dtype), sum_g.astype(beta.dtype)
 

@@ -30,7 +30,7 @@ def _pair(value, name: str, smallest: int = 1) -> Pair:
 class Window:
     """Size, strides, padding and dilation, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
 
-    Dilation d: neighbouring taps are d pixels apart. Make one with `Window.of`, which checks and normalises.
+    Dilation d: neighboring taps are d pixels apart. Make one with `Window.of`, which checks and normalizes.
     """
 
     size: Pair

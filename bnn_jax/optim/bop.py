@@ -21,7 +21,7 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
 
     m <- (1 - gamma) m + gamma g, starting from 0; a weight of sign s becomes -s where s m > threshold (on exactly the
     threshold it stays), else s. So every weight is +-1 after the first update, whatever it was before; give it latent
-    weights only (`training.by_kind`), of a scheme whose projection leaves +-1 alone: clip or none, not centring.
+    weights only (`training.by_kind`), of a scheme whose projection leaves +-1 alone: clip or none, not centering.
     gamma, threshold: numbers, or schedules of the number of updates made before (an optax schedule).
     Raises ValueError for a gamma outside (0, 1] or a negative threshold, and if update is called without params.
     Source: arXiv:1906.02107, Algorithm 1; the defaults are Larq's.

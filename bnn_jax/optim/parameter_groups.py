@@ -1,4 +1,4 @@
-"""One optimizer for every kind of parameter: binarised weights, float weights, normalisation, biases."""
+"""One optimizer for every kind of parameter: binarized weights, float weights, normalization, biases."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ def float_weights(path: tuple, variable: nnx.Variable, params: nnx.State) -> boo
 
 
 def norms(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """gamma and beta of normalisations."""
+    """gamma and beta of normalizations."""
     return 'scale' in _siblings(path, params)
 
 
@@ -54,14 +54,16 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
 
     def init(params):
         labels = _labels(params, list(rules), names)
-        return ByKindState(optax.partition(transforms, _tree(labels, params)).init(params).inner_states, labels)
+        groups: Any = optax.partition(transforms, _tree(labels, params)).init(params)
+        return ByKindState(groups.inner_states, labels)
 
     def update(updates, state, params=None, **extra_args):
         groups = optax.partition(transforms, _tree(state.labels, updates))
+        new: Any
         updates, new = groups.update(updates, optax.PartitionState(state.inner_states), params, **extra_args)
         return updates, ByKindState(new.inner_states, state.labels)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=['inner_states'], meta_fields=['labels'])

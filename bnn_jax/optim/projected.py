@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.core import Tracer
 
 from bnn_jax.schemes.projections import moved, of, project, project_before
 
@@ -61,7 +62,7 @@ def _leaves(tree: Any, params: nnx.State) -> tuple:
 def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, int], ...]:
     """(array of the optimizer's state, parameter) where the first is a copy of the second, by their places in the trees."""
     arrays = jax.tree.leaves(params)
-    if not any(projections) or any(isinstance(array, jax.core.Tracer | jax.ShapeDtypeStruct) for array in arrays):
+    if not any(projections) or any(not isinstance(array, jax.Array) or isinstance(array, Tracer) for array in arrays):
         return ()
     state = tx.init(params)
     _check(state)
@@ -160,7 +161,7 @@ def _schedule_free_projected(updates: Any, old: Any, new: Any, projections: tupl
     def projected_state(node):
         if not isinstance(node, optax.contrib.ScheduleFreeState):
             return node
-        state, total = next(olds), node.weight_sum
+        state, total = next(olds), jnp.asarray(node.weight_sum)
         share = jnp.where(total > 0, (total - state.weight_sum) / jnp.where(total > 0, total, 1), 0)
         before, (after, z_structure) = (
             jax.tree.leaves(state.z, is_leaf=_is_empty),

@@ -45,7 +45,7 @@ from bnn_jax.schemes.standard import (
     real_input,
     real_unrectified,
 )
-from bnn_jax.schemes.trained import AdaptiveSign, RSign, Scheduled, Trained, TrainedSign
+from bnn_jax.schemes.trained import AdaptiveSign, RSign, Scheduled, Trained, TrainedScale, TrainedSign, TrainedWeight
 
 __all__ = [
     'AdaptiveSign',
@@ -62,7 +62,9 @@ __all__ = [
     'Scheme',
     'ShortcutEach',
     'Trained',
+    'TrainedScale',
     'TrainedSign',
+    'TrainedWeight',
     'XNOR',
     'XNOR_K',
     'arrange',

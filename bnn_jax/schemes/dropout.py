@@ -1,7 +1,7 @@
 """Dropout: what is dropped together (elements, whole channels), and rules that say which products' inputs are.
 
-A drop is (x, rate, key) -> x, of a product's input after it was binarised, in training only. A rule is a `Scheme`'s
-`drops`: the place of a product in its network -> the drop of its input, or None.
+A drop is (x, rate, key) -> x, of a product's input after it was binarized, in training only. A rule is a `Scheme`'s
+`drops`: the input of a product -> its drop, or None.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Channels:
 
     count: channels of the image. x: (N, H, W, count), or the same image flattened (N, H W count).
     Source: SpatialDropout of Torch, which multiplies by 1 - rate in evaluation instead: the same function where a batch
-    normalisation follows the product, up to its epsilon.
+    normalization follows the product, up to its epsilon.
     """
 
     count: int
@@ -39,8 +39,8 @@ def _masked(x: jax.Array, rate: float, kept: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a product stands. shape: of one input, (H, W, C) or (C,), before it is flattened; dense: whether the product
+class ProductInput:
+    """The input of a product. shape: of one input, (H, W, C) or (C,), before it is flattened; dense: whether the product
     is a dense layer; pooled: whether a pooling made its input."""
 
     shape: tuple[int, ...]
@@ -48,21 +48,21 @@ class Place:
     pooled: bool
 
 
-def of_vectors(place: Place) -> Drop | None:
+def of_vectors(given: ProductInput) -> Drop | None:
     """Elements, where the input was a vector already: AlexNet's second and third dense layer (XNOR-Net in PyTorch)."""
-    return elements if len(place.shape) == 1 else None
+    return elements if len(given.shape) == 1 else None
 
 
-def of_dense_channels(place: Place) -> Drop | None:
+def of_dense_channels(given: ProductInput) -> Drop | None:
     """Whole channels of a dense layer's input; of a vector each element is one (XNOR-Net's code in Lua)."""
-    return Channels(place.shape[-1]) if place.dense else None
+    return Channels(given.shape[-1]) if given.dense else None
 
 
-def of_pooled(place: Place) -> Drop | None:
+def of_pooled(given: ProductInput) -> Drop | None:
     """Elements, where a pooling made the input (network in network in PyTorch)."""
-    return elements if place.pooled else None
+    return elements if given.pooled else None
 
 
-def everywhere(place: Place) -> Drop | None:
+def everywhere(given: ProductInput) -> Drop | None:
     """Elements, of every product's input (BinaryNet's code for MNIST)."""
     return elements

@@ -14,7 +14,7 @@ def ones(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array
 
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Uniform on [0, 1). Source: gamma of a batch normalisation in Torch, and in PyTorch before 1.2."""
+    """Uniform on [0, 1). Source: gamma of a batch normalization in Torch, and in PyTorch before 1.2."""
     return jax.random.uniform(key, shape, dtype)
 
 

@@ -24,15 +24,15 @@ from bnn_jax.quantizers.published import (
 from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
-from bnn_jax.schemes.scheme import Scheme, itself, named, unbiased
+from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
+from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
 from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
 
 _at_least_a_hundredth = AtLeast(0.01)
 
 
 def real_without_affine(scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalisation without gamma and beta."""
+    """`schemes.real`, its normalization without gamma and beta."""
     return dataclasses.replace(real(scheme), affine=False)
 
 
@@ -85,15 +85,15 @@ def deployable(scheme: Scheme) -> Scheme:
 
 _weight_pytorch = times_n(less_one_channel(scaled_sign_zero_ste))
 
-XNOR_PYTORCH = named(
+XNOR_PYTORCH = named_scheme(
     'XNOR_PYTORCH',
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
-Weights centred over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
+Weights centered over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
 exact gradient times (1 - 1/C) n; activations with sign(0) = 0 and |x| < 1; no K; norm, sign, product, ReLU, pool;
-biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalisation
+biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalization
 without gamma and beta. Its recipe adds L2 to the gradient: chain(add_decayed_weights(1e-5), adam(...)).
-Differs: a layer with one input channel is not centred (there it would become 0); initial weights and biases.
+Differs: a layer with one input channel is not centered (there it would become 0); initial weights and biases.
 """,
     dataclasses.replace(
         XNOR,
@@ -101,7 +101,7 @@ Differs: a layer with one input channel is not centred (there it would become 0)
         sign=sign_zero,
         activation=sign_zero_ste_exclusive,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         chain=orders.norm_product_relu_pool,
         head=orders.pool_product,
         first=real_without_affine,
@@ -111,9 +111,9 @@ Differs: a layer with one input channel is not centred (there it would become 0)
     ),
 )
 
-XNOR_PYTORCH_CIFAR = named(
+XNOR_PYTORCH_CIFAR = named_scheme(
     'XNOR_PYTORCH_CIFAR',
-    """The same for CIFAR-10 (NIN): a normalisation without gamma and beta before the last, real convolution.
+    """The same for CIFAR-10 (NIN): a normalization without gamma and beta before the last, real convolution.
 
 Dropout of 0.5 on the +-1 input of the convolution after each pooling, element by element.
 """,
@@ -122,13 +122,13 @@ Dropout of 0.5 on the +-1 input of the convolution after each pooling, element b
     ),
 )
 
-XNOR_PYTORCH_IMAGENET = named(
+XNOR_PYTORCH_IMAGENET = named_scheme(
     'XNOR_PYTORCH_IMAGENET',
-    """The same for ImageNet (AlexNet): gradients of binarised weights times 10^9 as well, which leaves L2 decay no effect.
+    """The same for ImageNet (AlexNet): gradients of binarized weights times 10^9 as well, which leaves L2 decay no effect.
 
-All gammas are trained and free; the first dense layer's input is normalised feature by feature; dropout of 0.5 on the
-second dense layer's +-1 input and before the last layer, whose normalisation has eps 1e-3.
-Differs: gamma of the normalisations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
+All gammas are trained and free; the first dense layer's input is normalized feature by feature; dropout of 0.5 on the
+second dense layer's +-1 input and before the last layer, whose normalization has eps 1e-3.
+Differs: gamma of the normalizations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
 """,
     dataclasses.replace(
         XNOR_PYTORCH,
@@ -142,15 +142,15 @@ Differs: gamma of the normalisations of vectors starts from 1, as in PyTorch sin
     ),
 )
 
-XNOR_LUA = named(
+XNOR_LUA = named_scheme(
     'XNOR_LUA',
     """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
 
-The code multiplies all gradients, not only binarised weights', by 10^9 before it adds L2: that is its recipe's,
-chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalisation: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
+The code multiplies all gradients, not only binarized weights', by 10^9 before it adds L2: that is its recipe's,
+chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
 from U(0, 1).
 Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
-(C = 256 in 1 - 1/C and in centring); its Adam; it evaluates weights one update old.
+(C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights one update old.
 """,
     dataclasses.replace(
         XNOR,
@@ -158,7 +158,7 @@ Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its f
         sign=sign_zero,
         activation=sign_zero_ste_exclusive,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         first=_first_1e_5,
         last=_last_1e_3,
         bias=True,
@@ -167,21 +167,21 @@ Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its f
     ),
 )
 
-BWN_LUA = named(
+BWN_LUA = named_scheme(
     'BWN_LUA',
     """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
 
 gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code), of whole channels of the first dense layer's image
 and of the second's vector, none before the last.
 Differs: as XNOR_LUA; dropout divides by 1 - rate in training, where the code multiplies in evaluation, which the
-normalisation that follows takes out again, up to its eps.
+normalization that follows takes out again, up to its eps.
 """,
     dataclasses.replace(
         BWN,
         weight=times_n(less_one_channel(scaled_sign_zero_lua)),
         sign=sign_zero,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         first=real_undropped,
         last=real_undropped,
         bias=True,
@@ -193,28 +193,28 @@ normalisation that follows takes out again, up to its eps.
     ),
 )
 
-XNOR_PAPER = named(
+XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
-    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centring and no clamping, no bias.
+    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering and no clamping, no bias.
 
-The paper does not say: whether K has a gradient (here: none), batch normalisation's numbers, its ResNet block.
+The paper does not say: whether K has a gradient (here: none), batch normalization's numbers, its ResNet block.
 """,
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
 
-XNOR_PAPER_ALGORITHM_1 = named(
+XNOR_PAPER_ALGORITHM_1 = named_scheme(
     'XNOR_PAPER_ALGORITHM_1',
     """XNOR_PAPER with the gradient of its Algorithm 1, which contradicts its text: plain g.""",
     dataclasses.replace(XNOR_PAPER, weight=scaled_sign_identity),
 )
 
-BWN_PAPER = named(
+BWN_PAPER = named_scheme(
     'BWN_PAPER',
     """Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, no bias.""",
     dataclasses.replace(BWN, weight=quantizers.scaled_sign_paper, projection=None),
 )
 
-XNOR_CAFFE = named(
+XNOR_CAFFE = named_scheme(
     'XNOR_CAFFE',
     """XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
 
@@ -234,7 +234,7 @@ convolution is real; Caffe's running averages; its test phase overwrites the lat
     ),
 )
 
-XNOR_THEANO = named(
+XNOR_THEANO = named_scheme(
     'XNOR_THEANO',
     """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
 
@@ -254,34 +254,34 @@ padding; in evaluation alpha is the last batch's. The step is scaled as in BNN_T
     ),
 )
 
-BNN_THEANO = named(
+BNN_THEANO = named_scheme(
     'BNN_THEANO',
     """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
-The step of binarised weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
+The step of binarized weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
 Differs: it averages 1/deviation, not the variance.
 """,
     dataclasses.replace(BNN, bias=True),
 )
 
-BNN_THEANO_MNIST = named(
+BNN_THEANO_MNIST = named_scheme(
     'BNN_THEANO_MNIST',
     """The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers.""",
     dataclasses.replace(BNN_THEANO, dropout=0.5, drops=everywhere, first=RealInputDropped(0.2)),
 )
 
-BC_THEANO = named(
+BC_THEANO = named_scheme(
     'BC_THEANO',
     """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
 
-Differs: as BNN_THEANO; its normalisation's momentum is 0.85 for MNIST.
+Differs: as BNN_THEANO; its normalization's momentum is 0.85 for MNIST.
 """,
     dataclasses.replace(
         BC, bias=True, chain=orders.product_pool_norm_relu, head=orders.pool_product_norm, first=itself, last=itself
     ),
 )
 
-BC_STOCHASTIC_THEANO = named(
+BC_STOCHASTIC_THEANO = named_scheme(
     'BC_STOCHASTIC_THEANO',
     """BinaryConnect in Theano, stochastic: signs drawn anew in every training step; evaluated on the real weights W.
 
@@ -294,14 +294,14 @@ evaluates sign(W), and compare accuracies.
     ),
 )
 
-XNOR_DARKNET = named(
+XNOR_DARKNET = named_scheme(
     'XNOR_DARKNET',
     """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, nothing projected.
 
 Order: sign, product, norm, leaky ReLU, pool: the sign is that of the layer's raw input. Under an architecture with a plain
 ReLU, whose 0 is -1 here, `deployable` would make every bit +1. No biases (beta is Darknet's), unbiased running variance.
 Which layers are XNOR is up to Darknet's configuration file; here all but the first and the last, as in the paper.
-Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalises by the unbiased variance too; weights
+Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalizes by the unbiased variance too; weights
 start uniform; on GPU its activations have sign(0) = +1.
 """,
     dataclasses.replace(
@@ -319,7 +319,7 @@ start uniform; on GPU its activations have sign(0) = +1.
     ),
 )
 
-BIREAL_SCALED_GRADIENT = named(
+BIREAL_SCALED_GRADIENT = named_scheme(
     'BIREAL_SCALED_GRADIENT',
     """BIREAL with the gradient alpha g 1(|W| <= 1), the derivative of alpha sign(W) for a constant alpha.
 

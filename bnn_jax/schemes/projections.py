@@ -1,4 +1,4 @@
-"""What is done to latent weights outside the gradient: clipped, centred, after the optimizer's update or before a step.
+"""What is done to latent weights outside the gradient: clipped, centered, after the optimizer's update or before a step.
 
 A projection is a pure function latent -> latent. `project` makes it the last link of an optax chain; `project_before`
 wraps a chain, and `in_place` is its other half, in the forward pass.
@@ -20,11 +20,11 @@ def clip(w: jax.Array) -> jax.Array:
     return jnp.clip(w, -1, 1)
 
 
-def centre(w: jax.Array) -> jax.Array:
+def center(w: jax.Array) -> jax.Array:
     """W <- W - its mean over the input-channel axis (-2 in HWIO and in (in, out)); kernel positions stay apart.
 
     With one input channel this would set every weight to 0, so W is then returned as it is. The mean is summed in a
-    fixed order: where signs are taken of centred weights they are the same in every compilation.
+    fixed order: where signs are taken of centered weights they are the same in every compilation.
     Source: XNOR-Net's published code (not its paper).
     """
     if w.shape[-2] == 1:
@@ -48,7 +48,7 @@ def in_place(projection, w: jax.Array) -> jax.Array:
     """projection(W), outside the differentiated graph, as if W had been overwritten before the forward pass.
 
     Forward: projection(W). Gradient: g, that of the projected weights, whatever the projection did.
-    Source: the training loops of XNOR-Net's published codes (centre, clamp, forward, backward, update).
+    Source: the training loops of XNOR-Net's published codes (center, clamp, forward, backward, update).
     """
     return projection(w)
 
@@ -56,9 +56,9 @@ def in_place(projection, w: jax.Array) -> jax.Array:
 in_place.defvjp(lambda projection, w: (projection(w), None), lambda projection, _, g: (g,))
 
 
-def centre_and_clip(w: jax.Array) -> jax.Array:
-    """`centre`, then `clip`: the order of XNOR-Net's published code."""
-    return clip(centre(w))
+def center_and_clip(w: jax.Array) -> jax.Array:
+    """`center`, then `clip`: the order of XNOR-Net's published code."""
+    return clip(center(w))
 
 
 def of(params: nnx.State, name: str = 'projection'):

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
-from bnn_jax.schemes.dropout import Drop, Place, of_vectors
+from bnn_jax.schemes.dropout import Drop, ProductInput, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
 from bnn_jax.schemes.orders import Order, ResidualOrder, check_order
 from bnn_jax.schemes.trained import Scheduled, Trained, quantized
@@ -50,7 +50,8 @@ class Scheme:
     """
 
     # Latent weights -> quantized weights, with their gradient; None: real weights.
-    weight: Quantizer | None
+    # A function, `Scheduled` or `Trained`.
+    weight: Quantizer | Trained | None
     # Latent weights -> one scale for each filter, (out,), so that weight(w) == scale(w) * sign(w); None: 1. The layers
     # multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight` (see `check_scale`).
     scale: Quantizer | None
@@ -87,7 +88,7 @@ class Scheme:
     # The rate at which inputs of products are dropped while training, after they were binarized; what stays is divided by
     # 1 - rate. Which inputs, and what together: see `dropout`.
     dropout: float = 0.0
-    drops: Callable[[Place], Drop | None] = of_vectors
+    drops: Callable[[ProductInput], Drop | None] = of_vectors
     # Batch normalization's; running <- momentum running + (1 - momentum) batch.
     eps: float = 1e-4
     momentum: float = 0.9
@@ -111,11 +112,23 @@ class Scheme:
             raise ValueError(
                 f'residual: got {self.residual!r}, expected OneShortcut(...), ShortcutEach(...) or a function'
             )
-        if isinstance(self.activation, type):
-            name = self.activation.__name__
+        for field in ('weight', 'activation'):
+            quantizer = getattr(self, field)
+            if isinstance(quantizer, type):
+                name = quantizer.__name__
+                raise ValueError(
+                    f'{field}: got the class {name}, expected Trained({name}), which makes one for each layer'
+                )
+        if isinstance(self.weight, Trained) and (self.scale or self.offset or self.training_weight):
             raise ValueError(
-                f'activation: got the class {name}, expected Trained({name}), which makes one for each layer'
+                'scheme: got a scale, offset or training_weight beside weight=Trained(...), expected None for all three; the '
+                'scale and the offset are those of the trained quantizer'
             )
+        for field in ('scale', 'offset'):
+            if isinstance(getattr(self, field), Trained):
+                raise ValueError(
+                    f'{field}: got Trained(...), expected weight=Trained(...), whose method {field} gives the trained numbers'
+                )
         if self.training_weight is not None and self.offset is not None:
             raise ValueError('scheme: got both training_weight and offset; weights drawn at random have no offset')
         if self.norm_groups < 1:
@@ -133,7 +146,7 @@ class Scheme:
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
-            raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+            raise ValueError('scheme: got input_scale without activation; only a binarized input is scaled by K')
 
     def __repr__(self) -> str:
         """The nearest scheme with a name, and what differs from it."""
@@ -158,7 +171,7 @@ class Scheme:
 _NAMED: dict[str, Scheme] = {}
 
 
-def named(name: str, text: str, scheme: Scheme) -> Scheme:
+def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
     """The scheme, with its name for `repr` and its text for `help`."""
     object.__setattr__(scheme, '__doc__', text)
     _NAMED[name] = scheme
@@ -172,8 +185,8 @@ def _shown(value: Any) -> str:
 @cache
 def check_scale(scheme: Scheme) -> None:
     """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w)."""
-    if scheme.weight is None:
-        return
+    if scheme.weight is None or isinstance(scheme.weight, Trained):
+        return  # What a trained quantizer says of itself is compared by `convert`.
     with jax.ensure_compile_time_eval():
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0

@@ -6,12 +6,12 @@ import jax
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
-from bnn_jax.schemes.projections import centre_and_clip, clip
-from bnn_jax.schemes.scheme import Scheme, named
+from bnn_jax.schemes.projections import center_and_clip, clip
+from bnn_jax.schemes.scheme import Scheme, named_scheme
 
 
 def real(scheme: Scheme) -> Scheme:
-    """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
+    """Real weights and input, with this scheme's initialization, biases, dropout and normalization."""
     kept = ('init', 'bias', 'dropout', 'drops')
     kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before', 'norm_groups')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
@@ -28,7 +28,7 @@ def real_input(scheme: Scheme) -> Scheme:
 
 
 def constant_k(x: jax.Array, product) -> jax.Array:
-    """XNOR-Net's K of the tensor being binarised, without a gradient (as in its Caffe code; the paper says nothing)."""
+    """XNOR-Net's K of the tensor being binarized, without a gradient (as in its Caffe code; the paper says nothing)."""
     return product.input_scale(jax.lax.stop_gradient(x))
 
 
@@ -37,7 +37,7 @@ def flowing_k(x: jax.Array, product) -> jax.Array:
     return product.input_scale(x)
 
 
-FLOAT = named(
+FLOAT = named_scheme(
     'FLOAT',
     """Real weights and activations: the baseline.""",
     Scheme(
@@ -50,25 +50,25 @@ FLOAT = named(
     ),
 )
 
-BC = named(
+BC = named_scheme(
     'BC',
     """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363).""",
     dataclasses.replace(FLOAT, weight=quantizers.sign_ste, projection=clip, first=real, last=real, shortcut=real),
 )
 
-BC_STOCHASTIC = named(
+BC_STOCHASTIC = named_scheme(
     'BC_STOCHASTIC',
     """BinaryConnect, stochastic: signs drawn anew in every training step, sign(W) in evaluation.""",
     dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste),
 )
 
-BWN = named(
+BWN = named_scheme(
     'BWN',
     """Binary-Weight-Network: weights alpha sign(W), real activations (XNOR-Net section 3.1).""",
     dataclasses.replace(BC, weight=quantizers.scaled_sign_ste, scale=quantizers.alpha),
 )
 
-BNN = named(
+BNN = named_scheme(
     'BNN',
     """BinaryNet: all weights and activations +-1; only the image and the logits are real (arXiv:1602.02830).""",
     Scheme(
@@ -83,14 +83,14 @@ BNN = named(
     ),
 )
 
-XNOR = named(
+XNOR = named_scheme(
     'XNOR',
     """XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real.""",
     Scheme(
         weight=quantizers.scaled_sign_ste,
         scale=quantizers.alpha,
         activation=quantizers.sign_ste,
-        projection=centre_and_clip,
+        projection=center_and_clip,
         chain=orders.norm_product_pool,
         head=orders.norm_relu_pool_product,
         residual=orders.residual_norm_before,
@@ -100,7 +100,7 @@ XNOR = named(
     ),
 )
 
-XNOR_K = named(
+XNOR_K = named_scheme(
     'XNOR_K',
     """XNOR-Net with its input scale K (eq. 11), no gradient through K.""",
     dataclasses.replace(XNOR, input_scale=constant_k),
@@ -117,7 +117,7 @@ def one_bit_weight(w: jax.Array) -> jax.Array:
     return quantizers.dorefa_weights(w, 1)
 
 
-DOREFA = named(
+DOREFA = named_scheme(
     'DOREFA',
     """DoReFa-Net with 1-bit weights and 1-bit activations {0, 1}, in XNOR-Net's order (arXiv:1606.06160).
 
@@ -132,7 +132,7 @@ It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not qu
     ),
 )
 
-BIREAL = named(
+BIREAL = named_scheme(
     'BIREAL',
     """Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
 

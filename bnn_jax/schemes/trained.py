@@ -32,12 +32,13 @@ class Scheduled:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """An activation quantizer with trained parameters: `Scheme(activation=Trained(RSign))`.
+    """A quantizer with trained parameters: `Scheme(activation=Trained(RSign))`, `Scheme(weight=Trained(TrainedScale))`.
 
-    make: (channels, rngs) -> `TrainedSign`, one for each layer.
+    make: makes the quantizer of one layer. For an activation (channels, rngs) -> `TrainedSign`; for weights (initial latent
+    weights, rngs) -> `TrainedWeight`, which gives the scale and the offset, so that the scheme has neither.
     """
 
-    make: 'Callable[[int, nnx.Rngs], TrainedSign]'
+    make: 'Callable[[Any, nnx.Rngs], TrainedSign | TrainedWeight]'
 
 
 class TrainedSign(nnx.Module):
@@ -73,6 +74,52 @@ class TrainedSign(nnx.Module):
             return signs
         distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
         return distance * signs + center
+
+
+class TrainedWeight(nnx.Module):
+    """Binary weights with parameters: scale * sign(w) + offset. Subclass it and override what differs.
+
+    `__call__` quantizes while training; `convert` reads `scale()`, `offset()` and the values of `sign`.
+    """
+
+    def scale(self) -> jax.Array | None:
+        """(out,), one number for each filter; None: 1."""
+        return None
+
+    def offset(self) -> jax.Array | None:
+        """(out,), added to the weights of each filter; None: nothing."""
+        return None
+
+    def sign(self, w: jax.Array) -> jax.Array:
+        """+-1 of the latent weights, with its gradient."""
+        return quantizers.sign_ste(w)
+
+    def __call__(self, w: jax.Array) -> jax.Array:
+        scale, offset, weight = self.scale(), self.offset(), self.sign(w)
+        if scale is not None:
+            weight = weight * jnp.broadcast_to(scale, w.shape)
+        if offset is not None:
+            weight = rounded(weight) + jnp.broadcast_to(offset, w.shape)
+        return weight
+
+
+class TrainedScale(TrainedWeight):
+    """alpha_f sign(W) with a trained alpha for each filter, which starts as the mean of |W_f|.
+
+    Gradient: alpha_f g 1(|W| <= 1) to W; sum_j g_j sign(W_j) to alpha_f, the sum over filter f. w: (..., out).
+    Source: XNOR-Net++ (arXiv:1909.13863), with one number for each output channel.
+
+    Example:
+        >>> import dataclasses, bnn_jax as bnn
+        >>> from bnn_jax.schemes import Trained, TrainedScale
+        >>> scheme = dataclasses.replace(bnn.XNOR, weight=Trained(TrainedScale), scale=None)
+    """
+
+    def __init__(self, kernel: jax.Array, rngs: nnx.Rngs | None = None):
+        self.alpha = nnx.Param(quantizers.alpha(kernel))
+
+    def scale(self) -> jax.Array:
+        return self.alpha[...]
 
 
 class RSign(TrainedSign):

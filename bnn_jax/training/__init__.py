@@ -5,7 +5,7 @@ from bnn_jax.optim.projected import projected
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
-from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
+from bnn_jax.training.fit import Interrupted, NonFiniteLoss, OutOfTime, fit
 from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, cross_entropy, squared_hinge
 from bnn_jax.training.names import named
 from bnn_jax.training.recipe import Recipe
@@ -20,6 +20,7 @@ __all__ = [
     'Interrupted',
     'Loss',
     'NonFiniteLoss',
+    'OutOfTime',
     'Recipe',
     'SquaredHinge',
     'TrainState',

@@ -39,7 +39,7 @@ class Config:
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     # (learning_rate, total steps) -> optax schedule
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    # of training images, see `bnn_jax.data`
+    # of training images, see `bnn_jax.data`; images that no step sizes are scaled to the model's input_shape (`sized`)
     augmentations: tuple = ()
     # of test images; deterministic
     evaluation_augmentations: tuple = ()
@@ -57,7 +57,7 @@ class Config:
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialisation, shuffling and augmentation')
+    seed: int = option(0, 'of initialization, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
@@ -66,18 +66,25 @@ class Config:
         'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
         'logits; at epochs, batch beside running statistics; 0: never',
     )
+    on_device: bool | None = option(
+        None, 'images lie on the devices, where batches are made; None: on accelerators, where they fit'
+    )
+    max_minutes: float = option(
+        0.0, 'after so many a run saves and ends with status 75, to be started again; 0: no limit'
+    )
+    evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate'):
+        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate', 'evaluate_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers', 'watch_every'):
-            if getattr(self, name) < 0:
+        for name in ('seed', 'workers', 'watch_every', 'max_minutes'):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         if self.batch_size % self.accumulate:
             raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
@@ -96,6 +103,18 @@ class Config:
         same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
         return self.anchors if same else ()
 
+    def sized(self, augmentations: tuple) -> tuple:
+        """The augmentations, after one that scales images to the model's `input_shape` where nothing else gives them a size.
+
+        The model says it as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
+        """
+        shape = getattr(self.model, 'keywords', {}).get('input_shape')
+        if shape is None:
+            return augmentations
+        from bnn_jax.data.augmentations import scaled_first
+
+        return scaled_first(augmentations, shape)
+
     def described(self) -> dict[str, Any]:
         """All fields as JSON, the same in every process: functions by their names, partials and dataclasses by their parts.
 
@@ -112,11 +131,15 @@ class Config:
 
     def decisive(self) -> dict[str, Any]:
         """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-        return {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        if not self.on_device:  # Batches that the host makes are those of runs from before there was a choice.
+            del decisive['on_device']
+        return decisive
 
 
 NOT_DECISIVE = (
     *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
+    *('max_minutes', 'evaluate_every'),
     *('recipe', 'row'),
 )
 
@@ -150,6 +173,10 @@ def _described(value) -> Any:
         cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
         variables = [_described(cell.cell_contents) for cell in cells or ()]
         return {'function': name, 'variables': variables} if variables else name
+    if isinstance(described := getattr(value, 'described', None), Callable):
+        return _described(described())
+    if isinstance(value, dict):
+        return {str(key): _described(inner) for key, inner in value.items()}
     kind = name_of(type(value))
     if dataclasses.is_dataclass(value):
         return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}

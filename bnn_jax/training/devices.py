@@ -1,7 +1,7 @@
 """One path for 1 to n devices on 1 to n hosts: parameters lie whole on every device, a batch is spread over all of them.
 
 A computation on such arrays, jitted, is the one of a single device: the mean of a loss, its gradient and the statistics of
-a normalisation are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
+a normalization are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
 """
 
 import contextlib

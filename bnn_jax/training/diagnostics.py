@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from bnn_jax.nn.norm import Norm
-from bnn_jax.nn.product import Product
+from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import cross_entropy
@@ -30,9 +29,9 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
     A step that reuses the state's buffers leaves them as they are. Pure; to be compiled by `jax.jit`.
     """
     return {
-        place.path: place.layer.signs().astype(jnp.int8)
-        for place in products(_model(state))
-        if place.layer.scheme.weight is not None
+        place.path: weights.signs.astype(jnp.int8)
+        for place in _layers(_model(state))
+        if (weights := place.layer.binary_weights()) is not None
     }
 
 
@@ -41,7 +40,8 @@ def alphas(state: TrainState) -> dict[str, jax.Array]:
 
     Pure; to be compiled by `jax.jit`.
     """
-    return {place.path: scale.mean() for place in products(_model(state)) if (scale := place.layer.scale()) is not None}
+    found = ((place.path, place.layer.binary_weights()) for place in _layers(_model(state)))
+    return {path: weights.scale.mean() for path, weights in found if weights is not None and weights.scale is not None}
 
 
 def watch(
@@ -72,32 +72,32 @@ def watch(
         KeyError: for signs of another network. Otherwise as the model does.
     """
     model, watched = _model(state), {}
-    flipped, weights = jnp.int32(0), 0
-    for place in products(model):
-        layer = place.layer
-        if layer.scheme.weight is not None:
-            changed = layer.signs().astype(jnp.int8) != before[place.path]
-            flipped, weights = flipped + jnp.sum(changed, dtype=jnp.int32), weights + changed.size
-            watched[f'flips/{place.path}'] = _share(changed)
-            watched[f'at_clip/{place.path}'] = _share(jnp.abs(layer.latent()) >= 1)
-            scale = layer.scale()
-            if scale is not None:
-                alpha = watched[f'alpha/{place.path}'] = scale.mean()
-                if start is not None and place.path in start:
-                    watched[f'alpha_over_start/{place.path}'] = alpha / start[place.path]
-    if weights:
-        watched['flips'] = _of(flipped, weights)
-    return watched | _answers(model, images)
+    flipped, count = jnp.int32(0), 0
+    for place in _layers(model):
+        weights = place.layer.binary_weights()
+        if weights is None:
+            continue
+        changed = weights.signs.astype(jnp.int8) != before[place.path]
+        flipped, count = flipped + jnp.sum(changed, dtype=jnp.int32), count + changed.size
+        watched[f'flips/{place.path}'] = _share(changed)
+        watched[f'at_clip/{place.path}'] = _share(jnp.abs(weights.latent) >= 1)
+        if weights.scale is not None:
+            alpha = watched[f'alpha/{place.path}'] = weights.scale.mean()
+            if start is not None and place.path in start:
+                watched[f'alpha_over_start/{place.path}'] = alpha / start[place.path]
+    if count:
+        watched['flips'] = _of(flipped, count)
+    return watched | _forward_pass(model, images)
 
 
-def _answers(model: Any, images: jax.Array) -> dict[str, jax.Array]:
+def _forward_pass(model: Any, images: jax.Array) -> dict[str, jax.Array]:
     """One forward pass that notes at what share of its inputs each binary activation lets a gradient through."""
     seen: dict[str, jax.Array] = {}
 
     def see(place: Place, x: jax.Array, _: jax.Array) -> None:
-        if isinstance(place.layer, Product) and place.layer.activation is not None:
-            y, gradient = jax.vjp(lambda x: place.layer.quantized(place.layer.activation, x), x)
-            seen[place.path] = _share(gradient(jnp.ones_like(y))[0] != 0)
+        passes = place.layer.passes_gradient(x) if isinstance(place.layer, Layer) else None
+        if passes is not None:
+            seen[place.path] = _share(passes)
 
     observe(model, see)
     logits = model(images)
@@ -152,13 +152,14 @@ def _logits_by_batch_statistics(model: Any, mesh: Mesh) -> Callable[[jax.Array],
     graphdef, state = nnx.split(model)
     copy = nnx.merge(graphdef, replicated(state, mesh), copy=True)
     copy.eval()
-    copy.set_attributes(Norm, use_running_average=False, groups=1, raise_if_not_found=False)
+    for place in _layers(copy):
+        place.layer.use_batch_statistics()
     return partial(network_logits, *nnx.split(copy))
 
 
-def products(model: Any) -> list[Place]:
-    """The products of a model from first to last, a residual body before its shortcut."""
-    return [place for place in walk(model) if isinstance(place.layer, Product)]
+def _layers(model: Any) -> list[Place]:
+    """The layers of this library's kind, from first to last; others say nothing of themselves."""
+    return [place for place in walk(model) if isinstance(place.layer, Layer)]
 
 
 def _model(state: TrainState) -> Any:

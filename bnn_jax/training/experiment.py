@@ -26,7 +26,8 @@ from bnn_jax.nn.containers import Network
 from bnn_jax.nn.summary import summarize
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
-from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
+from bnn_jax.training.fit import NonFiniteLoss, fit
+from bnn_jax.training.images import test_batches
 from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.plots import plot, plot_watch
@@ -35,6 +36,7 @@ from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, logits_of
 
 if TYPE_CHECKING:
+    from bnn_jax.data import Source
     from bnn_jax.data.preprocessing import Preprocessing
 
 TIMED_CALLS = 20
@@ -95,7 +97,7 @@ def with_options(
     options: list[tuple[str, Any, Any]] = [
         (
             field.name,
-            Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
+            Annotated[field.type, tyro.conf.arg(help=field.metadata['help'])],
             dataclasses.field(default=value),
         )
         for field in fields
@@ -177,7 +179,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
             results['not_converted'] = str(error)
             print(f'the network is trained, but not converted: {error}', file=sys.stderr)
     if network is not None:
-        preparing = preprocessing(config, first_images.shape[1:])
+        preparing = preprocessing(config, first_images.shape[1:], class_names(model, test_source))
         described = None if preparing is None else preparing.described()
         packed = load(save(network, workdir / 'packed.safetensors', preprocessing=described))
         write(workdir / 'report.txt', f'{packed.report}\n')
@@ -192,12 +194,20 @@ def run(name: str, config: Config) -> dict[str, Any]:
     return results
 
 
-def preprocessing(config: Config, input_shape: tuple[int, ...]) -> 'Preprocessing | None':
+def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
+    """The names of a data set's classes, such as those of its folders; () where it has none, or not one for each logit."""
+    names = tuple(getattr(source, 'classes', ()))
+    return names if len(names) == getattr(model, 'num_classes', len(names)) else ()
+
+
+def preprocessing(
+    config: Config, input_shape: tuple[int, ...], classes: tuple[str, ...] = ()
+) -> 'Preprocessing | None':
     """What a run does to a test image, for its file; None where it is not made of the parts that a file can name."""
     from bnn_jax.data.preprocessing import Preprocessing
 
     try:
-        return Preprocessing(cast(Any, input_shape), config.standardize, config.evaluation_augmentations)
+        return Preprocessing(cast(Any, input_shape), config.standardize, config.evaluation_augmentations, classes)
     except ValueError:
         return None
 

@@ -1,4 +1,4 @@
-"""What training minimises, as a value: from images, logits and labels to one number an image."""
+"""What training minimizes, as a value: from images, logits and labels to one number an image."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,7 @@ import optax
 
 
 class Loss(Protocol):
-    """A callable pytree: (images, logits, labels) -> (N,), what is minimised, of each image.
+    """A callable pytree: (images, logits, labels) -> (N,), what is minimized, of each image.
 
     Its arrays travel with the state and are not trained. Where an attribute `takes_classes` is true, labels are classes (see
     `batch.as_batch`); else they are what the batch has, of any shape and dtype. `check` may be left out.
@@ -48,7 +48,7 @@ def as_loss(loss: Any) -> 'Loss':
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f'loss: got {loss!r}, {expected}')
     if jax.tree.structure(loss) != jax.tree.structure(0):
-        return loss  # A pytree, with arrays of its own.
+        return loss  # A pytree, with arrays of its own.  # pyright: ignore[reportReturnType]
     try:
         parameters = inspect.signature(loss).parameters.values()
     except (TypeError, ValueError) as error:
@@ -57,7 +57,7 @@ def as_loss(loss: Any) -> 'Loss':
     needed = sum(p.default is p.empty for p in positional)
     if needed > 3 or len(positional) < 2:
         raise TypeError(f'loss: got {loss!r} with {len(positional)} arguments, {needed} of them needed; {expected}')
-    return FunctionLoss(loss, takes_images=needed == 3)
+    return FunctionLoss(loss, takes_images=needed == 3)  # pyright: ignore[reportArgumentType]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=['function', 'takes_images'])

@@ -63,13 +63,13 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
-    colours = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
+    colors = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
     rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')
     grid = iter(figure.subplots(rows, 2, squeeze=False).flat)
     for name, axes in zip(panels, grid, strict=False):
         for layer in sorted(series[name], key=_in_order):
-            axes.plot(*zip(*series[name][layer], strict=True), color=colours[layer], marker='.', label=layer)
+            axes.plot(*zip(*series[name][layer], strict=True), color=colors[layer], marker='.', label=layer)
         description, scale = PANELS[name]
         axes.set_title(description, fontsize='medium')
         some = any(value > 0 for points in series[name].values() for _, value in points)
@@ -87,7 +87,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
     for axes in grid:
         axes.set_axis_off()
     if layers:
-        _legend(figure, layers, colours)
+        _legend(figure, layers, colors)
     figure.suptitle(f'{title}: what was watched while it trained')
     _write(path, figure)
 
@@ -115,12 +115,12 @@ def _series_of_run(records: list[dict]) -> dict[str, dict[str, list[tuple[int, f
     return panels
 
 
-def _legend(figure, layers: list[str], colours: dict) -> None:
+def _legend(figure, layers: list[str], colors: dict) -> None:
     from matplotlib.lines import Line2D
 
     count = min(LEGEND, len(layers))
     named = [layers[round(i * (len(layers) - 1) / max(1, count - 1))] for i in range(count)]
-    lines = [Line2D([], [], color=colours[layer], marker='.', label=layer) for layer in named]
+    lines = [Line2D([], [], color=colors[layer], marker='.', label=layer) for layer in named]
     figure.legend(handles=lines, title='layer, first to last', loc='outside right upper', fontsize='small')
 
 

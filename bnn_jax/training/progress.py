@@ -89,4 +89,4 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(text, highlight=False, soft_wrap=True)
+        self._bar.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from bnn_jax.training.state import init, model_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A run's network as its newest checkpoint has it."""
 
     # with the options of the run
@@ -27,7 +27,7 @@ class Trained:
     workdir: Path
 
 
-def trained(recipe: Recipe, workdir: str | Path | None = None) -> Trained:
+def trained(recipe: Recipe, workdir: str | Path | None = None) -> TrainedRun:
     """The network of a run: the recipe says how it is built, config.json which row and options, the checkpoint the parameters.
 
     The checkpoint is checked against the config as `fit` does, so that another experiment's is refused by name. What was
@@ -81,7 +81,7 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
     return dataclasses.replace(config, **options | {'workdir': str(workdir)})
 
 
-def _restored(config: Config, workdir: Path) -> Trained:
+def _restored(config: Config, workdir: Path) -> TrainedRun:
     model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     # How many steps a schedule has does not show in the state, and only the data would tell.
     tx = config.optimizer(config.schedule(config.learning_rate, config.epochs))
@@ -90,4 +90,4 @@ def _restored(config: Config, workdir: Path) -> Trained:
         if checkpoints.last() is None:
             raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')
         state = checkpoints.restore(state)
-    return Trained(config, model_of(state), int(state.step), workdir)
+    return TrainedRun(config, model_of(state), int(state.step), workdir)

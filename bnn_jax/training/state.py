@@ -96,10 +96,10 @@ def init(
         raise TypeError(
             f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
         )
-    loss = as_loss(loss)
-    if hasattr(loss, 'check'):
-        loss.check(model)
-    loss = jax.tree.map(jnp.array, loss)
+    minimized = as_loss(loss)
+    if hasattr(minimized, 'check'):
+        minimized.check(model)
+    minimized = jax.tree.map(jnp.array, minimized)
     model = _copy(model)
     if all(_evaluates(module) for _, module in nnx.iter_modules(model)):
         model.train()
@@ -112,7 +112,7 @@ def init(
         )
     tx = projected(tx, params)
     num_classes, start = getattr(model, 'num_classes', None), jnp.zeros((), jnp.int32)
-    return TrainState(start, params, rest, tx.init(params), graphdef, tx, num_classes, loss, steps)
+    return TrainState(start, params, rest, tx.init(params), graphdef, tx, num_classes, minimized, steps)
 
 
 def is_trained(path: tuple, variable: Any) -> bool:

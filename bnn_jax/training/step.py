@@ -29,7 +29,7 @@ def update(
     """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain.
 
     parts: the batch is computed in so many parts one after another (part i: the images i, i + parts, ..., so that each part
-    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalised
+    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalized
     by itself, and moves the running statistics.
     """
     rest, batch = with_progress(state), _prepared(batch)
@@ -106,7 +106,7 @@ def _mean(each: jax.Array, weight: jax.Array | None) -> jax.Array:
 
 def each_loss(loss: Loss, images: jax.Array, logits: jax.Array, labels: Any) -> jax.Array:
     """loss(images, logits, labels). Raises ValueError unless that is one number, or one or more for each image."""
-    values, count = jnp.asarray(loss(images, logits, labels)), images.shape[0]
+    values, count = jnp.asarray(loss(images, logits, labels)), logits.shape[0]
     shapes = f'logits {jnp.shape(logits)} and labels {jax.tree.map(jnp.shape, labels)}'
     if values.ndim and values.shape[0] != count:
         raise ValueError(f'loss: got shape {values.shape} for {shapes}, expected one number an image, ({count},)')
@@ -315,21 +315,24 @@ def totals_of(
             continue
         size = max(size, -(-count // mesh.size) * mesh.size)
         padded = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
-        batch_logits = jnp.asarray(np.asarray(logits(spread(padded, mesh)))[:count])
+        batch_logits = np.asarray(logits(spread(padded, mesh)))[:count]
         _check_logits(batch_logits, images, num_classes, loss)
-        each = np.asarray(
-            each_loss(loss, jnp.asarray(images), batch_logits, jax.tree.map(jnp.asarray, labels)), np.float64
-        )
-        if each.ndim == 0:
-            each = np.full(count, each)
-        weight = np.asarray(batch.get('weight', np.ones(count)), np.float64)
-        names = _named_classes(loss, batch_logits, jax.tree.map(jnp.asarray, labels))
-        correct = top5 = np.full(count, np.nan)
-        if names is not None:
-            correct, top5 = np.asarray(batch_logits.argmax(-1) == names), np.asarray(in_top5(batch_logits, names))
-        each = each.reshape(count, -1).mean(1)
-        totals += [(each * weight).sum(), (correct * weight).sum(), (top5 * weight).sum(), count, weight.sum()]
+        totals += totals_of_logits(batch_logits, labels, loss, images, batch.get('weight'))
     return totals
+
+
+def totals_of_logits(
+    logits: np.ndarray, labels: Any, loss: Loss = _CROSS_ENTROPY, images: Any = None, weight: Any = None
+) -> np.ndarray:
+    """As `totals_of`, from the logits of all images, and labels as `as_batch` prepares them."""
+    count, given, labels = len(logits), jnp.asarray(logits), jax.tree.map(jnp.asarray, labels)
+    each = np.asarray(each_loss(loss, images, given, labels), np.float64)
+    each = np.full(count, each) if each.ndim == 0 else each.reshape(count, -1).mean(1)
+    weight = np.ones(count) if weight is None else np.asarray(weight, np.float64)
+    names, correct, top5 = _named_classes(loss, given, labels), np.full(count, np.nan), np.zeros(count)
+    if names is not None:
+        correct, top5 = np.asarray(given.argmax(-1) == names), np.asarray(in_top5(given, names))
+    return np.array([(each * weight).sum(), (correct * weight).sum(), (top5 * weight).sum(), count, weight.sum()])
 
 
 def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Any], jax.Array]:

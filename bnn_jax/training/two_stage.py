@@ -33,7 +33,7 @@ def second_stage(model: Network, first: Network) -> Network:
 
     model: of a scheme; first: the trained network of `activations_only(scheme)`. Every parameter and statistic is copied,
     real kernels as latent weights; a scheme's `projection` is applied to these at once, so that what it promises holds
-    before the first step too (the real weights were free: neither clipped nor centred). Random keys stay the model's.
+    before the first step too (the real weights were free: neither clipped nor centered). Random keys stay the model's.
     Raises ValueError, naming the first difference, for networks of other layers or shapes; TypeError for other types.
     """
     for network in (model, first):

@@ -1,5 +1,6 @@
 """The command line: every command on a small run, in this process and one in another, and every expected mistake."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -13,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import build, evaluated, images, randomise_norms
+from networks import build, evaluated, images, randomize_norms
 from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import cli
-from bnn_jax.data import Standardize, centre_crop, digits, resize_short
+from bnn_jax.data import Standardize, center_crop, digits, resize_short
 from bnn_jax.data.preprocessing import Preprocessing
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import preprocessing_of
@@ -77,7 +78,7 @@ def converted(run):
 def unprepared(tmp_path_factory):
     """A file that says nothing of its images: three channels."""
     model = build('lenet5', bnn.BNN, input_shape=(20, 20, 3))
-    randomise_norms(model)
+    randomize_norms(model)
     return bnn.save(bnn.convert(model), tmp_path_factory.mktemp('files') / 'unprepared.safetensors')
 
 
@@ -237,13 +238,56 @@ def test_predict_refuses_to_guess_the_preprocessing(unprepared, run, start, caps
     assert 'bad.json is not JSON' in refused(start, 'predict', unprepared, 'photo.jpg', '--preprocessing', 'bad.json')
 
 
-def test_what_cannot_be_predicted(converted, run, start):
+def test_predict_reads_folders_and_writes_files(converted, run, start, capsysbinary):
+    folder = run / 'photos'
+    names = [b'a[red].png', b'b\xe9.png', b'deep/:smile:\n.tif', b'wide.png']
+    (folder / 'deep').mkdir(parents=True)
+    for name, size in zip(names, ((8, 8), (8, 8), (8, 8), (30, 20)), strict=True):
+        with open(os.path.join(os.fsencode(folder), name), 'wb') as file:
+            Image.new('L', size, 200).save(file, 'TIFF' if name.endswith(b'tif') else 'PNG')
+    (folder / 'broken.png').write_bytes(b'no image')
+    printed = [
+        'photos/' + name for name in ('a[red].png', 'broken.png', 'b\\xe9.png', 'deep/:smile:\\n.tif', 'wide.png')
+    ]
+    assert '1 of 5 images have no answer' in refused(start, 'predict', converted, 'photos')
+    table = capsysbinary.readouterr().out.decode()
+    assert all((name in table) == (name != 'photos/broken.png') for name in printed)
+    for suffix in ('csv', 'json', 'jsonl'):
+        assert '1 of 5' in refused(start, 'predict', converted, 'photos', '-o', run / f'answers.{suffix}')
+    objects = json.loads((run / 'answers.json').read_text())
+    assert [answer['image'] for answer in objects] == printed
+    assert objects == [json.loads(line) for line in (run / 'answers.jsonl').read_text().splitlines()]
+    rows = list(csv.DictReader((run / 'answers.csv').read_text().splitlines()))
+    for row, answer in zip(rows, objects, strict=True):
+        assert row['image'] == answer['image'] and row['error'] == answer.get('error', '')
+        for rank, one in enumerate(answer.get('classes', ()), start=1):
+            assert row[f'class{rank}'] == one['class'] == str(one['label'])
+            assert float(row[f'probability{rank}']) == one['probability']
+    assert [len(answer.get('classes', ())) for answer in objects] == [5, 0, 5, 5, 5]
+
+
+def test_what_cannot_be_predicted(converted, run, start, capsys):
     (run / 'text.png').write_text('no image')
-    assert 'text.png: 8 bytes that cannot be decoded' in refused(start, 'predict', converted, '0.png', 'text.png')
+    message = refused(start, 'predict', converted, '0.png', 'text.png')
+    assert '1 of 2 images have no answer, the first: text.png: 8 bytes that cannot be decoded' in message
+    assert '0.png' in capsys.readouterr().out
     assert 'there is no image missing.png' in refused(start, 'predict', converted, 'missing.png')
-    assert 'there is no image .' in refused(start, 'predict', converted, '.')
-    Image.new('L', (40, 30)).save(run / 'large.png')
-    assert '30 x 40 pixels after its preprocessing, expected 8 x 8' in refused(start, 'predict', converted, 'large.png')
+    (run / 'empty').mkdir()
+    assert 'got no images' in refused(start, 'predict', converted, 'empty')
+    assert 'expected a file that ends in .csv' in refused(start, 'predict', converted, '0.png', '-o', 'answers.txt')
+    cropped = {'input_shape': [8, 8, 1], 'normalisation': {'kind': 'PlusMinusOne'}}
+    for steps, size, part in (
+        ([{'kind': 'centre_crop', 'size': 9}], (9, 9), '9 x 9 pixels after its preprocessing, expected 8 x 8'),
+        (
+            [{'kind': 'resize_short', 'size': 256}],
+            (1, 2000),
+            'would be 512,000 x 256, expected at most 67,108,864 pixels',
+        ),
+    ):
+        Image.new('L', size).save(run / 'other.png')
+        (run / 'cropped.json').write_text(json.dumps(cropped | {'steps': steps}))
+        message = refused(start, 'predict', converted, 'other.png', '--preprocessing', 'cropped.json')
+        assert message.startswith('error: other.png: ') and part in message
     (run / 'three.txt').write_text('a\nb\nc\n')
     assert 'got 3 lines, expected 10' in refused(start, 'predict', converted, '0.png', '--classes', 'three.txt')
 
@@ -289,7 +333,7 @@ def test_bench(converted, unprepared, start, capsys):
 @pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])
 def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))
-    randomise_norms(model)
+    randomize_norms(model)
     packed, x = bnn.convert(model), images(architecture)
     floats, bits = evaluated(float_twin(packed), x), evaluated(packed, x)
     # BWN's real inputs are added up in another order.
@@ -317,7 +361,7 @@ def test_another_process(converted, run):
 
 
 def test_a_preprocessing_is_its_steps_and_survives_json():
-    steps = (resize_short(12), centre_crop(10))
+    steps = (resize_short(12), center_crop(10))
     prepare = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), steps, ('a', 'b'))
     assert Preprocessing.of(json.loads(json.dumps(prepare.described()))) == prepare
     pixels = np.random.default_rng(0).integers(0, 256, (17, 20, 3), dtype=np.uint8)

@@ -226,6 +226,9 @@ def test_options_set_scalars(dash):
         'watch_every': 8,
         'accumulate': 4,
         'precision': 'bfloat16',
+        'on_device': True,
+        'max_minutes': 1.5,
+        'evaluate_every': 2,
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',
@@ -311,7 +314,7 @@ def test_curves(finished):
 
 def test_config(finished):
     config = json.loads((finished[0] / 'config.json').read_text())
-    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, workdir=str(finished[0]))
+    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, on_device=False, workdir=str(finished[0]))
     assert {name: config[name] for name in SCALARS} == {name: getattr(expected, name) for name in SCALARS}
 
 
@@ -339,7 +342,7 @@ def test_a_float_network_has_no_packed_results(tmp_path):
         'not_converted',
     }
     assert not (tmp_path / 'packed.safetensors').exists()
-    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalisation is two numbers a channel.
+    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalization is two numbers a channel.
     timed = 'milliseconds_per_batch'
     assert {**results, timed: 0} == {**again, timed: 0}
 
@@ -365,7 +368,7 @@ def test_a_network_that_cannot_be_converted_says_so_or_is_deployed_as_another(tm
 
 
 def fitted(monkeypatch, module) -> list[Config]:
-    """The configs that module fits; what it gets is a network as it is initialised."""
+    """The configs that module fits; what it gets is a network as it is initialized."""
     configs = []
 
     def fit(config):
@@ -404,7 +407,7 @@ def test_the_second_stage_starts_from_the_first(monkeypatch):
                for network in (start, trained))  # fmt: skip
     for ours, theirs in zip(*kernels, strict=True):
         binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
-        assert np.array_equal(ours, bnn.schemes.projections.centre_and_clip(theirs) if binary else theirs)
+        assert np.array_equal(ours, bnn.schemes.projections.center_and_clip(theirs) if binary else theirs)
     assert json.dumps(second.described())
 
 

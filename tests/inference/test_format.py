@@ -14,9 +14,9 @@ from networks import build
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
 from bnn_jax.nn.layer import Unchanged
-from bnn_jax.nn.names import known_names, maker_of
+from bnn_jax.nn.names import known_names, registered
 from bnn_jax.nn.operations import Dense
-from bnn_jax.nn.packed import Chain, PackedNetwork, PackedProduct
+from bnn_jax.nn.packed import PackedNetwork, PackedProduct, PackedSequential
 from bnn_jax.nn.packed_layer import name_in_files, role
 from bnn_jax.nn.stateless import Flatten
 
@@ -27,7 +27,7 @@ PAGE = (Path(__file__).parents[2] / 'docs' / 'format.md').read_text()
 def example(tmp_path):
     words, scale = jnp.asarray([[5], [2]], jnp.uint32), jnp.asarray([0.5, 0.25], jnp.float32)
     product = PackedProduct(Dense(), 3, 2, False, words, scale, None)
-    network = PackedNetwork(3, 2, Chain((Unchanged(Flatten()), product)))
+    network = PackedNetwork(3, 2, PackedSequential((Unchanged(Flatten()), product)))
     return network, bnn.save(network, tmp_path / 'example.safetensors', preprocessing={'classes': ['\u00e9']})
 
 
@@ -43,7 +43,7 @@ def test_every_kind_and_field_is_in_the_table():
         kinds, *cells = line.split(' | ')
         for kind in re.findall(r'`(\w+)`', kinds):
             rows.setdefault(kind, set()).update(re.findall(r'`(\w+)`', cells[0]) if cells else ())
-    kinds = {name: maker_of(name) for name in known_names()}
+    kinds = {name: registered(name).layer for name in known_names()}
     for name, kind in kinds.items():
         if not kind.__module__.startswith('bnn_jax.'):
             continue  # Registered by an example or by another test.

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import evaluated, randomise_norms
+from networks import evaluated, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.nn.builder import NetworkBuilder
@@ -26,7 +26,7 @@ def grouped(channels, scheme=bnn.XNOR):
     builder.conv(channels + 4, 3, strides=2, padding=1, groups=4)
     builder.conv(2 * channels, 1)
     model = builder.network(5, average=True)
-    randomise_norms(model)
+    randomize_norms(model)
     return model
 
 
@@ -34,7 +34,7 @@ def convolutions_in_groups(packed):
     return [
         layer
         for layer in packed.body.layers
-        if isinstance(getattr(layer, 'product', None), Convolution) and layer.product.groups > 1
+        if isinstance(getattr(layer, 'operation', None), Convolution) and layer.operation.groups > 1
     ]
 
 
@@ -46,7 +46,7 @@ def test_a_narrow_layer_takes_an_eighth_of_its_floats_and_alpha(channels, scheme
     layers = convolutions_in_groups(packed)
     assert len(layers) == 2
     for layer in layers:
-        floats = 4 * np.prod(layer.product.kernel_shape(layer.in_features, layer.out_features))
+        floats = 4 * np.prod(layer.operation.kernel_shape(layer.in_features, layer.out_features))
         alphas = 0 if layer.scale is None else 4 * layer.out_features
         assert layer.words.nbytes + alphas <= floats / 8 + alphas
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, evaluated, images, randomise_norms, two_modules
+from networks import SMALL, build, evaluated, images, randomize_norms, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes, training
@@ -38,7 +38,7 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
     model, x = build(architecture, getattr(bnn, scheme)), images(architecture)
     for seed in (None, 0, 1):
         if seed is not None:
-            randomise_norms(model, seed)
+            randomize_norms(model, seed)
         expected = evaluated(model, x)
         assert np.isfinite(expected).all() and np.unique(expected).size > 2
         assert_same(evaluated(bnn.convert(model), x), expected)
@@ -46,12 +46,12 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
 
 def two_blocks(scheme, seed=0):
     """A stem, a residual block that keeps its shape and one that changes it, from an odd width; a head."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(20, 3)
-    stack.residual(20)
-    stack.residual(37, strides=2)
-    model = stack.network(5, average=True)
-    randomise_norms(model, seed)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(20, 3)
+    builder.residual(20)
+    builder.residual(37, strides=2)
+    model = builder.network(5, average=True)
+    randomize_norms(model, seed)
     return model
 
 
@@ -90,7 +90,7 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
     model = two_modules(getattr(bnn, scheme))
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
     for seed in (0, 1):
-        randomise_norms(model, seed)
+        randomize_norms(model, seed)
         packed, expected = bnn.convert(model), evaluated(model, x)
         assert np.unique(expected).size > 2
         assert_same(evaluated(packed, x), expected)
@@ -104,25 +104,25 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
 
 def atrous(scheme):
     """A stem, dilated binary convolutions with and without a pooling, a head."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(36, 3)
-    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
-    stack.conv(33, 3, padding='SAME', dilation=3)
-    stack.conv(70, 2, padding=1, strides=2, dilation=2)
-    model = stack.network(5, average=True)
-    randomise_norms(model)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(36, 3)
+    builder.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    builder.conv(33, 3, padding='SAME', dilation=3)
+    builder.conv(70, 2, padding=1, strides=2, dilation=2)
+    model = builder.network(5, average=True)
+    randomize_norms(model)
     return model
 
 
 def grouped(scheme):
     """Groups whose channels or filters share words, and some that do not; the last convolution dilated as well."""
-    stack = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(60, 3)
-    stack.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
-    stack.conv(60, 3, padding=1, groups=2)
-    stack.conv(42, 2, padding=1, groups=3, dilation=2)
-    model = stack.network(5, average=True)
-    randomise_norms(model)
+    builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(60, 3)
+    builder.conv(64, 3, padding=1, groups=2, pool=MaxPool(Window.of(2, 2)))
+    builder.conv(60, 3, padding=1, groups=2)
+    builder.conv(42, 2, padding=1, groups=3, dilation=2)
+    model = builder.network(5, average=True)
+    randomize_norms(model)
     return model
 
 
@@ -156,7 +156,7 @@ def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
 def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
     """Float products of real inputs may be summed in another order when compiled with other weights."""
     model = build(architecture, getattr(bnn, scheme))
-    randomise_norms(model)
+    randomize_norms(model)
     x = images(architecture)
     expected = evaluated(model, x)
     difference = np.abs(evaluated(bnn.convert(model), x) - expected).max()
@@ -166,7 +166,7 @@ def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
 def test_every_way_to_compile_gives_the_same_bits():
     """Eager, jitted with arguments, jitted over constants: the same logits, before and after conversion."""
     model = build('lenet5', bnn.XNOR)
-    randomise_norms(model)
+    randomize_norms(model)
     model.eval()
     packed, x = bnn.convert(model), images('lenet5')
     expected = np.asarray(model(x))
@@ -193,7 +193,7 @@ def test_trained_network_is_bit_identical():
 def test_integers_and_bits_of_every_block(scheme, pad_value):
     """(1) Integer products are equal; (2) each packed layer gives its own training layer's output on the same input."""
     model = build('vgg_small', dataclasses.replace(getattr(bnn, scheme), pad_value=pad_value))
-    randomise_norms(model)
+    randomize_norms(model)
     model.eval()
     packed, x, products = bnn.convert(model), jnp.asarray(images('vgg_small')), 0
     for layer, twin in zip(model.body.layers, packed.body.layers, strict=True):
@@ -202,11 +202,11 @@ def test_integers_and_bits_of_every_block(scheme, pad_value):
         if isinstance(twin, PackedProduct):
             products += 1
             signs = sign(x)
-            integers = layer.product(signs, sign(layer.kernel[...]))
+            integers = layer.operation(signs, sign(layer.kernel[...]))
             assert_same(integers, np.round(integers))
             words = bnn.bits.pack(x)
             assert_same(
-                twin.product.packed(words, twin.words, twin.in_features, twin.border), integers.astype(jnp.int32)
+                twin.operation.packed(words, twin.words, twin.in_features, twin.tap_sums), integers.astype(jnp.int32)
             )
             assert_same(bnn.bits.unpack(words, twin.in_features), signs)
         x = y

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from networks import build, evaluated, images, randomise_norms
+from networks import build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.nn.builder import NetworkBuilder
-from bnn_jax.nn.packed import Chain, FloatProduct
+from bnn_jax.nn.packed import FloatProduct, PackedSequential
 from bnn_jax.nn.stateless import MaxPool
 from bnn_jax.ops.windows import Window
 
@@ -27,7 +27,7 @@ def network(architecture: str, scheme):
 
 def packed_exactly(model):
     """A packed network whose first product, of images in eighths, is exact in any order of its sum."""
-    randomise_norms(model)
+    randomize_norms(model)
     rng = np.random.default_rng(3)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, bnn.nn.Product):
@@ -49,10 +49,10 @@ def test_a_binary_network_to_its_last_bit(architecture, tmp_path):
 
 
 def test_dilated_windows_to_the_last_bit(tmp_path):
-    stack = NetworkBuilder((11, 12, 3), scheme=bnn.BNN, width=1.0, rngs=nnx.Rngs(0))
-    stack.conv(36, 3, dilation=2)
-    stack.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
-    packed = packed_exactly(stack.network(5))
+    builder = NetworkBuilder((11, 12, 3), scheme=bnn.BNN, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(36, 3, dilation=2)
+    builder.conv(40, 3, padding=2, dilation=2, pool=MaxPool(Window.of(2, 2)))
+    packed = packed_exactly(builder.network(5))
     x = np.round(8 * np.random.default_rng(0).normal(size=(2, 11, 12, 3))).astype(np.float32) / 8
     logits = program['logits'](*program['read'](bnn.save(packed, tmp_path / 'network.safetensors')), x)
     np.testing.assert_array_equal(logits, evaluated(packed, x), strict=True)
@@ -66,7 +66,7 @@ def test_all_before_a_real_head_to_the_last_bit(architecture, tmp_path):
     # The head is one product of real numbers, summed in another order.
     np.testing.assert_allclose(logits, evaluated(packed, x), rtol=1e-5, atol=1e-5 * np.abs(logits).max())
     assert logits.dtype == np.float32 and isinstance(packed.body.layers[-1], FloatProduct)
-    headless = dataclasses.replace(packed, body=Chain(packed.body.layers[:-1]))
+    headless = dataclasses.replace(packed, body=PackedSequential(packed.body.layers[:-1]))
     tree['body']['layers'].pop()
     np.testing.assert_array_equal(program['logits'](tree, tensors, x), evaluated(headless, x), strict=True)
 

@@ -7,7 +7,7 @@ import os
 import jax
 import numpy as np
 import pytest
-from networks import SCHEMES, SMALL, build, evaluated, images, randomise_norms
+from networks import SCHEMES, SMALL, build, evaluated, images, randomize_norms
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures('compiled_quickly')
 @pytest.fixture(scope='module')
 def packed():
     model = build('vgg_small', bnn.XNOR)
-    randomise_norms(model)
+    randomize_norms(model)
     return bnn.convert(model)
 
 
@@ -36,7 +36,7 @@ ROUND_TRIPS += [('resnet18', 'BWN'), ('nin', 'XNOR_K'), ('extraction', 'BWN')]
 @pytest.mark.parametrize(('architecture', 'scheme'), ROUND_TRIPS)
 def test_round_trip(architecture, scheme, tmp_path):
     model = build(architecture, SCHEMES[scheme])
-    randomise_norms(model)
+    randomize_norms(model)
     packed = bnn.convert(model)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert loaded.report == packed.report

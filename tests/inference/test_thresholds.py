@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SCHEMES, build, evaluated, images, randomise_norms
+from networks import SCHEMES, build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
@@ -15,13 +15,13 @@ from bnn_jax.nn.layer import Unchanged
 from bnn_jax.nn.names import known_names
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import (
-    Chain,
-    Concat,
     FloatProduct,
+    PackedBranches,
     PackedNetwork,
     PackedNorm,
     PackedProduct,
-    Sum,
+    PackedResidual,
+    PackedSequential,
 )
 from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.bits import pack
@@ -36,12 +36,12 @@ def float_twin(layer):
     match layer:
         case PackedNetwork():
             return PackedNetwork(layer.channels, layer.num_classes, float_twin(layer.body))
-        case Chain():
-            return Chain(tuple(map(float_twin, layer.layers)))
-        case Sum():
-            return Sum(float_twin(layer.body), float_twin(layer.shortcut))
-        case Concat():
-            return Concat(tuple(map(float_twin, layer.branches)))
+        case PackedSequential():
+            return PackedSequential(tuple(map(float_twin, layer.layers)))
+        case PackedResidual():
+            return PackedResidual(float_twin(layer.body), float_twin(layer.shortcut))
+        case PackedBranches():
+            return PackedBranches(tuple(map(float_twin, layer.branches)))
     return layer
 
 
@@ -134,7 +134,7 @@ def magnitudes(rng, low, high, zeros=0.1):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 5, 27, 300, 2048, 9216, 2**20]), st.sampled_from([2, 8, 30]))
 def test_thresholds_are_those_of_the_layers(seed, k, spread):
-    """alpha, bias, gamma, beta, mean and variance of all magnitudes, two normalisations with a leaky ReLU between."""
+    """alpha, bias, gamma, beta, mean and variance of all magnitudes, two normalizations with a leaky ReLU between."""
     rng = np.random.default_rng(seed)
     numbers = [magnitudes(rng, -spread, spread) for _ in range(8)]
     first = product(k, C, scale=numbers[0], bias=numbers[1])
@@ -166,7 +166,7 @@ def test_thresholds_are_those_of_numpy(seed):
 
 
 def test_a_tie_is_plus_one_and_a_constant_channel_stays_constant():
-    """mean = 3, beta = 0: the normalised integer 3 is exactly 0 for gamma of either sign. gamma = 0: the sign of beta."""
+    """mean = 3, beta = 0: the normalized integer 3 is exactly 0 for gamma of either sign. gamma = 0: the sign of beta."""
     layers = [product(9, 4), norm([1, -1, 0, 0], [0, 0, -1, 0], [3, 3, 0, 0], [1, 1, 1, 1])]
     run = Run.of(layers, 0, 2)
     np.testing.assert_array_equal(run.thresholds, [3, 4, 10, -9])  # -1 below 3; from 4 on; everywhere; nowhere
@@ -196,8 +196,8 @@ NOT_HERE = {
     'norm of features': [*stateless(Flatten()), random_norm(C)],
     'norm of other channels': [random_norm(C + 1)],
     'a real product': [FloatProduct(Dense(), C, C, jnp.ones((C, C)), None)],
-    'a shortcut': [Sum(Chain(()), Chain(()))],
-    'a chain': [Chain(())],
+    'a shortcut': [PackedResidual(PackedSequential(()), PackedSequential(()))],
+    'a chain': [PackedSequential(())],
     'not finite': [PackedNorm(C, jnp.full((2, C), jnp.nan))],
 }
 
@@ -229,7 +229,7 @@ CHAINS = [(32, 0, OVERLAPPING), (32, -1, Window.of(2, 2)), (45, 0, Window.of(2, 
 
 @pytest.mark.parametrize(('channels', 'pad_value', 'window'), CHAINS)
 def test_a_chain_gives_the_same_integers(channels, pad_value, window):
-    """Pooling before and after normalisation, alpha of both signs, bias, flattening of channels that fill no word."""
+    """Pooling before and after normalization, alpha of both signs, bias, flattening of channels that fill no word."""
     rng = np.random.default_rng(channels)
     pool, pixels = MaxPool(window), np.prod(window.output_size(*window.output_size(9, 8)))
     keywords = {'pad_value': pad_value, 'bias': rng.normal(size=channels)}
@@ -246,7 +246,7 @@ def test_a_chain_gives_the_same_integers(channels, pad_value, window):
         random_norm(12, 3),
         product(12, 5, seed=3),
     ]
-    chain = in_bits(Chain(tuple(layers)))
+    chain = in_bits(PackedSequential(tuple(layers)))
     assert [(run.start, run.stop) for run in chain.runs] == [(0, 3), (3, 9), (9, 11)]
     x = jnp.asarray(rng.normal(size=(3, 9, 8, 7)), jnp.float32)
     expected = np.asarray(jax.jit(lambda chain, x: chain(x))(float_twin(chain), x))
@@ -267,7 +267,7 @@ def stored(network) -> tuple:
 )
 def test_networks_give_the_same_logits(architecture, scheme, count, tmp_path):
     model, x = build(architecture, SCHEMES[scheme]), images(architecture)
-    randomise_norms(model)
+    randomize_norms(model)
     packed = bnn.convert(model)
     assert len(packed.body.runs) == count
     before = float_twin(packed)
@@ -279,12 +279,12 @@ def test_networks_give_the_same_logits(architecture, scheme, count, tmp_path):
 
 
 def network(*layers):
-    return in_bits(PackedNetwork(C, 5, Chain(layers)))
+    return in_bits(PackedNetwork(C, 5, PackedSequential(layers)))
 
 
 def test_inside_residual_bodies_and_branches():
-    body = Chain((random_norm(C), conv(C, C), random_norm(C, 1), conv(C, C, seed=1)))
-    packed = network(Sum(body, Chain(())), Concat((body, Chain(()))))
+    body = PackedSequential((random_norm(C), conv(C, C), random_norm(C, 1), conv(C, C, seed=1)))
+    packed = network(PackedResidual(body, PackedSequential(())), PackedBranches((body, PackedSequential(()))))
     assert [len(chain.runs) for chain in (packed.body, packed.body.layers[0].body)] == [0, 1]
     assert len(packed.body.layers[1].branches[0].runs) == 1
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, C)), jnp.float32)

@@ -17,9 +17,8 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax import nn, training
 from bnn_jax.nn.layer import kept
-from bnn_jax.ops.deterministic import ordered_mean, rounded
-from bnn_jax.ops.signs import Signs
-from bnn_jax.schemes import AdaptiveSign, RSign, Scheduled, Trained
+from bnn_jax.ops import Signs, ordered_mean, rounded
+from bnn_jax.schemes import AdaptiveSign, RSign, Scheduled, Trained, TrainedScale
 
 C = 6
 IMAGES = np.random.default_rng(0).normal(size=(2, 5, 7, C)).astype(np.float32)
@@ -269,12 +268,24 @@ def sharpening(x, progress):
     return bnn.quantizers.sign_ste(x * (1 + 9 * progress))
 
 
+class ScaleAndOffset(TrainedScale):
+    """A trained alpha and a trained offset for each filter."""
+
+    def __init__(self, kernel, rngs):
+        super().__init__(kernel, rngs)
+        self.mean = nnx.Param(mean(kernel))
+
+    def offset(self):
+        return self.mean[...]
+
+
 ADABIN = {'weight': two_values, 'sign': centered_sign, 'scale': deviation, 'offset': mean, 'projection': None}
 STATEFUL = {
     'RSign': dataclasses.replace(bnn.BIREAL, activation=Trained(RSign)),
     'AdaptiveSign': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign)),
     'affine weights': dataclasses.replace(bnn.BIREAL, **ADABIN),
     'affine in both': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign), **ADABIN),
+    'trained alpha and offset': dataclasses.replace(bnn.BIREAL, weight=Trained(ScaleAndOffset), scale=None),
     'scheduled': dataclasses.replace(bnn.BIREAL, activation=Scheduled(sharpening)),
 }
 
@@ -288,17 +299,39 @@ def test_trained_scheduled_and_affine_quantizers_train_and_convert(scheme, tmp_p
         state, metrics = training.train_step(state, {'image': x, 'label': np.arange(4)})
     assert np.isfinite(float(metrics['loss']))
     trained = training.model_of(state)
-    if isinstance(scheme.activation, Trained):
-        quantizers = [
-            p.layer.activation for p in nn.walk(trained) if isinstance(getattr(p.layer, 'activation', None), nnx.Module)
-        ]
-        numbers = [np.asarray(leaf) for q in quantizers for leaf in jax.tree.leaves(nnx.state(q, nnx.Param))]
-        assert len(quantizers) == 2 and any((number != 0).any() and (number != 1).any() for number in numbers)
+    for field in ('weight', 'activation'):
+        if isinstance(getattr(scheme, field), Trained):
+            pairs = zip(nn.walk(model), nn.walk(trained), strict=True)
+            pairs = [[getattr(place.layer, field, None) for place in pair] for pair in pairs]
+            changes = [
+                jax.tree.map(lambda a, b: bool((a != b).any()), *(nnx.state(one, nnx.Param) for one in pair))
+                for pair in pairs
+                if isinstance(pair[0], nnx.Module)
+            ]
+            assert len(changes) == 2 and all(map(any, map(jax.tree.leaves, changes)))
     packed = bnn.convert(trained)
+    assert bnn.summarize(trained, x.shape).packed_bytes == packed.report.bytes
     np.testing.assert_array_equal(training.logits_of(packed)(x), training.logits_of(trained)(x))
     np.testing.assert_allclose(bnn.inference.float_twin(packed)(x), packed(x), rtol=1e-6, atol=1e-6)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     np.testing.assert_array_equal(loaded(x), packed(x))
+
+
+def test_a_trained_scale_by_hand():
+    """alpha_f sum x sign(w), and its gradients; an alpha below 0 turns the signs of the integers round."""
+    scheme = dataclasses.replace(bnn.BNN, weight=Trained(TrainedScale))
+    layer = nn.Linear(3, 2, use_bias=False, scheme=scheme, rngs=nnx.Rngs(0))
+    w, x = np.float32([[0.5, -2], [-0.25, 0.75], [0, -0.5]]), np.float32([[1, -1, 1], [-1, -1, 1]])
+    layer.kernel[...] = jnp.asarray(w)
+    layer.weight.alpha[...] = jnp.asarray([0.5, -3], jnp.float32)
+    signs = np.where(w < 0, -1, 1)
+    np.testing.assert_array_equal(layer(x), [0.5, -3] * (x @ signs))
+    np.testing.assert_array_equal(layer.packed()(jnp.asarray(x)), layer(x))
+    graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+    to = jax.grad(lambda params: nnx.merge(graphdef, params, rest)(x)[:, 0].sum() * 2)(params)
+    g = 2 * x.sum(0)  # dC / d(alpha_0 s_0)
+    np.testing.assert_array_equal(to['weight']['alpha'][...], [g @ signs[:, 0], 0])
+    np.testing.assert_array_equal(to['kernel'][...], np.stack([0.5 * g, 0 * g], 1))
 
 
 @pytest.mark.parametrize('padding', [0, 1])

@@ -250,7 +250,7 @@ def test_what_a_packed_module_cannot_do_is_said(tmp_path):
         training.init(packed, optax.sgd(0.1))
     with pytest.raises(TypeError, match='float_twin: got a Own.*any other module the trained model itself'):
         bnn.inference.float_twin(packed)
-    with pytest.raises(TypeError, match='got a Chain, a packed layer alone'):
+    with pytest.raises(TypeError, match='got a PackedSequential, a packed layer alone'):
         bnn.save(bnn.convert(nn.Sequential([linear()])), tmp_path / 'chain')
     path = bnn.save(packed, tmp_path / 'own.safetensors')
     with pytest.raises(ValueError, match='into is a Own without binary weights, expected one with binary layers at a,'):

@@ -11,7 +11,7 @@ import bnn_jax as bnn
 from bnn_jax import training
 from bnn_jax.nn import Latent
 from bnn_jax.optim import by_kind, latent_weights, norms, projected
-from bnn_jax.schemes.projections import centre_and_clip, clip, of, project
+from bnn_jax.schemes.projections import center_and_clip, clip, of, project
 from bnn_jax.training import biases, float_weights
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -52,7 +52,7 @@ def test_nothing_to_project_leaves_the_optimizer():
 
 
 def test_multi_steps_move_at_their_steps_only():
-    tx = projected(optax.MultiSteps(optax.sgd(0.5), 3), parameters(centre_and_clip))
+    tx = projected(optax.MultiSteps(optax.sgd(0.5), 3), parameters(center_and_clip))
     np.testing.assert_array_equal(stepped(tx, parameters(), 2)[0]['kernel'][...], W)
     assert not np.array_equal(stepped(tx, parameters(), 3)[0]['kernel'][...], W)
 

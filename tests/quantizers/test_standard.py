@@ -133,7 +133,7 @@ def assert_within(actual, expected, eps, dtype='float32'):
 
 
 def special_weights(shape, seed=0):
-    """Float32 weights with a filter of zeros and one that holds every edge: +-1, its neighbours, +-0, beyond."""
+    """Float32 weights with a filter of zeros and one that holds every edge: +-1, its neighbors, +-0, beyond."""
     w = 0.7 * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     edges = np.array([1, -1, 0, -0.0, 1.5, -1.5, np.nextafter(1, 2, dtype='f'), np.nextafter(-1, 0, dtype='f')], 'f')
     filters = w.reshape(-1, shape[-1])

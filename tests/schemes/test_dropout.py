@@ -63,8 +63,8 @@ def test_channels_are_dropped_whole_image_by_image(flattened):
 
 
 def test_rules():
-    image, vector = dropout.Place((6, 5, 7), True, True), dropout.Place((9,), True, False)
-    convolution = dropout.Place((6, 5, 7), False, False)
+    image, vector = dropout.ProductInput((6, 5, 7), True, True), dropout.ProductInput((9,), True, False)
+    convolution = dropout.ProductInput((6, 5, 7), False, False)
     assert [rule(image) for rule in RULES] == [None, dropout.Channels(7), dropout.elements, dropout.elements]
     assert [rule(vector) for rule in RULES] == [dropout.elements, dropout.Channels(9), None, dropout.elements]
     assert [rule(convolution) for rule in RULES] == [None, None, None, dropout.elements]

@@ -23,7 +23,7 @@ from bnn_jax.schemes import (
 )
 from bnn_jax.schemes.dropout import everywhere
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import centre_and_clip, clip
+from bnn_jax.schemes.projections import center_and_clip, clip
 
 SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
 replace = dataclasses.replace
@@ -57,7 +57,7 @@ XNOR = (
     quantizers.scaled_sign_ste,
     quantizers.alpha,
     quantizers.sign_ste,
-    centre_and_clip,
+    center_and_clip,
     real,
     real,
     real,

@@ -23,7 +23,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
-from bnn_jax.data import Standardize, digits, evaluation_batches
+from bnn_jax.data import Standardize, crop, digits, evaluation_batches, flip
 from bnn_jax.nn.norm import Norm
 from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.devices import (
@@ -37,6 +37,7 @@ from bnn_jax.training.devices import (
     whole,
 )
 from bnn_jax.training.metrics import read
+from bnn_jax.training.on_device import Draw, batched
 from bnn_jax.training.step import update
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -140,6 +141,16 @@ def eight() -> dict:
     batches = list(evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,))))
     on_eight = [evaluate(network, batches) for network in (model, bnn.convert(model))]
     found['evaluated'] = on_eight
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
+    lying = {'image': pixels, 'label': np.arange(50, dtype=np.int32), 'table': np.linspace(0, 1, 256)[:, None]}
+    augmentations = tuple(map(batched, (crop(2), flip)))
+    alone, together = (Draw(0, 16, 50, augmentations, mesh) for mesh in (None, all_devices()))
+    batches = [
+        jax.jit(draw.batch)(replicated(lying, all_devices()) if draw.mesh else lying, jnp.int32(4))
+        for draw in (alone, together)
+    ]
+    found['drawn'] = difference(*batches)
+    found['images a device'] = {len(shard.data) for shard in batches[1]['image'].addressable_shards} == {2}
     try:
         spread(batch_of(12), all_devices())
     except ValueError as error:
@@ -186,6 +197,10 @@ def test_eight_devices_evaluate_as_one(found):
         np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-6)  # float32 logits
 
 
+def test_eight_devices_draw_the_batch_of_one(found):
+    assert found['drawn'] == 0 and found['images a device']
+
+
 def test_a_batch_that_devices_cannot_share(found):
     assert found['uneven'] == 'batch_size: got 12 for 8 devices, expected a multiple of 8'
 
@@ -193,8 +208,8 @@ def test_a_batch_that_devices_cannot_share(found):
 # Statistics of parts of a batch, and a batch in parts, on one device.
 
 
-def test_groups_are_normalised_each_by_itself():
-    """Against each group's mean and variance in NumPy; the running ones move towards the mean of the groups'."""
+def test_groups_are_normalized_each_by_itself():
+    """Against each group's mean and variance in NumPy; the running ones move toward the mean of the groups'."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 3, 2, 4)).astype(np.float32)
     norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
@@ -218,7 +233,7 @@ in_parts_of = jax.jit(update, static_argnames='parts')
 
 
 def test_a_batch_in_parts_is_the_batch():
-    """A network without normalisation: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
+    """A network without normalization: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
     rounding."""
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, bnn.FLOAT, {'hidden': (), 'input_shape': (8, 8, 1)})
@@ -227,7 +242,7 @@ def test_a_batch_in_parts_is_the_batch():
 
 
 def test_a_batch_in_parts_moves_the_statistics_part_by_part():
-    """Part i is images i, i + 2, ...; the running mean of the first normalisation is moved twice."""
+    """Part i is images i, i + 2, ...; the running mean of the first normalization is moved twice."""
     scheme = dataclasses.replace(bnn.FLOAT, momentum=0.5)
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
@@ -260,7 +275,7 @@ def test_operands_in_bfloat16(name):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
         losses[operands] = float(metrics['loss']), evaluated
     assert losses[None][1] == losses[jnp.bfloat16][1]
-    if name in ('FLOAT', 'BWN'):  # Where x is binarised, a sign may turn or none.
+    if name in ('FLOAT', 'BWN'):  # Where x is binarized, a sign may turn or none.
         assert losses[None][0] != losses[jnp.bfloat16][0]
         np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
 
@@ -311,7 +326,7 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
     # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
     jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
-    fit_module = sys.modules['bnn_jax.training.fit']
+    fit_module = sys.modules['bnn_jax.training.images']  # which checks each batch
     check, seen = fit_module.check_batch, []
 
     def counted(*arguments):

@@ -27,8 +27,8 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
-from bnn_jax.data import ArraySource, Standardize, centre_crop, crop, digits, evaluation_batches, random_crop
-from bnn_jax.schemes.projections import centre
+from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, random_crop
+from bnn_jax.schemes.projections import center
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, memory, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
@@ -310,7 +310,7 @@ def another_test_set(split, data_dir):
         {'model': functools.partial(CONFIG.model, hidden=(16, 8))},
         {'model': functools.partial(CONFIG.model, hidden=(16, 16, 16))},
         {'model': functools.partial(CONFIG.model, scheme=bnn.FLOAT)},
-        {'model': functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, projection=centre))},
+        {'model': functools.partial(CONFIG.model, scheme=dataclasses.replace(bnn.BC_STOCHASTIC, projection=center))},
         {'optimizer': optax.sgd},
         {'schedule': constant},
         {'augmentations': ()},
@@ -366,7 +366,7 @@ def test_what_changes_no_parameter_may_change(finished, copy):
 def test_worker_processes_and_augmentations_of_the_test_images(tmp_path, capfd):
     """The parameters are those without processes; only the evaluation sees what is done to the test images."""
     model = functools.partial(CONFIG.model, input_shape=(6, 6, 1))
-    changes = {'model': model, 'augmentations': (random_crop(6),), 'evaluation_augmentations': (centre_crop(6),)}
+    changes = {'model': model, 'augmentations': (random_crop(6),), 'evaluation_augmentations': (center_crop(6),)}
     ours = fit(config(tmp_path / 'a', epochs=1, workers=1, anchors=((1, 0.25),), **changes))
     assert same(ours, fit(config(tmp_path / 'b', epochs=1, **changes)))
     (record,) = [r for r in records(tmp_path / 'a') if 'epoch' in r]

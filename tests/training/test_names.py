@@ -49,6 +49,7 @@ def test_the_names_of_the_recipes_are_kept():
     kinds = ('quantizers.', 'schemes.', 'training.')
     assert {name for name in found if not name.startswith(kinds)} == set(NAMES.split())
     assert all(len(name.split('.')) == 2 for name in found), 'a name of another form is the path of a module'
+    assert 'schemes.centre_and_clip' in found  # Its name before the spelling changed.
     for name in found:
         if name.startswith('training.'):
             assert hasattr(bnn.training, name.removeprefix('training.'))

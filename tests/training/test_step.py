@@ -17,7 +17,7 @@ from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Latent, Noise
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
-from bnn_jax.schemes.projections import centre_and_clip
+from bnn_jax.schemes.projections import center_and_clip
 from bnn_jax.training import SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -32,7 +32,7 @@ SCHEMES = {
     'XNOR_K': XNOR_K,
 }
 BINARY = [name for name in SCHEMES if name != 'FLOAT']
-CENTRED = ['XNOR', 'XNOR_K']
+CENTERED = ['XNOR', 'XNOR_K']
 EPS = np.finfo(np.float32).eps
 
 
@@ -162,8 +162,8 @@ CLOSED_FORMS = {
     'FLOAT': (FLOAT, real_weights, lambda w: w),
     'BC': (dataclasses.replace(BC, last=itself), plain_signs, lambda w: np.clip(w, -1, 1)),
     'BWN': (dataclasses.replace(BWN, last=itself), signs_times_alpha, lambda w: np.clip(w, -1, 1)),
-    'BWN, centred': (
-        dataclasses.replace(BWN, last=itself, projection=centre_and_clip),
+    'BWN, centered': (
+        dataclasses.replace(BWN, last=itself, projection=center_and_clip),
         signs_times_alpha,
         lambda w: np.clip(w - w.mean(0), -1, 1),
     ),
@@ -247,7 +247,7 @@ def test_a_step_of_length_0_leaves_every_parameter(name):
 def test_initial_weights_are_projected(name):
     for w in latents(course(name)[0][0]):
         assert np.abs(w).max() <= 1
-        if name in CENTRED:
+        if name in CENTERED:
             np.testing.assert_allclose(w.mean(-2, dtype=np.float64), 0, atol=2 * EPS)
 
 
@@ -260,12 +260,12 @@ def test_latent_weights_stay_where_the_projection_puts_them(name):
             assert np.abs(w).max() <= 1
             edge = np.abs(w) == 1
             clipped += edge.sum()
-            if name in CENTRED:
+            if name in CENTERED:
                 free = ~edge.any(-2)
                 inside += free.sum()
                 assert np.abs(w.mean(-2, dtype=np.float64))[free].max(initial=0) <= 2 * EPS
     assert clipped
-    assert inside or name not in CENTRED
+    assert inside or name not in CENTERED
 
 
 def test_a_step_leaves_its_state_usable():

@@ -40,7 +40,7 @@ def mlp(scheme, seed=0, hidden=(24, 16)):
 
 
 def trained(scheme, seed=1):
-    """Weights that training may leave: some beyond 1, filters off centre; statistics and gamma anywhere."""
+    """Weights that training may leave: some beyond 1, filters off center; statistics and gamma anywhere."""
     model, rng = mlp(activations_only(scheme), seed), np.random.default_rng(seed)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Product):
@@ -120,7 +120,7 @@ def test_the_first_stage_multiplies_signs_by_real_weights():
 
 
 def test_the_second_stage_starts_from_the_signs_of_the_first():
-    """alpha sign(W), W the first stage's weights centred over inputs and clipped, from nothing but its own arrays."""
+    """alpha sign(W), W the first stage's weights centered over inputs and clipped, from nothing but its own arrays."""
     first = trained(bnn.XNOR)
     weights = []
     for i, layer in enumerate(products(first)):

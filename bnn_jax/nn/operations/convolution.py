@@ -15,8 +15,8 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.signs import Signs
 from bnn_jax.ops.windows import Window, pad_channels
 
-# A window is described in files as part of its operation.
-register('Window')(Window)
+# A window is described in files as part of its operation or pooling.
+register('Window', make=Window.of)(Window)
 
 
 @register('Convolution')
@@ -26,6 +26,8 @@ class Convolution:
 
     Filters g out / groups to (g + 1) out / groups see the channels g in / groups to (g + 1) in / groups, for each group g.
     """
+
+    acts_on_rows = False
 
     window: Window
     pad_value: int = 0
@@ -114,7 +116,7 @@ class Convolution:
         """Which axis of its words is that of the filters."""
         return 3
 
-    def border(self, words: jax.Array, in_features: int) -> jax.Array | None:
+    def tap_sums(self, words: jax.Array, in_features: int) -> jax.Array | None:
         """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
         if self.pad_value != 0:
             return None
@@ -124,15 +126,15 @@ class Convolution:
             else narrow_tap_sums(words, self.filters)
         )
 
-    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, border: jax.Array | None) -> jax.Array:
+    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, tap_sums: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
-        return packed_conv2d(x_words, words, in_features, tap_sums=border, **self._options())
+        return packed_conv2d(x_words, words, in_features, tap_sums=tap_sums, **self._options())
 
     def packed_signs(
-        self, x_words, words, in_features: int, border, thresholds: jax.Array, flip: jax.Array
+        self, x_words, words, in_features: int, tap_sums, thresholds: jax.Array, flip: jax.Array
     ) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return packed_conv2d_signs(x_words, words, thresholds, flip, in_features, tap_sums=border, **self._options())
+        return packed_conv2d_signs(x_words, words, thresholds, flip, in_features, tap_sums=tap_sums, **self._options())
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""

@@ -52,6 +52,8 @@ def _by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
 class Dense:
     """x (N, ..., in) times kernel (in, out)."""
 
+    acts_on_rows = True
+
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
         return _by_rows(lambda rows: dense(rows, kernel.astype(x.dtype)), x)
@@ -97,19 +99,19 @@ class Dense:
         """How many signs lie along that axis."""
         return in_features
 
-    def border(self, words: jax.Array, in_features: int) -> jax.Array | None:
-        """A dense layer has no border."""
+    def tap_sums(self, words: jax.Array, in_features: int) -> jax.Array | None:
+        """None: a dense layer has no padding."""
         return None
 
-    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, border: jax.Array | None) -> jax.Array:
+    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, tap_sums: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32."""
         return _by_rows(lambda rows: packed_matmul(rows, words, in_features), x_words)
 
     def packed_signs(
-        self, x_words, words, in_features: int, border, thresholds: jax.Array, flip: jax.Array
+        self, x_words, words, in_features: int, tap_sums, thresholds: jax.Array, flip: jax.Array
     ) -> jax.Array:
         """Words of (packed < thresholds) ^ flip."""
-        return below(self.packed(x_words, words, in_features, border), thresholds, flip)
+        return below(self.packed(x_words, words, in_features, tap_sums), thresholds, flip)
 
     def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
         """Product of real numbers with signs in packed words, unpacked a tile at a time."""

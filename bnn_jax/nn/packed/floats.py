@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.kernels import packed_signs
-from bnn_jax.nn.affine import affine_sum
+from bnn_jax.nn.affine import affine_sum, affine_sums
 from bnn_jax.nn.epilogue import epilogue, scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
@@ -26,7 +26,7 @@ class UnpackedProduct(PackedLayer):
     a network with binary inputs. Else they are faster, and their floats never exist as a whole: tile by tile.
     """
 
-    product: Convolution | Dense
+    operation: Convolution | Dense = named_in_files('product')
     in_features: int = named_in_files('into')
     out_features: int = named_in_files('out')
     words: jax.Array = tensor()
@@ -38,11 +38,11 @@ class UnpackedProduct(PackedLayer):
         expect_bits(self)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.in_features)
+        self.operation.check(x, self.in_features)
         if self.in_order:
-            y = self.product(x, self.product.unpack_kernel(self.words, self.in_features))
+            y = self.operation(x, self.operation.unpack_kernel(self.words, self.in_features))
         else:
-            y = self.product.signed(x, self.words)
+            y = self.operation.signed(x, self.words)
         return epilogue(scaled(y, self.scale), None, self.bias)
 
     def summed(self, in_order: bool) -> 'UnpackedProduct':
@@ -56,9 +56,9 @@ class UnpackedProduct(PackedLayer):
         return True
 
     def float_twin(self) -> 'SignProduct':
-        signs = self.product.unpack_kernel(self.words, self.in_features)
+        signs = self.operation.unpack_kernel(self.words, self.in_features)
         return SignProduct(
-            self.product, self.in_features, self.out_features, False, False, signs, self.scale, self.bias
+            self.operation, self.in_features, self.out_features, False, False, signs, self.scale, self.bias
         )
 
 
@@ -66,20 +66,20 @@ class UnpackedProduct(PackedLayer):
 class FloatProduct(PackedLayer):
     """Real weights, real input: kept in float32 as trained."""
 
-    product: Convolution | Dense
+    operation: Convolution | Dense = named_in_files('product')
     in_features: int = named_in_files('into')
     out_features: int = named_in_files('out')
     kernel: jax.Array = tensor()
     bias: jax.Array | None = tensor()
 
     def __post_init__(self):
-        expect(self, 'kernel', self.product.kernel_shape(self.in_features, self.out_features), np.float32)
+        expect(self, 'kernel', self.operation.kernel_shape(self.in_features, self.out_features), np.float32)
         if self.bias is not None:
             expect(self, 'bias', (self.out_features,), np.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        self.product.check(x, self.in_features)
-        return epilogue(rounded(self.product(x, self.kernel)), None, self.bias)
+        self.operation.check(x, self.in_features)
+        return epilogue(rounded(self.operation(x, self.kernel)), None, self.bias)
 
     def row(self, path: str) -> Row:
         return product_row(self, path, 'float32', 'its weights are real: the scheme keeps this layer in float')
@@ -92,7 +92,7 @@ class SignProduct(PackedLayer):
     The float twin of a packed layer, to compare with; no file holds it.
     """
 
-    product: Convolution | Dense
+    operation: Convolution | Dense = named_in_files('product')
     in_features: int = named_in_files('into')
     out_features: int = named_in_files('out')
     binary_input: bool
@@ -105,18 +105,16 @@ class SignProduct(PackedLayer):
     levels: jax.Array | None = tensor(default=None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        k = self.product.input_scale(x) if self.use_k else None
+        k = self.operation.input_scale(x) if self.use_k else None
         if self.shift is not None:
             x = rounded(x + jnp.broadcast_to(self.shift, x.shape))
         if self.binary_input:
             x = sign(x)
-        y = self.product(x, self.signs).astype(jnp.float32)
         if self.offset is None and self.levels is None:
-            return epilogue(scaled(y, self.scale), k, self.bias)
-        ones, filters = jnp.ones((1, *x.shape[1:]), x.dtype), jnp.ones_like(self.signs[..., :1])
-        sums = (y, self.product(ones, self.signs), self.product(x, filters), self.product(ones, filters))
-        numbers = (self.scale, self.offset, None if self.levels is None else (self.levels[0], self.levels[1]))
-        return epilogue(affine_sum(*sums, numbers), k, self.bias)
+            return epilogue(scaled(self.operation(x, self.signs).astype(jnp.float32), self.scale), k, self.bias)
+        ones, one_filter = jnp.ones_like(x[:1]), jnp.ones_like(self.signs[..., :1])
+        sums = affine_sums(self.operation, x, ones, self.signs, one_filter)
+        return epilogue(affine_sum(*sums, (self.scale, self.offset, self.levels)), k, self.bias)
 
     def row(self, path: str) -> Row:
         return product_row(self, path, 'float32', 'every sign as a float32 number')
@@ -124,7 +122,7 @@ class SignProduct(PackedLayer):
 
 @packed_layer('PackedNorm')
 class PackedNorm(PackedLayer):
-    """Batch normalisation as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
+    """Batch normalization as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
 
     channels: int
     coefficients: jax.Array = tensor()

@@ -1,6 +1,6 @@
 """Containers of packed layers, and the whole packed network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from bnn_jax.ops.deterministic import rounded
 
 
 @packed_layer('Chain')
-class Chain(PackedLayer):
+class PackedSequential(PackedLayer):
     """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
 
     layers: tuple = child()
@@ -38,16 +38,19 @@ class Chain(PackedLayer):
             for row in inner.rows(f'{path}.{i}' if path else str(i)):
                 yield runs[i].row_of(inner, row) if i in runs else row
 
-    def float_twin(self) -> 'Chain':
-        return Chain(self.layers)
+    def with_runs(self, find: Callable[[tuple], tuple]) -> 'PackedSequential':
+        return PackedSequential(self.layers, find(self.layers))
+
+    def float_twin(self) -> 'PackedSequential':
+        return PackedSequential(self.layers)
 
 
 @packed_layer('Sum')
-class Sum(PackedLayer):
+class PackedResidual(PackedLayer):
     """body(x) + shortcut(x)."""
 
-    body: Chain = child()
-    shortcut: Chain = child()
+    body: PackedSequential = child()
+    shortcut: PackedSequential = child()
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return rounded(self.body(x)) + rounded(self.shortcut(x))
@@ -58,7 +61,7 @@ class Sum(PackedLayer):
 
 
 @packed_layer('Concat')
-class Concat(PackedLayer):
+class PackedBranches(PackedLayer):
     """What several chains make of one input, side by side: their channels concatenated."""
 
     branches: tuple = child()
@@ -80,9 +83,11 @@ class PackedNetwork(PackedLayer):
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
+    is_network = True
+
     channels: int
     num_classes: int
-    body: Chain = child()
+    body: PackedSequential = child()
 
     def __call__(self, images) -> jax.Array:
         images = without_gradient(check_images(images, self.channels).astype(jnp.float32))

@@ -1,16 +1,18 @@
 """The product of bits: weights in words, signs multiplied by XNOR and popcount."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.kernels import packed_signs
-from bnn_jax.nn.affine import affine_sum
+from bnn_jax.nn.affine import affine_sum, affine_sums
 from bnn_jax.nn.epilogue import epilogue, scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.floats import SignProduct
 from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
-from bnn_jax.nn.packed_layer import PackedLayer, derived, named_in_files, packed_layer, tensor
+from bnn_jax.nn.packed_layer import IntegerForm, PackedLayer, derived, named_in_files, packed_layer, tensor
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.signs import Signs
 
@@ -23,12 +25,12 @@ class PackedProduct(PackedLayer):
     """
 
     # The operation, and its channels.
-    product: Convolution | Dense
+    operation: Convolution | Dense = named_in_files('product')
     in_features: int = named_in_files('into')
     out_features: int = named_in_files('out')
     # Whether K of the input multiplies the product.
     use_k: bool
-    # The signs, in `product.words_shape`.
+    # The signs, in `operation.words_shape`.
     words: jax.Array = tensor()
     # Alpha and bias of every filter, (out,).
     scale: jax.Array | None = tensor()
@@ -39,21 +41,21 @@ class PackedProduct(PackedLayer):
     offset: jax.Array | None = tensor(default=None)
     # Distance and center of the two values of the input, (2,).
     levels: jax.Array | None = tensor(default=None)
-    # What zero padding needs to know of the weights.
-    border: jax.Array | None = derived()
+    # The sum of the weights at each tap, which zero padding needs.
+    tap_sums: jax.Array | None = derived()
 
     def __post_init__(self):
         expect_bits(self)
         for name, shape in (('shift', (self.in_features,)), ('offset', (self.out_features,)), ('levels', (2,))):
             if getattr(self, name) is not None:
                 expect(self, name, shape, np.float32)
-        object.__setattr__(self, 'border', self.product.border(self.words, self.in_features))
+        object.__setattr__(self, 'tap_sums', self.operation.tap_sums(self.words, self.in_features))
 
     def __call__(self, x: jax.Array | Signs) -> jax.Array:
         k = None
         if self.use_k:
             assert not isinstance(x, Signs), 'K needs the map itself'
-            k = self.product.input_scale(x)
+            k = self.operation.input_scale(x)
         if self.is_affine():
             return epilogue(self._affine(x), k, self.bias)
         return epilogue(scaled(self.integers(x).astype(jnp.float32), self.scale), k, self.bias)
@@ -64,30 +66,39 @@ class PackedProduct(PackedLayer):
 
     def _affine(self, x: jax.Array | Signs) -> jax.Array:
         """The product as `affine_sum`: of the signs, of a window of ones, of an image of ones."""
-        words, levels = self._x_words(x), self.levels
+        words = self._x_words(x)
+        # A bit that is not set means +1.
         ones = jnp.zeros_like(words[:1])
-        one_filter = jnp.zeros_like(jax.lax.slice_in_dim(self.words, 0, 1, axis=self.product.filters_axis()))
-        border = self.product.border(one_filter, self.in_features)
-        sums = (
-            self.product.packed(words, self.words, self.in_features, self.border),
-            self.product.packed(ones, self.words, self.in_features, self.border),
-            self.product.packed(words, one_filter, self.in_features, border),
-            self.product.packed(ones, one_filter, self.in_features, border),
-        )
-        numbers = (self.scale, self.offset, None if levels is None else (levels[0], levels[1]))
-        return affine_sum(*(total.astype(jnp.float32) for total in sums), numbers)
+        one_filter = jnp.zeros_like(jax.lax.slice_in_dim(self.words, 0, 1, axis=self.operation.filters_axis()))
+
+        def multiply(x_words: jax.Array, weights: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+            filters, tap_sums = weights
+            return self.operation.packed(x_words, filters, self.in_features, tap_sums).astype(jnp.float32)
+
+        ones_weights = one_filter, self.operation.tap_sums(one_filter, self.in_features)
+        sums = affine_sums(multiply, words, ones, (self.words, self.tap_sums), ones_weights)
+        return affine_sum(*sums, (self.scale, self.offset, self.levels))
+
+    def integer_form(self) -> IntegerForm | None:
+        numbers = [np.asarray(number) for number in (self.scale, self.bias) if number is not None]
+        # K needs the map itself, and an affine product adds another sum to each pixel.
+        if self.use_k or self.is_affine() or not all(np.isfinite(number).all() for number in numbers):
+            return None
+        terms = math.prod(self.operation.kernel_shape(self.in_features, self.out_features)[:-1])
+        return IntegerForm(terms, self.out_features, self.scale, self.bias)
 
     def integers(self, x: jax.Array | Signs) -> jax.Array:
         """The product of signs alone, int32; of a real map they are taken and packed first."""
-        return self.product.packed(self._x_words(x), self.words, self.in_features, self.border)
+        return self.operation.packed(self._x_words(x), self.words, self.in_features, self.tap_sums)
 
-    def signs(self, x: jax.Array | Signs, thresholds: jax.Array, flip: jax.Array) -> Signs:
-        """Where the integers lie: -1 below their channel's threshold, the other way round where flip has a set bit."""
-        words = self.product.packed_signs(self._x_words(x), self.words, self.in_features, self.border, thresholds, flip)
+    def compared(self, x: jax.Array | Signs, thresholds: jax.Array, flip: jax.Array) -> Signs:
+        words = self.operation.packed_signs(
+            self._x_words(x), self.words, self.in_features, self.tap_sums, thresholds, flip
+        )
         return Signs(words, self.out_features)
 
     def _x_words(self, x: jax.Array | Signs) -> jax.Array:
-        self.product.check(x, self.in_features)
+        self.operation.check(x, self.in_features)
         if isinstance(x, Signs):
             return x.words
         if self.shift is None:
@@ -100,10 +111,16 @@ class PackedProduct(PackedLayer):
     def holds_bits(self) -> bool:
         return True
 
+    def multiplies_bits(self) -> bool:
+        return True
+
+    def acts_on_rows(self) -> bool:
+        return self.operation.acts_on_rows
+
     def reads_only_signs(self) -> bool:
         return not self.use_k and self.shift is None
 
     def float_twin(self) -> 'SignProduct':
-        signs = self.product.unpack_kernel(self.words, self.in_features)
+        signs = self.operation.unpack_kernel(self.words, self.in_features)
         numbers = (self.scale, self.bias, self.shift, self.offset, self.levels)
-        return SignProduct(self.product, self.in_features, self.out_features, True, self.use_k, signs, *numbers)
+        return SignProduct(self.operation, self.in_features, self.out_features, True, self.use_k, signs, *numbers)

@@ -18,10 +18,10 @@ def expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
 
 def expect_bits(layer) -> None:
     """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
-    expect(layer, 'words', layer.product.words_shape(layer.in_features, layer.out_features), np.uint32)
-    channels = layer.product.signs_in_words(layer.in_features, layer.out_features)
+    expect(layer, 'words', layer.operation.words_shape(layer.in_features, layer.out_features), np.uint32)
+    channels = layer.operation.signs_in_words(layer.in_features, layer.out_features)
     used = channels - WORD_BITS * (words_for(channels) - 1)
-    last = np.take(np.asarray(layer.words), -1, axis=layer.product.words_axis())
+    last = np.take(np.asarray(layer.words), -1, axis=layer.operation.words_axis())
     if used < WORD_BITS and np.any(last >> np.uint32(used)):
         raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {channels} are set, expected 0')
     for name in ('scale', 'bias'):
@@ -31,5 +31,5 @@ def expect_bits(layer) -> None:
 
 def product_row(layer, path: str, became: str, reason: str) -> Row:
     """The row of a product in a report."""
-    shape = 'x'.join(map(str, layer.product.kernel_shape(layer.in_features, layer.out_features)))
-    return Row(path, became, layer.stored_bytes(), f'{type(layer.product).__name__} {shape}: {reason}')
+    shape = 'x'.join(map(str, layer.operation.kernel_shape(layer.in_features, layer.out_features)))
+    return Row(path, became, layer.stored_bytes(), f'{type(layer.operation).__name__} {shape}: {reason}')
