@@ -51,7 +51,7 @@ class cutout:
     """Set a size x size square to zeros; every pixel is equally likely to be its middle, and what lies outside is left out.
 
     The middle is (size // 2, size // 2) in it. Raises ValueError for a size below 1. Source: DeVries and Taylor 2017
-    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean colour; here they are black,
+    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean color; here they are black,
     as those of `crop` are.
     """
 

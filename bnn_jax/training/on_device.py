@@ -103,7 +103,7 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
     """
     from bnn_jax import data
 
-    sizes = (data.resize_short, data.resize_to, data.centre_crop)
+    sizes = (data.resize_short, data.resize_to, data.center_crop)
     once = tuple(itertools.takewhile(lambda augmentation: isinstance(augmentation, sizes), augmentations))
     anew = []
     for augmentation in augmentations[len(once) :]:
