@@ -4,6 +4,7 @@ from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
+from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
@@ -61,4 +62,5 @@ __all__ = [
     'scaled',
     'summarize',
     'walk',
+    'with_classes',
 ]

@@ -89,6 +89,9 @@ class Network(Container, nnx.Module):
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
+    # Paths of the layers that were not taken over from another network and have initial weights (`nn.with_classes`).
+    new_layers: tuple[str, ...] = ()
+
     def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
         self.body = Sequential(layers)
         self.channels, self.num_classes = channels, num_classes

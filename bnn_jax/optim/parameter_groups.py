@@ -34,6 +34,34 @@ def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
     return path[-1] == 'bias' and 'scale' not in _siblings(path, params)
 
 
+def inside(*layers: str) -> Kind:
+    """The kind of the parameters of these layers, by their paths of attributes, as `Network.new_layers` gives them.
+
+    Example:
+        >>> import bnn_jax as bnn, optax
+        >>> from bnn_jax import training
+        >>> head = ('body.layers.6',)
+        >>> frozen = training.by_kind(
+        ...     {training.inside(*head): optax.adam(1e-2), training.outside(*head): optax.set_to_zero()}
+        ... )
+    """
+
+    def is_inside(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
+        return any(f'{".".join(map(str, path))}.'.startswith(f'{layer}.') for layer in layers)
+
+    return is_inside
+
+
+def outside(*layers: str) -> Kind:
+    """The kind of all parameters but those of these layers: see `inside`."""
+    within = inside(*layers)
+
+    def is_outside(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
+        return not within(path, variable, params)
+
+    return is_outside
+
+
 def _siblings(path: tuple, params: nnx.State) -> set:
     return {other[-1] for other, _ in nnx.to_flat_state(params) if other[:-1] == path[:-1]}
 
@@ -50,7 +78,7 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
     two match; TypeError for parameters that are plain arrays, without the variables that say their kind.
     """
     names = [getattr(kind, '__name__', f'rule {i}') for i, kind in enumerate(rules)]
-    transforms = dict(enumerate(rules.values()))
+    transforms: dict[Any, optax.GradientTransformation] = dict(enumerate(rules.values()))
 
     def init(params):
         labels = _labels(params, list(rules), names)

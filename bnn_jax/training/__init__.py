@@ -1,6 +1,6 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
-from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, inside, latent_weights, norms, outside
 from bnn_jax.optim.projected import projected
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
@@ -34,11 +34,13 @@ __all__ = [
     'float_weights',
     'gradient_norm',
     'init',
+    'inside',
     'latent_weights',
     'logits_of',
     'model_of',
     'named',
     'norms',
+    'outside',
     'projected',
     'soft_cross_entropy',
     'squared_hinge',
