@@ -208,8 +208,9 @@ def test_paths_and_files_of_every_kind(packed, tmp_path, monkeypatch):
     with open(tmp_path / 'other', 'wb') as file:
         bnn.save(packed, file)
     x = images('vgg_small')
-    for source in ('~/network.safetensors', tmp_path / 'other', io.BytesIO(content), (tmp_path / 'other').open('rb')):
-        np.testing.assert_array_equal(bnn.load(source)(x), packed(x))
+    with open(tmp_path / 'other', 'rb') as file:
+        for source in ('~/network.safetensors', tmp_path / 'other', io.BytesIO(content), file):
+            np.testing.assert_array_equal(bnn.load(source)(x), packed(x))
     assert serialization.preprocessing_of(io.BytesIO(content)) is None
 
 
