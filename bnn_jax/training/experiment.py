@@ -22,7 +22,7 @@ from flax import nnx
 from bnn_jax.files import write
 from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
-from bnn_jax.nn.containers import Network
+from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.summary import summarize
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
@@ -138,7 +138,20 @@ def run(name: str, config: Config) -> dict[str, Any]:
     A network without binary weights is not converted: its packed results are None. So are those of one that `convert` refuses;
     the reason is then printed and stands under 'not_converted'. On several hosts the first one does all this after `fit`; the
     others return no results.
+
+    Args:
+        name: of the run, in its results and pictures.
+        config: what to run; without a workdir, in runs/NAME-SEED.
+
+    Returns:
+        What results.json holds, docs/results.md.
+
+    Example:
+        >>> results = bnn.training.run('mine', config)  # doctest: +SKIP
+        >>> results['packed_test_accuracy']  # doctest: +SKIP
+        0.931
     """
+    config = dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
     model = model_of(fit(config))
     if not is_first_host():
         return {}
@@ -181,7 +194,8 @@ def run(name: str, config: Config) -> dict[str, Any]:
     if network is not None:
         preparing = preprocessing(config, first_images.shape[1:], class_names(model, test_source))
         described = None if preparing is None else preparing.described()
-        packed = load(save(network, workdir / 'packed.safetensors', preprocessing=described))
+        file = save(network, workdir / 'packed.safetensors', preprocessing=described)
+        packed = load(file) if isinstance(network, PackedNetwork) else load(file, into=model)
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {
@@ -212,11 +226,11 @@ def preprocessing(
         return None
 
 
-def deployed(config: Config, model: Network) -> Network:
+def deployed(config: Config, model: Any) -> Any:
     """What is converted: the trained model, or `config.deployed` with its parameters and statistics."""
     if config.deployed is None:
         return model
-    network = config.deployed(rngs=nnx.Rngs(config.seed), width=config.width)
+    network = config.network(config.deployed)
     nnx.update(network, nnx.state(model))
     network.eval()
     return network

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
@@ -83,8 +82,8 @@ def fit(config: Config) -> TrainState:
     last_step = config.epochs * epoch_steps
     schedule = config.schedule(config.learning_rate, last_step)
     tx = config.optimizer(schedule)
-    model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
-    state = init(model, tx, config.loss(), operands=config.operands(), steps=last_step)
+    model = config.network()
+    state = init(model, tx, config.objective(), operands=config.operands(), steps=last_step)
     if state.num_classes is not None:
         images.check(state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)

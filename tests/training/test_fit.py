@@ -329,12 +329,6 @@ def test_another_run_in_the_same_place_is_refused(copy, change):
     assert files(copy) == before
 
 
-def test_a_run_with_a_lambda_is_refused_before_it_begins(tmp_path):
-    with pytest.raises(ValueError, match='^schedule: got a lambda .*define it with def, or declare a name'):
-        fit(config(tmp_path / 'run', schedule=lambda learning_rate, steps: optax.constant_schedule(learning_rate)))
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
     state = init(CONFIG.model(rngs=nnx.Rngs(0), width=1.0), CONFIG.optimizer(CONFIG.schedule(1e-2, LAST)))
     before = {key: value for key, value in CONFIG.decisive().items() if key != 'description'}
@@ -557,11 +551,33 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('watch_every', -1, 'watch_every: got -1, expected 0 or more'),
         ('anchors', ((1, 20.09),), r'anchors: got \(1, 20.09\), expected \(epoch from 1, accuracy from 0 to 1\)'),
         ('anchors', ((0, 0.5),), r'anchors: got \(0, 0.5\)'),
+        (
+            'optimizer',
+            optax.adam(1e-3),
+            'optimizer: got a GradientTransformation.*, expected a function that makes one',
+        ),
+        ('schedule', optax.constant_schedule(1e-3), r'schedule: got .* expected a function \(learning_rate, steps\)'),
+        ('schedule', 1e-3, 'schedule: got 0.001, expected a function'),
+        ('model', nnx.Linear(1, 1, rngs=nnx.Rngs(0)), 'model: got Linear .*each run makes its own'),
+        ('model', digits, 'model: got function digits, expected a function or class that makes a network from rngs='),
+        ('data', (np.zeros(1), np.zeros(1)), r'data: got a tuple, expected .*data.Splits\(train, test\)'),
+        ('loss', 'focal', 'loss: got a str, expected'),
     ],
 )
 def test_a_config_is_checked(name, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **{name: value})
+
+
+class WithoutWidth(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(1, 1, rngs=rngs)
+
+
+def test_a_model_may_do_without_a_width():
+    assert isinstance(dataclasses.replace(CONFIG, model=WithoutWidth).network(), WithoutWidth)
+    with pytest.raises(ValueError, match="width: got 0.5, expected 1.0, for 'WithoutWidth' takes no width"):
+        dataclasses.replace(CONFIG, model=WithoutWidth, width=0.5)
 
 
 def test_an_empty_test_set_is_refused_before_the_first_step(tmp_path):

@@ -114,12 +114,22 @@ def test_two_closures_are_told_apart_by_their_variables():
     assert one != other and one == again
 
 
-@pytest.mark.parametrize('lambdas', [lambda x: x, functools.partial(lambda x, y: x, y=1), (flip, lambda x: x)])
-def test_a_lambda_is_refused(lambdas):
-    with pytest.raises(
-        ValueError, match=r'^augmentations: got a lambda \(.*<lambda>\), expected a function with a name.*named'
-    ):
-        base(augmentations=lambdas).described()
+def test_lambdas_are_told_apart_by_what_they_do():
+    def of(value):
+        return base(augmentations=(functools.partial(value, y=1), flip)).described()['augmentations']
+
+    one, again, other, inner = (
+        (lambda x, y: x + y),
+        (lambda x, y: x + y),
+        (lambda x, y: x + 2),
+        (lambda x, y: [x for x in y]),
+    )
+    assert of(one) == of(again) != of(other) != of(inner) == of(inner)
+    assert of(one)[1] == 'data.flip' and of(one)[0]['function']['function'].endswith('<lambda>')
+    scaled = [lambda x, factor=factor, y=0: factor * x for factor in (1, 2)]
+    assert of(scaled[0]) != of(scaled[1])
+    with pytest.raises(ValueError, match='got a lambda .*, expected a function with a name'):
+        name_of(one)
 
 
 MAIN = """
