@@ -122,8 +122,10 @@ def load(path: Source, *, into: nnx.Module | None = None) -> Any:
             in_order = any(layer.multiplies_bits() for layer in raw.values())
             built = {place: in_bits(layer, in_order) for place, layer in raw.items()}
             arrays = {array: _tensor(tensor, tensors, used) for array, tensor in described['arrays'].items()}
+        # A tensor that no layer takes means that the file was not written by `save`.
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
+    # Whatever a wrong description does to the constructors, the caller learns which file it was.
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
         raise ValueError(f'load: {name} does not describe a network ({error}); save it again') from error
     if into is not None:
@@ -226,6 +228,7 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
+    # How many there are so far: a name that no other has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
     return name
@@ -289,6 +292,7 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     """SHA-256 over all metadata but itself, and over name, dtype, shape and bytes of every tensor, in order of names."""
     digest = hashlib.sha256()
     stated = {key: value for key, value in metadata.items() if key != 'sha256'}
+    # Sorted: the order in which the keys were written does not count.
     digest.update(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential, expect_network
 from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
@@ -71,7 +71,7 @@ def start_from(model: Network, trained: Network) -> Network:
     place for (before a normalization it has no effect and is left out); TypeError for other types.
     """
     model = _copy(model, 'start_from')
-    _check_network(trained, 'start_from')
+    expect_network('start_from', trained)
     new: set[str] = set()
     if model.num_classes != trained.num_classes:
         trained = with_classes(trained, model.num_classes, rngs=nnx.Rngs(0))
@@ -112,13 +112,8 @@ class _Tensor:
     ours: Callable[[np.ndarray], np.ndarray]
 
 
-def _check_network(model, caller: str) -> None:
-    if not isinstance(model, Network):
-        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-
-
 def _copy(model: Network, caller: str) -> Network:
-    _check_network(model, caller)
+    expect_network(caller, model)
     return nnx.merge(*nnx.split(model), copy=True)
 
 

@@ -196,6 +196,7 @@ def signed_conv2d(
     x, w_words = floats_of(x, 4), words_of('w_words', w_words, 4)
     expect_groups(w_words, x.shape[3], groups, filters)
     if filters is not None:
+        # No backend multiplies real numbers by words along the filters.
         w_words = along_channels(w_words, filters)
     window = window_of(x, w_words, strides, padding, dilation, pad_value)
     return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)

@@ -3,6 +3,7 @@
 from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.drop_in import Conv, Linear
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
 from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
@@ -10,7 +11,7 @@ from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed_layer import PackedLayer
-from bnn_jax.nn.product import Conv, Linear, Product
+from bnn_jax.nn.product import Product
 from bnn_jax.nn.report import Report, Row
 from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, PRelu, Relu
 from bnn_jax.nn.summary import Summary, summarize

@@ -127,3 +127,9 @@ class Network(Container, nnx.Module):
                 heads.append((layer.weight, nan_unless_finite(layer.head(x), images)))
             x = layer(x)
         return nan_unless_finite(x, images), tuple(heads)
+
+
+def expect_network(caller: str, model: Any) -> None:
+    """Raises TypeError, naming the caller, for anything but a `Network`."""
+    if not isinstance(model, Network):
+        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')

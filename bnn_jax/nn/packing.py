@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
@@ -156,3 +157,15 @@ def _check_trained(activation, in_features: int) -> None:
             'its trained activation is not distance * sign(x + shift) + center with the numbers that its methods shift and '
             'levels give, expected equality; override these methods with what __call__ computes'
         )
+
+
+def packed_numbers(activation: nnx.Module) -> int:
+    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
+    graphdef, state = nnx.split(activation)
+
+    def stored(state):
+        module: Any = nnx.merge(graphdef, state, copy=True)
+        return module.shift(), module.levels()
+
+    # Shapes only: any state will do.
+    return sum(number.size for number in jax.tree.leaves(jax.eval_shape(stored, state)))

@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -17,10 +16,9 @@ from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
 from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.nn.packing import packed_product
+from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded
-from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
@@ -193,7 +191,7 @@ class Product(Layer, nnx.Module):
                 self.in_features, self.out_features
             )
             stored = math.prod(words) + per_filter * self.out_features
-        numbers = _packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
+        numbers = packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
         quantizers = [quantizer for quantizer in (self.weight, self.activation) if isinstance(quantizer, nnx.Module)]
         others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))
         macs, one_bit = (
@@ -231,88 +229,6 @@ class Product(Layer, nnx.Module):
         )
 
 
-class Conv(Product):
-    """A binary convolution in place of `flax.nnx.Conv`: the same argument names, and a scheme.
-
-    Works in any `nnx.Module`. `bnn_jax.convert` replaces it by its packed twin.
-
-    Args:
-        in_features: channels of the input.
-        out_features: filters.
-        kernel_size: the window, one integer for a square or two.
-        strides: one or two integers.
-        padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
-        kernel_dilation: one or two integers.
-        feature_group_count: groups of channels, each seen by its own filters.
-        use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary convolution.
-        rngs: random keys for the initial weights.
-
-    Example:
-        >>> import jax.numpy as jnp, bnn_jax as bnn
-        >>> from flax import nnx
-        >>> layer = bnn.nn.Conv(3, 8, (3, 3), scheme=bnn.XNOR, rngs=nnx.Rngs(0))
-        >>> layer(jnp.ones((1, 5, 5, 3))).shape
-        (1, 5, 5, 8)
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        *,
-        padding: Padding | int = 'SAME',
-        kernel_dilation: int | Sequence[int] = 1,
-        feature_group_count: int = 1,
-        use_bias: bool = True,
-        scheme: Scheme,
-        rngs: nnx.Rngs,
-    ):
-        if isinstance(padding, int | np.integer):
-            padding = ((padding, padding), (padding, padding))
-        window = Window.of(kernel_size, strides, padding, kernel_dilation)
-        operation = Convolution(window, groups=feature_group_count)
-        super().__init__(operation, in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)
-
-
-class Linear(Product):
-    """A binary dense layer in place of `flax.nnx.Linear`: the same argument names, and a scheme.
-
-    __call__: (..., in_features) -> (..., out_features).
-
-    Args:
-        in_features: numbers of the input.
-        out_features: numbers of the output.
-        use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary dense layer.
-        rngs: random keys for the initial weights.
-
-    Example:
-        >>> import jax.numpy as jnp, bnn_jax as bnn
-        >>> from flax import nnx
-        >>> bnn.nn.Linear(3, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3))).shape
-        (2, 5, 8)
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True, scheme: Scheme, rngs: nnx.Rngs):
-        super().__init__(Dense(), in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)
-
-
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
     """The named stream of keys, or that of the parameters where the user made no other."""
     return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params
-
-
-def _packed_numbers(activation: nnx.Module) -> int:
-    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
-    graphdef, state = nnx.split(activation)
-
-    def stored(state):
-        module: Any = nnx.merge(graphdef, state, copy=True)
-        return module.shift(), module.levels()
-
-    return sum(
-        number.size for number in jax.tree.leaves(jax.eval_shape(stored, state))
-    )  # Shapes only: any state will do.

@@ -13,7 +13,7 @@ from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.report import Report
 from bnn_jax.nn.tables import render
-from bnn_jax.nn.walk import Place, arrays_beside, output_shapes, walk
+from bnn_jax.nn.walk import Place, arrays_beside, expect_module, output_shapes, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,10 +138,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
             f'summarize: got a converted {type(model).__name__}, expected the trained model; print its .report for what each '
             'layer became, in how many bytes'
         )
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('summarize', model)
     # A layer alone is seen where it stands: as the only one of a container.
     model = Sequential([model]) if isinstance(model, Layer) else model
     calls = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))

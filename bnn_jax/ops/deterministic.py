@@ -82,6 +82,7 @@ def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) 
     """
     left_over = []
     while (n := operands[0].shape[0]) > 1:
+        # Put aside before halving, so that every compilation adds the same pairs.
         if n % 2:
             left_over.append(term(*(x[-1] for x in operands)))
             operands = tuple(x[:-1] for x in operands)
@@ -135,4 +136,5 @@ def normalize(x: jax.Array, coefficients: jax.Array) -> jax.Array:
     """(x + shift) * scale per channel (last axis), or the constant `shift` where scale is 0 (`norm_coefficients`)."""
     scale, shift = coefficients
     scale, shift = (jnp.broadcast_to(c, x.shape) for c in (scale, shift))
+    # The addition comes first: a product of a sum has nothing that could be contracted.
     return jnp.where(scale == 0, shift, rounded((x + shift) * scale))

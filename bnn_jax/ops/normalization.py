@@ -15,6 +15,7 @@ def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float) -> t
     dx = gamma r (g - (sum g + c r^2 sum g c) / n): what JAX derives step by step reads x and g twice as often. mean and var
     are for running statistics and have no gradient. Only reverse mode is defined. Source: arXiv:1502.03167.
     """
+    # x may be narrower than gamma and beta; the widest of them is the dtype of y.
     with jax.numpy_dtype_promotion('standard'):
         axes = tuple(range(x.ndim - 1))
         mean = x.mean(axes, keepdims=True)

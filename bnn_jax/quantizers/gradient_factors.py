@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax.quantizers.scaled import alpha
+from bnn_jax.quantizers.straight_through import over_filters
 
 Quantizer = Callable[[jax.Array], jax.Array]
 
@@ -92,4 +93,4 @@ def all_channels_but_one(w: jax.Array) -> float:
 
 def alpha_of_a_filter(w: jax.Array) -> jax.Array:
     """alpha, with as many axes as W."""
-    return alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])
+    return over_filters(alpha(w), w)

@@ -56,6 +56,7 @@ class Checkpoints:
         if digest != _digest(arrays, meta):
             raise self._damaged(step, 'its checksum differs')
         leaves, structure = jax.tree.flatten(state)
+        # The names are numbers of five digits: in their order, the leaves are in theirs.
         restored = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
         return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 

@@ -106,7 +106,9 @@ def with_options(
     if scheme is not None:
         shown = Annotated[str, tyro.conf.arg(help=scheme[1], aliases=['--preset'])]
         options.insert(0, ('scheme', shown, dataclasses.field(default=scheme[0])))
+    # Tyro makes an option of each field of a dataclass.
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
+    # The usage line shows the command by which this process was started.
     started = sys.modules['__main__'].__spec__
     module = started.name if started and started.name.rpartition('.')[2] == command else f'experiments.{command}'
     values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))

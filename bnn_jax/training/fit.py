@@ -124,6 +124,7 @@ def fit(config: Config) -> TrainState:
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)
+            # One call behind, so that the host waits for no step; nothing is pending when a checkpoint is made.
             ready = [pending.popleft() for _ in range(len(pending) - (0 if saves or evaluates else 1))]
             if ready:
                 records = [record for call in ready for record in _read(call)]

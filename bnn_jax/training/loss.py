@@ -32,6 +32,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.ndim == logits.ndim:
         return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
     valid = (labels >= 0) & (labels < logits.shape[-1])
+    # An index out of range gives no error inside jit, so another one is looked up, and the loss is NaN.
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
     return jnp.where(valid, loss, jnp.nan)
 

@@ -63,6 +63,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
+    # Not up to 1: the yellow at its end is hard to see on white.
     colors = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
     rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')
@@ -84,6 +85,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         axes.set(xlabel='step', xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
+    # An odd number of panels leaves one place empty.
     for axes in grid:
         axes.set_axis_off()
     if layers:
@@ -99,6 +101,7 @@ def _series(records: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]
         for key, value in record.items():
             quantity, _, layer = key.partition('/')
             if quantity in PANELS and layer:
+                # A logarithmic axis has no place for 0.
                 shown = float('nan') if quantity == 'flips' and value == 0 else value
                 series.setdefault(quantity, {}).setdefault(layer, []).append((record['step'], shown))
     return series
@@ -130,6 +133,7 @@ def _in_order(layer: str) -> tuple[list[int], str]:
 
 
 def _write(path: Path, figure) -> None:
+    # Through `write`, so that no half picture is left behind.
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

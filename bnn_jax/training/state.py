@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from bnn_jax.inference.converter import Packed
 from bnn_jax.nn.variables import Progress
-from bnn_jax.nn.walk import walk
+from bnn_jax.nn.walk import expect_module, walk
 from bnn_jax.optim.projected import projected
 from bnn_jax.training.loss import CrossEntropy, Loss, as_loss
 
@@ -88,10 +88,7 @@ def init(
         ValueError: for an optimizer that forgets what is projected (`optim.projected`), for a loss that does not fit the
             model, and for a scheduled quantizer without `steps`.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('init', model)
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise TypeError(
             f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
@@ -99,6 +96,7 @@ def init(
     minimized = as_loss(loss)
     if hasattr(minimized, 'check'):
         minimized.check(model)
+    # Copied, as the model is: a step may reuse the buffers of its state.
     minimized = jax.tree.map(jnp.array, minimized)
     model = _copy(model)
     if all(_evaluates(module) for _, module in nnx.iter_modules(model)):

@@ -178,6 +178,7 @@ def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (~(logits <= own)).sum(-1) < 5  # not `>`, of which a NaN has none
 
 
+# No buffers are donated: the caller may go on with the state that it gave.
 _compiled = jax.jit(update)
 
 
@@ -314,6 +315,7 @@ def totals_of(
         if count == 0:
             continue
         size = max(size, -(-count // mesh.size) * mesh.size)
+        # Filled up to the largest batch so far, so that the last, smaller one is not compiled anew.
         padded = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         batch_logits = np.asarray(logits(spread(padded, mesh)))[:count]
         _check_logits(batch_logits, images, num_classes, loss)

@@ -34,8 +34,10 @@ from experiments import (
     digits_vgg_small_distilled,
     digits_vgg_small_two_stage,
     fashion_mnist_lenet5,
+    gpu_day,
     picture_augmentations,
     pictures,
+    pieces,
     short_runs,
     table,
 )
@@ -49,7 +51,7 @@ DOCUMENTS = [
 RECIPES = experiments.recipes()
 COMMANDS = {
     module.__name__.removeprefix('experiments.'): module
-    for module in (ablation, demo, picture_augmentations, pictures, short_runs, table)
+    for module in (ablation, demo, gpu_day, picture_augmentations, pictures, pieces, short_runs, table)
 }
 SCALARS = [field.name for field in dataclasses.fields(Config) if 'help' in field.metadata]
 SHORT = ['--epochs=1', '--width=0.03125']

@@ -296,7 +296,7 @@ def test_what_each_scheme_takes(name, residual, downsample):
     assert SCHEMES[name].downsample == getattr(schemes, downsample)
 
 
-def test_an_order_may_be_a_function_and_a_misspelt_name_is_refused():
+def test_an_order_may_be_a_function_and_a_misspelled_name_is_refused():
     assert schemes.arrange(lambda parts: [*parts.pool(), *parts.relu()], Named()) == ['pool', 'relu']
     with pytest.raises(ValueError, match=r"got \('norm', 'produkt'\), expected a tuple of product"):
         replace(bnn.XNOR, chain=('norm', 'produkt'))

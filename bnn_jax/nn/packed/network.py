@@ -29,6 +29,7 @@ class PackedSequential(PackedLayer):
     def _through(self, start: int, stop: int, x: Any) -> Any:
         for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
             only_signs = following is not None and following.reads_only_signs() and layer.gives_signs()
+            # Where nothing but signs is read, the map itself is never written.
             x = layer.signs(x) if only_signs else layer(x)
         return x
 
