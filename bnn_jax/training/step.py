@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.ops.meshes import automatically, is_explicit
 from bnn_jax.training.batch import Batch, are_classes, as_batch, is_batch
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.loss import CrossEntropy, Loss, as_loss, cross_entropy, takes_classes
@@ -179,7 +180,11 @@ def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 # No buffers are donated: the caller may go on with the state that it gave.
-_compiled = jax.jit(update)
+@jax.jit
+def _compiled(state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any]):
+    if is_explicit(batch):
+        return automatically(update, PartitionSpec(), state, batch, extra_args)
+    return update(state, batch, extra_args)
 
 
 def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -306,11 +311,14 @@ def totals_of(
     """Sums over images of loss, of correct predictions and of labels in the top five, all weighted; numbers of images and
     sum of weights. Correct ones are NaN where labels are no classes. batches may be empty."""
     mesh = own_devices()
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        with jax.set_mesh(mesh):  # The images are spread over a mesh of their own.
+            return totals_of(model, batches, num_classes, loss)
     logits, size, totals = logits_of(model, mesh), 0, np.zeros(5)
     for given in batches:
         num_classes = num_classes or getattr(model, 'num_classes', None)
         batch = as_batch(given, num_classes, classes=takes_classes(loss))
-        images, labels = np.asarray(batch['image']), batch['label']
+        images, labels = np.asarray(batch['image']), jax.tree.map(np.asarray, batch['label'])
         count = len(images)
         if count == 0:
             continue
