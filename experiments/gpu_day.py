@@ -111,7 +111,12 @@ class Day:
     """Runs jobs until the time is over, and says in a log what became of them."""
 
     def __init__(self, output: Path):
-        self._output, self._running = output, {}
+        self._output = output
+        self._running: dict[subprocess.Popen, tuple[Job, float]] = {}
+        self._environment = {
+            'PYTHONUNBUFFERED': '1',
+            'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', f'{output}.work/compiled'),
+        }
         (output / 'logs').mkdir(parents=True, exist_ok=True)
         self._stopped = 0
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,9 +155,9 @@ class Day:
         self._end()
 
     def _start(self, job: Job, minutes: float) -> None:
-        fraction = {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}', 'PYTHONUNBUFFERED': '1'}
+        environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
         with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
-            process = subprocess.Popen(job.command(minutes), env=os.environ | fraction, stdout=log, stderr=log)
+            process = subprocess.Popen(job.command(minutes), env=environment, stdout=log, stderr=log)
         self._running[process] = job, time.monotonic()
         self.say(f'{job.name}: started, {minutes:.1f} minutes left')
 

@@ -49,6 +49,26 @@ class Falls:
         return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], boundaries)
 
 
+@named('experiments.WarmUp')
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """A learning rate that rises for some epochs, from a fifth to the whole, then falls by cosine to 0: a Config's schedule.
+
+    In a run of another length it rises for the same share of it. Source: ReCU's code, which raises it epoch by epoch.
+    """
+
+    # those of the whole recipe, and those in which the rate rises
+    epochs: int
+    rising: int
+
+    def __call__(self, learning_rate: float, steps: int) -> optax.Schedule:
+        rise = steps * self.rising // self.epochs
+        falling = optax.cosine_decay_schedule(learning_rate, steps - rise)
+        if rise == 0:
+            return falling
+        return optax.join_schedules([optax.linear_schedule(learning_rate / 5, learning_rate, rise), falling], [rise])
+
+
 @named('experiments.sgd')
 def sgd(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransformation:
     """SGD with momentum 0.9; decay: L2, added to the gradient."""

@@ -12,7 +12,8 @@ from bnn_jax.ops.windows import Window
 from bnn_jax.training import logits_of
 
 SCHEMES = {
-    name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
+    name: getattr(bnn, name)
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'IRNET', 'RECU')
 }
 
 # Architecture -> keywords and the shape of a batch: odd sizes, channels that are not multiples of 32.

@@ -71,7 +71,7 @@ def test_the_root_is_small():
 
 
 def test_public_names():
-    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'):
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET', 'RECU'):
         assert getattr(bnn, name) is getattr(bnn.schemes, name)
     assert bnn.bits.WORD_BITS == 32
     for name in ('init', 'train_step', 'evaluate', 'model_of', 'fit'):

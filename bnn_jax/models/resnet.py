@@ -71,7 +71,8 @@ def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
 def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes.
 
-    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity.
+    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity, unless the scheme's
+    `downsample` is that (`schemes.subsample_pad`, as in `IRNET`).
     sizes: arguments of `resnet`, such as width and input_shape, which is (32, 32, 3) here.
     """
     own: dict[str, Any] = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}

@@ -13,7 +13,17 @@ from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, PRelu, Relu
+from bnn_jax.nn.stateless import (
+    AvgPool,
+    Flatten,
+    GlobalAveragePool,
+    HardTanh,
+    LeakyRelu,
+    MaxPool,
+    PadChannels,
+    PRelu,
+    Relu,
+)
 from bnn_jax.nn.summary import Summary, summarize
 from bnn_jax.nn.variables import Fixed, Latent, Noise, Progress
 from bnn_jax.nn.walk import Place, observe, walk
@@ -32,6 +42,7 @@ __all__ = [
     'Fixed',
     'Flatten',
     'GlobalAveragePool',
+    'HardTanh',
     'Latent',
     'Layer',
     'LeakyRelu',
@@ -43,6 +54,7 @@ __all__ = [
     'Norm',
     'PRelu',
     'PackedLayer',
+    'PadChannels',
     'Place',
     'Product',
     'Progress',

@@ -15,7 +15,7 @@ from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequen
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, HardTanh, LeakyRelu, MaxPool, PadChannels, Relu
 from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import ProductInput, elements, everywhere
 from bnn_jax.schemes.orders import arrange
@@ -72,8 +72,23 @@ class Part:
     def relu(self) -> list:
         return [self.activation]
 
+    def hard_tanh(self) -> list:
+        return [HardTanh()]
+
     def pool(self) -> list:
         return list(self.pooling)
+
+    def subsample(self) -> list:
+        strides = self.window.strides
+        return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
+
+    def pad_channels(self) -> list:
+        more = self.out_features - self.shape[-1]
+        if more < 0:
+            raise ValueError(
+                f'pad_channels: got {self.shape[-1]} channels, expected at most the {self.out_features} of the block'
+            )
+        return [PadChannels(more // 2, more - more // 2)] if more else []
 
     def average(self) -> list:
         """Over an odd image the last row and column are averaged with zeros, as `AvgPool` counts."""

@@ -103,10 +103,11 @@ def _pack(
 ):
     """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
     if trained is not None:
-        signs, scale, offset, weights = trained.sign(kernel), trained.scale(), trained.offset(), trained(kernel)
+        signs, scale, offset = trained.sign(kernel), trained.scale(), trained.offset()
+        weights = quantized(trained, kernel, progress, scheme.weight)
     else:
-        signs = scheme.sign(kernel)
-        scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
+        signs = scheme.signs(kernel)
+        scale = scheme.scales(kernel, progress)
         offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
         weights = quantized(scheme.weight, kernel, progress)
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)

@@ -83,14 +83,14 @@ class Product(Layer, nnx.Module):
         before = self.scheme.before
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
-    def quantized(self, quantizer: Any, x: jax.Array) -> jax.Array:
-        """quantizer(x) at the progress that training has reached."""
-        return quantized(quantizer, x, None if self.progress is None else self.progress[...])
+    def quantized(self, quantizer: Any, x: jax.Array, given: Any = None) -> jax.Array:
+        """quantizer(x) at the progress that training has reached. given: the scheme's `Trained`, whose module it is."""
+        return quantized(quantizer, x, None if self.progress is None else self.progress[...], given)
 
     def signs(self) -> jax.Array:
         """The signs of the latent weights, those of evaluation where the scheme draws weights at random."""
-        sign = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.sign
-        return sign(self.latent())
+        signs = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.signs
+        return signs(self.latent())
 
     def scale(self) -> jax.Array | None:
         """The scale of every filter, (out,), without a gradient; None: 1."""
@@ -148,7 +148,7 @@ class Product(Layer, nnx.Module):
 
     def _quantized_weight(self, kernel: jax.Array) -> jax.Array:
         drawn = self.scheme.training_weight if self._draws() else None
-        return self.quantized(self.weight, kernel) if drawn is None else drawn(kernel, self._key())
+        return self.quantized(self.weight, kernel, self.scheme.weight) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
         """A fresh key; the layer's own moves on."""

@@ -27,6 +27,18 @@ class Relu(Layer):
         return np.ones(channels)
 
 
+@register('HardTanh')
+@dataclasses.dataclass(frozen=True)
+class HardTanh(Layer):
+    """min(max(x, -1), 1). Gradient: 1 where |x| < 1, else 0. The sign of what it gives is that of x."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(x) < 1, x, jax.lax.stop_gradient(jnp.clip(x, -1, 1)))
+
+    def direction(self, channels: int) -> np.ndarray:
+        return np.ones(channels)
+
+
 @register('LeakyRelu')
 @dataclasses.dataclass(frozen=True)
 class LeakyRelu(Layer):
@@ -72,6 +84,23 @@ class PRelu(Layer, nnx.Module):
         slope = np.asarray(self.slope[...])
         fits = slope.shape == (channels,) and np.all((slope >= 0) & (slope < np.inf))
         return np.ones(channels) if fits else None
+
+
+@register('PadChannels')
+@dataclasses.dataclass(frozen=True)
+class PadChannels(Layer):
+    """Channels of zeros before and after those of the input: (..., C) -> (..., before + C + after).
+
+    Source: option A of residual networks' shortcuts (arXiv:1512.03385 section 3.3), as IR-Net and ReCU have it.
+    """
+
+    before: int
+    after: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.before, self.after)])
+
+    keeps_channels = False
 
 
 @register('MaxPool')

@@ -18,6 +18,14 @@ def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> j
     return jax.random.uniform(key, shape, dtype)
 
 
+def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal with mean 0 and variance 2 / fan-out, fan-out being the window times the filters (drawn as `he_normal`).
+
+    Source: arXiv:1502.01852; VGG-small in the codes of IR-Net and ReCU.
+    """
+    return he_normal(key, shape, dtype) * jnp.asarray(math.sqrt(shape[-2] / shape[-1]), dtype)
+
+
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Normal with mean 0 and variance 2 / fan-in, fan-in being all axes but the last. Source: arXiv:1502.01852.
 

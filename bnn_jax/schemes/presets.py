@@ -26,7 +26,8 @@ from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
 from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
 from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
-from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
+from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, RECU, XNOR, constant_k, flowing_k, real, real_input
+from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)
 
@@ -326,4 +327,19 @@ BIREAL_SCALED_GRADIENT = named_scheme(
 Under SGD its latent weights move too slowly to train well: on ResNet-20 at half width, 1,500 steps, the loss ends 0.17 higher.
 """,
     dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha),
+)
+
+RECU_PYTORCH = named_scheme(
+    'RECU_PYTORCH',
+    """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale of every filter, which starts from U(0, 1).
+
+Behind a normalization the scale changes nothing but the size of epsilon beside the variance.
+Differs: tau changes step by step, and reaches 0.99.
+""",
+    dataclasses.replace(
+        RECU,
+        weight=Trained(ReCUWeight, Exponential(0.85, 0.99)),
+        scale=None,
+        balance=None,
+    ),
 )

@@ -55,7 +55,7 @@ class Config:
     # the recipe and its row that this config comes from; `Recipe.row` says them
     recipe: str = ''
     row: str = ''
-    # options of the command line
+    # options of the command line; those of training today are off at 0
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
@@ -76,6 +76,20 @@ class Config:
         0.0, 'after so many a run saves and ends with status 75, to be started again; 0: no limit'
     )
     evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
+    label_smoothing: float = option(0.0, 'share of a label that is spread over all classes')
+    mixup: float = option(0.0, 'alpha of mixup: images and labels are mixed in pairs by shares from Beta(alpha, alpha)')
+    cutout: int = option(0, 'side in pixels of a square of each training image that becomes 0')
+    warmup_epochs: float = option(
+        0.0, 'epochs over which the learning rate rises from near 0, before the schedule begins'
+    )
+    clip_gradient: float = option(
+        0.0, 'largest norm of the gradient of all parameters together; a longer one is scaled'
+    )
+    ema: float = option(
+        0.0, 'decay of a moving average of parameters and statistics, which is evaluated and packed, such as 0.999'
+    )
+    keep_best: bool = option(False, 'keep the checkpoint of the best test accuracy too, in WORKDIR/best')
+    patience: int = option(0, 'evaluations without a better test accuracy after which a run ends')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
@@ -86,13 +100,16 @@ class Config:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers', 'watch_every', 'max_minutes'):
+        for name in ('seed', 'workers', 'watch_every', 'max_minutes', 'mixup', 'cutout', 'clip_gradient', 'patience'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         if self.batch_size % self.accumulate:
             raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
         if self.precision not in PRECISIONS:
             raise ValueError(f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}')
+        for name, below in (('label_smoothing', 1), ('ema', 1), ('warmup_epochs', self.epochs)):
+            if not 0 <= getattr(self, name) < below:
+                raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 (off) or more, and less than {below}')
         self._check_functions()
         for epoch, accuracy in self.anchors:
             if epoch < 1 or not 0 <= accuracy <= 1:
@@ -187,16 +204,21 @@ class Config:
     def decisive(self) -> dict[str, Any]:
         """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
         decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
-        if not self.on_device:  # Batches that the host makes are those of runs from before there was a choice.
-            del decisive['on_device']
+        for name in ADDED_SINCE:  # Off, they leave a run what it was before there was a choice.
+            if not getattr(self, name):
+                del decisive[name]
         return decisive
 
 
 NOT_DECISIVE = (
     *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
-    *('max_minutes', 'evaluate_every'),
+    *('max_minutes', 'evaluate_every', 'keep_best', 'patience'),
     *('recipe', 'row'),
 )
+
+
+ADDED_SINCE = ('on_device', 'label_smoothing', 'mixup', 'cutout', 'warmup_epochs', 'clip_gradient', 'ema')
+"""Decisive fields that runs of before did not have, with which they go on where they are off."""
 
 
 def check_description(described: dict[str, Any], what: str, remedy: str) -> None:

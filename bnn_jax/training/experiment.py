@@ -24,6 +24,7 @@ from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.summary import summarize
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import NonFiniteLoss, fit
@@ -124,12 +125,18 @@ def with_options(
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
     """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1.
 
-    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`).
+    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`), and compiled programs are
+    kept on disk meanwhile (`compilation_cache`).
     """
     allocate_for_training()
+    began = time.monotonic()
     try:
-        with no_host_waits():
-            return run(name, prepare(config))
+        with no_host_waits(), compilation_cache():
+            config = prepare(config)
+            if config.max_minutes:  # of all stages together
+                left = config.max_minutes - (time.monotonic() - began) / 60
+                config = dataclasses.replace(config, max_minutes=max(left, 1e-9))
+            return run(name, config)
     except (OSError, ValueError, NonFiniteLoss) as error:
         raise SystemExit(f'error: {error}') from None
 

@@ -1,6 +1,7 @@
 """fit: a config to a trained state, resumable at any step; read from top to bottom."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,6 +17,7 @@ import optax
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
@@ -31,9 +33,11 @@ from bnn_jax.training.health import Health
 from bnn_jax.training.images import DeviceImages, images_of
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.progress import Progress
+from bnn_jax.training.scores import Scores
 from bnn_jax.training.signals import Deadline, Signals
-from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import means, update
+from bnn_jax.training.start import beginning, check_extension, step_of
+from bnn_jax.training.state import TrainState, model_of
+from bnn_jax.training.step import means
 
 COMPARED = 512
 """Test images that are evaluated by batch statistics too, at the end of every epoch."""
@@ -55,6 +59,7 @@ OUT_OF_TIME = 75
 """The exit status of a run to be started again: EX_TEMPFAIL of sysexits.h."""
 
 
+@compilation_cache()
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
@@ -68,7 +73,8 @@ def fit(config: Config) -> TrainState:
     Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
     gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
     checkpoint of another model or config, for a config that holds a lambda (`names.named`), and for bad data. The process's
-    allocator is left as it is; the command line sets it (`memory`).
+    allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
+    (`compilation_cache`).
     """
     config.described()  # A config that cannot be described is refused before anything is written.
     deadline = Deadline(config.max_minutes)
@@ -80,26 +86,28 @@ def fit(config: Config) -> TrainState:
     described, decisive = config.described(), config.decisive()
     epoch_steps = images.epoch_steps
     last_step = config.epochs * epoch_steps
-    schedule = config.schedule(config.learning_rate, last_step)
-    tx = config.optimizer(schedule)
-    model = config.network()
-    state = init(model, tx, config.objective(), operands=config.operands(), steps=last_step)
+    state, schedule = beginning(config, last_step)
     if state.num_classes is not None:
         images.check(state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
+    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
+    first_state = state
     start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
-    state = checkpoints.restore(state)
+    state = checkpoints.restore(
+        state, lambda epochs, done: check_extension(config, epochs, epoch_steps, done, first_state)
+    )
     check_same_on_hosts(int(state.step), decisive)
     state = replicated(state, mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
     first_step = int(state.step)
-    step = functools.partial(_step, functools.partial(update, parts=config.accumulate), schedule)
+    step = functools.partial(_step, step_of(config), schedule)
     see_signs, see = jax.jit(signs), jax.jit(watch)
     pending: collections.deque[Call] = collections.deque()
 
     with (
         checkpoints,
+        best or contextlib.nullcontext(),
         MetricsLog(workdir / 'metrics.jsonl' if is_first_host() else None, first_step) as log,
         Progress(first_step, last_step, epoch_steps, log.seconds, config.comparable_anchors()) as progress,
         Signals() as signals,
@@ -107,7 +115,10 @@ def fit(config: Config) -> TrainState:
     ):
         if remark:
             progress.say(remark)
-        health = Health(read(workdir / 'metrics.jsonl'))
+        before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
+        health, scores = Health(before_now), Scores(before_now, config.patience)
+        if scores.ended:
+            last_step = first_step
         number, read_at, saved_at = first_step, progress.seconds(), progress.seconds()
         while number < last_step:
             watched = config.watch_every and (number + 1) % config.watch_every == 0
@@ -144,18 +155,26 @@ def fit(config: Config) -> TrainState:
                 record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
                 progress.epoch(record)
                 _warn(health, record, log, progress)
+                if scores.improved_by(record) and best:
+                    _check_parameters(checkpoints, number, state)
+                    best.save(state)
+                if scores.ended and not ends:
+                    progress.say(f'ended at step {number}: no better test result in {config.patience} evaluations')
+                    ends, saves, last_step = True, True, number
             if saves:
                 _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
                 saved_at = progress.seconds()
             if stops or (late and not ends):
                 checkpoints.wait()
-                why = f'by signal {stops}' if stops else f'after {config.max_minutes:g} minutes'
+                why = f'by signal {stops}' if stops else f'after {config.max_minutes:.3g} minutes'
                 progress.say(f'stopped at step {number} {why}, saved; start again to go on')
                 raise Interrupted(128 + stops) if stops else OutOfTime(OUT_OF_TIME)
             if saves or evaluates:
                 read_at = progress.seconds()
         checkpoints.wait()
+        if best:
+            best.wait()
         if signals.received:
             raise Interrupted(128 + signals.received)
     return own_copy(state)

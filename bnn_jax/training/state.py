@@ -23,7 +23,7 @@ _CROSS_ENTROPY = CrossEntropy()
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=['step', 'params', 'rest', 'opt_state', 'loss'],
+    data_fields=['step', 'params', 'rest', 'opt_state', 'loss', 'average'],
     meta_fields=['graphdef', 'tx', 'num_classes', 'steps'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,8 @@ class TrainState:
     loss: Loss = _CROSS_ENTROPY
     # How many updates the run has, for quantizers that see its progress; None where none does.
     steps: int | None = None
+    # A moving average of (params, rest), where a run keeps one (`Config.ema`): what `model_of` gives then.
+    average: Any = None
 
     def __deepcopy__(self, memo: dict) -> 'TrainState':
         return jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, 'copy') else leaf, self)
@@ -133,7 +135,8 @@ def with_progress(state: TrainState) -> nnx.State:
 
 def model_of(state: TrainState) -> Any:
     """A model with the state's parameters and statistics, in evaluation mode; independent of the state."""
-    model = _copy(nnx.merge(state.graphdef, state.params, state.rest, copy=True))
+    params, rest = state.average or (state.params, state.rest)
+    model = _copy(nnx.merge(state.graphdef, params, rest, copy=True))
     model.eval()
     return model
 

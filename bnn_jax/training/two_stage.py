@@ -24,7 +24,7 @@ def activations_only(scheme: Scheme) -> Scheme:
         raise ValueError(
             'activations_only: got a scheme with real activations, expected binary ones; without them there is no first stage'
         )
-    real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'training_weight'))
+    real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'balance', 'training_weight'))
     return dataclasses.replace(scheme, **real_weights)
 
 

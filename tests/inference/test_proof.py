@@ -31,6 +31,7 @@ def assert_same(actual, expected):
 BINARY = [(a, s) for a in ('mlp', 'lenet5') for s in ('XNOR', 'BNN')]
 BINARY += [('alexnet', 'XNOR'), ('extraction', 'XNOR'), ('resnet18', 'XNOR'), ('vgg_small', 'BNN'), ('resnet18', 'BNN')]
 BINARY += [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
+BINARY += [('resnet20', 'IRNET'), ('lenet5', 'RECU')]
 
 
 @pytest.mark.parametrize(('architecture', 'scheme'), BINARY)
@@ -65,6 +66,7 @@ BLOCKS = {
     'BIREAL': bnn.BIREAL,
     'BIREAL, one shortcut a block': replace(bnn.BIREAL, residual=schemes.residual_sign_after, pad_value=-1),
     'BIREAL, binary averaged shortcuts': replace(bnn.BIREAL, shortcut=schemes.itself),
+    'RECU, one shortcut a block': replace(bnn.RECU, residual=schemes.residual_hard_tanh),
     'BIREAL, strided shortcuts': replace(bnn.BIREAL, downsample=schemes.product_norm),
 }
 RECTIFIED = {

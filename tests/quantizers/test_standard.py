@@ -52,6 +52,10 @@ def swish_gradient(beta, x, g):
     return g * beta * (2 - beta * x * np.tanh(beta * x / 2)) / (1 + np.cosh(beta * x))
 
 
+def ede_gradient(t, x, g):
+    return g * max(1 / t, 1) * t * (1 - np.tanh(t * x) ** 2)
+
+
 def dorefa_weights(bits, x):
     n, t = 2**bits - 1, np.tanh(x)
     return 2 * np.round(n * (t / (2 * np.abs(t).max()) + 0.5)) / n - 1
@@ -84,6 +88,8 @@ CASES = {
     'sign': Case(quantizers.sign, sign, lambda x, g: 0 * g),
     'sign_ste': Case(quantizers.sign_ste, sign, lambda x, g: g * inside(x)),
     'sign_approx': Case(quantizers.sign_approx, sign, lambda x, g: g * (2 - 2 * np.abs(x)) * inside(x)),
+    'sign_ede, t 0.5': Case(partial(quantizers.sign_ede, t=0.5), sign, partial(ede_gradient, 0.5), 4),
+    'sign_ede, t 3': Case(partial(quantizers.sign_ede, t=3.0), sign, partial(ede_gradient, 3.0), 4),
     'sign_swish': Case(quantizers.sign_swish, sign, partial(swish_gradient, 5), 4),
     'sign_swish, beta 2': Case(partial(quantizers.sign_swish, beta=2), sign, partial(swish_gradient, 2), 4),
     'stochastic_sign_ste': Case(

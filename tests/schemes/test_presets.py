@@ -17,7 +17,7 @@ from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
-from bnn_jax.schemes import Scheme, check_scale, initializers, presets
+from bnn_jax.schemes import Exponential, ReCUWeight, Scheme, Trained, check_scale, initializers, presets
 from bnn_jax.schemes.projections import center_and_clip
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -113,7 +113,7 @@ def test_presets_are_schemes_that_train(preset):
     batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
     batch['label'] = np.arange(16) % 3
     assert bnn.summarize(model, (1, 3, 3, 1)).layers[-1].output_shape == (1, 3)
-    state = training.init(model, optax.sgd(0.01))
+    state = training.init(model, optax.sgd(0.01), steps=5)
     after, metrics = training.train_step(state, batch)
     assert np.isfinite(metrics['loss'])
     for path, variable in nnx.to_flat_state(after.params):
@@ -132,6 +132,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
+        'RECU_PYTORCH': Trained(ReCUWeight, Exponential(0.85, 0.99)),
         'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,

@@ -7,6 +7,7 @@ As a script it is the other process of these tests: `python tests/test_fit.py tr
 import dataclasses
 import errno
 import functools
+import itertools
 import json
 import os
 import re
@@ -274,10 +275,13 @@ def test_fit_outside_the_main_thread(finished, tmp_path):
 
 
 def test_a_finished_run_trains_no_further(finished, copy, monkeypatch):
-    def update(state, batch):
-        raise AssertionError('a step was taken')
+    def step_of(config):
+        def step(state, batch):
+            raise AssertionError('a step was taken')
 
-    monkeypatch.setattr(sys.modules['bnn_jax.training.fit'], 'update', update)
+        return step
+
+    monkeypatch.setattr(sys.modules['bnn_jax.training.fit'], 'step_of', step_of)
     metrics = (copy / 'metrics.jsonl').read_bytes()
     assert same(fit(config(copy, checkpoint_every=7)), finished[1])
     assert (copy / 'metrics.jsonl').read_bytes() == metrics
@@ -293,6 +297,32 @@ def test_a_run_can_move(finished, copy, tmp_path):
 
 def constant(learning_rate, steps):
     return optax.constant_schedule(learning_rate)
+
+
+def accuracies(workdir: Path) -> list[float]:
+    return [record['test_accuracy'] for record in read(workdir / 'metrics.jsonl') if 'epoch' in record]
+
+
+def test_a_run_whose_rates_do_not_depend_on_its_length_is_extended(tmp_path):
+    """Bit for bit the longer run, by its end; and the best network of an epoch is kept beside the last."""
+    options = {'schedule': constant, 'keep_best': True, 'ema': 0.9, 'warmup_epochs': 0.5}
+    short, whole = (config(tmp_path / name, **options) for name in ('short', 'whole'))
+    fit(dataclasses.replace(short, epochs=1))
+    assert same(fit(short), fit(whole))
+    for name in ('short', 'whole'):
+        best = int(np.argmax(accuracies(tmp_path / name)))
+        assert [int(path.name) for path in (tmp_path / name / 'best').iterdir()] == [(best + 1) * EPOCH]
+    with pytest.raises(ValueError, match='was made with epochs = 2, this run has 1'):
+        fit(dataclasses.replace(short, epochs=1))
+
+
+def test_a_run_without_patience_left_ends_and_stays_ended(tmp_path):
+    hopeless = config(tmp_path, schedule=constant, learning_rate=1e-12, epochs=50, patience=1, watch_every=0)
+    ended = fit(hopeless)
+    scores = accuracies(tmp_path)
+    assert len(scores) < 50 and int(ended.step) == len(scores) * EPOCH
+    assert scores[-1] <= max(scores[:-1]) and all(b > a for a, b in itertools.pairwise(scores[:-1]))
+    assert same(fit(hopeless), ended) and accuracies(tmp_path) == scores
 
 
 def another_test_set(split, data_dir):

@@ -23,9 +23,10 @@ ablation.decoupled ablation.faster ablation.images ablation.l2
 cifar10.binary_adam cifar10.bop_and_adam cifar10.first_images cifar10.images
 data.PlusMinusOne data.Standardize data.SubtractMean data.centre_crop data.crop data.flip data.random_crop data.resize_short
 data.resize_short_between data.resize_to digits.images
-experiments.Falls experiments.adam experiments.l2_then experiments.sgd fashion_mnist.images
+experiments.Falls experiments.WarmUp experiments.adam experiments.l2_then experiments.sgd fashion_mnist.images
 imagenet.images imagenet.lua_adam imagenet.lua_sgd imagenet.polynomial
 models.alexnet models.extraction models.lenet5 models.nin models.resnet18 models.resnet20 models.small_stem models.vgg_small
+models.vgg_small_one_dense
 optax.adam optax.cosine_decay_schedule
 """
 """What runs of the recipes are saved with. A name that disappears makes them unreadable: keep it, with `named`."""

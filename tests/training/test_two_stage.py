@@ -31,7 +31,7 @@ from bnn_jax.training.two_stage import activations_only, second_stage
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
 TESTS = Path(__file__).parents[1]
-BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA')}
+BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET')}
 BINARY['XNOR_LUA'] = bnn.presets.XNOR_LUA
 
 
@@ -72,7 +72,7 @@ def same(ours, theirs):
 def test_only_what_concerns_weights_changes(name):
     scheme, first = BINARY[name], activations_only(BINARY[name])
     changed = {f.name for f in dataclasses.fields(first) if getattr(first, f.name) is not getattr(scheme, f.name)}
-    assert 'weight' in changed <= {'weight', 'scale', 'projection', 'before', 'training_weight'}
+    assert 'weight' in changed <= {'weight', 'scale', 'projection', 'before', 'balance', 'training_weight'}
     assert {getattr(first, field) for field in changed} == {None}
     assert activations_only(first) == first
 
