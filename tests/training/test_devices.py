@@ -326,8 +326,8 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
     # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
     jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
-    fit_module = sys.modules['bnn_jax.training.images']  # which checks each batch
-    check, seen = fit_module.check_batch, []
+    images_module = sys.modules['bnn_jax.training.images']
+    check, seen = images_module.check_batch, []
 
     def counted(*arguments):
         seen.append(1)
@@ -335,7 +335,7 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
             os.kill(os.getpid(), signal.SIGKILL if end == 'kill' else signal.SIGTERM)
         check(*arguments)
 
-    fit_module.check_batch = counted
+    images_module.check_batch = counted
     print(json.dumps({'sum': host_sum()}), flush=True)
     try:
         state = fit(config(workdir))
