@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential, expect_network
+from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
 from bnn_jax.nn.product import Product
@@ -64,18 +65,26 @@ def start_from(model: Network, trained: Network) -> Network:
     projection clips or centers them from the first update on). Products are matched in order, those of shortcuts apart.
     Copied are all kernels; biases where the model has them; a normalization directly after a product where both networks
     have one with gamma and beta. All else (XNOR-Net's other normalizations, say) keeps the model's values.
+    Where the model has another number of classes, its last product, and what normalizes the logits, keep the model's values;
+    `new_layers` of what comes back names them (`nn.with_classes` takes over all else of a network of the same scheme).
     Raises ValueError naming both sides for another number or shape of products, and for a bias that the model has no
     place for (before a normalization it has no effect and is left out); TypeError for other types.
     """
     model = _copy(model, 'start_from')
     expect_network('start_from', trained)
+    new: set[str] = set()
+    if model.num_classes != trained.num_classes:
+        trained = with_classes(trained, model.num_classes, rngs=nnx.Rngs(0))
+        model.new_layers = trained.new_layers
+        new = {path.removeprefix('body.layers.').replace('.layers', '') for path in trained.new_layers}
     pairs = zip(_products(model.body, ''), _products(trained.body, ''), strict=True)
     for role, (ours, theirs) in zip(('products', 'products of shortcuts'), pairs, strict=True):
         got, expected = ([(one.path, one.product.kernel.shape) for one in side] for side in (theirs, ours))
         if [shape for _, shape in got] != [shape for _, shape in expected]:
             raise ValueError(f'start_from: got the {role} {got}, expected those of the model: {expected}')
         for target, source in zip(ours, theirs, strict=True):
-            _start(target, source)
+            if source.path not in new:
+                _start(target, source)
     return model
 
 

@@ -135,4 +135,11 @@ def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attri
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
     # XLA cannot look inside to make a batched call of it.
-    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
+    return varying_as(jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes), *operands)
+
+
+def varying_as(x: jax.Array, *operands: jax.Array) -> jax.Array:
+    """x, said to differ between the devices of a `jax.shard_map` wherever an operand does; elsewhere x itself."""
+    axes = {axis for operand in operands for axis in jax.typeof(operand).manual_axis_type.varying}
+    missing = axes - set(jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to='varying') if missing else x

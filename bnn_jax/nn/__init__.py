@@ -5,6 +5,7 @@ from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
 from bnn_jax.nn.drop_in import Conv, Linear
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
+from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
@@ -74,4 +75,5 @@ __all__ = [
     'scaled',
     'summarize',
     'walk',
+    'with_classes',
 ]

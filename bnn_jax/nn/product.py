@@ -56,6 +56,8 @@ class Product(Layer, nnx.Module):
         kernel = scheme.init(rngs.params(), operation.kernel_shape(in_features, out_features), jnp.float32)
         binary = scheme.weight is not None
         if binary:
+            if scheme.projection is not None:
+                kernel = jax.jit(scheme.projection)(kernel)  # What it promises holds from the start.
             self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
         else:
             self.kernel = nnx.Param(kernel)

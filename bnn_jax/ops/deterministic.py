@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.native.library import varying_as
+
 LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a conditional does.
 
 
@@ -50,7 +52,9 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
     """
     shape = jax.eval_shape(function, *operands)
     certain = jax.lax.optimization_barrier(jnp.asarray(True))
-    return jax.lax.cond(certain, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+    return jax.lax.cond(
+        certain, function, lambda *given: varying_as(jnp.zeros(shape.shape, shape.dtype), *given), *operands
+    )
 
 
 def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
@@ -88,9 +92,15 @@ def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) 
             operands = tuple(x[:-1] for x in operands)
             continue
         halved = partial(_halved, term)
-        operands = (apart_on_cpu(halved, *operands) if operands[0].size >= LARGE else halved(*operands),)
+        operands = (apart_on_cpu(halved, *operands) if _is_large(operands[0].shape) else halved(*operands),)
         term = _itself
     return apart(_itself, sum(left_over, term(*(x[0] for x in operands))))
+
+
+def _is_large(shape: tuple) -> bool:
+    """Whether an array has LARGE numbers; one whose batch is left open (`jax.export.symbolic_shape`) counts as large."""
+    known = [extent for extent in shape if isinstance(extent, int)]
+    return len(known) < len(shape) or math.prod(known) >= LARGE
 
 
 def _halved(term, *operands):

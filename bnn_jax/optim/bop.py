@@ -41,13 +41,21 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
             rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
 
         def averaged(m, g):
-            return m + jnp.asarray(rate, m.dtype) * (g.astype(m.dtype) - m)
+            return m if g is None else m + jnp.asarray(rate, m.dtype) * (g.astype(m.dtype) - m)
 
         def flipped(m, w):
             signs = jnp.where(w < 0, -1, 1).astype(w.dtype)
             return jnp.where(signs * m > jnp.asarray(limit, m.dtype), -signs, signs) - w
 
-        momentum = jax.tree.map(averaged, state.momentum, updates)
-        return jax.tree.map(flipped, momentum, params), BopState(state.count + 1, momentum)
+        def update_of(m, g, w):
+            return None if g is None else flipped(m, w)
+
+        momentum = jax.tree.map(averaged, state.momentum, updates, is_leaf=_is_none)
+        flips = jax.tree.map(update_of, momentum, updates, params, is_leaf=_is_none)
+        return flips, BopState(state.count + 1, momentum)
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
 
@@ -60,11 +61,25 @@ def center_and_clip(w: jax.Array) -> jax.Array:
     return clip(center(w))
 
 
+def of(params: nnx.State, name: str = 'projection'):
+    """The projection that each parameter carries, in its place; None where there is none. `project(of(params))` is a link.
+
+    params: as `nnx.state(model, nnx.Param)` gives them. name: 'projection', or 'before' for what precedes a step.
+    """
+
+    def carried(variable):
+        return variable.get_metadata(name, None) if isinstance(variable, nnx.Variable) else None
+
+    return jax.tree.map(carried, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
 def project(projections) -> optax.GradientTransformation:
     """An optax link that moves every parameter it has a projection for to its projected place.
 
     projections: a tree of functions, a prefix of the tree of parameters; None where nothing is projected.
-    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain.
+    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain. What gets no
+    update stays as it is (frozen, masked, between two steps of an optimizer that gathers gradients): a parameter whose whole
+    update is 0 or None, and in any other each weight in [-1, 1] whose update is 0.
     Raises ValueError if there is no projection in it at all, or if update is called without params.
     """
     if not jax.tree.leaves(projections):
@@ -74,12 +89,21 @@ def project(projections) -> optax.GradientTransformation:
         if params is None:
             raise ValueError('project: got no params, expected tx.update(updates, state, params)')
 
-        def moved(projection, u, p):
-            return u if projection is None else jax.tree.map(lambda u, p: projection(p + u) - p, u, p)
+        def all_moved(projection, u, p):
+            return u if projection is None else jax.tree.map(partial(moved, projection), u, p, is_leaf=_is_none)
 
-        return jax.tree.map(moved, projections, updates, params, is_leaf=_is_none), state
+        return jax.tree.map(all_moved, projections, updates, params, is_leaf=_is_none), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def moved(projection, u: jax.Array | None, p: jax.Array) -> jax.Array | None:
+    """The update that leaves p + u at its projected place, or p where it is if nothing asks for a move: see `project`."""
+    if u is None:
+        return None
+    # Outside [-1, 1] the straight-through estimator gives no gradient: there a weight must come back, or it never trains.
+    stays = (u == 0) & ((jnp.abs(p) <= 1) | (u == 0).all())
+    return jnp.where(stays, u, projection(p + u) - p)
 
 
 def project_before(tx: optax.GradientTransformation, projections) -> optax.GradientTransformationExtraArgs:
@@ -87,7 +111,8 @@ def project_before(tx: optax.GradientTransformation, projections) -> optax.Gradi
 
     projections: as `project`'s. update: u, state = tx.update(g, state, q); returns u + (q - p), so that weight decay and
     every other link sees q, and the stored parameters become q + u, which is not projected again. g must be the
-    gradient at q: the forward pass reads its parameters through `in_place`.
+    gradient at q: the forward pass reads its parameters through `in_place`. A parameter whose whole update is 0 (frozen,
+    or between two steps of an optimizer that gathers gradients) stays as it is.
     Raises ValueError if there is no projection in it at all, or if update is called without params.
     """
     if not jax.tree.leaves(projections):
@@ -103,8 +128,11 @@ def project_before(tx: optax.GradientTransformation, projections) -> optax.Gradi
         projected = before(params)
         updates, state = tx.update(updates, state, projected, **extra_args)
 
+        def from_stored(u, p, q):
+            return None if u is None else jnp.where((u == 0).all(), u, u + (q - p))
+
         def moved(projection, u, p, q):
-            return u if projection is None else jax.tree.map(lambda u, p, q: u + (q - p), u, p, q)
+            return u if projection is None else jax.tree.map(from_stored, u, p, q, is_leaf=_is_none)
 
         return jax.tree.map(moved, projections, updates, params, projected, is_leaf=_is_none), state
 

@@ -45,6 +45,8 @@ class Distillation:
     evaluation mode. No gradient goes into it.
     """
 
+    takes_classes = True
+
     state: nnx.State
     graphdef: nnx.GraphDef
     channels: int

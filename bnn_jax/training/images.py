@@ -15,12 +15,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bnn_jax.training.batch import check_batch
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import own_devices, replicated, spread, whole
 from bnn_jax.training.diagnostics import by_statistics
 from bnn_jax.training.on_device import Draw, looked_up, many, once_and_anew, pixel_table, prepared, reason_against
 from bnn_jax.training.state import TrainState
-from bnn_jax.training.step import check_batch, totals_of, totals_of_logits
+from bnn_jax.training.step import totals_of, totals_of_logits
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source

@@ -1,6 +1,7 @@
 """The file of a packed network: round trip, size, and everything that is refused."""
 
 import errno
+import io
 import json
 import os
 
@@ -196,3 +197,31 @@ def test_saving_anything_else_is_refused(tmp_path):
         bnn.save(build('lenet5', bnn.XNOR), tmp_path / 'network.safetensors')
     with pytest.raises(OSError, match='could not write'):
         bnn.save(bnn.convert(build('lenet5', bnn.XNOR)), tmp_path / 'no' / 'such' / 'folder')
+
+
+def test_paths_and_files_of_every_kind(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert bnn.save(packed, '~/network.safetensors') == tmp_path / 'network.safetensors'
+    content = (tmp_path / 'network.safetensors').read_bytes()
+    buffer = io.BytesIO()
+    assert bnn.save(packed, buffer) is buffer and len(buffer.getvalue()) == len(content)
+    with open(tmp_path / 'other', 'wb') as file:
+        bnn.save(packed, file)
+    x = images('vgg_small')
+    with open(tmp_path / 'other', 'rb') as file:
+        for source in ('~/network.safetensors', tmp_path / 'other', io.BytesIO(content), file):
+            np.testing.assert_array_equal(bnn.load(source)(x), packed(x))
+    assert serialization.preprocessing_of(io.BytesIO(content)) is None
+
+
+def test_what_is_no_file_says_so(packed, tmp_path):
+    with pytest.raises(TypeError, match='save: got a StringIO, expected a path, or a file opened in binary mode'):
+        bnn.save(packed, io.StringIO())
+    with pytest.raises(TypeError, match='StringIO gives str, expected bytes; open it in binary mode'):
+        bnn.load(io.StringIO())
+    with pytest.raises(TypeError, match='load: got a int, expected a path'):
+        bnn.load(3)
+    with pytest.raises(ValueError, match='BytesIO is truncated or not a safetensors file'):
+        bnn.load(io.BytesIO(b'no'))
+    with pytest.raises(IsADirectoryError, match='it cannot be read'):
+        bnn.load(tmp_path)

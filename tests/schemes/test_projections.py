@@ -138,9 +138,35 @@ def test_latent_weights_stay_within_1(w, u):
 @given(ANY, ANY)
 def test_latent_weights_come_within_1(w, u):
     """A weight far outside (a fresh one) is subtracted from 1 and loses its low bits; the second update is exact."""
+    u = np.where(u == 0, np.float32(1), u)  # Without an update a weight stays.
     once = updated(w, u)
     assert (jnp.abs(once) <= 1 + EPS * np.abs(w)).all()
-    assert (jnp.abs(updated(once, np.zeros_like(u))) <= 1).all()
+    assert (jnp.abs(updated(once, np.full_like(u, 2.0**-60))) <= 1).all()
+
+
+@pytest.mark.parametrize('projection', [clip, center_and_clip])
+def test_what_gets_no_update_stays(projection):
+    """One filter, single weights, a whole tensor; the others are projected."""
+    w = jnp.asarray(weights((3, 3, 4, 2)) / 8)
+    u = jnp.ones_like(w).at[..., 0].set(0).at[0, 0, 1, 1].set(-0.0)
+    tx = project(projection)
+    moved = optax.apply_updates(w, tx.update(u, tx.init(w), w)[0])
+    np.testing.assert_array_equal(moved[u == 0], w[u == 0])
+    np.testing.assert_allclose(moved[u != 0], projection(w + u)[u != 0], atol=8 * EPS, rtol=0)
+    far, nothing = 8 * w, jnp.zeros_like(w)
+    assert (jnp.abs(far) > 1).any()
+    np.testing.assert_array_equal(tx.update(nothing, tx.init(far), far)[0], nothing)
+    assert tx.update(None, tx.init(w), w)[0] is None
+
+
+def test_what_gets_no_update_stays_before_a_step():
+    frozen = optax.set_to_zero()
+    chex.assert_trees_all_equal(
+        optax.apply_updates(
+            PARAMS, project_before(frozen, PROJECTIONS).update(GRADIENTS, frozen.init(PARAMS), PARAMS)[0]
+        ),
+        PARAMS,
+    )
 
 
 @pytest.mark.parametrize('projections', [None, {}, {'a': None, 'b': [None]}])

@@ -48,7 +48,7 @@ TESTS = Path(__file__).parents[1]
 
 def environment(devices: int) -> dict[str, str]:
     return os.environ | {
-        'PYTHONPATH': str(TESTS.parent),
+        'PYTHONPATH': os.pathsep.join(map(str, (TESTS.parent, TESTS))),
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,

@@ -10,6 +10,7 @@ from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
 @packed_layer('Chain')
@@ -92,7 +93,9 @@ class PackedNetwork(PackedLayer):
 
     def __call__(self, images) -> jax.Array:
         images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
-        return nan_unless_finite(self.body(images), images)
+        if is_explicit(images):
+            return automatically(_logits, along_batch(images), self.body, images)
+        return _logits(self.body, images)
 
     def rows(self, path: str) -> Iterator[Row]:
         yield from self.body.rows(path)
@@ -104,3 +107,7 @@ class PackedNetwork(PackedLayer):
             f'PackedNetwork(channels={self.channels}, num_classes={self.num_classes}): {len(rows)} layers, {packed} of them '
             f'products of bits, {self.report.bytes:,} bytes; .report says what each layer became'
         )
+
+
+def _logits(body: PackedSequential, images: jax.Array) -> jax.Array:
+    return nan_unless_finite(body(images), images)
