@@ -18,7 +18,7 @@ from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
-from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.deterministic import rounded, wide
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
@@ -119,7 +119,10 @@ class Product(Layer, nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         self.operation.check(x, self.in_features)
         scheme, kernel = self.scheme, self.latent()
-        k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
+        k = None if scheme.input_scale is None else scheme.input_scale(x.astype(wide(x.dtype)), self.operation)
+        own_numbers = isinstance(scheme.activation, Trained) or self.progress is not None
+        if own_numbers:
+            x = x.astype(wide(x.dtype))  # The quantizer computes with float32 numbers of its own.
         given, activation = x, self.activation
         if scheme.activation is not None:
             x = self.quantized(activation, x)
