@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.layer import Container, Slot
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
 from bnn_jax.ops.deterministic import rounded
-from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
+from bnn_jax.ops.meshes import is_explicit
 
 
 class Sequential(Container, nnx.Module):
@@ -101,21 +101,8 @@ class Network(Container, nnx.Module):
     def __call__(self, images) -> jax.Array:
         images = check_images(images, self.channels)
         if is_explicit(images):
-            return self._automatically(images)
+            return called_automatically(Network.__call__, self, images)
         return nan_unless_finite(self.body(images), images)
-
-    def _automatically(self, images: jax.Array) -> jax.Array:
-        """The same for images on a mesh with explicit axes."""
-        graphdef, state = nnx.split(self)
-
-        def run(state, images):
-            network = nnx.merge(graphdef, state, copy=True)
-            logits = nan_unless_finite(network.body(images), images)
-            return logits, nnx.state(network, nnx.Not(nnx.Param))
-
-        logits, rest = automatically(run, (along_batch(images), PartitionSpec()), state, images)
-        nnx.update(self, rest)
-        return logits
 
     def slots(self) -> list[Slot]:
         return [Slot('', self, 'body')]

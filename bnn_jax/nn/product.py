@@ -15,10 +15,12 @@ from bnn_jax.nn.affine import affine_product
 from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale
@@ -118,6 +120,8 @@ class Product(Layer, nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.operation.check(x, self.in_features)
+        if is_explicit(x):
+            return called_automatically(Product.__call__, self, x)
         scheme, kernel = self.scheme, self.latent()
         k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
         given, activation = x, self.activation
