@@ -1,6 +1,7 @@
 """Schemes: what is binary, with which gradient, in which order of layers."""
 
 from bnn_jax.schemes import dropout, initializers, orders, presets, projections
+from bnn_jax.schemes.balanced import IRNET, RECU, real_hard_tanh
 from bnn_jax.schemes.orders import (
     OneShortcut,
     ShortcutEach,
@@ -41,8 +42,6 @@ from bnn_jax.schemes.standard import (
     BWN,
     DOREFA,
     FLOAT,
-    IRNET,
-    RECU,
     XNOR,
     XNOR_K,
     constant_k,
@@ -50,7 +49,6 @@ from bnn_jax.schemes.standard import (
     one_bit_activation,
     one_bit_weight,
     real,
-    real_hard_tanh,
     real_input,
     real_unrectified,
 )

@@ -22,11 +22,12 @@ from bnn_jax.quantizers.published import (
     unquantized,
 )
 from bnn_jax.schemes import orders
+from bnn_jax.schemes.balanced import RECU
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
 from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
 from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
-from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, RECU, XNOR, constant_k, flowing_k, real, real_input
+from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
 from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)

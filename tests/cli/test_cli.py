@@ -19,11 +19,11 @@ from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import cli
-from bnn_jax.data import Standardize, center_crop, digits, resize_short
+from bnn_jax.data import Standardize, center_crop, digits, evaluation_batches, resize_short
 from bnn_jax.data.preprocessing import Preprocessing
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import preprocessing_of
-from bnn_jax.training import Recipe, fit
+from bnn_jax.training import Recipe, evaluate, experiment, fit
 from bnn_jax.training.recipe import recipe_of
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small
@@ -264,6 +264,19 @@ def test_predict_reads_folders_and_writes_files(converted, run, start, capsysbin
             assert row[f'class{rank}'] == one['class'] == str(one['label'])
             assert float(row[f'probability{rank}']) == one['probability']
     assert [len(answer.get('classes', ())) for answer in objects] == [5, 0, 5, 5, 5]
+
+
+def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monkeypatch):
+    workdir = run / 'runs' / 'ours_xnor-0'
+    before = (workdir / 'metrics.jsonl').read_bytes()
+    experiment.main(OURS, ['--evaluate', f'--workdir={workdir}'])
+    results = json.loads(capsys.readouterr().out)
+    batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
+    assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
+    assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
+    assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
+    with pytest.raises(SystemExit, match='^error: .*nowhere has no checkpoints'):
+        experiment.main(OURS, ['--evaluate', f'--workdir={run / "nowhere"}'])
 
 
 def test_what_cannot_be_predicted(converted, run, start, capsys):

@@ -24,6 +24,7 @@ from bnn_jax.nn.product import Product
 from bnn_jax.schemes.projections import clip
 from bnn_jax.training import Config, Recipe, evaluate, experiment, init
 from bnn_jax.training.metrics import read
+from bnn_jax.training.progress import Progress
 from bnn_jax.training.recipe import public_schemes
 from bnn_jax.training.two_stage import activations_only
 from experiments import (
@@ -200,7 +201,8 @@ def test_an_unknown_scheme_is_refused():
 @pytest.mark.parametrize('option', [['--scheme=BNN'], ['--scheme', 'BNN'], ['--preset=BNN']])
 def test_the_command_line_chooses_the_row(option):
     recipe = RECIPES['digits_vgg_small']
-    name, config = experiment.chosen(recipe, [*option, '--epochs=2'])
+    name, config, command = experiment.chosen(recipe, [*option, '--epochs=2'])
+    assert command == experiment.Command()
     expected = dataclasses.replace(recipe.row('BNN'), epochs=2, workdir='runs/digits_vgg_small_bnn-0')
     assert (name, config) == ('digits_vgg_small_bnn', expected)
 
@@ -231,17 +233,66 @@ def test_options_set_scalars(dash):
         'on_device': True,
         'max_minutes': 1.5,
         'evaluate_every': 2,
+        'label_smoothing': 0.1,
+        'mixup': 0.2,
+        'cutout': 4,
+        'warmup_epochs': 0.5,
+        'clip_gradient': 1.5,
+        'ema': 0.9,
+        'patience': 3,
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',
     }
-    assert values.keys() == set(SCALARS)
+    assert values.keys() | {'keep_best'} == set(SCALARS)
     options = [f'--{name.replace("_", dash)}={value}' for name, value in values.items()]
-    assert chosen(*options) == dataclasses.replace(BASE, **values)
+    assert chosen(*options, f'--keep{dash}best') == dataclasses.replace(BASE, **values, keep_best=True)
 
 
 def test_the_seed_names_the_workdir():
     assert chosen('--seed=3').workdir == 'runs/x-3'
+
+
+def test_several_seeds_have_folders_of_their_own_and_one_sentence(monkeypatch, capsys):
+    """No run: what each would have been given, and what is said of their results."""
+    given = []
+
+    def run_or_exit(name, config, prepare):
+        given.append((name, config.seed, config.workdir))
+        return {'test_accuracy': 0.5 + config.seed / 10, 'packed_test_accuracy': None, 'config': {}}
+
+    monkeypatch.setattr(experiment, 'run_or_exit', run_or_exit)
+    recipe = RECIPES['digits_vgg_small']
+    experiment.main(recipe, ['--seeds=3', '--seed=1'])
+    experiment.main(recipe, ['--seeds=2', '--workdir=here'])
+    name = 'digits_vgg_small_xnor'
+    assert given == [
+        *((name, seed, f'runs/{name}-{seed}') for seed in (1, 2, 3)),
+        *((name, seed, f'here-{seed}') for seed in (0, 1)),
+    ]
+    assert f'{name}, 3 seeds: test accuracy 70.00% (60.00% to 80.00%)' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='^error: seeds: got 0, expected at least 1'):
+        experiment.main(recipe, ['--seeds=0'])
+
+
+def test_progress_leaves_out_compilation_and_evaluation(monkeypatch, capfd):
+    """A clock: 9 s to compile, 0.5 s a step, 20 s to evaluate, 5 s that one step waits for something else."""
+    now = [0.0]
+    monkeypatch.setattr('bnn_jax.training.progress.time.monotonic', lambda: now[0])
+    record = {'loss': 1.0, 'accuracy': 0.5}
+    with Progress(0, 40, 10, 0.0) as progress:
+        for step in range(1, 21):
+            now[0] += {1: 9, 5: 5, 11: 0.5}.get(step, 0.5)
+            progress.step({'step': step, **record})
+            if step == 10:
+                now[0] += 20
+                progress.epoch({'step': 10, 'epoch': 1, 'train_loss': 1, 'test_loss': 1})
+        now[0] += 0.5
+        progress.step({'step': 21, **record})
+    lines = [line for line in capfd.readouterr().err.splitlines() if 'steps/s' in line]
+    assert lines and all('2.0 steps/s' in line for line in lines)
+    steps = [int(re.match(r'step (\d+)/40', line)[1]) for line in lines]
+    assert all(f'0:00:{round((40 - step) * 0.5):02} left' in line for step, line in zip(steps, lines, strict=True))
 
 
 @pytest.mark.parametrize('option', ['--epochs=0', '--learning_rate=-1', '--seed=-1', '--batch_size=0'])
@@ -257,6 +308,20 @@ def test_a_missing_data_set_ends_with_a_message(tmp_path):
 
 
 # One short run.
+
+
+def assert_schema(results: dict) -> None:
+    """By the page of the schema, as far as it uses JSON Schema."""
+    schema = json.loads((ROOT / 'docs' / 'results.schema.json').read_text())
+    kinds = {'string': str, 'number': int | float, 'integer': int, 'object': dict, 'null': type(None)}
+    assert set(schema['required']) <= results.keys() <= schema['properties'].keys()
+    for name, value in results.items():
+        described = schema['properties'][name]
+        if 'const' in described:
+            assert value == described['const']
+            continue
+        names = described['type']
+        assert any(isinstance(value, kinds[kind]) for kind in ([names] if isinstance(names, str) else names)), name
 
 
 @pytest.fixture(scope='module')
@@ -280,6 +345,7 @@ def test_results(finished):
     workdir, printed = finished
     results = json.loads((workdir / 'results.json').read_text())
     assert results.keys() >= RESULTS
+    assert_schema(results)
     assert printed == {key: value for key, value in results.items() if key not in ('config', 'versions')}
     assert results['prediction_agreement'] == 1
     assert results['max_abs_logit_difference'] == 0

@@ -77,7 +77,8 @@ def test_the_training_step_is_the_sources_loop(name):
     with jax.enable_x64(True):
         model = started(partial(config.model, **sizes), name)
         tx = config.optimizer(config.schedule(config.learning_rate, RUN))
-        state = training.init(model, tx, config.loss(), steps=RUN)
+        # Compiled as a whole: a compilation for each shape would cost more than the steps.
+        state = jax.jit(lambda: training.init(model, tx, config.loss(), steps=RUN))()
         for i, loss in enumerate(losses):
             state, metrics = training.train_step(state, {'image': images[i], 'label': labels[i]})
             # Sums in another order, rounded to float64; 20 steps and normalization enlarge what differs in the last bits.
