@@ -15,7 +15,7 @@ class Mixing:
         >>> import numpy as np
         >>> batch = {'image': jnp.ones((2, 4, 4, 1)), 'label': jnp.array([0, 1])}
         >>> changed = Mixing(label_smoothing=0.1)(batch, jnp.int32(0), num_classes=2)
-        >>> np.round(changed['label'], 3).tolist()
+        >>> np.asarray(changed['label'], np.float64).round(3).tolist()
         [[0.95, 0.05], [0.05, 0.95]]
     """
 
