@@ -15,14 +15,14 @@ def main(folder: str, workdir: str = 'runs/photographs', epochs: int = 10, size:
     """Train a small network, one fifth of the photographs being held out to test on."""
     photographs = folder_source(folder, '')
     config = Config(
-        model=partial(bnn.models.vgg_small, len(photographs.classes), scheme=bnn.XNOR, input_shape=(size, size, 3)),
+        model=partial(bnn.models.lenet5, len(photographs.classes), scheme=bnn.XNOR, input_shape=(size, size, 3)),
         data=Splits.held_out(photographs),
         standardize=PlusMinusOne(),
         augmentations=(flip,),  # Nothing else gives images a size: they are scaled to input_shape first.
         epochs=epochs,
         batch_size=8,
         learning_rate=1e-2,
-        width=0.125,
+        width=0.5,
         workdir=workdir,
     )
     return run('photographs', config)

@@ -19,7 +19,7 @@ from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
-from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.deterministic import rounded, wide
 from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
@@ -123,7 +123,10 @@ class Product(Layer, nnx.Module):
         if is_explicit(x):
             return called_automatically(Product.__call__, self, x)
         scheme, kernel = self.scheme, self.latent()
-        k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
+        k = None if scheme.input_scale is None else scheme.input_scale(x.astype(wide(x.dtype)), self.operation)
+        own_numbers = isinstance(scheme.activation, Trained) or self.progress is not None
+        if own_numbers:
+            x = x.astype(wide(x.dtype))  # The quantizer computes with float32 numbers of its own.
         given, activation = x, self.activation
         if scheme.activation is not None:
             x = self.quantized(activation, x)

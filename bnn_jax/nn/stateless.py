@@ -10,7 +10,7 @@ from flax import nnx
 
 from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.names import register
-from bnn_jax.ops.deterministic import ordered_mean, rounded
+from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
 from bnn_jax.ops.signs import Signs
 from bnn_jax.ops.windows import Window
 
@@ -133,7 +133,7 @@ class AvgPool(Layer):
     window: Window
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.window.mean(x)
+        return self.window.mean(x.astype(wide(x.dtype)))
 
 
 @register('GlobalAveragePool')
@@ -142,6 +142,7 @@ class GlobalAveragePool(Layer):
     """Mean over height and width: (N, H, W, C) -> (N, C)."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(wide(x.dtype))
         return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
 
 

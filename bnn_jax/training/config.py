@@ -63,7 +63,9 @@ class Config:
     seed: int = option(0, 'of initialization, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
-    precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
+    precision: str = option(
+        'float32', 'to which training rounds operands of products and what lies between layers: float32 or bfloat16'
+    )
     watch_every: int = option(
         100,
         'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '

@@ -24,11 +24,13 @@ from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.summary import summarize
+from bnn_jax.training.batch import are_classes
 from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import NonFiniteLoss, fit
 from bnn_jax.training.images import test_batches
+from bnn_jax.training.loss import CrossEntropy
 from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.metrics import read, seconds_per_step
 from bnn_jax.training.options import option
@@ -270,13 +272,18 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
     test_source = config.data('test', config.data_dir)
     batches = functools.partial(test_batches, config, test_source)
     with contextlib.closing(batches()) as first:
-        first_images = next(first)['image']
+        first_batch = next(first)
+        first_images = first_batch['image']
+    # Other labels than classes have no cross-entropy: the loss is that of training.
+    loss = CrossEntropy() if are_classes(first_batch['label']) else config.objective()
+    tested = evaluate(model, batches(), loss)
     summary = summarize(model, first_images.shape)
     results: dict[str, Any] = {
         'schema': SCHEMA,
         'version': VERSION,
         'experiment': name,
-        'test_accuracy': evaluate(model, batches()).get('accuracy'),
+        'test_accuracy': tested.get('accuracy'),
+        'test_loss': tested['loss'],
         'packed_test_accuracy': None,
         'prediction_agreement': None,
         'max_abs_logit_difference': None,
@@ -306,7 +313,7 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {
-            'packed_test_accuracy': evaluate(packed, batches()).get('accuracy'),
+            'packed_test_accuracy': evaluate(packed, batches(), loss).get('accuracy'),
             'packed_bytes': packed.report.bytes,
             'packed_milliseconds_per_batch': milliseconds(logits_of(packed), first_images),
         }

@@ -149,7 +149,8 @@ def fit(config: Config) -> TrainState:
                     images.pace.took(call.count, call.count * took)
                 progress.step(records[-1])
             if evaluates:
-                totals, compared = images.tested(model_of(own_copy(state)), _compared_batches(config, epoch_steps))
+                compared_batches = _compared_batches(config, epoch_steps)
+                totals, compared = images.tested(model_of(own_copy(state)), compared_batches, state.loss)
                 test = means(sum_over_hosts(totals), state.num_classes)
                 compared = statistics_record(sum_over_hosts(compared))
                 record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)

@@ -15,10 +15,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bnn_jax.training.batch import check_batch
+from bnn_jax.training.batch import are_classes, as_batch
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import own_devices, replicated, spread, whole
 from bnn_jax.training.diagnostics import by_statistics
+from bnn_jax.training.loss import Loss, takes_classes
 from bnn_jax.training.on_device import Draw, looked_up, many, once_and_anew, pixel_table, prepared, reason_against
 from bnn_jax.training.state import TrainState
 from bnn_jax.training.step import totals_of, totals_of_logits
@@ -101,18 +102,23 @@ class HostImages:
 
             def advance(state: TrainState, count: int) -> tuple[TrainState, Metrics, Callable[[], jax.Array]]:
                 batch = next(batches)
-                check_batch(batch, state.num_classes)
+                as_batch(batch, state.num_classes, classes=takes_classes(state.loss))
                 placed = spread(batch, self._mesh)
                 state, metrics = compiled(state, placed)
                 return state, metrics, lambda: placed['image']
 
             yield advance
 
-    def tested(self, model: Any, compared: int) -> tuple[np.ndarray, np.ndarray]:
-        """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches."""
+    def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+        """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches.
+
+        The loss is cross-entropy; only where labels are no classes it is that of training, and nothing is compared.
+        """
         batches = test_batches(self._config, self._test, self._shard)
-        first = list(itertools.islice(batches, compared))
-        return totals_of(model, itertools.chain(first, batches)), by_statistics(model, first)
+        first = list(itertools.islice(batches, max(1, compared)))
+        if not are_classes(first[0]['label']):
+            return totals_of(model, itertools.chain(first, batches), loss=loss), by_statistics(model, ())
+        return totals_of(model, itertools.chain(first, batches)), by_statistics(model, first[:compared])
 
 
 class DeviceImages:
@@ -157,7 +163,7 @@ class DeviceImages:
 
         yield advance
 
-    def tested(self, model: Any, compared: int) -> tuple[np.ndarray, np.ndarray]:
+    def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches."""
         if self._evaluation is None:
             self._evaluation = Evaluation(self._config, self._test, compared, self._table)

@@ -37,8 +37,9 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     epochs = [record for record in records if 'epoch' in record]
+    names = [name for name in ('loss', 'accuracy') if all(f'test_{name}' in record for record in epochs)]
     figure = Figure(figsize=(9, 3.6), layout='constrained')
-    for axes, name in zip(figure.subplots(1, 2), ('loss', 'accuracy'), strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         for split, style in (('train', '--'), ('test', '-')):
             values = [record[f'{split}_{name}'] for record in epochs]
             axes.plot([record['epoch'] for record in epochs], values, style, label=split, marker='.')

@@ -80,8 +80,9 @@ def init(
             updates (`optim.projected`). The same object, again given to `init`, compiles nothing anew.
         loss: `CrossEntropy()`, or a `distillation` from a teacher; or a plain function (logits, labels) or (images, logits,
             labels) -> (N,), or their mean, with labels of its own kind.
-        operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units; latent
-            weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing. None: none.
+        operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units, and what
+            lies between the layers of this library's containers. Latent weights, sums (those of signs are exact), statistics,
+            optimizer and logits stay float32, and evaluation rounds nothing. None: none.
             Off CPU the gradients of kernels are then rounded to bfloat16 as well, once summed.
         steps: how many updates the run has; needed where a quantizer sees the progress of training (`schemes.Scheduled`).
 

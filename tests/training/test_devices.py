@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -47,7 +48,7 @@ TESTS = Path(__file__).parents[1]
 
 def environment(devices: int) -> dict[str, str]:
     return os.environ | {
-        'PYTHONPATH': str(TESTS.parent),
+        'PYTHONPATH': os.pathsep.join(map(str, (TESTS.parent, TESTS))),
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
@@ -296,6 +297,40 @@ def test_bfloat16_is_what_the_matrix_unit_would_do():
     loss = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), labels]
     np.testing.assert_allclose(metrics['loss'], loss.mean(), rtol=1e-6)
     assert float(after.step) == 1
+
+
+def test_what_lies_between_layers_is_bfloat16_and_the_rest_is_not():
+    """Dense, norm, ReLU, dense against NumPy, which rounds what each layer reads; sums and statistics are not rounded."""
+    model = bnn.models.mlp(3, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=(5,))
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(6, 2, 2, 1)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])
+    state = init(model, optax.sgd(1.0), operands=jnp.bfloat16)
+    after, metrics = train_step(state, {'image': images, 'label': labels})
+
+    def narrow(a):
+        return np.asarray(jnp.asarray(a, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+    first, last = (narrow(value[...]) for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel')
+    x = narrow(narrow(images.reshape(6, 4)) @ first)
+    mean, var = x.mean(0), x.var(0)
+    y = narrow(np.maximum(narrow((x - mean) / np.sqrt(var + bnn.FLOAT.eps)), 0))
+    logits = y @ last
+    loss = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), labels]
+    np.testing.assert_allclose(metrics['loss'], loss.mean(), rtol=1e-6)
+    (norm,) = (module for _, module in nnx.iter_modules(model_of(after)) if isinstance(module, Norm))
+    np.testing.assert_allclose(norm.mean[...], (1 - bnn.FLOAT.momentum) * mean, rtol=1e-5, atol=1e-7)
+    assert norm.mean[...].dtype == jnp.float32
+
+
+def test_every_kind_of_layer_trains_in_bfloat16():
+    """Shapes alone: branches and auxiliary heads, residuals, averages, trained signs; what is kept stays float32."""
+    trained = dataclasses.replace(bnn.BIREAL, activation=bnn.schemes.Trained(bnn.schemes.RSign))
+    small = networks.SMALL['resnet20'][1][1:]
+    for model, shape in ((networks.two_modules(bnn.XNOR_K), (9, 8, 3)), (networks.build('resnet20', trained), small)):
+        state, batch = init(model, optax.adam(1e-3), operands=jnp.bfloat16), batch_of(4, shape, np.float32)
+        after, metrics = jax.eval_shape(update, state, batch)
+        assert metrics['loss'].dtype == jnp.float32
+        assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [leaf.dtype for leaf in jax.tree.leaves(state)]
 
 
 # Two processes.

@@ -104,7 +104,7 @@ def test_gradients_are_clipped_and_an_average_follows():
     """A step of SGD without its projection moves all parameters together by rate times the clipped norm."""
     scheme = dataclasses.replace(bnn.XNOR, projection=None)
     model = functools.partial(CONFIG.model, scheme=scheme)
-    config = dataclasses.replace(CONFIG, model=model, clip_gradient=0.25, ema=0.75)
+    config = dataclasses.replace(CONFIG, model=model, clip_gradient=0.25, ema=0.75, label_smoothing=0.1)
     state, _ = beginning(config, 8)
     step, batch = jax.jit(step_of(config)), {'image': IMAGES, 'label': LABELS.astype(np.int32)}
     expected = leaves((state.params, state.rest))
