@@ -14,6 +14,7 @@ from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
 from bnn_jax.nn.walk import arrays_beside, expect_module, is_container, joined, slots, walk
+from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
 class Packed(nnx.Module):
@@ -23,8 +24,8 @@ class Packed(nnx.Module):
         self.layer = nnx.data(layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, layer = without_gradient(x), self.layer
-        return _nan_where(x, layer(x), layer.acts_on_rows())  # pyright: ignore[reportCallIssue]
+        x = without_gradient(x)
+        return automatically(_guarded, along_batch(x), self.layer, x) if is_explicit(x) else _guarded(self.layer, x)
 
     def __getattr__(self, name: str) -> Any:
         if name in ('kernel', 'bias', 'scheme'):
@@ -32,6 +33,10 @@ class Packed(nnx.Module):
                 f'{name}: this layer is packed, expected the trained model, which still has its {name}'
             )
         raise AttributeError(name)
+
+
+def _guarded(layer: Any, x: jax.Array) -> jax.Array:
+    return _nan_where(x, layer(x), layer.acts_on_rows())
 
 
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:

@@ -9,8 +9,9 @@ import os
 import re
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, get_type_hints, overload
+from typing import Any, BinaryIO, get_type_hints
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -29,11 +30,7 @@ FORMAT, VERSION = 'bnn_jax', 1
 Source = str | os.PathLike | BinaryIO
 
 
-@overload
-def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path: ...
-@overload
-def save(network: Any, path: BinaryIO, *, preprocessing: dict[str, Any] | None = None) -> BinaryIO: ...
-def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = None) -> Path | BinaryIO:
+def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = None) -> Any:
     """Write a packed network to one file.
 
     The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
@@ -284,7 +281,7 @@ def _tensor(name: str | None, tensors: dict[str, np.ndarray], used: set[str]):
     if name is None:
         return None
     used.add(name)
-    return jnp.asarray(tensors[name])
+    return jax.device_put(tensors[name])  # jnp.asarray would compile a copy for every shape.
 
 
 def _compressed(text: str) -> str:

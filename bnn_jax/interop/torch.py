@@ -189,6 +189,11 @@ def _channels_last(v: np.ndarray, channels: int) -> np.ndarray:
 
 def _load(name: str, tensors: dict[str, np.ndarray], slot: _Slot) -> None:
     targets = _tensors(slot)
+    if 'weights' in tensors and 'weight' in targets and tensors['weights'].size == np.prod(targets['weight'].shape):
+        # Bi-Real Net's published code keeps a kernel as one column.
+        tensors = {'weight': tensors['weights'].reshape(targets['weight'].shape)} | {
+            last: value for last, value in tensors.items() if last != 'weights'
+        }
     got = {last: value.shape for last, value in tensors.items()}
     expected = {last: target.shape for last, target in targets.items()}
     if got != expected:

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.layer import Container, Slot
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
 from bnn_jax.ops.deterministic import rounded, wide
-from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
+from bnn_jax.ops.meshes import is_explicit
 
 
 class Sequential(Container, nnx.Module):
@@ -114,21 +114,8 @@ class Network(Container, nnx.Module):
     def __call__(self, images) -> jax.Array:
         images = check_images(images, self.channels)
         if is_explicit(images):
-            return self._automatically(images)
+            return called_automatically(Network.__call__, self, images)
         return _logits(self.body(images), images)
-
-    def _automatically(self, images: jax.Array) -> jax.Array:
-        """The same for images on a mesh with explicit axes."""
-        graphdef, state = nnx.split(self)
-
-        def run(state, images):
-            network = nnx.merge(graphdef, state, copy=True)
-            logits = _logits(network.body(images), images)
-            return logits, nnx.state(network, nnx.Not(nnx.Param))
-
-        logits, rest = automatically(run, (along_batch(images), PartitionSpec()), state, images)
-        nnx.update(self, rest)
-        return logits
 
     def slots(self) -> list[Slot]:
         return [Slot('', self, 'body')]

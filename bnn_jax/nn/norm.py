@@ -8,9 +8,11 @@ from flax import nnx
 
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedNorm
 from bnn_jax.nn.variables import Fixed
 from bnn_jax.ops.deterministic import norm_coefficients, normalize, wide
+from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.ops.normalization import batch_norm
 from bnn_jax.schemes.initializers import ones
 from bnn_jax.schemes.projections import in_place
@@ -60,6 +62,8 @@ class Norm(Layer, nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
+        if is_explicit(x):
+            return called_automatically(Norm.__call__, self, x)
         if self.use_running_average:
             return normalize(x.astype(wide(x.dtype)), self.coefficients())
         return self._with_batch_statistics(x)

@@ -15,13 +15,15 @@ from bnn_jax.nn.affine import affine_product
 from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
-from bnn_jax.schemes.scheme import Scheme, check_scale
+from bnn_jax.schemes.scheme import Scheme, check_scale, multiplies_by_signs
 from bnn_jax.schemes.trained import Trained, TrainedSign, TrainedWeight, quantized
 
 
@@ -118,6 +120,8 @@ class Product(Layer, nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.operation.check(x, self.in_features)
+        if is_explicit(x):
+            return called_automatically(Product.__call__, self, x)
         scheme, kernel = self.scheme, self.latent()
         k = None if scheme.input_scale is None else scheme.input_scale(x.astype(wide(x.dtype)), self.operation)
         own_numbers = isinstance(scheme.activation, Trained) or self.progress is not None
@@ -134,6 +138,8 @@ class Product(Layer, nnx.Module):
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
         weight, levels = self._quantized_weight(kernel), self._levels()
+        if not multiplies_by_signs(scheme):
+            return epilogue(rounded(self.operation(x, weight)), k, bias)  # Weights of several bits.
         if levels is None and not self._has_offset() and not isinstance(self.weight, TrainedWeight):
             return epilogue(binary_product(self.operation, x, weight, self.scale(), scheme.sign), k, bias)
         if self.dropout > 0 and not self.deterministic:
@@ -161,10 +167,10 @@ class Product(Layer, nnx.Module):
         return key
 
     def multiplies_bits(self) -> bool:
-        return self.scheme.weight is not None and self.scheme.activation is not None
+        return multiplies_by_signs(self.scheme) and self.scheme.activation is not None
 
     def binary_weights(self) -> BinaryWeights | None:
-        if self.scheme.weight is None:
+        if not multiplies_by_signs(self.scheme):
             return None
         return BinaryWeights(self.latent(), self.signs(), self.scale())
 
@@ -184,7 +190,7 @@ class Product(Layer, nnx.Module):
             math.prod(operation.kernel_shape(self.in_features, self.out_features)),
             0 if self.bias is None else self.out_features,
         )
-        binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
+        binary_weight, binary_input = multiplies_by_signs(scheme), scheme.activation is not None
         stored = weights
         if binary_weight:
             trained = isinstance(self.weight, TrainedWeight)

@@ -12,7 +12,7 @@ class Latent(nnx.Param):
     `before`, applied before every forward pass.
 
     `training.init` and `optim.projected` apply the projection. Where neither does, an update from outside that leaves
-    [-1, 1], as `nnx.Optimizer` makes it in a loop of one's own, is projected when it is put here.
+    [-1, 1], as Flax's optimizer makes it in a loop of one's own, is projected when it is put here.
     """
 
     def set_raw_value(self, value: Any, **options: Any) -> None:

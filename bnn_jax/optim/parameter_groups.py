@@ -72,7 +72,7 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
     rules: kind -> transformation, for example {latent_weights: bop(1e-4), float_weights: adamw(1e-3), norms: adam(1e-3),
     biases: adam(1e-3)}; a kind is a predicate of (path, variable, all parameters), `latent_weights`, `float_weights`,
     `norms`, `biases` or your own.
-    It also works under `nnx.Optimizer` and in a loop of plain Optax: kinds are found when it is initialized, from the model's
+    It also works under Flax's optimizer and in a loop of plain Optax: kinds are found when it is initialized, from the model's
     variables, and kept in its state.
     When initialized it raises ValueError for a rule that matches no parameter, a parameter that no rule matches, and one that
     two match; TypeError for parameters that are plain arrays, without the variables that say their kind.

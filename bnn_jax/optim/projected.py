@@ -19,7 +19,7 @@ REFUSED = ('COCOBState', 'LookaheadState', 'MechanicState')
 def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -> optax.GradientTransformation:
     """The optimizer, and after each of its updates the projections that the model's latent weights carry.
 
-    `training.init` does this by itself; this is for a loop of your own, with `nnx.Optimizer` or plain Optax. The projection is
+    `training.init` does this by itself; this is for a loop of your own, with Flax's optimizer or plain Optax. The projection is
     the last link and touches nothing but latent weights, of them only those that an update moves. Where parameters are
     projected before a step (`Scheme.before`), the chain starts from there. A copy of the weights that the optimizer keeps
     (schedule-free's z, an average) is projected with them, so that the weights to evaluate obey the scheme too. Called again
@@ -40,7 +40,8 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
         >>> import bnn_jax as bnn, optax
         >>> from flax import nnx
         >>> model = bnn.models.mlp(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0), hidden=(4, 4), input_shape=(2, 2, 1))
-        >>> optimizer = nnx.Optimizer(model, bnn.optim.projected(optax.adam(1e-2), model), wrt=nnx.Param)
+        >>> tx = bnn.optim.projected(optax.adam(1e-2), model)
+        >>> state = tx.init(nnx.state(model, nnx.Param))
     """
     if not (hasattr(tx, 'init') and hasattr(tx, 'update')):
         raise TypeError(f'optimizer: got {tx!r}, expected an optax chain such as optax.adam(1e-3)')

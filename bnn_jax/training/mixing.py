@@ -15,9 +15,8 @@ class Mixing:
         >>> import numpy as np
         >>> batch = {'image': jnp.ones((2, 4, 4, 1)), 'label': jnp.array([0, 1])}
         >>> changed = Mixing(label_smoothing=0.1)(batch, jnp.int32(0), num_classes=2)
-        >>> print(np.asarray(changed['label']).round(3))
-        [[0.95 0.05]
-         [0.05 0.95]]
+        >>> np.asarray(changed['label'], np.float64).round(3).tolist()
+        [[0.95, 0.05], [0.05, 0.95]]
     """
 
     # of a square around a random pixel that becomes 0, its side in pixels; the part outside of the image is lost

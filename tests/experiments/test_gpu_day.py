@@ -123,6 +123,11 @@ def test_a_row_is_stopped_goes_on_on_another_machine_and_leaves_its_results(fold
     assert gpu_day.size(output) < 1e6
 
 
+def test_every_row_of_the_day_is_one_of_the_recipes():
+    assert gpu_day.known([*gpu_day.ROWS, *gpu_day.TINY])[1] == []
+    assert len({row.name for row in gpu_day.ROWS}) == len(gpu_day.ROWS)
+
+
 def test_results_are_measured_once_and_an_error_is_one(tmp_path):
     def killed():
         raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax import training
-from bnn_jax.interop.torch import start_from
+from bnn_jax.interop.torch import load_state_dict, start_from
 from bnn_jax.nn import Auxiliary, Flatten, Network, Norm, PRelu, Product, Sequential, with_classes
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
@@ -75,6 +75,15 @@ def test_start_from_leaves_another_head_alone():
     np.testing.assert_array_equal(ours[0], theirs[0])
     np.testing.assert_array_equal(ours[-1], own[-1])
     assert start_from(mlp(10), trained).new_layers == ()
+
+
+def test_kernels_kept_as_one_column_are_taken():
+    """Bi-Real Net's published code names them `weights`, (out in kh kw, 1)."""
+    conv = Product(bnn.nn.Convolution(bnn.nn.Window.of(2)), 1, 3, scheme=bnn.BIREAL, use_bias=False, rngs=nnx.Rngs(0))
+    network = Network([conv, Flatten()], channels=1, num_classes=3)
+    kernel = np.random.default_rng(0).normal(size=(3, 1, 2, 2)).astype(np.float32)
+    loaded = load_state_dict(network, {'conv.weights': kernel.reshape(-1, 1)})
+    np.testing.assert_array_equal(loaded.body.layers[0].kernel[...], kernel.transpose(2, 3, 1, 0))
 
 
 def test_the_head_trains_alone_and_then_all():

@@ -223,6 +223,20 @@ def test_refused_losses():
         train_step(init(net(), SGD, lambda z, y: z.mean(1)), (X, Y + 7))
 
 
+def test_weights_of_several_bits_train():
+    """No sign times a number: multiplied as they are quantized, of which `convert` says that no bit holds them."""
+    two_bits = functools.partial(bnn.quantizers.dorefa_weights, bits=2)
+    scheme = dataclasses.replace(bnn.BNN, weight=two_bits, scale=None, activation=None, projection=None)
+    layer = bnn.nn.Linear(4, 3, scheme=scheme, use_bias=False, rngs=nnx.Rngs(0))
+    x = jnp.asarray(X.reshape(4, 4))
+    quantized = np.asarray(two_bits(layer.kernel[...]))
+    assert len(np.unique(quantized)) > 2
+    np.testing.assert_allclose(layer(x), X.reshape(4, 4) @ quantized, rtol=1e-5, atol=1e-6)
+    assert bnn.summarize(layer, (4, 4)).binary_params == 0
+    with pytest.raises(ValueError, match='more than one bit cannot be packed'):
+        bnn.convert(layer)
+
+
 # Optimizers.
 
 
