@@ -50,6 +50,7 @@ gpu:
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
 $(VENV)/.train: pyproject.toml $(KERNELS)
+	@echo "installing into $(VENV), once; this takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train]'

@@ -69,10 +69,11 @@ def fit(config: Config) -> TrainState:
     A run goes on in the way in which it began, for that decides its batches.
     Batches are spread over all devices. On several hosts (`devices.Hosts`), every one calls this with the same config and a
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
-    number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
+    number of devices or hosts: the same batches, summed in another order; and with more epochs, where its rates do not
+    depend on these (`start.check_extension`). Returns the state as one device holds it.
     Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
     gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
-    checkpoint of another model or config, for a config that holds a lambda (`names.named`), and for bad data. The process's
+    checkpoint of another model or config and for bad data. The process's
     allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
     (`compilation_cache`).
     """
