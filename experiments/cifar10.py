@@ -44,6 +44,7 @@ from bnn_jax.schemes import (
     residuals_sign_after,
 )
 from bnn_jax.training import Config, named
+from experiments import print_help
 from experiments.shared import WarmUp, l2_then, networks, sgd
 
 STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -110,3 +111,7 @@ def resnet_row(model: Callable, scheme: Scheme) -> Config:
         batch_size=128,
         learning_rate=0.1,
     )
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

@@ -35,6 +35,7 @@ from bnn_jax.data import (
 )
 from bnn_jax.schemes import Scheme
 from bnn_jax.training import Config, named
+from experiments import print_help
 from experiments.shared import adam, sgd
 
 IMAGES = 1_281_167
@@ -100,3 +101,7 @@ def optimizer_of(scheme: Scheme, *, decay: float = 0.0) -> dict[str, Any]:
     if scheme.activation is not None:
         return {'optimizer': adam, 'learning_rate': 1e-3}
     return {'optimizer': partial(sgd, decay=decay) if scheme.weight is None and decay else sgd, 'learning_rate': 0.1}
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

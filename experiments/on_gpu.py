@@ -24,7 +24,7 @@ from bnn_jax.training.experiment import device, versions
 from bnn_jax.training.on_device import Draw, batched, many, pixel_table
 from bnn_jax.training.state import init
 from bnn_jax.training.step import update
-from experiments import recipes
+from experiments import print_help, recipes
 
 ON = {'gpu': ('xla', 'dense', 'pallas_gpu', 'pallas_gpu_popcount'), 'tpu': ('xla', 'dense', 'pallas_tpu')}
 """Platform -> the backends that are made for it."""
@@ -210,3 +210,7 @@ def _time(timed: Timed, precision: str, tiny: bool) -> dict[str, float]:
     state, seconds = call(state, most)
     rate = timed.batch_size * most / seconds
     return {'images_per_second': rate, 'milliseconds_a_step': 1000 * seconds / most, 'seconds_of_first_call': first}
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

@@ -14,6 +14,7 @@ from bnn_jax.quantizers.published import sign_minus, sign_zero
 from bnn_jax.schemes import Scheme
 from bnn_jax.schemes.presets import deployable
 from bnn_jax.training import latent_weights, named
+from experiments import print_help
 
 
 def networks(model: Callable, scheme: Scheme) -> dict[str, Any]:
@@ -105,3 +106,7 @@ def l2_then(
 def others(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
     """All parameters but latent weights."""
     return not latent_weights(path, variable, params)
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

@@ -79,10 +79,17 @@ RESULTS = {
 
 def test_the_list_has_a_line_for_each_recipe_and_command(capsys):
     __main__.main()
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    lines = dict(line.split(maxsplit=1) for line in text.replace('\n    ', ' ').splitlines()[1:])
     assert lines.keys() == {*RECIPES, *COMMANDS} and experiments.commands().keys() == COMMANDS.keys()
     for name, recipe in RECIPES.items():
         assert lines[name].endswith(f'[{" ".join(recipe.rows)}]')
+
+
+def test_a_name_that_is_none_is_answered_with_the_nearest():
+    with pytest.raises(SystemExit, match=r"^error: got 'cifar10_nn', expected .*; is it cifar10_nin"):
+        __main__.main(['cifar10_nn', '--epochs=1'])
 
 
 def help_of(command: str, capsys) -> str:
@@ -193,7 +200,8 @@ def test_the_recipe_of_the_readme_is_one():
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(
-        SystemExit, match="^error: scheme: got 'xnor', expected a row of cifar10_nin: XNOR, .*, or one of BC,"
+        SystemExit,
+        match=r"^error: scheme: got 'xnor' \(is it XNOR\?\), expected a row of cifar10_nin: XNOR, .*, or one of BC,",
     ):
         experiment.main(RECIPES['cifar10_nin'], ['--scheme=xnor'])
 
