@@ -14,7 +14,7 @@ from bnn_jax import cli
 from bnn_jax.data import ArraySource, Splits, Unchanged
 from bnn_jax.training import Config, run
 from bnn_jax.training.metrics import read
-from examples import arrays, own_loop, own_loss_and_schedule, own_network, photographs
+from examples import arrays, own_loop, own_loss_and_schedule, own_network, own_optimizer, photographs
 
 pytestmark = pytest.mark.usefixtures('compiled_quickly')
 
@@ -63,6 +63,11 @@ def test_own_loss_and_schedule(tmp_path):
 
 def test_own_loop(tmp_path):
     assert own_loop.main(str(tmp_path / 'own.safetensors'), steps=2)['count'] == 120
+
+
+def test_own_optimizer():
+    metrics = own_optimizer.main(steps=2)
+    assert set(metrics) == {'loss', 'gradient_norm', 'accuracy', 'top5_accuracy'} and np.isfinite(metrics['loss'])
 
 
 def squared_error(outputs, labels):

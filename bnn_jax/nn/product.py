@@ -51,7 +51,8 @@ class Product(Layer, nnx.Module):
         dropout: float = 0.0,
         drop: Drop = elements,
     ):
-        check_scale(scheme)
+        if multiplies_by_signs(scheme):
+            check_scale(scheme)
         if scheme.activation is not None and isinstance(operation, Convolution):
             operation = dataclasses.replace(operation, pad_value=scheme.pad_value)
         self.operation, self.in_features, self.out_features, self.scheme = operation, in_features, out_features, scheme

@@ -204,10 +204,7 @@ def _shown(value: Any) -> str:
 
 @cache
 def check_scale(scheme: Scheme) -> None:
-    """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w).
-
-    Weights of several bits, which no scale makes of signs, are multiplied as they are quantized.
-    """
+    """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w)."""
     if scheme.weight is None or isinstance(scheme.weight, Trained):
         return  # What a trained quantizer says of itself is compared by `convert`.
     with jax.ensure_compile_time_eval():
@@ -219,8 +216,7 @@ def check_scale(scheme: Scheme) -> None:
         if scheme.offset is not None:
             weights = weights + np.asarray(quantized(scheme.offset, w, 0.5))
         matches = np.array_equal(np.asarray(quantized(scheme.weight, w, 0.5)), weights)
-    several_bits = scheme.scale is None and scheme.offset is None and not multiplies_by_signs(scheme)
-    if not matches and not several_bits:
+    if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
             'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs), and as balance what '
@@ -235,9 +231,15 @@ def _has_levels(weights: np.ndarray) -> bool:
 
 @cache
 def multiplies_by_signs(scheme: Scheme) -> bool:
-    """Whether weights are signs times numbers, which layers multiply apart; else (several bits) as they are quantized."""
-    if scheme.weight is None or isinstance(scheme.weight, Trained):
-        return scheme.weight is not None
+    """Whether weights are signs times numbers, which layers multiply apart; else (several bits) as they are quantized.
+
+    A scheme that gives a scale or an offset says that they are.
+    """
+    if scheme.weight is None:
+        return False
+    if isinstance(scheme.weight, Trained) or scheme.scale is not None or scheme.offset is not None:
+        return True
     with jax.ensure_compile_time_eval():
         w = jnp.asarray(np.linspace(-1.5, 1.25, 24, dtype=np.float32).reshape(2, 3, 2, 2))
-        return not _has_levels(np.asarray(quantized(scheme.weight, w, 0.5)))
+        found, signs = np.asarray(quantized(scheme.weight, w, 0.5)), np.asarray(scheme.signs(w))
+    return np.array_equal(found, signs) or not _has_levels(found)
