@@ -832,7 +832,8 @@ def test_the_picture_is_drawn():
     assert picture.width > 500 and len(picture.getcolors()) > 64
 
 
-def test_the_benchmark_prints_every_pipeline(capsys):
+def test_the_benchmark_prints_every_pipeline(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '160')  # on a wide terminal, where no heading is folded
     bench_input.main(workers=(0,), batch_size=2, seconds=0.01, images=4, step=False)
     printed = capsys.readouterr().out
     for column in ('short side 256, crop 224', '256..480', 'Inception', 'pre-resized'):
