@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint style types imports clean
+.PHONY: demo test lint style types imports clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -24,9 +24,33 @@ types: $(VENV)/.test
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
 
+# A day with a GPU: make pieces and wheels where there is a network, copy the checkout with both folders, and there `make gpu`.
+PIECES ?= gpu_pieces
+WHEELS ?= gpu_wheels
+GPU_OUT ?= runs/gpu
+MINUTES ?= 30
+GPU_PYTHON ?= 3.12
+GPU_PLATFORMS ?= manylinux2014_x86_64 manylinux_2_17_x86_64 manylinux_2_28_x86_64
+
+gpu-pieces: $(VENV)/.train
+	$(BIN)/python -m experiments.pieces --data_dir="$(or $(DATA_DIR),$(error DATA_DIR: expected the folder where TFDS prepared cifar10))" --output=$(PIECES)
+
+# What a machine with jax, flax, optax, orbax, pillow, rich and matplotlib lacks.
+gpu-wheels: $(VENV)/.train
+	$(BIN)/python -m pip download --quiet --dest=$(WHEELS) --no-deps --only-binary=:all: --python-version=$(GPU_PYTHON) \
+		$(addprefix --platform=,$(GPU_PLATFORMS)) \
+		grain array-record portpicker cloudpickle safetensors tyro docstring-parser typeguard tensorboardX
+
+# With the Python that sees the GPU, as it is; the wheels go into a folder of their own, without an index.
+gpu:
+	test ! -d $(WHEELS) || test -d $(GPU_OUT).site || \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --target=$(GPU_OUT).site $(WHEELS)/*.whl
+	PYTHONPATH=.:$(GPU_OUT).site $(PYTHON) -m experiments.gpu_day --minutes=$(MINUTES) --pieces=$(PIECES) --output=$(GPU_OUT)
+
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
 $(VENV)/.train: pyproject.toml $(KERNELS)
+	@echo "installing into $(VENV), once; this takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[train]'

@@ -21,7 +21,10 @@ class NativeKernels(BuildHookInterface):
                 raise RuntimeError('jaxlib 0.10, whose headers they need, is not there for this platform')
             library = kernels.build(Path(jaxlib.origin).parent / 'include')
         except RuntimeError as error:
-            self.app.display_warning(f'bnn_jax: installed without its C++ kernels, `xla` runs instead. {error}')
+            self.app.display_warning(
+                'bnn_jax: installed without its C++ kernels. Answers are the same; on CPU the backend `xla` gives them, whose '
+                f'binary convolutions take about twice the time (docs/performance.md, AVX2). {error}'
+            )
             return
         if version == 'editable':
             return

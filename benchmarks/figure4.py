@@ -84,9 +84,9 @@ def draw(
     figure, (bars, *plots) = plt.subplots(1, 3, figsize=(12, 3.8), dpi=100, layout='constrained')
     for i, model in enumerate(MODELS):
         sizes = megabytes(model)
-        for place, size, colour in zip((i - 0.2, i + 0.2), sizes, ('C0', 'C1'), strict=True):
+        for place, size, color in zip((i - 0.2, i + 0.2), sizes, ('C0', 'C1'), strict=True):
             bars.bar(
-                place, size, 0.4, color=colour, label=('float32' if colour == 'C0' else 'packed') if i == 0 else None
+                place, size, 0.4, color=color, label=('float32' if color == 'C0' else 'packed') if i == 0 else None
             )
             bars.annotate(f'{size:.1f}', (place, size), ha='center', va='bottom', fontsize=8)
     bars.set(title='(a) memory, MB', xticks=range(len(MODELS)), xticklabels=MODELS)

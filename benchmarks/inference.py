@@ -6,8 +6,9 @@
 
 Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
 medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after
-the other, so that operands and result stay in the caches. The limit is what one thread can do with these kernels on words that
-stay in the first-level cache, times the cores: the best of many short runs.
+the other, so that operands and result stay in the caches."Words in the first
+cache": what one thread does there with these kernels, the best of many short runs; no limit, for on AMD Zen 5 whole maps
+are faster.
 $BNN_INSTRUCTIONS chooses the instruction set of the native kernels, XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA.
 PyTorch and ONNX Runtime run the same float network, where they are installed, on as many threads as there are cores here.
 """
@@ -96,13 +97,11 @@ def main(
     print(machine(), flush=True)
     reason = bench_layers.why_not_native()
     measured = [name for name in backends if name != 'native' or reason is None]
-    limit = None
     if reason is None:
         core = bench_layers.per_second(seconds, clock)
-        limit = core * len(os.sched_getaffinity(0))
-        print(f'limit: {core / 1e9:.0f} G products of signs a second and core', flush=True)
+        print(f'words in the first cache: {core / 1e9:.0f} G products of signs a second and core', flush=True)
     if layers:
-        print(bench_layers.layers(measured, batch_size, seconds, limit, clock), flush=True)
+        print(bench_layers.layers(measured, batch_size, seconds, clock), flush=True)
         print(bench_layers.packing([b for b in measured if b != 'dense'], batch_size, seconds, clock), flush=True)
     for model, of_model in schemes.items():
         channels = 1 if model == 'lenet5' else 3

@@ -1,4 +1,4 @@
-"""Products of signs by themselves: the limit of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
+"""Products of signs by themselves: the pace of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
 
 import dataclasses
 import time
@@ -54,7 +54,10 @@ def why_not_native() -> str | None:
 
 
 def per_second(seconds: float, clock: Clock = time.perf_counter) -> float:
-    """Products of signs a second that one thread can do: the best of many runs of a few milliseconds each."""
+    """Products of signs a second of one thread whose words stay in its first cache: the best of many runs of milliseconds.
+
+    What these kernels do there, not a limit of the processor: on some, the same kernel is faster on a whole map.
+    """
 
     def once(times: int) -> tuple[float, float]:
         before = clock()
@@ -135,17 +138,13 @@ def alone(steps: dict[str, Callable[[], object]], seconds: float, clock: Clock) 
     return {name: take_turns({name: step}, seconds, clock)[name] for name, step in steps.items()}
 
 
-def pace(macs: int, times: Sequence[float], limit: float | None) -> list[str]:
-    """G multiply-adds a second, and which share of the limit they are, if there is one."""
-    rate = macs / float(np.median(times))
-    return [f'{rate / 1e9:.1f}', '' if limit is None else f'{rate / limit:.0%}']
+def pace(macs: int, times: Sequence[float]) -> str:
+    """G multiply-adds a second."""
+    return f'{macs / float(np.median(times)) / 1e9:.1f}'
 
 
-def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | None, clock: Clock) -> str:
-    """Two tables: every layer and backend, in turns and alone; the backends over all layers, in turns.
-
-    limit: products a second of all cores, if known.
-    """
+def layers(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
+    """Two tables: every layer and backend, in turns and alone; the backends over all layers, in turns."""
     rows, speedups = [], {backend: [] for backend in backends}
     reason = why_not_native()
     for layer in STAGES:
@@ -155,23 +154,23 @@ def layers(backends: Sequence[str], batch: int, seconds: float, limit: float | N
         for name, own in times.items():
             row = [str(layer), name, *milliseconds(own), f'{speedup(times, name, "float32"):.2f}']
             if name not in backends:
-                rows.append([*row, *pace(macs, own, None), '', ''])
+                rows.append([*row, pace(macs, own), '', ''])
                 continue
             quiet = by_itself[name]
-            rows.append([*row, *pace(macs, own, limit), milliseconds(quiet)[0], pace(macs, quiet, limit)[1]])
+            rows.append([*row, pace(macs, own), milliseconds(quiet)[0], pace(macs, quiet)])
             speedups[name].append(speedup(times, name, 'float32'))
         if reason is not None:
-            rows.append([str(layer), f'native: {reason}', *7 * ['']])
+            rows.append([str(layer), f'native: {reason}', *6 * ['']])
     title = f'3x3 convolutions of signs, batch {batch}: words in, int32 out'
-    columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / its', 'G multiply-adds/s', 'of the limit']
-    columns += ['alone, ms', 'of the limit, alone']
+    columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / its', 'G multiply-adds/s']
+    columns += ['alone, ms', 'alone, G/s']
     overall = [[name, f'{np.exp(np.mean(np.log(own))):.2f}', f'{min(own):.2f}'] for name, own in speedups.items()]
     over_all = listing('float32 time / its, over all maps', ['backend', 'geometric mean', 'worst'], overall)
     return f'{listing(title, columns, rows)}\n{over_all}'
 
 
 def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
-    """Table: bytes of float32 a second that are normalised and packed."""
+    """Table: bytes of float32 a second that are normalized and packed."""
     rows = []
     for extent, channels in MAPS:
         rng = np.random.default_rng(0)
@@ -190,5 +189,5 @@ def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -
                     f'{x.nbytes / np.median(own) / 1e9:.2f}',
                 ]
             )
-    title = f'signs of a normalised float32 map, batch {batch}: floats in, words out'
+    title = f'signs of a normalized float32 map, batch {batch}: floats in, words out'
     return listing(title, ['map', 'backend', 'ms', 'middle half', 'GB/s of floats'], rows)

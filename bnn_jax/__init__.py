@@ -5,7 +5,7 @@ from bnn_jax.inference import convert, load, save
 from bnn_jax.nn.summary import summarize
 from bnn_jax.ops import bits
 from bnn_jax.optim import bop, scale_by_glorot
-from bnn_jax.schemes import BC, BC_STOCHASTIC, BIREAL, BNN, BWN, DOREFA, FLOAT, XNOR, XNOR_K, presets
+from bnn_jax.schemes import BC, BC_STOCHASTIC, BIREAL, BNN, BWN, DOREFA, FLOAT, IRNET, RECU, XNOR, XNOR_K, presets
 
 __version__ = '0.1.0'
 
@@ -17,6 +17,8 @@ __all__ = [
     'BWN',
     'DOREFA',
     'FLOAT',
+    'IRNET',
+    'RECU',
     'XNOR',
     'XNOR_K',
     'bits',

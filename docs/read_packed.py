@@ -1,10 +1,10 @@
 """The logits of a packed network, without the library that wrote it: NumPy and docs/format.md.
 
-    python docs/read_packed.py NETWORK.safetensors IMAGES.npy    # IMAGES: float32 (N, H, W, C), normalised as in training
+    python docs/read_packed.py NETWORK.safetensors IMAGES.npy    # IMAGES: float32 (N, H, W, C), normalized as in training
 
 Covered are chains of FloatProduct, PackedProduct (without K), UnpackedProduct, PackedNorm, MaxPool, Relu and Flatten with
 explicit or VALID padding: mlp, lenet5, vgg_small, nin's convolutions, alexnet, under BC, BWN, BNN or XNOR. A network with a
-layer of another kind is refused with its name. Products of signs, scales and normalisation give the library's very numbers;
+layer of another kind is refused with its name. Products of signs, scales and normalization give the library's very numbers;
 a product with real operands is summed in another order, so it may differ in the last bits.
 """
 

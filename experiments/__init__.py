@@ -24,6 +24,15 @@ def _modules() -> list[pkgutil.ModuleInfo]:
     return [module for module in pkgutil.iter_modules(__path__) if module.name != '__main__']
 
 
+def print_help(text: str | None) -> None:
+    """What a module says that has nothing to run: its text, and where to find what runs.
+
+    Args:
+        text: its docstring.
+    """
+    print(f'{text}\nNothing to run here; `python -m experiments` lists what there is.')
+
+
 def run_command(main: Callable, name: str, description: str | None, arguments: Sequence[str] | None) -> None:
     """Call main with the options of the command line; an expected error ends with its message and exit status 1.
 

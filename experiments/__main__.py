@@ -1,16 +1,45 @@
-"""python -m experiments: what can be run."""
+"""python -m experiments: what can be run; python -m experiments NAME [OPTIONS] runs it, as python -m experiments.NAME does."""
+
+import difflib
+import runpy
+import sys
+import textwrap
+from collections.abc import Sequence
 
 from experiments import commands, recipes
 
+WIDTH = 80
 
-def main() -> None:
-    """Print a line for each recipe, with its rows, and one for each other command."""
-    lines = {name: f'{_first_line(recipe.description)} [{" ".join(recipe.rows)}]' for name, recipe in recipes().items()}
-    lines |= {name: _first_line(text) for name, text in commands().items()}
-    width = max(map(len, lines))
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Print what each recipe does, with its rows, and what each other command does; or run the one that is named.
+
+    Args:
+        arguments: none, options, or a name and its options.
+    """
+    if arguments and not arguments[0].startswith('-'):
+        run(arguments[0], list(arguments[1:]))
+        return
     print('python -m experiments.NAME [--scheme=ROW]; --help says the other options')
-    for name, text in lines.items():
-        print(f'{name:{width}}  {text}')
+    for name, recipe in recipes().items():
+        print(_entry(name, f'{_first_line(recipe.description)} [{" ".join(recipe.rows)}]'))
+    for name, text in commands().items():
+        print(_entry(name, _first_line(text)))
+
+
+def run(name: str, options: list[str]) -> None:
+    """Run a recipe or command by its name. Exits with the nearest names for one that is none."""
+    names = [*recipes(), *commands()]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f'; is it {" or ".join(near)}?' if near else ''
+        raise SystemExit(f'error: got {name!r}, expected one of those that `python -m experiments` lists{hint}')
+    sys.argv = [name, *options]
+    runpy.run_module(f'experiments.{name}', run_name='__main__', alter_sys=True)
+
+
+def _entry(name: str, text: str) -> str:
+    return textwrap.fill(f'{name}  {text}', WIDTH, subsequent_indent='    ', break_on_hyphens=False)
 
 
 def _first_line(text: str | None) -> str:
@@ -18,4 +47,4 @@ def _first_line(text: str | None) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])

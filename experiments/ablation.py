@@ -15,7 +15,7 @@ near the clip; `bnn` and `float`, at the end, change more than one thing and are
 The network is small and its training short, so that a choice is seen by what it does to a few hundred steps: one that
 slows a start down and wins at the end looks bad here, and accuracies are far below those of a full run. The rate was not
 tuned for any variant. A difference that is shown holds for this network and this recipe; one that is not shown may be there.
-`alpha_constant` is a control: the next normalisation takes a filter's scale out again, up to its epsilon, so that the gradient
+`alpha_constant` is a control: the next normalization takes a filter's scale out again, up to its epsilon, so that the gradient
 through alpha is nearly 0 and what this variant and the base differ by is what chance does.
 """
 
@@ -38,7 +38,7 @@ from bnn_jax.optim.parameter_groups import by_kind, latent_weights
 from bnn_jax.quantizers import scaled_sign_paper, scaled_sign_ste_const_alpha, sign_approx
 from bnn_jax.quantizers.published import scaled_sign_identity
 from bnn_jax.schemes import Scheme, constant_k, flowing_k, norm_pool_product, norm_product_relu_pool
-from bnn_jax.schemes.projections import centre, clip
+from bnn_jax.schemes.projections import center, clip
 from bnn_jax.training import Config, NonFiniteLoss, experiment, named
 from bnn_jax.training.memory import allocate_for_training
 from experiments import run_command
@@ -101,19 +101,19 @@ def xnor(**changes) -> Config:
 BASE = 'base'
 VARIANTS = {
     BASE: (
-        'XNOR: exact gradient, centred and clipped after the update, no K, no ReLU, pad 0, STE, momentum 0.9',
+        'XNOR: exact gradient, centered and clipped after the update, no K, no ReLU, pad 0, STE, momentum 0.9',
         config(),
     ),
     'alpha_constant': ('gradient: alpha a constant (Bi-Real Net)', xnor(weight=scaled_sign_ste_const_alpha)),
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
     'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
-    'clip_only': ('clipped, not centred (BinaryConnect, Theano code)', xnor(projection=clip)),
-    'centre_only': ('centred, not clipped (at this rate the base itself)', xnor(projection=centre)),
-    'no_projection': ('neither centred nor clipped (the paper)', xnor(projection=None)),
+    'clip_only': ('clipped, not centered (BinaryConnect, Theano code)', xnor(projection=clip)),
+    'centre_only': ('centered, not clipped (at this rate the base itself)', xnor(projection=center)),
+    'no_projection': ('neither centered nor clipped (the paper)', xnor(projection=None)),
     'k_constant': ('K without a gradient (eq. 11; Caffe code)', xnor(input_scale=constant_k)),
     'k_flowing': ('K with its gradient (Theano code)', xnor(input_scale=flowing_k)),
-    'pad_plus': ('binarised images padded with +1', xnor(pad_value=1)),
-    'pad_minus': ('binarised images padded with -1', xnor(pad_value=-1)),
+    'pad_plus': ('binarized images padded with +1', xnor(pad_value=1)),
+    'pad_minus': ('binarized images padded with -1', xnor(pad_value=-1)),
     'relu': (
         'ReLU after binary products, none before the last (PyTorch code)',
         xnor(chain=norm_product_relu_pool, head=norm_pool_product),
@@ -125,8 +125,8 @@ VARIANTS = {
     'momentum_0.5': ('running statistics with momentum 0.5', xnor(momentum=0.5)),
     'faster': ('latent weights at ten times the rate, so that clipping acts', config(optimizer=partial(faster, 10))),
     'faster_unclipped': (
-        'the same, centred, not clipped',
-        config(dataclasses.replace(XNOR, projection=centre), partial(faster, 10)),
+        'the same, centered, not clipped',
+        config(dataclasses.replace(XNOR, projection=center), partial(faster, 10)),
     ),
     'bnn': ('all layers binary, no alpha, BinaryNet', config(BNN)),
     'float': ('real weights and activations, learning rate 1e-3', config(FLOAT, learning_rate=1e-3)),

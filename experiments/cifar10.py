@@ -1,23 +1,31 @@
 """What the CIFAR-10 recipes share: data, and how the recipes differ from their sources.
 
---data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord or by `python -m bnn_jax.data.prepare cifar10`.
+--data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the binary or python version as it is unpacked.
 50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported, where the
 PyTorch implementation and IR-Net report the best epoch on the test set.
 
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
-  128, L2 1e-5. Here images are standardised, not whitened, and cropped and flipped, as that code does not. Only
+  128, L2 1e-5. Here images are standardized, not whitened, and cropped and flipped, as that code does not. Only
   XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights; XNOR itself starts from 1e-3: at full
   width 300 steps took it to 42.8 % from there, and to chance from 1e-2.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
   seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
-  signs; it has biases, and normalises the logits whatever the scheme, here BNN alone does.
+  signs; it has biases, and normalizes the logits whatever the scheme, here BNN alone does.
+- vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, by IR-Net's and ReCU's recipes.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
   latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1
-  convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's. IR-Net itself (balanced
-  weights, a gradient that sharpens) is not here.
+  convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's.
 - resnet18: the same recipe; for ResNet-18 that repository has the network only.
+- IRNET, wherever it is a row: htqin/IR-Net as its code has it, with L2 on latent weights, parameter-free shortcuts, hard tanh
+  and ImageNet's mean and deviation; ResNet-20: 400 epochs from 0.1, t from 0.001; VGG-small: 300 epochs from 0.007, t from
+  0.1; both SGD with momentum 0.9, cosine to 0, batch 128, L2 1e-4.
+- RECU, wherever it is a row: z-hXu/ReCU as its code has it, on all its networks SGD with momentum 0.9, 0.02 rising to 0.1 in 4
+  epochs, then cosine to 0, 600 epochs, batch 256, L2 5e-4 on everything, latent weights and trained scales too; ImageNet's mean
+  and deviation. It reports the best epoch on the test set.
+  In both codes rates, t and tau change once an epoch, here in every step; a dense head's bias starts at 0; VGG-small's dense
+  head starts from He's weights, there from N(0, 0.01²).
 A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
 """
 
@@ -25,7 +33,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from bnn_jax.data import ArraySource, Standardize, crop, flip, tfds_source
+from bnn_jax.data import ArraySource, Standardize, crop, data_set, flip
 from bnn_jax.schemes import (
     Scheme,
     residual_norm_after,
@@ -36,20 +44,50 @@ from bnn_jax.schemes import (
     residuals_sign_after,
 )
 from bnn_jax.training import Config, named
-from experiments.shared import l2_then, networks, sgd
+from experiments import print_help
+from experiments.shared import WarmUp, l2_then, networks, sgd
 
 STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """Mean and deviation of the training images' channels."""
 
 
+IMAGENET = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What IR-Net's and ReCU's codes standardize CIFAR-10 with."""
+
+
 @named('cifar10.images')
 def source(split: str, data_dir: str) -> ArraySource:
     """CIFAR-10, decoded once."""
-    return tfds_source('cifar10', split, data_dir).in_memory()
+    return data_set('cifar10', split, data_dir)
 
 
 row = partial(Config, data=source, standardize=STANDARD, augmentations=(crop(4), flip))
 """A Config on CIFAR-10, images padded by 4 and cropped, and flipped."""
+
+
+def ir_net_row(model: Callable, scheme: Scheme, *, epochs: int, learning_rate: float) -> Config:
+    """A network by the recipe of IR-Net's own code."""
+    return row(
+        **networks(model, scheme),
+        standardize=IMAGENET,
+        optimizer=partial(sgd, decay=1e-4),
+        epochs=epochs,
+        batch_size=128,
+        learning_rate=learning_rate,
+    )
+
+
+def recu_row(model: Callable, scheme: Scheme) -> Config:
+    """A network by the recipe of ReCU's own code."""
+    return row(
+        **networks(model, scheme),
+        standardize=IMAGENET,
+        optimizer=partial(sgd, decay=5e-4),
+        schedule=WarmUp(600, 4),
+        epochs=600,
+        batch_size=256,
+        learning_rate=0.1,
+    )
 
 
 def with_shortcuts(scheme: Scheme) -> Scheme:
@@ -73,3 +111,7 @@ def resnet_row(model: Callable, scheme: Scheme) -> Config:
         batch_size=128,
         learning_rate=0.1,
     )
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

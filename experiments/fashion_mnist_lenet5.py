@@ -19,7 +19,7 @@ import dataclasses
 from functools import partial
 
 from bnn_jax import BC, BNN, BWN, FLOAT, XNOR, XNOR_K
-from bnn_jax.data import Standardize, tfds_source
+from bnn_jax.data import Standardize, data_set
 from bnn_jax.models import lenet5
 from bnn_jax.schemes import Scheme
 from bnn_jax.schemes.projections import clip
@@ -31,7 +31,7 @@ from experiments.shared import networks
 @named('fashion_mnist.images')
 def source(split: str, data_dir: str):
     """Fashion-MNIST, decoded once: 60,000 training and 10,000 test images."""
-    return tfds_source('fashion_mnist', split, data_dir).in_memory()
+    return data_set('fashion_mnist', split, data_dir)
 
 
 def config(scheme: Scheme) -> Config:

@@ -11,7 +11,7 @@ The paper (arXiv:1603.05279v4, p. 11-13) leaves open, and here is chosen, for al
   the text says, though the curve jumps once more at epoch 53.
 - Largest learning rate: 0.1 is the paper's. With Adam (XNOR, BNN) that is implausible; 1e-3 is the published codes'.
 - Weight decay: none is given. Float rows take that of the code their network is from, binary rows none.
-- Flipping: not mentioned; both published codes flip. Normalisation: mean and deviation of ImageNet's channels.
+- Flipping: not mentioned; both published codes flip. Normalization: mean and deviation of ImageNet's channels.
 - Presets: XNOR_PAPER and BWN_PAPER are the paper's text, BC and BNN the library's schemes.
 Falls are placed by share of the run: with other --epochs, they move along.
 """
@@ -26,7 +26,7 @@ from bnn_jax.data import (
     IMAGENET_STD,
     Source,
     Standardize,
-    centre_crop,
+    center_crop,
     flip,
     folder_source,
     random_crop,
@@ -35,6 +35,7 @@ from bnn_jax.data import (
 )
 from bnn_jax.schemes import Scheme
 from bnn_jax.training import Config, named
+from experiments import print_help
 from experiments.shared import adam, sgd
 
 IMAGES = 1_281_167
@@ -82,10 +83,10 @@ def source(split: str, data_dir: str) -> Source:
 
 
 STANDARD = Standardize(IMAGENET_MEAN, IMAGENET_STD)
-CROPPED, CENTRE = (resize_short(256), random_crop(224), flip), (resize_short(256), centre_crop(224))
+CROPPED, CENTER = (resize_short(256), random_crop(224), flip), (resize_short(256), center_crop(224))
 
 row = partial(
-    Config, data=source, standardize=STANDARD, augmentations=CROPPED, evaluation_augmentations=CENTRE, workers=8
+    Config, data=source, standardize=STANDARD, augmentations=CROPPED, evaluation_augmentations=CENTER, workers=8
 )
 """A Config on ImageNet, short side 256, random crops of 224 for training and the central one for evaluation."""
 
@@ -100,3 +101,7 @@ def optimizer_of(scheme: Scheme, *, decay: float = 0.0) -> dict[str, Any]:
     if scheme.activation is not None:
         return {'optimizer': adam, 'learning_rate': 1e-3}
     return {'optimizer': partial(sgd, decay=decay) if scheme.weight is None and decay else sgd, 'learning_rate': 0.1}
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import optax
 
 from bnn_jax import BC, BNN, FLOAT
-from bnn_jax.data import SubtractMean, centre_crop, flip, random_crop, resize_to
+from bnn_jax.data import SubtractMean, center_crop, flip, random_crop, resize_to
 from bnn_jax.models import alexnet
 from bnn_jax.schemes import Scheme
 from bnn_jax.schemes.presets import BWN_LUA, BWN_PAPER, XNOR_LUA, XNOR_PAPER, XNOR_PYTORCH_IMAGENET
@@ -181,7 +181,7 @@ RECIPE = Recipe(
             **networks(partial(alexnet, 1000, input_shape=(227, 227, 3), padding=0), XNOR_PYTORCH_IMAGENET),
             standardize=SubtractMean(),
             augmentations=(resize_to(256, 256), random_crop(227), flip),
-            evaluation_augmentations=(resize_to(256, 256), centre_crop(227)),
+            evaluation_augmentations=(resize_to(256, 256), center_crop(227)),
             optimizer=partial(adam, decay=1e-5),
             schedule=Falls(100, ((30, 0.1), (60, 0.01), (90, 0.001))),
             epochs=100,

@@ -15,7 +15,7 @@ import tyro
 from PIL import Image
 
 from bnn_jax.data import (
-    centre_crop,
+    center_crop,
     crop,
     flip,
     inception_crop,
@@ -33,7 +33,7 @@ PANELS: list[tuple[str, tuple[Callable, ...], int]] = [
     ('resize_short_between(256, 480)', (resize_short_between(256, 480),), 0),
     ('... drawn again', (resize_short_between(256, 480),), 1),
     ('resize_to(256, 256)', (resize_to(256, 256),), 0),
-    ('resize_short(256), centre_crop(224)', (resize_short(256), centre_crop(224)), 0),
+    ('resize_short(256), center_crop(224)', (resize_short(256), center_crop(224)), 0),
     ('resize_short(256), random_crop(224)', (resize_short(256), random_crop(224)), 0),
     ('... drawn again', (resize_short(256), random_crop(224)), 1),
     ('resize_to(256, 256), random_crop(227)', (resize_to(256, 256), random_crop(227)), 0),
@@ -41,7 +41,7 @@ PANELS: list[tuple[str, tuple[Callable, ...], int]] = [
     ('... drawn again', (inception_crop(224),), 1),
     ('... drawn again', (inception_crop(224),), 2),
     ('resize_short(256), flip', (resize_short(256), flip), 2),
-    ('centre_crop(224), crop(padding=40)', (centre_crop(224), crop(40)), 0),
+    ('center_crop(224), crop(padding=40)', (center_crop(224), crop(40)), 0),
     ('resize_short(256), lighting(0.1)', (resize_short(256), lighting(0.1)), 13),
     ('resize_short(256), lighting(1)', (resize_short(256), lighting(1)), 13),
 ]
@@ -51,7 +51,7 @@ COLUMNS = 4
 
 
 def picture() -> Image.Image:
-    """The panels, in a palette of 128 colours."""
+    """The panels, in a palette of 128 colors."""
     import matplotlib
 
     matplotlib.use('agg')

@@ -22,7 +22,7 @@ from flax import nnx
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.walk import Place, observe, walk
-from bnn_jax.training.fit import test_batches
+from bnn_jax.training.images import test_batches
 from bnn_jax.training.metrics import read
 from bnn_jax.training.restore import TrainedRun, trained
 from experiments import recipes, run_command
@@ -35,7 +35,7 @@ WEIGHTS, INPUTS = np.arange(-20.5, 21) * 0.05, np.arange(-20, 21) * 0.2
 """Edges of bars. Of weights, -1 and 1 are the middles of the outermost; these hold what lies beyond, of inputs as well."""
 
 Runs = dict[str, list[tuple[Path, dict[str, Any]]]]  # Experiment -> working directory and results of each of its runs.
-Looks = dict[str, tuple[str, str]]  # Experiment -> label and colour.
+Looks = dict[str, tuple[str, str]]  # Experiment -> label and color.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +126,9 @@ def layers(run: TrainedRun, images: np.ndarray) -> list[Layer]:
     seen = inputs_of_signs(run.model, images)
     untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
     for before, after in zip(_products(untrained), _products(run.model), strict=True):
-        binarised, x = after.layer.scheme.weight is not None, seen.get(after.path)
+        binarized, x = after.layer.scheme.weight is not None, seen.get(after.path)
         latent = (np.asarray(place.layer.latent()) for place in (before, after))
-        weights = tuple(bars(w, WEIGHTS) for w in latent) if binarised else None
+        weights = tuple(bars(w, WEIGHTS) for w in latent) if binarized else None
         found.append(Layer(weights) if x is None else Layer(weights, bars(x, INPUTS), float((np.abs(x) <= 1).mean())))
     return found
 
@@ -160,10 +160,10 @@ def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) ->
     means = {name: float(np.mean(accuracies)) for name, (_, accuracies) in found.items()}
     apart, height = 0.06 * max(0.01, max(means.values()) - min(means.values())), -1.0
     for name in sorted(found, key=means.__getitem__):
-        (size, accuracies), (label, colour) = found[name], looks[name]
-        axes.plot([size] * 3, [min(accuracies), means[name], max(accuracies)], 'o-', color=colour, markevery=[1])
+        (size, accuracies), (label, color) = found[name], looks[name]
+        axes.plot([size] * 3, [min(accuracies), means[name], max(accuracies)], 'o-', color=color, markevery=[1])
         height = max(means[name], height + apart)  # Labels of points close to each other stand above each other.
-        axes.annotate(f'{label}, {size / 1000:,.0f} kB', (1.1 * size, height), color=colour, va='center')
+        axes.annotate(f'{label}, {size / 1000:,.0f} kB', (1.1 * size, height), color=color, va='center')
     stored = [size for size, _ in found.values()]
     axes.set(xlabel='size as stored', ylabel='test accuracy', xscale='log', xlim=(min(stored) / 2, 3 * max(stored)))
     axes.margins(y=0.12)
@@ -177,39 +177,39 @@ def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) ->
 def draw_flips(axes, looks: Looks, found: dict[str, dict[int, float]]) -> None:
     """A line an experiment; a step in which no sign flips has no point on the logarithmic axis."""
     for name, steps in found.items():
-        label, colour = looks[name]
-        axes.plot(list(steps), [share or np.nan for share in steps.values()], color=colour, label=label)
+        label, color = looks[name]
+        axes.plot(list(steps), [share or np.nan for share in steps.values()], color=color, label=label)
     axes.set(xlabel='step', ylabel='share of signs that flip in one step', xlim=(0, None), yscale='log')
     axes.grid(alpha=0.3)
     axes.legend()
 
 
-def draw_weights(axes, layer: Layer, colour: str) -> None:
+def draw_weights(axes, layer: Layer, color: str) -> None:
     """Shares of latent weights, on a logarithmic axis."""
     assert layer.weights is not None
-    axes.stairs(layer.weights[1], WEIGHTS, fill=True, color=colour, alpha=0.5, label='filled: trained')
+    axes.stairs(layer.weights[1], WEIGHTS, fill=True, color=color, alpha=0.5, label='filled: trained')
     axes.stairs(layer.weights[0], WEIGHTS, color='0.2', label='weights, untrained')
     axes.vlines([-1, 1], 1e-4, 1, color='0.2', linestyle=':', label='weights: the clip, ±1')
     axes.set(yscale='log', ylim=(1e-4, 1), xticks=(-1, 0, 1))
 
 
-def draw_inputs(axes, layer: Layer, colour: str) -> None:
+def draw_inputs(axes, layer: Layer, color: str) -> None:
     """Shares of inputs, and in words that in the window."""
     axes.axvspan(-1, 1, color='0.88', linewidth=0, label='inputs: the window, |x| ≤ 1')
-    axes.stairs(layer.inputs, INPUTS, fill=True, color=colour, alpha=0.5)
+    axes.stairs(layer.inputs, INPUTS, fill=True, color=color, alpha=0.5)
     axes.text(0.98, 0.93, f'{layer.inside:.0%} inside', fontsize=8, ha='right', va='top', transform=axes.transAxes)
     axes.set(ylim=(0, 1.3 * axes.get_ylim()[1]), xticks=(-4, -1, 1, 4), yticks=())
 
 
-def draw_real(axes, layer: Layer, colour: str) -> None:
-    """In place of weights or inputs that are not binarised."""
+def draw_real(axes, layer: Layer, color: str) -> None:
+    """In place of weights or inputs that are not binarized."""
     axes.text(0.5, 0.5, 'real', color='0.6', ha='center', va='center', transform=axes.transAxes)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
 
 
 def draw_histograms(figure, looks: Looks, found: dict[str, list[Layer]]) -> None:
-    """Rows: latent weights of each experiment, inputs where any is binarised; columns: layers of which any has bits."""
+    """Rows: latent weights of each experiment, inputs where any is binarized; columns: layers of which any has bits."""
     places = sorted({i for ours in found.values() for i, layer in enumerate(ours) if layer.weights is not None})
     places = [places[round(i)] for i in np.linspace(0, len(places) - 1, min(COLUMNS, len(places)))]
     kinds = ('weights', 'inputs')

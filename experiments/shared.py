@@ -14,6 +14,7 @@ from bnn_jax.quantizers.published import sign_minus, sign_zero
 from bnn_jax.schemes import Scheme
 from bnn_jax.schemes.presets import deployable
 from bnn_jax.training import latent_weights, named
+from experiments import print_help
 
 
 def networks(model: Callable, scheme: Scheme) -> dict[str, Any]:
@@ -47,6 +48,26 @@ class Falls:
         rates = [learning_rate, *(learning_rate * factor for _, factor in self.factors)]
         boundaries = [steps * epoch // self.epochs for epoch, _ in self.factors]
         return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], boundaries)
+
+
+@named('experiments.WarmUp')
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """A learning rate that rises for some epochs, from a fifth to the whole, then falls by cosine to 0: a Config's schedule.
+
+    In a run of another length it rises for the same share of it. Source: ReCU's code, which raises it epoch by epoch.
+    """
+
+    # those of the whole recipe, and those in which the rate rises
+    epochs: int
+    rising: int
+
+    def __call__(self, learning_rate: float, steps: int) -> optax.Schedule:
+        rise = steps * self.rising // self.epochs
+        falling = optax.cosine_decay_schedule(learning_rate, steps - rise)
+        if rise == 0:
+            return falling
+        return optax.join_schedules([optax.linear_schedule(learning_rate / 5, learning_rate, rise), falling], [rise])
 
 
 @named('experiments.sgd')
@@ -85,3 +106,7 @@ def l2_then(
 def others(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
     """All parameters but latent weights."""
     return not latent_weights(path, variable, params)
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

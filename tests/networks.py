@@ -1,4 +1,4 @@
-"""Networks small enough for tests, with normalisation as training never leaves it: gamma negative, zero, tiny."""
+"""Networks small enough for tests, with normalization as training never leaves it: gamma negative, zero, tiny."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,8 @@ from bnn_jax.ops.windows import Window
 from bnn_jax.training import logits_of
 
 SCHEMES = {
-    name: getattr(bnn, name) for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
+    name: getattr(bnn, name)
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'IRNET', 'RECU')
 }
 
 # Architecture -> keywords and the shape of a batch: odd sizes, channels that are not multiples of 32.
@@ -48,7 +49,7 @@ def images(architecture: str, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=SMALL[architecture][1]).astype(np.float32)
 
 
-def randomise_norms(model, seed: int = 0) -> None:
+def randomize_norms(model, seed: int = 0) -> None:
     """gamma and beta of both signs, gamma 0 and tiny in some channels, statistics far from their initial values."""
     rng = np.random.default_rng(seed)
     for _, module in nnx.iter_modules(model):

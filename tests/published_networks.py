@@ -67,7 +67,7 @@ def norm(p, name, x, eps, least=-np.inf):
 
 
 def binary(p, name, x, kind='conv', padding=0, least=0.01):
-    """norm, sign, [flatten,] alpha sign of the centred and clamped weights, bias, ReLU."""
+    """norm, sign, [flatten,] alpha sign of the centered and clamped weights, bias, ReLU."""
     w = p[f'{name}.{kind}.weight'].astype(np.float64)
     w = np.clip(w - w.mean(1, keepdims=True), -1, 1)
     w = np.abs(w).mean(tuple(range(1, w.ndim)), keepdims=True) * np.sign(w)
@@ -76,13 +76,13 @@ def binary(p, name, x, kind='conv', padding=0, least=0.01):
     return relu(product(p, f'{name}.{kind}', x, padding=padding, weight=w))
 
 
-def lenet5_weights(features_normalised=False):
+def lenet5_weights(features_normalized=False):
     p = Weights()
     p.product('conv1', 4, 1, 5, 5)
     p.norm('bn_conv1', 4, affine=False)
     p.norm('bin_conv2.bn', 4)
     p.product('bin_conv2.conv', 10, 4, 5, 5)
-    p.norm('bin_ip1.bn', 60 if features_normalised else 10)
+    p.norm('bin_ip1.bn', 60 if features_normalized else 10)
     p.product('bin_ip1.linear', 100, 60)
     p.product('ip2', 10, 100)
     return p

@@ -45,8 +45,8 @@ def pool(x):
     return windows.max(3), backward
 
 
-def normalise(x, gamma, beta):
-    """Batch normalisation in training; returns y, (mean, variance, values a channel) and g -> (dx, dgamma, dbeta)."""
+def normalize(x, gamma, beta):
+    """Batch normalization in training; returns y, (mean, variance, values a channel) and g -> (dx, dgamma, dbeta)."""
     axes = tuple(range(x.ndim - 1))
     n = x.size // x.shape[-1]
     mean, var = x.mean(axes), x.var(axes)
@@ -66,11 +66,11 @@ def filters(w):
 
 
 def restored(w):
-    """Centred over the input channels, clamped."""
+    """Centered over the input channels, clamped."""
     return np.clip(w - w.mean(-2, keepdims=True), -1, 1)
 
 
-def binarised(w):
+def binarized(w):
     return np.abs(w).mean(filters(w), keepdims=True) * np.sign(w)
 
 
@@ -82,19 +82,19 @@ def gradient_of_latent(w, g, factor):
 
 
 def forward_backward(p, running, images, labels):
-    """Loss and gradients at the (binarised) parameters p; running statistics are updated in place."""
+    """Loss and gradients at the (binarized) parameters p; running statistics are updated in place."""
     d = {}
     ones, zeros = np.ones(p['0.bias'].shape), np.zeros(p['0.bias'].shape)
     c1, conv1 = convolve(images, p['0.kernel'])
-    b1, stats1, norm1 = normalise(c1 + p['0.bias'], ones, zeros)
+    b1, stats1, norm1 = normalize(c1 + p['0.bias'], ones, zeros)
     p1, pool1 = pool(np.maximum(b1, 0))
-    b2, stats4, norm2 = normalise(p1, p['4.scale'], p['4.bias'])
+    b2, stats4, norm2 = normalize(p1, p['4.scale'], p['4.bias'])
     # Integers first, alpha afterwards: sums of +-alpha are rounded, and that rounding, not the formulas, would decide which
     # of equal numbers is the maximum of a pool.
     _, conv2 = convolve(np.sign(b2), p['5.kernel'])
     c2 = convolve(np.sign(b2), np.sign(p['5.kernel']))[0] * np.abs(p['5.kernel']).max((0, 1, 2)) + p['5.bias']
     p2, pool2 = pool(np.maximum(c2, 0))
-    b3, stats8, norm3 = normalise(p2, p['8.scale'], p['8.bias'])
+    b3, stats8, norm3 = normalize(p2, p['8.scale'], p['8.bias'])
     flat = np.sign(b3).reshape(len(images), -1)
     hidden = flat @ p['10.kernel'] + p['10.bias']
     rectified = np.maximum(hidden, 0)
@@ -124,7 +124,7 @@ def forward_backward(p, running, images, labels):
 
 
 def train(params, running, batches, *, rate, decay, factor):
-    """The loop: centre, clamp, binarise, forward, backward, restore, transform the gradients, Adam with L2.
+    """The loop: center, clamp, binarize, forward, backward, restore, transform the gradients, Adam with L2.
 
     Returns losses, parameters as stored after each step, running statistics after each step.
     """
@@ -134,7 +134,7 @@ def train(params, running, batches, *, rate, decay, factor):
     for step, (images, labels) in enumerate(batches, 1):
         p.update({name: restored(p[name]) for name in BINARY})
         p.update({name: np.maximum(p[name], 0.01) for name in ('4.scale', '8.scale')})
-        loss, d = forward_backward({**p, **{name: binarised(p[name]) for name in BINARY}}, running, images, labels)
+        loss, d = forward_backward({**p, **{name: binarized(p[name]) for name in BINARY}}, running, images, labels)
         d.update({name: gradient_of_latent(p[name], d[name], factor) for name in BINARY})
         for name in p:
             g = d[name] + decay * p[name]

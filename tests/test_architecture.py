@@ -6,10 +6,12 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
 import pytest
+from packaging.requirements import Requirement
 
 import bnn_jax as bnn
 
@@ -71,7 +73,7 @@ def test_the_root_is_small():
 
 
 def test_public_names():
-    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'):
+    for name in ('FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET', 'RECU'):
         assert getattr(bnn, name) is getattr(bnn.schemes, name)
     assert bnn.bits.WORD_BITS == 32
     for name in ('init', 'train_step', 'evaluate', 'model_of', 'fit'):
@@ -98,3 +100,21 @@ def test_the_readme_example_and_commands_are_real():
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):  # Flax's own layers rely on both.
         exec(own.replace("'net.safetensors'", 'path'), namespace)
     exec(built, namespace)
+
+
+def test_no_versions_are_joined_that_do_not_fit():
+    """jax from 0.11 on needs flax from 0.12.10 on, which need Python 3.12; Python 3.11 ends at jax 0.10 and flax 0.12.8."""
+    stated = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['dependencies']
+    for python, of_jax, of_flax, fit in (
+        ('3.11', '0.10.0', '0.12.8', True),
+        ('3.12', '0.11.1', '0.12.10', True),
+        ('3.13', '0.12.0', '0.12.12', True),
+        ('3.12', '0.11.1', '0.12.8', False),
+        ('3.12', '0.12.0', '0.12.9', False),
+    ):
+        asked = [
+            r for r in map(Requirement, stated) if r.marker is None or r.marker.evaluate({'python_version': python})
+        ]
+        versions = {'jax': of_jax, 'flax': of_flax}
+        known = [r for r in asked if r.name in versions]
+        assert all(r.specifier.contains(versions[r.name]) for r in known) == fit

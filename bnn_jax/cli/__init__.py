@@ -13,6 +13,7 @@ from bnn_jax.cli.bench import bench
 from bnn_jax.cli.convert import convert
 from bnn_jax.cli.predict import predict
 from bnn_jax.cli.summary import summary
+from bnn_jax.training.compilation_cache import compilation_cache
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for command in (summary, convert, predict, bench):
         app.command(command)
     try:
-        app.cli(prog='bnn-jax', description='Binary networks from the command line.', args=arguments)
+        with compilation_cache():
+            app.cli(prog='bnn-jax', description='Binary networks from the command line.', args=arguments)
     except (OSError, ValueError, ArithmeticError) as error:
         raise SystemExit(f'error: {error}') from None

@@ -71,10 +71,12 @@ def _folder_of(output: Path) -> Path:
     return output.parent
 
 
-def _sample_images(run: 'TrainedRun', samples: int, input_shape: Shape | None) -> tuple[np.ndarray, str, tuple[str, ...]]:
+def _sample_images(
+    run: 'TrainedRun', samples: int, input_shape: Shape | None
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
     """Images as the network takes them, what they are, and the names of their classes, where they are known."""
     from bnn_jax.training.experiment import class_names as names_of
-    from bnn_jax.training.fit import test_batches
+    from bnn_jax.training.images import test_batches
 
     if samples < 1:
         raise ValueError(f'samples: got {samples}, expected at least 1')

@@ -15,8 +15,9 @@ from bnn_jax.data.augmentations import (
     Standardize,
     SubtractMean,
     Unchanged,
-    centre_crop,
+    center_crop,
     crop,
+    cutout,
     flip,
     inception_crop,
     lighting,
@@ -30,7 +31,7 @@ from bnn_jax.data.folder import folder_source, folders
 from bnn_jax.data.images import CorruptImage, skip_corrupt
 from bnn_jax.data.pipeline import evaluation_batches, training_batches
 from bnn_jax.data.source import ArraySource, Source, Splits, check_labels, in_memory
-from bnn_jax.data.tfds_source import tfds_source
+from bnn_jax.data.tfds_source import data_set, tfds_source
 
 __all__ = [
     'IMAGENET_MEAN',
@@ -43,9 +44,11 @@ __all__ = [
     'Standardize',
     'SubtractMean',
     'Unchanged',
-    'centre_crop',
+    'center_crop',
     'check_labels',
     'crop',
+    'cutout',
+    'data_set',
     'digits',
     'evaluation_batches',
     'flip',

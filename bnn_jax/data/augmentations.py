@@ -1,6 +1,6 @@
-"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalisations, all values.
+"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalizations, all values.
 
-Images are uint8 or floating (H, W, C) with any number of channels, and stay so until the normalisation, the last one.
+Images are uint8 or floating (H, W, C) with any number of channels, and stay so until the normalization, the last one.
 Randomness comes from `rng` alone. docs/augmentations.md shows what each does.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-Normalisation = Callable[[np.ndarray], np.ndarray]
+Normalization = Callable[[np.ndarray], np.ndarray]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
@@ -46,10 +46,32 @@ class crop:
         return padded[top : top + height, left : left + width]
 
 
+@dataclasses.dataclass(frozen=True)
+class cutout:
+    """Set a size x size square to zeros; every pixel is equally likely to be its middle, and what lies outside is left out.
+
+    The middle is (size // 2, size // 2) in it. Raises ValueError for a size below 1. Source: DeVries and Taylor 2017
+    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean color; here they are black,
+    as those of `crop` are.
+    """
+
+    size: int = 16
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'cutout: got size {self.size}, expected at least 1')
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        top, left = (int(rng.integers(length)) - self.size // 2 for length in image.shape[:2])
+        holed = image.copy()
+        holed[max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
+        return holed
+
+
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """The image at another size by Pillow's BILINEAR filter, which torchvision uses too (unlike OpenCV's, it averages).
 
-    Output pixel i is centred at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
+    Output pixel i is centered at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
     by weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)): a triangle that widens when shrinking. First rows,
     then columns, of uint8 rounded after each; floats become float32. Every channel is scaled on its own, whatever their
     number. The image itself where it has the size. Raises ValueError for pixels of another dtype.
@@ -125,7 +147,7 @@ def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int
 
     So photographs of any size fit a network that says its own. Steps that this module does not know may size images.
     """
-    keep = all(step is flip or isinstance(step, crop | lighting) for step in augmentations)
+    keep = all(step is flip or isinstance(step, crop | cutout | lighting) for step in augmentations)
     return (resize_to(*input_shape[:2]), *augmentations) if keep else augmentations
 
 
@@ -156,7 +178,7 @@ class random_crop:
 
 
 @dataclasses.dataclass(frozen=True)
-class centre_crop:
+class center_crop:
     """The size x size window in the middle; of two middles the upper, left one. Raises ValueError for a smaller image."""
 
     size: int = 224
@@ -198,9 +220,9 @@ class inception_crop:
 
 @dataclasses.dataclass(frozen=True)
 class lighting:
-    """Another light: one colour drawn for the image is added to all its pixels.
+    """Another light: one color drawn for the image is added to all its pixels.
 
-    Colour c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
+    Color c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
     (halves to even) and clipped to 0..255, for images stay uint8. Raises ValueError for an image that is not RGB, and a std
     below 0. Source: AlexNet (Krizhevsky et al. 2012, section 4.1) with the numbers of fb.resnet.torch, which adds it to
     floats, not rounded or clipped; Bi-Real Net's code, after its crop and before its flip, has std 0.1.
@@ -214,8 +236,8 @@ class lighting:
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         drawn = rng.normal(0, self.std, 3)
-        colour = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
-        return np.clip(np.rint(_checked(image, 3) + colour), 0, 255).astype(np.uint8)
+        color = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
+        return np.clip(np.rint(_checked(image, 3) + color), 0, 255).astype(np.uint8)
 
 
 def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:

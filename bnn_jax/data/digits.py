@@ -8,7 +8,7 @@ TEST_IMAGES = 360
 
 
 def digits(split: str) -> ArraySource:
-    """Split 'train' (1,437) or 'test' (360): images uint8 (8, 8, 1), 16 grey levels spread over 0..255, labels 0..9.
+    """Split 'train' (1,437) or 'test' (360): images uint8 (8, 8, 1), 16 gray levels spread over 0..255, labels 0..9.
 
     The split is a fixed permutation. Raises ValueError for another split. Source: UCI "Optical Recognition of
     Handwritten Digits", test part, as in sklearn.datasets.load_digits.

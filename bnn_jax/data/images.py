@@ -25,9 +25,9 @@ class CorruptImage(ValueError):
 
 
 def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
-    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (grey), whatever its file name promises.
+    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (gray), whatever its file name promises.
 
-    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM, TIFF (first page). Grey is repeated,
+    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM, TIFF (first page). Gray is repeated,
     palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS
     and torchvision).
     CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
@@ -37,7 +37,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     if channels not in (1, 3):
-        raise ValueError(f'channels: got {channels}, expected 1 (grey) or 3 (RGB)')
+        raise ValueError(f'channels: got {channels}, expected 1 (gray) or 3 (RGB)')
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()

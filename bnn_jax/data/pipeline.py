@@ -1,4 +1,4 @@
-"""From a source to batches: shuffling, augmentation, normalisation, prefetching; a function of (seed, step) alone.
+"""From a source to batches: shuffling, augmentation, normalization, prefetching; a function of (seed, step) alone.
 
 Whatever decodes and augments them, one thread or many worker processes, on one host or many, batches are the same.
 """
@@ -12,7 +12,7 @@ from typing import Any, cast
 import grain
 import numpy as np
 
-from bnn_jax.data.augmentations import Augmentation, Normalisation
+from bnn_jax.data.augmentations import Augmentation, Normalization
 from bnn_jax.data.source import Source
 
 WHOLE = (0, 1)
@@ -22,7 +22,7 @@ WHOLE = (0, 1)
 @dataclasses.dataclass(frozen=True)
 class _Prepare:
     augmentations: tuple[Augmentation, ...]
-    standardize: Normalisation
+    standardize: Normalization
 
     def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         image = element['image']
@@ -69,7 +69,7 @@ class _NoRandomness:
             raise AttributeError(name)
         raise ValueError(
             f'evaluation: an augmentation draws random numbers ({name}), expected deterministic ones, '
-            'such as resize_short(256), centre_crop(224)'
+            'such as resize_short(256), center_crop(224)'
         )
 
 
@@ -78,7 +78,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
-    standardize: Normalisation,
+    standardize: Normalization,
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
 ) -> tuple[grain.MapDataset, int]:
@@ -111,7 +111,7 @@ def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int
     """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
 
     Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
-    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialise no JAX backend; closing the
+    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialize no JAX backend; closing the
     iterator ends them.
     """
     return _read(batches.slice(slice(first, last)), workers)
@@ -121,7 +121,7 @@ def evaluation_batches(
     source: Source,
     *,
     batch_size: int,
-    standardize: Normalisation,
+    standardize: Normalization,
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
     workers: int = 0,

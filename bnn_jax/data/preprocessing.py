@@ -7,33 +7,35 @@ import numpy as np
 
 from bnn_jax.data.augmentations import (
     Augmentation,
-    Normalisation,
+    Normalization,
     PlusMinusOne,
     Standardize,
     SubtractMean,
-    centre_crop,
+    center_crop,
     resize_short,
     resize_to,
 )
 from bnn_jax.data.images import decode
 
-_STEPS = {kind.__name__: kind for kind in (resize_short, resize_to, centre_crop)}
-_NORMALISATIONS = {kind.__name__: kind for kind in (Standardize, SubtractMean, PlusMinusOne)}
+# By their names in files, which stay when a class is renamed.
+_STEPS = {'resize_short': resize_short, 'resize_to': resize_to, 'centre_crop': center_crop}
+_NORMALIZATIONS = {'Standardize': Standardize, 'SubtractMean': SubtractMean, 'PlusMinusOne': PlusMinusOne}
+_NAMES = {kind: name for name, kind in (_STEPS | _NORMALIZATIONS).items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """An encoded image -> float32 (H, W, C), as in the evaluation of training: decode, steps, normalisation.
+    """An encoded image -> float32 (H, W, C), as in the evaluation of training: decode, steps, normalization.
 
     input_shape: (H, W, C) after the steps, from which another one is refused; without steps, an image of another size is
     scaled to it, by `resize_to`. steps: `resize_short`, `resize_to`,
-    `centre_crop`, in order. normalisation: `Standardize`, `SubtractMean` or `PlusMinusOne`. classes: a name for each, or ().
-    Raises ValueError for a shape, step or normalisation that does not fit, and calls raise CorruptImage (a ValueError) for
+    `center_crop`, in order. normalization: `Standardize`, `SubtractMean` or `PlusMinusOne`. classes: a name for each, or ().
+    Raises ValueError for a shape, step or normalization that does not fit, and calls raise CorruptImage (a ValueError) for
     bytes that are no image.
     """
 
     input_shape: tuple[int, int, int]
-    normalisation: Normalisation
+    normalization: Normalization
     steps: tuple[Augmentation, ...] = ()
     classes: tuple[str, ...] = ()
 
@@ -42,12 +44,12 @@ class Preprocessing:
         whole = len(shape) == 3 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
         if not whole or shape[2] not in (1, 3):
             raise ValueError(f'input_shape: got {shape}, expected (height, width, 1 or 3 channels)')
-        for part, kinds in (*((step, _STEPS) for step in self.steps), (self.normalisation, _NORMALISATIONS)):
-            if kinds.get(type(part).__name__) is not type(part):
+        for part, kinds in (*((step, _STEPS) for step in self.steps), (self.normalization, _NORMALIZATIONS)):
+            if type(part) not in kinds.values():
                 raise ValueError(f'preprocessing: got {part!r}, expected one of {", ".join(kinds)}')
             _check_numbers(part)
-        if not np.isfinite(self.normalisation(np.zeros((1, 1, shape[2]), np.uint8))).all():
-            raise ValueError(f'preprocessing: {self.normalisation} gives numbers that are not finite')
+        if not np.isfinite(self.normalization(np.zeros((1, 1, shape[2]), np.uint8))).all():
+            raise ValueError(f'preprocessing: {self.normalization} gives numbers that are not finite')
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
         image = decode(data, name, self.input_shape[2])
@@ -62,14 +64,14 @@ class Preprocessing:
                 f'{name}: {height} x {width} pixels after its preprocessing, expected {self.input_shape[0]} x '
                 f'{self.input_shape[1]}; resize it, or state another preprocessing, with a resize_to for example'
             )
-        return self.normalisation(image)
+        return self.normalization(image)
 
     def described(self) -> dict[str, Any]:
         """As JSON, the inverse of `of`; docs/format.md has the fields."""
         return {
             'input_shape': list(self.input_shape),
             'steps': [_described(step) for step in self.steps],
-            'normalisation': _described(self.normalisation),
+            'normalisation': _described(self.normalization),
             'classes': list(self.classes),
         }
 
@@ -80,7 +82,7 @@ class Preprocessing:
             return Preprocessing(
                 input_shape=tuple(described['input_shape']),
                 steps=tuple(_built(step, _STEPS) for step in described.get('steps', ())),
-                normalisation=_built(described['normalisation'], _NORMALISATIONS),
+                normalization=_built(described['normalisation'], _NORMALIZATIONS),
                 classes=tuple(map(str, described.get('classes', ()))),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -95,7 +97,7 @@ _NO_RANDOMNESS: Any = None
 
 def _described(part) -> dict[str, Any]:
     fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-    return {'kind': type(part).__name__} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+    return {'kind': _NAMES[type(part)]} | {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
 
 def _built(described: dict[str, Any], kinds: dict[str, Any]):

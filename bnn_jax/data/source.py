@@ -186,4 +186,7 @@ class Splits:
             raise ValueError(
                 f'held_out: got share {share} of {len(source)} images, expected at least one image in either part'
             )
-        return Splits(Subset(source, np.sort(order[tested:])), Subset(source, np.sort(order[:tested])))
+        parts = (np.sort(order[tested:]), np.sort(order[:tested]))
+        if isinstance(source, ArraySource):  # as arrays again, which may lie on an accelerator
+            return Splits(*(ArraySource(source.images[part], source.labels[part], source.classes) for part in parts))
+        return Splits(*(Subset(source, part) for part in parts))

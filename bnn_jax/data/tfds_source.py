@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from bnn_jax.data.authors import READERS, read_splits
 from bnn_jax.data.images import CorruptImage, decode
 from bnn_jax.data.source import ArraySource
 
@@ -62,6 +63,56 @@ class TfdsSource:
         return ArraySource(np.stack(images), np.asarray(labels, np.int32), self.classes)
 
 
+def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
+    """Whether data_dir holds the data set in TFDS's layout."""
+    return any((Path(data_dir).expanduser() / name).glob('**/dataset_info.json'))
+
+
+def _missing(name: str, data_dir: str | os.PathLike) -> str:
+    directory = Path(data_dir).expanduser() / name
+    return (
+        f'data set {name!r} is not prepared in {data_dir} (no {directory}/.../dataset_info.json). To get it:\n'
+        f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)\n'
+        f'or, for {", ".join(READERS)}, from files downloaded by hand, without TensorFlow:\n'
+        f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
+        'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
+        f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
+        'or name the folder it is in: --data_dir=FOLDER'
+    )
+
+
+def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
+    """A set of small images, held in memory: as TFDS prepared it, or from the files of its authors in data_dir.
+
+    Args:
+        name: mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, or any set that TFDS prepared with images of one size.
+        split: 'train' or 'test'; of what TFDS prepared, any split expression.
+        data_dir: the folder above TFDS's folder `name`, or that of the authors' files.
+
+    Returns:
+        A source, with the names of the classes.
+
+    Raises:
+        FileNotFoundError: saying how to get it, where it is missing.
+        ValueError: for damaged files.
+
+    Example:
+        >>> from functools import partial
+        >>> from bnn_jax.training import Config
+        >>> Config(data=partial(data_set, 'mnist'), data_dir='~/mnist', model=..., standardize=...)  # doctest: +SKIP
+    """
+    if name not in READERS or is_prepared(name, data_dir):
+        return tfds_source(name, split, data_dir).in_memory()
+    folder = Path(data_dir).expanduser()
+    try:
+        splits = read_splits(name, folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error}; or as TFDS has it: {_missing(name, data_dir)}') from error
+    if split not in splits:
+        raise ValueError(f'{name}: got split {split!r}, expected one of {", ".join(splits)}')
+    return ArraySource(*splits[split], READERS[name].classes)
+
+
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
     """Split `split` (a TFDS split expression) of the data set `name` under `data_dir`, prepared as ArrayRecord.
 
@@ -72,17 +123,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     """
     import tensorflow_datasets as tfds
 
-    directory = Path(data_dir).expanduser() / name
-    if not any(directory.glob('**/dataset_info.json')):
-        raise FileNotFoundError(
-            f'data set {name!r} is not prepared in {data_dir} (no {directory}/.../dataset_info.json). To get it:\n'
-            f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)\n'
-            'or, for fashion_mnist and cifar10, from files downloaded by hand, without TensorFlow:\n'
-            f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
-            'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
-            f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
-            'or name the folder it is in: --data_dir=FOLDER'
-        )
+    if not is_prepared(name, data_dir):
+        raise FileNotFoundError(_missing(name, data_dir))
     try:
         records: Any = tfds.data_source(name, split=split, data_dir=str(Path(data_dir).expanduser()))
     except (ValueError, NotImplementedError, AssertionError, FileNotFoundError) as error:

@@ -13,7 +13,8 @@ from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.walk import arrays_beside, is_container, joined, slots, walk
+from bnn_jax.nn.walk import arrays_beside, expect_module, is_container, joined, slots, walk
+from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
 class Packed(nnx.Module):
@@ -23,8 +24,8 @@ class Packed(nnx.Module):
         self.layer = nnx.data(layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, layer = without_gradient(x), self.layer
-        return _nan_where(x, layer(x), layer.acts_on_rows())  # pyright: ignore[reportCallIssue]
+        x = without_gradient(x)
+        return automatically(_guarded, along_batch(x), self.layer, x) if is_explicit(x) else _guarded(self.layer, x)
 
     def __getattr__(self, name: str) -> Any:
         if name in ('kernel', 'bias', 'scheme'):
@@ -32,6 +33,10 @@ class Packed(nnx.Module):
                 f'{name}: this layer is packed, expected the trained model, which still has its {name}'
             )
         raise AttributeError(name)
+
+
+def _guarded(layer: Any, x: jax.Array) -> jax.Array:
+    return _nan_where(x, layer(x), layer.acts_on_rows())
 
 
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
@@ -71,10 +76,7 @@ def convert(model: Any) -> Any:
         >>> packed.report.rows[3].became
         'xnor + popcount'
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'convert: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('convert', model)
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise ValueError('convert: got a module that is converted already, expected a trained one')
     layers = [model] if isinstance(model, Layer) else [place.layer for place in walk(model)]
@@ -148,6 +150,7 @@ class _Conversion:
 
     def _converted(self, module: nnx.Module, path: str) -> KeptModule:
         """A copy of the module with packed twins in it; kept as it is where there is nothing to pack."""
+        # The user's module stays as it is.
         copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
         copy.eval()
         found = self._replace(copy, path, '', rows)
@@ -163,9 +166,11 @@ class _Conversion:
         found = False
         for slot in slots(module):
             layer, name = slot.get(), joined(inner, slot.name)
+            # A container of ours is fused as a whole; a user's module keeps its own __call__, so only its layers are replaced.
             plain = isinstance(layer, Container) and not _overrides_call(layer)
             if not plain and is_container(layer):
                 found |= self._replace(layer, path, name, rows)
+            # The same layer in another place: one packed twin stands in both.
             elif id(layer) in self._packed:
                 slot.put(self._packed[id(layer)])
             elif not callable(layer):

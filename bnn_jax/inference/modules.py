@@ -40,6 +40,7 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
         ours, theirs = _layout(place.layer.layer), _layout(packed[path])
         if ours != theirs:
             raise ValueError(f'load: layer {path} of the file is {theirs}, expected {ours} as in the module')
+    # Everything is compared before anything is put in its place.
     expected = arrays_beside(module)
     _expect_same('arrays', set(arrays), set(expected))
     for name, array in arrays.items():
@@ -56,6 +57,7 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
 
 def _leaves(module: nnx.Module, state: nnx.State) -> list[tuple[str | None, jax.Array]]:
     """The arrays of a state, with their paths; None for those of packed layers."""
+    # What lies inside a packed layer is in the file as fields of that layer.
     inside = [tuple(map(str, path)) for path, node in nnx.iter_modules(module) if isinstance(node, Packed)]
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):

@@ -3,16 +3,19 @@
 import base64
 import dataclasses
 import hashlib
+import io
 import json
 import os
+import re
 import zlib
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, BinaryIO, get_type_hints
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_bytes
 
 from bnn_jax.files import write
@@ -24,7 +27,10 @@ from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
 FORMAT, VERSION = 'bnn_jax', 1
 
 
-def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any] | None = None) -> Path:
+Source = str | os.PathLike | BinaryIO
+
+
+def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = None) -> Any:
     """Write a packed network to one file.
 
     The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
@@ -32,19 +38,19 @@ def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any]
 
     Args:
         network: what `convert` returned: a `PackedNetwork`, or a copy of a user's module, of which the arrays are stored.
-        path: where to write.
+        path: where to write, `~` being your home; or a file opened for writing in binary mode, which stays open.
         preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
             `data.preprocessing.Preprocessing` makes and reads it.
 
     Returns:
-        The path.
+        The path, or the file.
 
     Raises:
-        TypeError: for anything but a packed network.
+        TypeError: for anything but a packed network, for a file in text mode.
         ValueError: for a layer without a registered name (`nn.register`).
         OSError: with the remedy, if the file cannot be written.
     """
-    path, tensors, module = Path(path), {}, network
+    tensors, module = {}, network
     if isinstance(network, PackedLayer) and network.is_network:
         entry, described = 'network', _describe(network, tensors)
     elif packed := packed_layers(network):
@@ -68,32 +74,38 @@ def save(network: Any, path: str | os.PathLike, *, preprocessing: dict[str, Any]
     if preprocessing is not None:
         metadata['preprocessing'] = json.dumps(preprocessing)
     metadata['sha256'] = _digest(tensors, metadata)
-    write(path, to_bytes(tensors, metadata))
+    content = to_bytes(tensors, metadata)
+    if not isinstance(path, str | os.PathLike):
+        if not hasattr(path, 'write') or isinstance(path, io.TextIOBase):
+            raise TypeError(f'save: got a {type(path).__name__}, expected a path, or a file opened in binary mode')
+        path.write(content)
+        return path
+    path = Path(path).expanduser()
+    write(path, content)
     return path
 
 
-def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
+def load(path: Source, *, into: nnx.Module | None = None) -> Any:
     """Read a packed network; nothing in the file is executed.
 
     Args:
-        path: a file that `save` wrote.
+        path: a file that `save` wrote: its path, in which `~` is your home, or the file itself, opened in binary mode.
         into: for the file of a user's own module, a module of the same structure: its layers are packed, in a copy, and the
             arrays of the file put in their places. A `PackedNetwork` needs none.
 
     Raises:
-        FileNotFoundError: if there is no file.
+        FileNotFoundError: if there is no file. OSError, with its reason, for one that cannot be read.
         ValueError: for a file that is truncated, altered, of another program, or of a newer format; for a module's file
             without `into`, or with one of another structure.
     """
-    path = Path(path)
-    metadata, tensors = _read(path)
+    name, metadata, tensors = _read(path)
     entry = 'module' if 'module' in metadata else 'network'
     if entry == 'module' and into is None:
         raise ValueError(
-            f"load: {path} holds the arrays of a user's own module, expected one to put them into: load(path, into=module)"
+            f"load: {name} holds the arrays of a user's own module, expected one to put them into: load(path, into=module)"
         )
     if entry == 'network' and into is not None:
-        raise ValueError(f'load: {path} holds a whole network, expected load(path) without into')
+        raise ValueError(f'load: {name} holds a whole network, expected load(path) without into')
     used: set[str] = set()
     network: Any = None
     built: dict[str, Any] = {}
@@ -103,56 +115,91 @@ def load(path: str | os.PathLike, *, into: nnx.Module | None = None) -> Any:
         if entry == 'network':
             network = in_bits(_build(described, tensors, used))
         else:
-            raw = {name: _build(tree, tensors, used) for name, tree in described['packed'].items()}
+            raw = {layer: _build(tree, tensors, used) for layer, tree in described['packed'].items()}
             in_order = any(layer.multiplies_bits() for layer in raw.values())
-            built = {name: in_bits(layer, in_order) for name, layer in raw.items()}
-            arrays = {name: _tensor(tensor, tensors, used) for name, tensor in described['arrays'].items()}
+            built = {place: in_bits(layer, in_order) for place, layer in raw.items()}
+            arrays = {array: _tensor(tensor, tensors, used) for array, tensor in described['arrays'].items()}
+        # A tensor that no layer takes means that the file was not written by `save`.
         if used != set(tensors):
             raise ValueError(f'tensors {sorted(set(tensors) - used)} belong to no layer')
+    # Whatever a wrong description does to the constructors, the caller learns which file it was.
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, zlib.error) as error:
-        raise ValueError(f'load: {path} does not describe a network ({error}); save it again') from error
+        raise ValueError(f'load: {name} does not describe a network ({error}); save it again') from error
     if into is not None:
         return put_into(into, built, arrays)
     if not network.is_network:
-        raise ValueError(f'load: {path} holds a {type(network).__name__}, expected a PackedNetwork')
+        raise ValueError(f'load: {name} holds a {type(network).__name__}, expected a PackedNetwork')
     return network
 
 
-def preprocessing_of(path: str | os.PathLike) -> dict[str, Any] | None:
+def preprocessing_of(path: Source) -> dict[str, Any] | None:
     """What `save` was given as preprocessing, None if nothing. Raises as `load`."""
-    path = Path(path)
-    text = _read(path)[0].get('preprocessing')
+    name, metadata, _ = _read(path)
+    text = metadata.get('preprocessing')
     try:
         return None if text is None else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'load: {path}: its preprocessing is not JSON ({error}); save it again') from error
+        raise ValueError(f'load: {name}: its preprocessing is not JSON ({error}); save it again') from error
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and tensors of a file of ours that is as it was written. Raises as `load`."""
-    if not path.is_file():
-        raise FileNotFoundError(f'load: there is no file {path}')
+def _read(source: Source) -> tuple[str, dict[str, str], dict[str, np.ndarray]]:
+    """What messages call the file, metadata and tensors of a file of ours that is as it was written. Raises as `load`."""
+    name, content = _content(source)
     try:
-        with safe_open(path, framework='numpy') as file:
-            metadata = file.metadata() or {}
-            _check_origin(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (SafetensorError, OSError, TypeError) as error:
-        raise ValueError(f'load: {path} is truncated or not a safetensors file ({error}); save it again') from error
+        # The file is read, not mapped: some file systems cannot map one.
+        length = int.from_bytes(content[:8], 'little')
+        metadata = dict(json.loads(content[8 : 8 + length]).get('__metadata__') or {})
+        _check_origin(name, metadata)
+        tensors = {tensor: _array(stated) for tensor, stated in deserialize(content)}
+    except (SafetensorError, TypeError, AttributeError, KeyError, RecursionError, ValueError) as error:
+        if isinstance(error, _Foreign):
+            raise
+        raise ValueError(f'load: {name} is truncated or not a safetensors file ({error}); save it again') from error
     if metadata.get('sha256') != _digest(tensors, metadata):
-        raise ValueError(f'load: {path} has been altered since it was saved (its checksum differs); save it again')
-    return metadata, tensors
+        raise ValueError(f'load: {name} has been altered since it was saved (its checksum differs); save it again')
+    return name, metadata, tensors
 
 
-def _check_origin(path: Path, metadata: dict[str, str]) -> None:
+def _array(stated: dict[str, Any]) -> np.ndarray:
+    """A tensor as safetensors states it; its own NumPy reader has no bfloat16."""
+    kind, bits = re.fullmatch(r'([A-Z]+?)(\d*)', stated['dtype'].replace('BF16', 'BF')).groups()  # pyright: ignore
+    names = {'BF': 'bfloat16', 'BOOL': 'bool', 'F': f'float{bits}', 'I': f'int{bits}', 'U': f'uint{bits}'}
+    return np.frombuffer(stated['data'], jnp.dtype(names[kind])).reshape(stated['shape'])
+
+
+def _content(source: Source) -> tuple[str, bytes]:
+    """What messages call a file, and its bytes."""
+    if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, 'read'):
+            raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file opened in binary mode')
+        name, content = str(getattr(source, 'name', type(source).__name__)), source.read()
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise TypeError(f'load: {name} gives {type(content).__name__}, expected bytes; open it in binary mode')
+        return name, bytes(content)
+    path = Path(source).expanduser()
+    try:
+        return str(path), path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'load: there is no file {path}') from error
+    except OSError as error:
+        raise OSError(
+            error.errno, f'load: it cannot be read ({error.strerror}); the file itself may be whole', str(path)
+        ) from error
+
+
+class _Foreign(ValueError):
+    """A file that is whole, but not for this version of this library."""
+
+
+def _check_origin(path: str, metadata: dict[str, str]) -> None:
     if metadata.get('format') != FORMAT:
-        raise ValueError(
+        raise _Foreign(
             f'load: {path} is not a bnn_jax network (format {metadata.get("format")!r}, expected {FORMAT!r}); '
             'expected a file written by bnn_jax.save'
         )
     version = metadata.get('version', '')
     if not (version.isascii() and version.isdigit()) or not 1 <= int(version) <= VERSION:
-        raise ValueError(
+        raise _Foreign(
             f'load: {path} has format version {version!r}, this bnn_jax reads up to {VERSION}; upgrade bnn_jax'
         )
 
@@ -185,6 +232,7 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
+    # How many there are so far: a name that no other has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
     return name
@@ -233,7 +281,7 @@ def _tensor(name: str | None, tensors: dict[str, np.ndarray], used: set[str]):
     if name is None:
         return None
     used.add(name)
-    return jnp.asarray(tensors[name])
+    return jax.device_put(tensors[name])  # jnp.asarray would compile a copy for every shape.
 
 
 def _compressed(text: str) -> str:
@@ -248,6 +296,7 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     """SHA-256 over all metadata but itself, and over name, dtype, shape and bytes of every tensor, in order of names."""
     digest = hashlib.sha256()
     stated = {key: value for key, value in metadata.items() if key != 'sha256'}
+    # Sorted: the order in which the keys were written does not count.
     digest.update(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])

@@ -108,6 +108,7 @@ def bisect(is_negative: Callable[[jax.Array], jax.Array], k: int, channels: int)
     """
     lowest, highest = (jnp.full((channels,), end, jnp.int32) for end in (-k, k))
     at_lowest, at_highest = is_negative(lowest), is_negative(highest)
+    # The sign turns from + to - as the integer rises: compared the other way round.
     flip = ~at_lowest & at_highest
 
     def halve(_, ends):
@@ -117,6 +118,7 @@ def bisect(is_negative: Callable[[jax.Array], jax.Array], k: int, channels: int)
         return jnp.where(is_below, middle, below), jnp.where(is_below, above, middle)
 
     _, thresholds = jax.lax.fori_loop(0, 31, halve, (lowest, highest))  # 31 halvings bring any such range to 1.
+    # A sign that never turns: a threshold beyond one end gives it for every integer.
     constant = jnp.where(at_lowest, highest + 1, lowest)
     return jnp.where(at_lowest == at_highest, constant, thresholds), flip
 

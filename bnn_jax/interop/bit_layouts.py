@@ -111,7 +111,7 @@ def from_binarynet_convolution(signs) -> np.ndarray:
     """The inverse of `to_binarynet_convolution`. Raises ValueError for another rank or values other than -1 and +1."""
     signs = _rank(np.asarray(signs), 4)
     if not np.all(np.abs(signs) == 1):
-        raise ValueError('from_binarynet_convolution: got values other than -1 and +1, expected binarised filters')
+        raise ValueError('from_binarynet_convolution: got values other than -1 and +1, expected binarized filters')
     ours = signs[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
     return _contiguous(_packed(ours < 0).swapaxes(2, 3))
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential, expect_network
+from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Dense
 from bnn_jax.nn.product import Product
@@ -24,12 +25,12 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     {'state_dict': ...} is unwrapped, `module` of DataParallel is left out of the names wherever it stands, and
     `num_batches_tracked` is passed over. Names beyond the last part serve the messages only.
     Layouts: convolutions (out, in, h, w) -> HWIO; dense (out, in) -> (in, out), and where an image was flattened (here, or
-    already before a normalisation of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
+    already before a normalization of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
     Every tensor and every parameter is used exactly once, layer by layer. Raises ValueError naming both sides for a layer
     or tensor that is missing, left over or of another shape; TypeError for other types.
 
     The networks that published checkpoints fit, in the scheme whose arithmetic they were trained in:
-    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalised the 800 inputs of
+    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalized the 800 inputs of
       the first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
     - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
@@ -61,21 +62,29 @@ def start_from(model: Network, trained: Network) -> Network:
     """A copy of the model that starts from a trained network of the same architecture in another scheme.
 
     Typically `trained` is real and `model` binary: the real kernels become latent weights, as they are (the scheme's own
-    projection clips or centres them from the first update on). Products are matched in order, those of shortcuts apart.
-    Copied are all kernels; biases where the model has them; a normalisation directly after a product where both networks
-    have one with gamma and beta. All else (XNOR-Net's other normalisations, say) keeps the model's values.
+    projection clips or centers them from the first update on). Products are matched in order, those of shortcuts apart.
+    Copied are all kernels; biases where the model has them; a normalization directly after a product where both networks
+    have one with gamma and beta. All else (XNOR-Net's other normalizations, say) keeps the model's values.
+    Where the model has another number of classes, its last product, and what normalizes the logits, keep the model's values;
+    `new_layers` of what comes back names them (`nn.with_classes` takes over all else of a network of the same scheme).
     Raises ValueError naming both sides for another number or shape of products, and for a bias that the model has no
-    place for (before a normalisation it has no effect and is left out); TypeError for other types.
+    place for (before a normalization it has no effect and is left out); TypeError for other types.
     """
     model = _copy(model, 'start_from')
-    _check_network(trained, 'start_from')
+    expect_network('start_from', trained)
+    new: set[str] = set()
+    if model.num_classes != trained.num_classes:
+        trained = with_classes(trained, model.num_classes, rngs=nnx.Rngs(0))
+        model.new_layers = trained.new_layers
+        new = {path.removeprefix('body.layers.').replace('.layers', '') for path in trained.new_layers}
     pairs = zip(_products(model.body, ''), _products(trained.body, ''), strict=True)
     for role, (ours, theirs) in zip(('products', 'products of shortcuts'), pairs, strict=True):
         got, expected = ([(one.path, one.product.kernel.shape) for one in side] for side in (theirs, ours))
         if [shape for _, shape in got] != [shape for _, shape in expected]:
             raise ValueError(f'start_from: got the {role} {got}, expected those of the model: {expected}')
         for target, source in zip(ours, theirs, strict=True):
-            _start(target, source)
+            if source.path not in new:
+                _start(target, source)
     return model
 
 
@@ -90,7 +99,7 @@ class _Slot:
     @property
     def kind(self) -> str:
         if isinstance(self.layer, Norm):
-            return 'normalisation'
+            return 'normalization'
         return 'dense layer' if isinstance(self.layer.operation, Dense) else 'convolution'
 
 
@@ -103,13 +112,8 @@ class _Tensor:
     ours: Callable[[np.ndarray], np.ndarray]
 
 
-def _check_network(model, caller: str) -> None:
-    if not isinstance(model, Network):
-        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
-
-
 def _copy(model: Network, caller: str) -> Network:
-    _check_network(model, caller)
+    expect_network(caller, model)
     return nnx.merge(*nnx.split(model), copy=True)
 
 
@@ -185,6 +189,11 @@ def _channels_last(v: np.ndarray, channels: int) -> np.ndarray:
 
 def _load(name: str, tensors: dict[str, np.ndarray], slot: _Slot) -> None:
     targets = _tensors(slot)
+    if 'weights' in tensors and 'weight' in targets and tensors['weights'].size == np.prod(targets['weight'].shape):
+        # Bi-Real Net's published code keeps a kernel as one column.
+        tensors = {'weight': tensors['weights'].reshape(targets['weight'].shape)} | {
+            last: value for last, value in tensors.items() if last != 'weights'
+        }
     got = {last: value.shape for last, value in tensors.items()}
     expected = {last: target.shape for last, target in targets.items()}
     if got != expected:
@@ -202,7 +211,7 @@ def _set(variable: nnx.Variable, value) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Normed:
-    """A product and the normalisation directly after it."""
+    """A product and the normalization directly after it."""
 
     path: str
     product: Product

@@ -148,9 +148,9 @@ def packed_conv2d_signs(
 
 
 def packed_signs(x: jax.Array, coefficients: jax.Array | None = None, *, backend: str | Backend = 'auto') -> jax.Array:
-    """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalised x.
+    """`bits.pack` of float32 x (..., channels) along the last axis; with coefficients (2, channels) of the normalized x.
 
-    What is normalised is `deterministic.normalize(x, coefficients)`, without that map being written where the backend can.
+    What is normalized is `deterministic.normalize(x, coefficients)`, without that map being written where the backend can.
     Returns (..., ceil(channels / 32)) uint32. Raises ValueError or TypeError for coefficients of another shape or dtype
     than (2, channels) and x's, and as `bits.pack`.
     """
@@ -196,6 +196,7 @@ def signed_conv2d(
     x, w_words = floats_of(x, 4), words_of('w_words', w_words, 4)
     expect_groups(w_words, x.shape[3], groups, filters)
     if filters is not None:
+        # No backend multiplies real numbers by words along the filters.
         w_words = along_channels(w_words, filters)
     window = window_of(x, w_words, strides, padding, dilation, pad_value)
     return _backend(backend).signed_conv2d(x, w_words, window, int(pad_value), groups)

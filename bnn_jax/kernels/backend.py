@@ -48,6 +48,7 @@ class Backend:
         super().__init_subclass__(**kwargs)
         declared = [name for name in vars(Backend) if not name.startswith('_')]
         for name, value in vars(cls).items():
+            # A misspelled override would silently leave the default in place.
             if callable(value) and not name.startswith('_') and name not in declared:
                 nearest = difflib.get_close_matches(name, declared, 1, 0)[0]
                 raise TypeError(
@@ -70,6 +71,7 @@ class Backend:
         # Pad value 0 is +1 padding less what the padding added.
         taps = window.taps(x_words, padding_words(channels, pad_value))
         rows = taps.shape[2:4]
+        # Words first: one word of all windows is contiguous.
         words_first = jnp.moveaxis(taps, -1, 1).reshape(-1, n * rows[0] * rows[1])
         k = window.size[0] * window.size[1] * channels
         product = self._product(words_first, w_words.reshape(words_first.shape[0], -1), k).reshape(n, *rows, -1)
@@ -156,6 +158,7 @@ def _by_filters(product: Callable[[jax.Array], Any], w_words: jax.Array, axis: i
     tiles = -(-filters // max(bits.WORD_BITS, TILE // k))
     if tiles <= 1:
         return product(w_words)
+    # Equal tiles, the last filled up with zeros, so that one compiled body serves all.
     each = -(-filters // tiles)
     pads = [(0, 0)] * w_words.ndim
     pads[axis] = (0, tiles * each - filters)

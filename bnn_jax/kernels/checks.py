@@ -51,6 +51,7 @@ def window_of(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilat
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding, dilation)
+    # Called for its errors.
     window.pads(x.shape[1], x.shape[2])
     return window
 
@@ -85,6 +86,7 @@ def words_of(name: str, words, rank: int) -> jax.Array:
 
 def expect_words(name: str, n_words: int, k: int) -> None:
     """Raises TypeError or ValueError unless so many words hold k signs."""
+    # To Python, True is an integer.
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(
             f'{name}: got {k!r} for the number of signs, expected an integer known when the function is traced'

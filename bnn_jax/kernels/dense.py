@@ -30,6 +30,7 @@ class Dense(Backend):
             x, w = (unpack(words, k).astype(operand) for words in (x_words, w_words))
             return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=out).astype(jnp.int32)
 
+        # Only these platforms are known to multiply 8-bit integers on a matrix unit.
         integers = partial(product, operand=jnp.int8, out=jnp.int32)
         floats = partial(product, operand=jnp.float32, out=jnp.float32)
         return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)

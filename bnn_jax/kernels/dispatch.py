@@ -68,6 +68,7 @@ class ByPlatform(Backend):
 
     @partial(jax.jit, static_argnums=(0, 1, 2, 3))
     def _run(self, name: str, k: int, static: tuple, *operands) -> jax.Array:
+        # Asked for here, not at import: the answer may load and register the C++ library.
         cpu = self.cpu()
         default = self.default if k <= self.largest else self.beyond
         branches = {

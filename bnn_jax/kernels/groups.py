@@ -33,6 +33,7 @@ def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, 
         None if array is None else array.reshape(*array.shape[:-1], groups, -1) for array in (w_words, *of_filters)
     ]
     axes = [None if array is None else array.ndim - 2 for array in split]
+    # Under vmap all groups are one call, however many there are.
     y = jax.vmap(convolve, in_axes=(3, *axes), out_axes=3)(channels_of_groups(x_words, channels, groups), *split)
     return y.reshape(*y.shape[:3], -1)
 
@@ -43,6 +44,7 @@ def channels_of_groups(x_words: jax.Array, channels: int, groups: int) -> jax.Ar
     starts = np.arange(groups) * each
     words = starts[:, None] // WORD_BITS + np.arange(words_for(each))
     shifts = np.broadcast_to((starts % WORD_BITS).astype(np.uint32)[:, None], words.shape)
+    # One word more, so that the last group too has a next word to take bits from.
     fill = [(0, 0)] * (x_words.ndim - 1) + [(0, 1)]
     padded = jnp.pad(x_words, fill)
     lower, upper = padded[..., words], padded[..., words + 1]
@@ -50,6 +52,7 @@ def channels_of_groups(x_words: jax.Array, channels: int, groups: int) -> jax.Ar
         shifts = jnp.broadcast_to(shifts, lower.shape)
         # A shift by 32 is not defined; this one is made of two.
         lower = (lower >> shifts) | ((upper << np.uint32(1)) << (np.uint32(WORD_BITS - 1) - shifts))
+    # Bits of the next group's channels are cleared: tail bits are 0 by convention.
     used = np.full(words_for(each), 2**WORD_BITS - 1, np.uint32)
     used[-1] >>= np.uint32(-each % WORD_BITS)
     return lower & jnp.broadcast_to(used, lower.shape)
@@ -84,4 +87,5 @@ def channels_of_filters(x_words: jax.Array, channels: int, groups: int, filters:
     seen = np.arange(filters) // of_group * each + np.arange(each)[:, None]
     words = x_words[..., seen // WORD_BITS]
     bits = (words >> jnp.broadcast_to((seen % WORD_BITS).astype(np.uint32), words.shape)) & np.uint32(1)
+    # A set bit stands for -1, so the bit's negative has the sign to pack.
     return pack(-bits.astype(jnp.int32))

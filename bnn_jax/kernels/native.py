@@ -4,7 +4,6 @@ Built with the package (`build.py`); `missing` says why they are not there, if s
 a mesh they run within `jax.shard_map`, for XLA does not look into them. No gradients.
 """
 
-import ctypes
 import dataclasses
 from functools import partial
 
@@ -15,28 +14,14 @@ import numpy as np
 from bnn_jax.kernels.backend import Backend
 from bnn_jax.kernels.groups import along_filters, by_groups, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import padding_words
-from bnn_jax.native import build
 from bnn_jax.native.library import DISABLED_CHECKS as DISABLED_CHECKS
-from bnn_jax.native.library import call, expect_there
+from bnn_jax.native.library import call
 from bnn_jax.native.library import instruction_sets as instruction_sets
+from bnn_jax.native.library import limit as limit
 from bnn_jax.native.library import missing as missing
 from bnn_jax.native.library import why_not as why_not
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.windows import Window, pad_channels
-
-
-def limit(times: int, instructions: str = '') -> int:
-    """Count the bits of words that stay in the first-level cache, `times` rounds on this thread, and store nothing.
-
-    Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
-    """
-    expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
-    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
-    products = function(instructions.encode(), times)
-    if products < 0:
-        raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
-    return products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +35,7 @@ class Native(Backend):
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """k - 2 popcount(x xor w), shared out by filters."""
         shape = (x_words.shape[0], w_words.shape[0])
+        # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
     @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
@@ -128,6 +114,7 @@ class Native(Backend):
     @partial(jax.jit, static_argnums=(0, 3, 4, 5))
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
         """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
+        # The kernels are written for float32, and for one group.
         if x.dtype != jnp.float32 or groups > 1:
             return super().signed_conv2d(x, w_words, window, pad_value, groups)
         x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
@@ -135,10 +122,11 @@ class Native(Backend):
 
     @partial(jax.jit, static_argnums=0)
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
-        """Of float32 without the normalised map being written."""
+        """Of float32 without the normalized map being written."""
         if x.dtype != jnp.float32:
             return super().pack(x, coefficients)
         if coefficients is None:
+            # The handler takes this operand in any case; an empty one means that nothing is normalized.
             coefficients = jnp.zeros((0,), jnp.float32)
         return self._call('bnn_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
 

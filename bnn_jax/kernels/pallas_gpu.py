@@ -30,6 +30,7 @@ def matrix(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
         words = pl.ds(b * BLOCK, BLOCK)
         x_block, w_block = x_ref[words, :].T, w_ref[words, :]
 
+        # Bit j of all words at once: the order of the products does not matter to their sum.
         def add_bit(j, total):
             x_signs, w_signs = (
                 (1 - 2 * (lax.shift_right_logical(block, jnp.full_like(block, j)) & 1)).astype(jnp.int8)
@@ -58,6 +59,7 @@ def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int
     """step(x tile, w tile, b, total so far) for every block b of words: (m, n) int32, and the words with those filled in."""
     m, n = x.shape[1], w.shape[1]
     x, w = padded(x, (block, TILE)), padded(w, (block, TILE))
+    # All words of a tile's rows and columns are in its blocks: the loop over words is inside the kernel.
     n_words = x.shape[0]
 
     def kernel(x_ref, w_ref, out_ref):
@@ -82,5 +84,6 @@ def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int
 
         return call(x, w, compiler_params=triton.CompilerParams(num_warps=4))
 
+    # Interpreted wherever there is no GPU, so that one test compares it with the other backends.
     total = lax.platform_dependent(x, w, cuda=compiled, default=partial(call, interpret=True))
     return total[:m, :n], n_words

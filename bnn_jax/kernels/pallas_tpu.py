@@ -59,6 +59,7 @@ def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
     """Sum over blocks of words of step(x block, w block), (m, n) int32, and the number of words with those filled in."""
     n_words, (m, n) = x.shape[0], (x.shape[1], w.shape[1])
     blocks = -(-n_words // BLOCK)
+    # The memory of a TPU is tiled: 8 rows of 128 lanes of 32 bits.
     block = rounded_up(-(-n_words // blocks), 8)
     rows, columns = (min(TILE, rounded_up(extent, 128)) for extent in (m, n))
     x, w = padded(x, (block, rows)), padded(w, (block, columns))
@@ -81,6 +82,7 @@ def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
 
 
 def _kernel(step, x_ref, w_ref, out_ref):
+    # The blocks of words are the last axis of the grid: the output's tile stays while they pass.
     @pl.when(pl.program_id(2) == 0)
     def _():
         out_ref[...] = jnp.zeros_like(out_ref)

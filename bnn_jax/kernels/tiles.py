@@ -16,4 +16,5 @@ def padded(words: jax.Array, tile: tuple[int, int]) -> jax.Array:
     int32, since Triton's compiler counts the bits of signed words only.
     """
     fill = [(0, rounded_up(extent, to) - extent) for extent, to in zip(words.shape, tile, strict=True)]
+    # Zeros are +1 in both operands; the kernels take off what these add.
     return jnp.pad(lax.bitcast_convert_type(words, jnp.int32), fill)

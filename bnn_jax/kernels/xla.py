@@ -3,7 +3,7 @@
 What that takes (measured, jax 0.10): one elementwise expression over the whole output, without a reduction, for the obvious
 `sum(popcount(x[:, None] ^ w[None]), -1)` is not fused and runs 20 times slower; several words in that expression, for with
 one word the output is read and written once a word, and a fusion of so little arithmetic is given one thread; and blocks
-of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorisation.
+of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorization.
 """
 
 from functools import partial
@@ -31,10 +31,12 @@ def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
     n_words = x.shape[0]
     blocks = -(-n_words // BLOCK)
     block = -(-n_words // blocks)
+    # Words of zeros, the same in both operands, add no differing bit.
     x, w = (jnp.pad(words, ((0, blocks * block - n_words), (0, 0))) for words in (x, w))
 
     def add_block(i, carry):
         x_block, w_block, total = carry
+        # The slices of the next round: one at a variable place would keep this round's expression from being vectorized.
         x_next, w_next = (lax.dynamic_slice_in_dim(words, (i + 1) * block, block) for words in (x, w))
         return x_next, w_next, total + _differences(x_block, w_block)
 
@@ -96,6 +98,7 @@ class Xla(FromMatmul):
         if x_words.shape[0] > FEW:
             return super().matmul(x_words, w_words, k)
 
+        # Here a reduction is no loss: the words of one row are read as they lie.
         def row(x):
             return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
 
@@ -127,6 +130,7 @@ class Xla(FromMatmul):
         for start in range(0, len(of_taps), NARROW_BLOCK):
             planes = _planes([differing(*at) for at in of_taps[start : start + NARROW_BLOCK]])
             for level, plane in enumerate(planes):
+                # unpack makes +1 of a clear bit and -1 of a set one; this makes 0 and 1 of them.
                 bits = (1 - unpack(plane, filters).astype(jnp.int32)) >> 1
                 counts = counts + (bits << level)
         if pad_value == 0:

@@ -24,6 +24,7 @@ def padding_words(channels: int, pad_value: int) -> jax.Array:
 @partial(jax.jit, static_argnames='channels')
 def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
     """Sum of the weights at each tap of each filter: (kh, kw, n_words, out) -> (kh, kw, out) int32."""
+    # Tail bits are 0 and count as no -1, so `channels` is the right number of terms.
     set_bits = jnp.sum(lax.population_count(w_words), axis=2, dtype=jnp.int32)
     return channels - 2 * set_bits
 
@@ -45,6 +46,7 @@ def outside_sum(tap_sums: jax.Array, window: Window, height: int, width: int) ->
     views = np.lib.stride_tricks.sliding_window_view(padded, window.extent)
     views = views[:: window.strides[0], :: window.strides[1], :: window.dilation[0], :: window.dilation[1]]
     outside = 1 - views.reshape(views.shape[0] * views.shape[1], -1)
+    # NumPy, not jnp: the shapes are known when the function is traced, so this costs nothing later.
     patterns, index = np.unique(outside, axis=0, return_inverse=True)
     table = lax.dot_general(
         jnp.asarray(patterns, jnp.int32),

@@ -7,7 +7,7 @@ from bnn_jax.models.lenet5 import lenet5
 from bnn_jax.models.mlp import mlp
 from bnn_jax.models.nin import nin
 from bnn_jax.models.resnet import resnet18, resnet20, resnet34, small_stem, strided_stem
-from bnn_jax.models.vgg_small import vgg_small
+from bnn_jax.models.vgg_small import vgg_small, vgg_small_one_dense
 
 __all__ = [
     'alexnet',
@@ -22,4 +22,5 @@ __all__ = [
     'small_stem',
     'strided_stem',
     'vgg_small',
+    'vgg_small_one_dense',
 ]

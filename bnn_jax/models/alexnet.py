@@ -1,4 +1,4 @@
-"""AlexNet without groups and local response normalisation, with batch normalisation: XNOR-Net's."""
+"""AlexNet without groups and local response normalization, with batch normalization: XNOR-Net's."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""GoogLeNet (Inception v1) with batch normalisation."""
+"""GoogLeNet (Inception v1) with batch normalization."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -42,7 +42,7 @@ def googlenet(
     ValueError for another number of weights. dropout: the rate at which the last dense layer's input is dropped in
     training, 0.4 in the paper; auxiliary_dropout: the same in the auxiliary heads, 0.7; None: as the scheme says.
     Poolings of stride 2 end beyond the last even row, as Caffe's. Source: arXiv:1409.4842 table 1, section 5 for the
-    auxiliary heads; with batch normalisation in place of local response normalisation.
+    auxiliary heads; with batch normalization in place of local response normalization.
     """
     if len(auxiliary) not in (0, 2):
         raise ValueError(

@@ -40,7 +40,7 @@ def resnet(
     first begin with stride 2. Raises ValueError if `blocks` and `filters` differ in length.
     The scheme's `residual` says whether one shortcut spans both convolutions of a block (`schemes.residual_...`) or each
     has its own (`schemes.residuals_...`), `downsample` and `shortcut` what it is where the shape changes: a strided 1x1
-    convolution with normalisation by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
+    convolution with normalization by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
     XNOR-Net, whose paper does not give its block, norm - sign - product twice; arXiv:1808.00278 for Bi-Real Net.
     """
     if len(blocks) != len(filters):
@@ -71,7 +71,8 @@ def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
 def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes.
 
-    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity.
+    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity, unless the scheme's
+    `downsample` is that (`schemes.subsample_pad`, as in `IRNET`).
     sizes: arguments of `resnet`, such as width and input_shape, which is (32, 32, 3) here.
     """
     own: dict[str, Any] = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}

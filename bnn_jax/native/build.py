@@ -29,6 +29,7 @@ INSTRUCTIONS = {
 
 def digest() -> str:
     """Of all sources: what is compiled into the library says whether it is theirs."""
+    # Sorted, for the order of files in a folder is not defined.
     content = b''.join(path.read_bytes() for path in sorted(SOURCES.glob('*.[ch]*')))
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -50,6 +51,7 @@ def build(include: Path) -> Path:
     words = compiler()
     if words is None:
         raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
+    # Systems differ in what they call the same processors.
     machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
     files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'native': (f'-DBNN_SOURCES="{digest()}"', '-pthread')}
     try:
@@ -61,6 +63,7 @@ def build(include: Path) -> Path:
                 _run([*words, *FLAGS, *flags, *source, '-o', objects[-1]])
             linked = Path(folder) / LIBRARY.name
             _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
+            # In one step: a process that has the old file open goes on with it.
             os.replace(linked, LIBRARY)
     except OSError as error:
         raise RuntimeError(f'{LIBRARY} cannot be written, or {words[0]} not be started: {error}') from error

@@ -44,6 +44,7 @@ def missing() -> str | None:
 def _register() -> str | None:
     reason = why_not(build.LIBRARY, build.digest(), _interface())
     if reason is None:
+        # XLA keeps the handlers as long as the process lives, and so does the cache of this function.
         library = ctypes.CDLL(str(build.LIBRARY))
         for name in HANDLERS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
@@ -68,6 +69,7 @@ def why_not(path: Path, sources: str, interface: int | None) -> str | None:
         return f'{path.name} cannot be loaded: {error}'
     if compiled != sources:
         return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
+    # The same major version, and a minor one that the installed jaxlib has reached.
     if interface is None or built >> 16 != interface >> 16 or built > interface:
         has = interface and hex(interface)
         return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has})'
@@ -89,6 +91,20 @@ def instruction_sets() -> tuple[str, ...]:
     function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
     function.restype = ctypes.c_char_p
     return tuple(function().decode().split())
+
+
+def limit(times: int, instructions: str = '') -> int:
+    """Count the bits of words that stay in the first-level cache, `times` rounds on this thread, and store nothing.
+
+    Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
+    """
+    expect_there()
+    function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
+    function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
+    products = function(instructions.encode(), times)
+    if products < 0:
+        raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
+    return products
 
 
 def expect_there() -> None:
@@ -118,4 +134,12 @@ def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attri
     """The result of a handler, of this shape and dtype. Raises RuntimeError where the kernels cannot run."""
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes)
+    # XLA cannot look inside to make a batched call of it.
+    return varying_as(jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes), *operands)
+
+
+def varying_as(x: jax.Array, *operands: jax.Array) -> jax.Array:
+    """x, said to differ between the devices of a `jax.shard_map` wherever an operand does; elsewhere x itself."""
+    axes = {axis for operand in operands for axis in jax.typeof(operand).manual_axis_type.varying}
+    missing = axes - set(jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to='varying') if missing else x

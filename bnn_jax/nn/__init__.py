@@ -3,15 +3,27 @@
 from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
+from bnn_jax.nn.drop_in import Conv, Linear
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
+from bnn_jax.nn.head import with_classes
 from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed_layer import PackedLayer
-from bnn_jax.nn.product import Conv, Linear, Product
+from bnn_jax.nn.product import Product
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, PRelu, Relu
+from bnn_jax.nn.stateless import (
+    AvgPool,
+    Flatten,
+    GlobalAveragePool,
+    HardTanh,
+    LeakyRelu,
+    MaxPool,
+    PadChannels,
+    PRelu,
+    Relu,
+)
 from bnn_jax.nn.summary import Summary, summarize
 from bnn_jax.nn.variables import Fixed, Latent, Noise, Progress
 from bnn_jax.nn.walk import Place, observe, walk
@@ -30,6 +42,7 @@ __all__ = [
     'Fixed',
     'Flatten',
     'GlobalAveragePool',
+    'HardTanh',
     'Latent',
     'Layer',
     'LeakyRelu',
@@ -41,6 +54,7 @@ __all__ = [
     'Norm',
     'PRelu',
     'PackedLayer',
+    'PadChannels',
     'Place',
     'Product',
     'Progress',
@@ -61,4 +75,5 @@ __all__ = [
     'scaled',
     'summarize',
     'walk',
+    'with_classes',
 ]

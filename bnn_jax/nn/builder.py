@@ -15,7 +15,7 @@ from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequen
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, LeakyRelu, MaxPool, Relu
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, HardTanh, LeakyRelu, MaxPool, PadChannels, Relu
 from bnn_jax.ops.windows import Padding, Window
 from bnn_jax.schemes.dropout import ProductInput, elements, everywhere
 from bnn_jax.schemes.orders import arrange
@@ -72,8 +72,23 @@ class Part:
     def relu(self) -> list:
         return [self.activation]
 
+    def hard_tanh(self) -> list:
+        return [HardTanh()]
+
     def pool(self) -> list:
         return list(self.pooling)
+
+    def subsample(self) -> list:
+        strides = self.window.strides
+        return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
+
+    def pad_channels(self) -> list:
+        more = self.out_features - self.shape[-1]
+        if more < 0:
+            raise ValueError(
+                f'pad_channels: got {self.shape[-1]} channels, expected at most the {self.out_features} of the block'
+            )
+        return [PadChannels(more // 2, more - more // 2)] if more else []
 
     def average(self) -> list:
         """Over an odd image the last row and column are averaged with zeros, as `AvgPool` counts."""
@@ -226,7 +241,7 @@ class NetworkBuilder:
         """A head of one 1x1 convolution and the mean over height and width, and the whole network.
 
         A real last convolution is rectified before the mean, as in the sources, unless its input already is by the
-        scheme's head; a binary one is normalised instead.
+        scheme's head; a binary one is normalized instead.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
         head = arrange(self.scheme.head, part)
@@ -249,7 +264,7 @@ class NetworkBuilder:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        # A real last layer has a bias; a binary one is followed by a normalisation.
+        # A real last layer has a bias; a binary one is followed by a normalization.
         return self._part(product, shape, int(num_classes), last, pooling, use_bias=_is_real(last))
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):

@@ -6,23 +6,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.layer import Container, Slot
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
-from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.ops.meshes import is_explicit
 
 
 class Sequential(Container, nnx.Module):
-    """Layers one after the other."""
+    """Layers one after the other.
+
+    In training mode what lies between two of them is rounded to the dtype `operands`, where that is set (`training.init`); each
+    layer computes in float32, or wider, all the same, and what the last one gives is not rounded.
+    """
 
     def __init__(self, layers: Sequence):
         self.layers = nnx.List(layers)
+        self.operands: DTypeLike | None = None
+        self.deterministic = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = layer(x)
+        for i, layer in enumerate(self.layers):
+            x = layer(self.between(x) if i else x)
         return x
+
+    def between(self, x: jax.Array) -> jax.Array:
+        """What a layer gives, as the next one reads it."""
+        return x if self.operands is None or self.deterministic else x.astype(self.operands)
 
     def slots(self) -> list[Slot]:
         return [Slot(str(i), self.layers, i) for i in range(len(self.layers))]
@@ -38,7 +51,8 @@ class Residual(Container, nnx.Module):
         self.body, self.shortcut = body, shortcut
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return rounded(self.body(x)) + rounded(self.shortcut(x))
+        body, shortcut = (rounded(branch(x)) for branch in (self.body, self.shortcut))
+        return body.astype(wide(body.dtype)) + shortcut.astype(wide(shortcut.dtype))
 
     def slots(self) -> list[Slot]:
         return [Slot(name, self, name) for name in ('body', 'shortcut')]
@@ -54,7 +68,8 @@ class Branches(Container, nnx.Module):
         self.branches = nnx.List(branches)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+        outputs = [branch(x) for branch in self.branches]
+        return jnp.concatenate([y.astype(wide(y.dtype)) for y in outputs], axis=-1)
 
     def slots(self) -> list[Slot]:
         return [Slot(f'branch{i}', self.branches, i) for i in range(len(self.branches))]
@@ -89,13 +104,18 @@ class Network(Container, nnx.Module):
     Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
     """
 
+    # Paths of the layers that were not taken over from another network and have initial weights (`nn.with_classes`).
+    new_layers: tuple[str, ...] = ()
+
     def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
         self.body = Sequential(layers)
         self.channels, self.num_classes = channels, num_classes
 
     def __call__(self, images) -> jax.Array:
         images = check_images(images, self.channels)
-        return nan_unless_finite(self.body(images), images)
+        if is_explicit(images):
+            return called_automatically(Network.__call__, self, images)
+        return _logits(self.body(images), images)
 
     def slots(self) -> list[Slot]:
         return [Slot('', self, 'body')]
@@ -119,8 +139,19 @@ class Network(Container, nnx.Module):
             return self(images), ()
         images = x = check_images(images, self.channels)
         heads = []
-        for layer in self.body.layers:
+        for i, layer in enumerate(self.body.layers):
+            x = self.body.between(x) if i else x
             if isinstance(layer, Auxiliary):
-                heads.append((layer.weight, nan_unless_finite(layer.head(x), images)))
+                heads.append((layer.weight, _logits(layer.head(x), images)))
             x = layer(x)
-        return nan_unless_finite(x, images), tuple(heads)
+        return _logits(x, images), tuple(heads)
+
+
+def _logits(x: jax.Array, images: jax.Array) -> jax.Array:
+    return nan_unless_finite(x.astype(wide(x.dtype)), images)
+
+
+def expect_network(caller: str, model: Any) -> None:
+    """Raises TypeError, naming the caller, for anything but a `Network`."""
+    if not isinstance(model, Network):
+        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')

@@ -56,6 +56,7 @@ def _binary_product_bwd(operation, sign, residuals, g):
     if scale is None:
         return *vjp(g), None
     to_x, _ = vjp(scaled(g, scale))
+    # The gradient to alpha * signs as a whole: here g is not scaled.
     return to_x, vjp(g)[1], jnp.zeros_like(scale)
 
 

@@ -17,7 +17,7 @@ def check_images(images, channels: int) -> jax.Array:
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
-            f'images: got dtype {images.dtype}, expected floating numbers normalised as in training; '
+            f'images: got dtype {images.dtype}, expected floating numbers normalized as in training; '
             'for bytes, for example, images.astype(float32) / 255'
         )
     if images.ndim != 4 or images.shape[-1] != channels:

@@ -8,9 +8,11 @@ from flax import nnx
 
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedNorm
 from bnn_jax.nn.variables import Fixed
 from bnn_jax.ops.deterministic import norm_coefficients, normalize, wide
+from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.ops.normalization import batch_norm
 from bnn_jax.schemes.initializers import ones
 from bnn_jax.schemes.projections import in_place
@@ -18,7 +20,7 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 class Norm(Layer, nnx.BatchNorm):
-    """Batch normalisation over all axes but the last.
+    """Batch normalization over all axes but the last.
 
     Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
     of each of so many parts of it. Evaluation: `deterministic.normalize` with running statistics, the same numbers as in packed
@@ -60,12 +62,14 @@ class Norm(Layer, nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
+        if is_explicit(x):
+            return called_automatically(Norm.__call__, self, x)
         if self.use_running_average:
             return normalize(x.astype(wide(x.dtype)), self.coefficients())
         return self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
-        """Normalised with the statistics of each group of images; the running ones move towards the mean of the groups'."""
+        """Normalized with the statistics of each group of images; the running ones move toward the mean of the groups'."""
         groups = self.groups
         if x.shape[0] % groups:
             raise ValueError(
@@ -97,7 +101,7 @@ class Norm(Layer, nnx.BatchNorm):
         coefficients = self.coefficients()
         if not np.isfinite(np.asarray(coefficients)).all():
             raise ValueError(
-                'its normalisation folds to numbers that are not finite, expected var > -eps and '
+                'its normalization folds to numbers that are not finite, expected var > -eps and '
                 'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
             )
         return PackedNorm(self.num_features, coefficients)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
@@ -79,7 +80,7 @@ def packed_product(
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
-    """shift (in_features,) and levels (2,): distance, centre."""
+    """shift (in_features,) and levels (2,): distance, center."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
     _check_finite('activation', {'shift': shift, 'distance and center': levels})
@@ -102,10 +103,11 @@ def _pack(
 ):
     """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
     if trained is not None:
-        signs, scale, offset, weights = trained.sign(kernel), trained.scale(), trained.offset(), trained(kernel)
+        signs, scale, offset = trained.sign(kernel), trained.scale(), trained.offset()
+        weights = quantized(trained, kernel, progress, scheme.weight)
     else:
-        signs = scheme.sign(kernel)
-        scale = None if scheme.scale is None else quantized(scheme.scale, kernel, progress)
+        signs = scheme.signs(kernel)
+        scale = scheme.scales(kernel, progress)
         offset = None if scheme.offset is None else quantized(scheme.offset, kernel, progress)
         weights = quantized(scheme.weight, kernel, progress)
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
@@ -156,3 +158,15 @@ def _check_trained(activation, in_features: int) -> None:
             'its trained activation is not distance * sign(x + shift) + center with the numbers that its methods shift and '
             'levels give, expected equality; override these methods with what __call__ computes'
         )
+
+
+def packed_numbers(activation: nnx.Module) -> int:
+    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
+    graphdef, state = nnx.split(activation)
+
+    def stored(state):
+        module: Any = nnx.merge(graphdef, state, copy=True)
+        return module.shift(), module.levels()
+
+    # Shapes only: any state will do.
+    return sum(number.size for number in jax.tree.leaves(jax.eval_shape(stored, state)))

@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -16,14 +15,15 @@ from bnn_jax.nn.affine import affine_product
 from bnn_jax.nn.epilogue import binary_product, epilogue
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
+from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.nn.packing import packed_product
+from bnn_jax.nn.packing import packed_numbers, packed_product
 from bnn_jax.nn.variables import Latent, Noise, Progress
-from bnn_jax.ops.deterministic import rounded
-from bnn_jax.ops.windows import Padding, Window
+from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
-from bnn_jax.schemes.scheme import Scheme, check_scale
+from bnn_jax.schemes.scheme import Scheme, check_scale, multiplies_by_signs
 from bnn_jax.schemes.trained import Trained, TrainedSign, TrainedWeight, quantized
 
 
@@ -51,13 +51,16 @@ class Product(Layer, nnx.Module):
         dropout: float = 0.0,
         drop: Drop = elements,
     ):
-        check_scale(scheme)
+        if multiplies_by_signs(scheme):
+            check_scale(scheme)
         if scheme.activation is not None and isinstance(operation, Convolution):
             operation = dataclasses.replace(operation, pad_value=scheme.pad_value)
         self.operation, self.in_features, self.out_features, self.scheme = operation, in_features, out_features, scheme
         kernel = scheme.init(rngs.params(), operation.kernel_shape(in_features, out_features), jnp.float32)
         binary = scheme.weight is not None
         if binary:
+            if scheme.projection is not None:
+                kernel = jax.jit(scheme.projection)(kernel)  # What it promises holds from the start.
             self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
         else:
             self.kernel = nnx.Param(kernel)
@@ -83,14 +86,14 @@ class Product(Layer, nnx.Module):
         before = self.scheme.before
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
-    def quantized(self, quantizer: Any, x: jax.Array) -> jax.Array:
-        """quantizer(x) at the progress that training has reached."""
-        return quantized(quantizer, x, None if self.progress is None else self.progress[...])
+    def quantized(self, quantizer: Any, x: jax.Array, given: Any = None) -> jax.Array:
+        """quantizer(x) at the progress that training has reached. given: the scheme's `Trained`, whose module it is."""
+        return quantized(quantizer, x, None if self.progress is None else self.progress[...], given)
 
     def signs(self) -> jax.Array:
         """The signs of the latent weights, those of evaluation where the scheme draws weights at random."""
-        sign = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.sign
-        return sign(self.latent())
+        signs = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.signs
+        return signs(self.latent())
 
     def scale(self) -> jax.Array | None:
         """The scale of every filter, (out,), without a gradient; None: 1."""
@@ -118,8 +121,13 @@ class Product(Layer, nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         self.operation.check(x, self.in_features)
+        if is_explicit(x):
+            return called_automatically(Product.__call__, self, x)
         scheme, kernel = self.scheme, self.latent()
-        k = None if scheme.input_scale is None else scheme.input_scale(x, self.operation)
+        k = None if scheme.input_scale is None else scheme.input_scale(x.astype(wide(x.dtype)), self.operation)
+        own_numbers = isinstance(scheme.activation, Trained) or self.progress is not None
+        if own_numbers:
+            x = x.astype(wide(x.dtype))  # The quantizer computes with float32 numbers of its own.
         given, activation = x, self.activation
         if scheme.activation is not None:
             x = self.quantized(activation, x)
@@ -131,6 +139,8 @@ class Product(Layer, nnx.Module):
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
         weight, levels = self._quantized_weight(kernel), self._levels()
+        if not multiplies_by_signs(scheme):
+            return epilogue(rounded(self.operation(x, weight)), k, bias)  # Weights of several bits.
         if levels is None and not self._has_offset() and not isinstance(self.weight, TrainedWeight):
             return epilogue(binary_product(self.operation, x, weight, self.scale(), scheme.sign), k, bias)
         if self.dropout > 0 and not self.deterministic:
@@ -148,7 +158,7 @@ class Product(Layer, nnx.Module):
 
     def _quantized_weight(self, kernel: jax.Array) -> jax.Array:
         drawn = self.scheme.training_weight if self._draws() else None
-        return self.quantized(self.weight, kernel) if drawn is None else drawn(kernel, self._key())
+        return self.quantized(self.weight, kernel, self.scheme.weight) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
         """A fresh key; the layer's own moves on."""
@@ -158,10 +168,10 @@ class Product(Layer, nnx.Module):
         return key
 
     def multiplies_bits(self) -> bool:
-        return self.scheme.weight is not None and self.scheme.activation is not None
+        return multiplies_by_signs(self.scheme) and self.scheme.activation is not None
 
     def binary_weights(self) -> BinaryWeights | None:
-        if self.scheme.weight is None:
+        if not multiplies_by_signs(self.scheme):
             return None
         return BinaryWeights(self.latent(), self.signs(), self.scale())
 
@@ -181,7 +191,7 @@ class Product(Layer, nnx.Module):
             math.prod(operation.kernel_shape(self.in_features, self.out_features)),
             0 if self.bias is None else self.out_features,
         )
-        binary_weight, binary_input = scheme.weight is not None, scheme.activation is not None
+        binary_weight, binary_input = multiplies_by_signs(scheme), scheme.activation is not None
         stored = weights
         if binary_weight:
             trained = isinstance(self.weight, TrainedWeight)
@@ -191,7 +201,7 @@ class Product(Layer, nnx.Module):
                 self.in_features, self.out_features
             )
             stored = math.prod(words) + per_filter * self.out_features
-        numbers = _packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
+        numbers = packed_numbers(self.activation) if isinstance(self.activation, nnx.Module) else 0
         quantizers = [quantizer for quantizer in (self.weight, self.activation) if isinstance(quantizer, nnx.Module)]
         others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))
         macs, one_bit = (
@@ -229,88 +239,6 @@ class Product(Layer, nnx.Module):
         )
 
 
-class Conv(Product):
-    """A binary convolution in place of `flax.nnx.Conv`: the same argument names, and a scheme.
-
-    Works in any `nnx.Module`. `bnn_jax.convert` replaces it by its packed twin.
-
-    Args:
-        in_features: channels of the input.
-        out_features: filters.
-        kernel_size: the window, one integer for a square or two.
-        strides: one or two integers.
-        padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
-        kernel_dilation: one or two integers.
-        feature_group_count: groups of channels, each seen by its own filters.
-        use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary convolution.
-        rngs: random keys for the initial weights.
-
-    Example:
-        >>> import jax.numpy as jnp, bnn_jax as bnn
-        >>> from flax import nnx
-        >>> layer = bnn.nn.Conv(3, 8, (3, 3), scheme=bnn.XNOR, rngs=nnx.Rngs(0))
-        >>> layer(jnp.ones((1, 5, 5, 3))).shape
-        (1, 5, 5, 8)
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        *,
-        padding: Padding | int = 'SAME',
-        kernel_dilation: int | Sequence[int] = 1,
-        feature_group_count: int = 1,
-        use_bias: bool = True,
-        scheme: Scheme,
-        rngs: nnx.Rngs,
-    ):
-        if isinstance(padding, int | np.integer):
-            padding = ((padding, padding), (padding, padding))
-        window = Window.of(kernel_size, strides, padding, kernel_dilation)
-        operation = Convolution(window, groups=feature_group_count)
-        super().__init__(operation, in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)
-
-
-class Linear(Product):
-    """A binary dense layer in place of `flax.nnx.Linear`: the same argument names, and a scheme.
-
-    __call__: (..., in_features) -> (..., out_features).
-
-    Args:
-        in_features: numbers of the input.
-        out_features: numbers of the output.
-        use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary dense layer.
-        rngs: random keys for the initial weights.
-
-    Example:
-        >>> import jax.numpy as jnp, bnn_jax as bnn
-        >>> from flax import nnx
-        >>> bnn.nn.Linear(3, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3))).shape
-        (2, 5, 8)
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True, scheme: Scheme, rngs: nnx.Rngs):
-        super().__init__(Dense(), in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)
-
-
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
     """The named stream of keys, or that of the parameters where the user made no other."""
     return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params
-
-
-def _packed_numbers(activation: nnx.Module) -> int:
-    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
-    graphdef, state = nnx.split(activation)
-
-    def stored(state):
-        module: Any = nnx.merge(graphdef, state, copy=True)
-        return module.shift(), module.levels()
-
-    return sum(
-        number.size for number in jax.tree.leaves(jax.eval_shape(stored, state))
-    )  # Shapes only: any state will do.

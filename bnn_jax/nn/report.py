@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bnn_jax.nn.tables import render
+from bnn_jax.nn.tables import as_html, render
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,5 +27,11 @@ class Report:
         return sum(row.bytes for row in self.rows)
 
     def __str__(self) -> str:
+        return render(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
         rows = [[row.path, row.became, f'{row.bytes:,}', row.reason] for row in self.rows]
-        return render('conversion', ['layer', 'became', 'bytes', 'why'], [*rows, ['total', '', f'{self.bytes:,}', '']])
+        return 'conversion', ['layer', 'became', 'bytes', 'why'], [*rows, ['total', '', f'{self.bytes:,}', '']]

@@ -10,7 +10,7 @@ from flax import nnx
 
 from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.names import register
-from bnn_jax.ops.deterministic import ordered_mean, rounded
+from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
 from bnn_jax.ops.signs import Signs
 from bnn_jax.ops.windows import Window
 
@@ -22,6 +22,18 @@ class Relu(Layer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jax.nn.relu(x)
+
+    def direction(self, channels: int) -> np.ndarray:
+        return np.ones(channels)
+
+
+@register('HardTanh')
+@dataclasses.dataclass(frozen=True)
+class HardTanh(Layer):
+    """min(max(x, -1), 1). Gradient: 1 where |x| < 1, else 0. The sign of what it gives is that of x."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(x) < 1, x, jax.lax.stop_gradient(jnp.clip(x, -1, 1)))
 
     def direction(self, channels: int) -> np.ndarray:
         return np.ones(channels)
@@ -74,6 +86,23 @@ class PRelu(Layer, nnx.Module):
         return np.ones(channels) if fits else None
 
 
+@register('PadChannels')
+@dataclasses.dataclass(frozen=True)
+class PadChannels(Layer):
+    """Channels of zeros before and after those of the input: (..., C) -> (..., before + C + after).
+
+    Source: option A of residual networks' shortcuts (arXiv:1512.03385 section 3.3), as IR-Net and ReCU have it.
+    """
+
+    before: int
+    after: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.before, self.after)])
+
+    keeps_channels = False
+
+
 @register('MaxPool')
 @dataclasses.dataclass(frozen=True)
 class MaxPool(Layer):
@@ -104,7 +133,7 @@ class AvgPool(Layer):
     window: Window
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.window.mean(x)
+        return self.window.mean(x.astype(wide(x.dtype)))
 
 
 @register('GlobalAveragePool')
@@ -113,6 +142,7 @@ class GlobalAveragePool(Layer):
     """Mean over height and width: (N, H, W, C) -> (N, C)."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(wide(x.dtype))
         return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
 
 

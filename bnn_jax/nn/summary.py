@@ -12,8 +12,8 @@ from bnn_jax.nn.containers import Sequential
 from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.report import Report
-from bnn_jax.nn.tables import render
-from bnn_jax.nn.walk import Place, arrays_beside, output_shapes, walk
+from bnn_jax.nn.tables import as_html, render
+from bnn_jax.nn.walk import Place, arrays_beside, expect_module, output_shapes, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Summary:
 
     @property
     def weights(self) -> int:
-        """Kernel weights, without biases and normalisation."""
+        """Kernel weights, without biases and normalization."""
         return sum(layer.weights for layer in self.layers)
 
     @property
@@ -74,6 +74,12 @@ class Summary:
         return self.bytes / self.packed_bytes if self.packed_bytes else 1.0
 
     def __str__(self) -> str:
+        return render(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
+
+    def _table(self) -> tuple[str, list[str], list[list[str]]]:
         columns = [
             'layer',
             'kind',
@@ -108,7 +114,7 @@ class Summary:
         ]
         totals = (self.params, self.binary_params, self.bytes, self.packed_bytes, self.macs_1bit, self.macs_32bit)
         title = f'{self.bytes / 2**20:.2f} MiB in float32, {self.packed_bytes / 2**20:.2f} MiB packed: {self.compression:.1f}x'
-        return render(title, columns, [*rows, ['total', '', '', '', *(f'{number:,}' for number in totals)]])
+        return title, columns, [*rows, ['total', '', '', '', *(f'{number:,}' for number in totals)]]
 
 
 def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
@@ -138,10 +144,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
             f'summarize: got a converted {type(model).__name__}, expected the trained model; print its .report for what each '
             'layer became, in how many bytes'
         )
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'summarize: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('summarize', model)
     # A layer alone is seen where it stands: as the only one of a container.
     model = Sequential([model]) if isinstance(model, Layer) else model
     calls = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))

@@ -1,35 +1,99 @@
-"""Tables for people."""
+"""Tables for people: text that fits the terminal, and HTML for notebooks."""
 
+import html
+import shutil
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+NARROWEST, WIDEST = 80, 160
+"""Columns of text: those of the terminal between these two, the first where there is none."""
 
-def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text; the last row is set apart as the total."""
+FOLDED = 24
+"""Characters to which a column of words may be folded."""
+
+Rows = Sequence[Sequence[str]]
+
+
+def render(title: str, columns: Sequence[str], rows: Rows) -> str:
+    """A table as text; the last row is set apart as the total. As `listing` otherwise."""
     return _text(title, columns, rows[:-1], rows[-1:])
 
 
-def listing(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as text, without a total."""
+def listing(title: str, columns: Sequence[str], rows: Rows) -> str:
+    """A table as text, without a total; words are folded, and what is still too wide goes on below, beside the first column.
+
+    Example:
+        >>> print(listing('sizes', ['name', 'bytes'], [['a', '1,024']]))
+        sizes
+        ┏━━━━━━┳━━━━━━━┓
+        ┃ name ┃ bytes ┃
+        ┡━━━━━━╇━━━━━━━┩
+        │ a    │ 1,024 │
+        └──────┴───────┘
+    """
     return _text(title, columns, rows, ())
 
 
-def _text(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[Sequence[str]]) -> str:
+def as_html(title: str, columns: Sequence[str], rows: Rows) -> str:
+    """The table of `render` as HTML, for a notebook."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return f'<tr>{"".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)}</tr>'
+
+    body = [line(row, 'td') for row in rows[:-1]] + [line(row, 'th') for row in rows[-1:]]
+    head = f'<caption>{html.escape(title)}</caption><thead>{line(columns, "th")}</thead>'
+    return f'<table>{head}<tbody>{"".join(body)}</tbody></table>'
+
+
+def _text(title: str, columns: Sequence[str], rows: Rows, totals: Rows) -> str:
+    width = min(max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns), WIDEST)
+    cells = [*rows, *totals]
+    numeric = [i > 0 and all(row[i][:1].isdigit() or not row[i] for row in cells) for i in range(len(columns))]
+    parts = _parts(columns, cells, numeric, width)
+    texts = []
+    for part in parts:
+        above, below = ([[row[i] for i in part] for row in lines] for lines in (rows, totals))
+        heads = [(columns[i], numeric[i]) for i in part]
+        texts.append(_one('' if texts else title, heads, above, below, width))
+    return '\n'.join(texts)
+
+
+def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: int) -> list[list[int]]:
+    """The columns of each table that fits, every one with the first."""
+
+    def narrowest(i: int) -> int:
+        longest = max(len(row[i]) for row in cells) if cells else 0
+        heading = max(map(len, columns[i].split()), default=0)  # Headings are folded between words.
+        return max(longest, heading) if numeric[i] else min(max(longest, heading), FOLDED)
+
+    parts = [[0]]
+    for i in range(1, len(columns)):
+        part = [*parts[-1], i]
+        if sum(map(narrowest, part)) + 3 * len(part) + 1 > width and len(parts[-1]) > 1:
+            parts.append([0, i])
+        else:
+            parts[-1] = part
+    return parts
+
+
+def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
     """Cells are printed as they are: rich's markup and emoji codes mean nothing here."""
-    table = Table(title=Text(title), title_justify='left')
-    for i, column in enumerate(columns):
-        numeric = i > 0 and all(row[i][:1].isdigit() or not row[i] for row in (*rows, *totals))
-        table.add_column(Text(column), justify='right' if numeric else 'left', overflow='fold', no_wrap=numeric)
+    table = Table(title=Text(title) if title else None, title_justify='left')
+    for column, numeric in columns:
+        table.add_column(Text(column), justify='right' if numeric else 'left', overflow='fold')
+        if numeric:  # Numbers stay whole, headings are folded.
+            longest = max((len(cell) for row in (*rows, *totals) for cell in [row[len(table.columns) - 1]]), default=0)
+            table.columns[-1].min_width = max(longest, *map(len, column.split()), 1)
     for row in rows:
         table.add_row(*map(Text, row))
     if totals:
         table.add_section()
     for row in totals:
         table.add_row(*map(Text, row))
-    console = Console(width=160, no_color=True, highlight=False)
+    console = Console(width=width, no_color=True, highlight=False)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip()
+    return '\n'.join(line.rstrip() for line in capture.get().rstrip().splitlines())

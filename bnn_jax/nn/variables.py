@@ -1,11 +1,27 @@
 """Kinds of variables beside nnx.Param and nnx.BatchStat."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
 class Latent(nnx.Param):
     """Latent (real) weights of a binary layer. Carries the scheme's `projection`, applied after every update, and its
-    `before`, applied before every forward pass."""
+    `before`, applied before every forward pass.
+
+    `training.init` and `optim.projected` apply the projection. Where neither does, an update from outside that leaves
+    [-1, 1], as Flax's optimizer makes it in a loop of one's own, is projected when it is put here.
+    """
+
+    def set_raw_value(self, value: Any, **options: Any) -> None:
+        """Put an array here. Called by `nnx.update` with plain arrays."""
+        projection = self.get_metadata('projection', None)
+        if projection is not None and isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
+            # Beyond 1 the straight-through estimator gives no gradient: such a weight would never come back.
+            value = jnp.where((jnp.abs(value) > 1).any(), projection(value), value)
+        super().set_raw_value(value, **options)
 
 
 class Fixed(nnx.Variable):

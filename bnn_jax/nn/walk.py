@@ -92,6 +92,14 @@ def _arrays_in(path: str, value: Any) -> Iterator[tuple[str, nnx.Variable | jax.
         yield from _arrays_in(f'{path}.{inner}', item)
 
 
+def expect_module(caller: str, model: Any) -> None:
+    """Raises TypeError, naming the caller, for anything but an `nnx.Module`."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
+        )
+
+
 def joined(path: str, name: str) -> str:
     """A path and a name as one path."""
     return '.'.join(part for part in (path, name) if part)

@@ -35,6 +35,7 @@ def pack(x, axis: int = -1) -> jax.Array:
     tail = [(0, 0)] * (x.ndim - 1) + [(0, words_for(k) * WORD_BITS - k)]
     set_bits = jnp.pad(set_bits, tail).reshape(*set_bits.shape[:-1], words_for(k), WORD_BITS)
     shifts = np.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * x.ndim + (WORD_BITS,))
+    # The bits of a word do not overlap, so their sum is their OR.
     words = jnp.sum(set_bits.astype(jnp.uint32) << shifts, axis=-1, dtype=jnp.uint32)
     return jnp.moveaxis(words, -1, axis)
 
@@ -53,6 +54,7 @@ def unpack(words, k: int, axis: int = -1) -> jax.Array:
     if k < 1 or words.shape[axis] != words_for(k):
         raise ValueError(f'unpack: got {words.shape[axis]} words for k = {k}, expected {words_for(max(k, 0))}')
     words = jnp.moveaxis(words, axis, -1)
+    # Written out axis by axis: strict rank promotion broadcasts nothing by itself.
     shifts = np.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
     bits = (words[..., None] >> shifts) & np.uint32(1)
     signs = 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :k].astype(jnp.float32)

@@ -8,9 +8,8 @@ from jax import lax
 
 from bnn_jax.ops import native_convolution, winograd
 from bnn_jax.ops.deterministic import wide
-
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from bnn_jax.ops.geometry import Pads, Pair
+from bnn_jax.ops.products import divisor, dot
 
 BLOCK = 2**18  # Elements of a block of patches: 1 MiB in float32, which stays in a core's cache.
 ROWS = 512  # Patches a block at least, so that adding up the blocks' products costs little beside the products.
@@ -45,6 +44,7 @@ def convolution(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> j
     plain = partial(_forward, strides=strides, pads=pads, dtype=wide(x.dtype))
     if x.dtype != kernel.dtype or not native_convolution.runs(x.dtype):
         return plain(x, kernel)
+    # Chosen where the function is lowered, so that one traced function can be exported for any platform.
     product = partial(native_convolution.product, strides=strides, pads=pads)
     return lax.platform_dependent(x, kernel, cpu=product, default=plain)
 
@@ -93,6 +93,7 @@ convolution.defvjp(_convolution_fwd, _convolution_bwd)
 
 def _input_gradient(kernel, g, *, shape, strides, pads):
     """dx as XLA makes it."""
+    # A convolution is linear in each operand: its transpose is the gradient, without a forward pass.
     x = jax.ShapeDtypeStruct(shape, g.dtype)
     return jax.linear_transpose(lambda x: _forward(x, kernel, strides, pads, g.dtype), x)(g)[0]
 
@@ -120,7 +121,7 @@ def _shifted_products(kernel, g, *, pads):
     g, taps = jnp.transpose(g, (1, 3, 2, 0)), kernel.reshape(-1, out)
 
     def add(a, dx):
-        parts = _dot(taps, lax.dynamic_index_in_dim(g, a, 0, keepdims=False), 1, 0).reshape(kh, kw, into, width, n)
+        parts = dot(taps, lax.dynamic_index_in_dim(g, a, 0, keepdims=False), 1, 0).reshape(kh, kw, into, width, n)
         shifted = [lax.pad(parts[:, j], zero, (none, none, (j, kw - 1 - j, 0), none)) for j in range(kw)]
         rows = lax.dynamic_slice_in_dim(dx, a, kh, 0) + sum(shifted[1:], shifted[0])
         return lax.dynamic_update_slice_in_dim(dx, rows, a, 0)
@@ -137,6 +138,7 @@ def _products_of_patches(x, g, *, size, strides, pads):
     channels_first = into < FEW or x.size < terms * out  # else the product is transposed, not x
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x, axis = (jnp.moveaxis(x, -1, 0), 2) if channels_first else (x, 1)
+    # Blocks of equal height, so that one compiled body serves all.
     rows = divisor(height, max(BLOCK // terms, ROWS) // (n * width))
 
     def product(i):
@@ -144,8 +146,8 @@ def _products_of_patches(x, g, *, size, strides, pads):
         g_here = lax.dynamic_slice_in_dim(g, i * rows, rows, 1).reshape(-1, out)
         windows = views(here, axis, size, strides, (rows, width))
         if channels_first:
-            return _dot(jnp.concatenate(windows, 0).reshape(terms, -1), g_here, 1, 0)
-        return _dot(g_here, jnp.concatenate(windows, -1).reshape(-1, terms), 0, 0)
+            return dot(jnp.concatenate(windows, 0).reshape(terms, -1), g_here, 1, 0)
+        return dot(g_here, jnp.concatenate(windows, -1).reshape(-1, terms), 0, 0)
 
     total = jnp.zeros((terms, out) if channels_first else (out, terms), g.dtype)
     total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), total)
@@ -166,13 +168,3 @@ def views(x: jax.Array, axis: int, size: Pair, strides: Pair, count: Pair) -> li
         return lax.slice(x, start, limit, step)
 
     return [window(i, j) for i in range(size[0]) for j in range(size[1])]
-
-
-def _dot(a, b, axis_a, axis_b):
-    """Matrix product over one axis of each."""
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
-
-
-def divisor(n: int, largest: int) -> int:
-    """The largest divisor of n that is at most `largest`; 1 if there is none."""
-    return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(largest, 1))

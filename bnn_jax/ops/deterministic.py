@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.native.library import varying_as
+
 LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a conditional does.
 
 
@@ -50,7 +52,9 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
     """
     shape = jax.eval_shape(function, *operands)
     certain = jax.lax.optimization_barrier(jnp.asarray(True))
-    return jax.lax.cond(certain, function, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
+    return jax.lax.cond(
+        certain, function, lambda *given: varying_as(jnp.zeros(shape.shape, shape.dtype), *given), *operands
+    )
 
 
 def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
@@ -82,14 +86,21 @@ def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) 
     """
     left_over = []
     while (n := operands[0].shape[0]) > 1:
+        # Put aside before halving, so that every compilation adds the same pairs.
         if n % 2:
             left_over.append(term(*(x[-1] for x in operands)))
             operands = tuple(x[:-1] for x in operands)
             continue
         halved = partial(_halved, term)
-        operands = (apart_on_cpu(halved, *operands) if operands[0].size >= LARGE else halved(*operands),)
+        operands = (apart_on_cpu(halved, *operands) if _is_large(operands[0].shape) else halved(*operands),)
         term = _itself
     return apart(_itself, sum(left_over, term(*(x[0] for x in operands))))
+
+
+def _is_large(shape: tuple) -> bool:
+    """Whether an array has LARGE numbers; one whose batch is left open (`jax.export.symbolic_shape`) counts as large."""
+    known = [extent for extent in shape if isinstance(extent, int)]
+    return len(known) < len(shape) or math.prod(known) >= LARGE
 
 
 def _halved(term, *operands):
@@ -110,7 +121,7 @@ def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself)
 
 @jax.jit
 def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps) -> jax.Array:
-    """Batch normalisation with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
+    """Batch normalization with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
 
     scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
     (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.
@@ -135,4 +146,5 @@ def normalize(x: jax.Array, coefficients: jax.Array) -> jax.Array:
     """(x + shift) * scale per channel (last axis), or the constant `shift` where scale is 0 (`norm_coefficients`)."""
     scale, shift = coefficients
     scale, shift = (jnp.broadcast_to(c, x.shape) for c in (scale, shift))
+    # The addition comes first: a product of a sum has nothing that could be contracted.
     return jnp.where(scale == 0, shift, rounded((x + shift) * scale))

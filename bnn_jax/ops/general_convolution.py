@@ -5,8 +5,9 @@ from functools import partial
 import jax
 from jax import lax
 
-from bnn_jax.ops.convolution import Pads, Pair, convolution
+from bnn_jax.ops.convolution import convolution
 from bnn_jax.ops.deterministic import wide
+from bnn_jax.ops.geometry import Pads, Pair
 
 
 def general_convolution(

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bnn_jax.native.library import call, usable
-
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from bnn_jax.ops.geometry import Pads, Pair
 
 
 def runs(dtype) -> bool:
@@ -48,5 +46,6 @@ def kernel_gradient(
 
 
 def _call(name, shape, a, b, strides, pads, instructions):
+    # Top and left alone: where the windows end is in the shape of the result.
     geometry = np.asarray([*strides, pads[0][0], pads[1][0]], np.int64)
     return call(name, shape, jnp.float32, a, b, geometry=geometry, instructions=instructions)

@@ -1,4 +1,4 @@
-"""Batch normalisation with the statistics of the batch, and its gradient in two sums."""
+"""Batch normalization with the statistics of the batch, and its gradient in two sums."""
 
 from functools import partial
 
@@ -15,8 +15,9 @@ def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float) -> t
     dx = gamma r (g - (sum g + c r^2 sum g c) / n): what JAX derives step by step reads x and g twice as often. mean and var
     are for running statistics and have no gradient. Only reverse mode is defined. Source: arXiv:1502.03167.
     """
+    # x may be narrower than gamma and beta; the widest of them is the dtype of y, and of all that is computed.
     with jax.numpy_dtype_promotion('standard'):
-        axes = tuple(range(x.ndim - 1))
+        x, axes = _widest(x, gamma), tuple(range(x.ndim - 1))
         mean = x.mean(axes, keepdims=True)
         var = jnp.square(x - mean).mean(axes, keepdims=True)
         y = (x - mean) * (jax.lax.rsqrt(var + eps) * _row(gamma, x)) + _row(beta, x)
@@ -30,17 +31,23 @@ def _batch_norm_fwd(x, gamma, beta, eps):
 
 def _batch_norm_bwd(eps, residuals, gradients):
     x, gamma, beta, mean, var = residuals
-    g, axes, n = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    g, axes, n, dtype = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1], x.dtype
     with jax.numpy_dtype_promotion('standard'):
-        r, centred = jax.lax.rsqrt(var + eps), x - _row(mean, x)
-        sum_g, sum_gc = g.sum(axes), (g * centred).sum(axes)
+        x, g = _widest(x, gamma), _widest(g, gamma)
+        r, centered = jax.lax.rsqrt(var + eps), x - _row(mean, x)
+        sum_g, sum_gc = g.sum(axes), (g * centered).sum(axes)
         factor, slope, shift = gamma * r, r * r * sum_gc / n, sum_g / n
-        dx = _row(factor, x) * (g - _row(shift, x) - centred * _row(slope, x))
+        dx = _row(factor, x) * (g - _row(shift, x) - centered * _row(slope, x))
         dgamma = r * sum_gc
-    return dx.astype(x.dtype), dgamma.astype(gamma.dtype), sum_g.astype(beta.dtype)
+    return dx.astype(dtype), dgamma.astype(gamma.dtype), sum_g.astype(beta.dtype)
 
 
 batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
+
+
+def _widest(x, gamma):
+    """x in the dtype of both: sums of narrow numbers would be rounded to a narrow one."""
+    return x.astype(jnp.result_type(x, gamma))
 
 
 def _row(values, x):

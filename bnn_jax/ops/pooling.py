@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bnn_jax.ops.convolution import Pads, Pair, views
+from bnn_jax.ops.convolution import views
 from bnn_jax.ops.deterministic import apart
+from bnn_jax.ops.geometry import Pads, Pair
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -36,6 +37,7 @@ def _forward(x, size, strides, pads):
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
 
     whole = partial(along, axes=(1, 2))
+    # Comparisons for each output: in one pass, and along rows, then columns.
     if size[0] * size[1] <= size[0] + size[1]:
         return whole(x)
     return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
@@ -65,8 +67,10 @@ def _gather(x, y, g, *, size, strides, pads):
     """dx pixel by pixel. With stride s, row u = m s + a is seen by the windows m - q, as their row a + q s, for q >= 0."""
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     place = jnp.full(y.shape, size[0] * size[1], jnp.int32)
+    # From the last tap to the first, so that the first maximum is what stays.
     for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
         place = jnp.where(seen == y, jnp.int32(tap), place)
+    # A period is `strides` pixels: all its pixels are seen by the same windows, as different taps.
     periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
     dx = jnp.zeros((), g.dtype)
     for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):

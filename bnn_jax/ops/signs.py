@@ -54,4 +54,5 @@ class Signs:
             features *= extent
         if channels % WORD_BITS == 0 or features == channels:
             return Signs(self.words.reshape(n, -1), features)
+        # Otherwise unused bits would lie between the pixels; the signs are packed anew.
         return Signs.of(unpack(self.words, channels).reshape(n, features))

@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 
 from bnn_jax.ops.deterministic import ordered_mean
+from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.pooling import max_pool
 
-Pair = tuple[int, int]
 Padding = str | Sequence[Sequence[int]]
 
 
@@ -30,12 +30,12 @@ def _pair(value, name: str, smallest: int = 1) -> Pair:
 class Window:
     """Size, strides, padding and dilation, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
 
-    Dilation d: neighbouring taps are d pixels apart. Make one with `Window.of`, which checks and normalises.
+    Dilation d: neighboring taps are d pixels apart. Make one with `Window.of`, which checks and normalizes.
     """
 
     size: Pair
     strides: Pair = (1, 1)
-    padding: str | tuple[Pair, Pair] = 'VALID'
+    padding: str | Pads = 'VALID'
     dilation: Pair = (1, 1)
 
     @staticmethod
@@ -64,9 +64,10 @@ class Window:
         rows, columns = (d * (size - 1) + 1 for d, size in zip(self.dilation, self.size, strict=True))
         return rows, columns
 
-    def pads(self, height: int, width: int) -> tuple[Pair, Pair]:
+    def pads(self, height: int, width: int) -> Pads:
         """Explicit padding for an image of this size. Raises ValueError where the window does not fit at all."""
         if isinstance(self.padding, str):
+            # XLA's own rule: where the padding is odd, bottom and right get one more.
             top_left = lax.padtype_to_pads((height, width), self.extent, self.strides, self.padding)
             pads = (_pair(top_left[0], 'padding', 0), _pair(top_left[1], 'padding', 0))
         else:
@@ -119,7 +120,7 @@ class Window:
 
 
 @partial(jax.jit, static_argnames='pads')
-def pad_channels(x: jax.Array, pads: tuple[Pair, Pair], value: jax.Array) -> jax.Array:
+def pad_channels(x: jax.Array, pads: Pads, value: jax.Array) -> jax.Array:
     """Pad (N, H, W, C) in height and width with one value a channel, `value`: (C,)."""
     if pads == ((0, 0), (0, 0)):
         return x
@@ -127,5 +128,6 @@ def pad_channels(x: jax.Array, pads: tuple[Pair, Pair], value: jax.Array) -> jax
     n, height, width, channels = x.shape
     rows, columns = np.arange(-top, height + bottom), np.arange(-left, width + right)
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+    # jnp.pad takes one number for all channels.
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     return jnp.where(inside[None, :, :, None], padded, value)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from bnn_jax.ops.geometry import Pads, Pair
+from bnn_jax.ops.products import divisor, dot
+
 Matrix = list[list[jax.Array]]
 
 MANY = 128
@@ -49,14 +50,17 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
     """The convolution of x with a kernel whose channels that x has are on this axis behind the window's two."""
     height, width = (extent + sum(pair) - 2 for extent, pair in zip(x.shape[1:3], pads, strict=True))
     tiles, out = (-(-height // 2), -(-width // 2)), kernel.shape[3 - axis]
+    # Once for the whole batch: every tile meets the same 16 matrices.
     windows = _both(_of_window, [[kernel[i, j] for j in range(3)] for i in range(3)])
     x = _padded(x, pads, tiles)
     rows = _rows(x.shape[0], tiles, sum(kernel.shape[2:]))
 
+    # A band of tiles at a time: the inputs of all 16 products at once would be four times as large as x.
     def band(i, y):
         here = lax.dynamic_slice_in_dim(x, 2 * rows * i, 2 * rows + 2, 1)
         inputs = _both(_of_tile, _phases(here, 4, (rows, tiles[1])))
-        sums = [[_dot(a, b, 3, axis) for a, b in zip(*two, strict=True)] for two in zip(inputs, windows, strict=True)]
+        sums = [[dot(a, b, 3, axis) for a, b in zip(*two, strict=True)] for two in zip(inputs, windows, strict=True)]
+        # Each tile's 2x2 outputs back to their places between those of its neighbors.
         woven = jnp.stack([jnp.stack(row, 3) for row in _both(_to_outputs, sums)], 2)
         woven = woven.reshape(-1, 2 * rows, 2 * tiles[1], out)
         return lax.dynamic_update_slice_in_dim(y, woven, 2 * rows * i, 1)
@@ -80,7 +84,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
         inputs = _both(_of_tile, _phases(here, 4, (rows, tiles[1])))
         outputs = _both(_of_outputs, _phases(g_here, 2, (rows, tiles[1])))
         return [
-            [total + _dot(a.reshape(-1, into), b.reshape(-1, out), 0, 0) for total, a, b in zip(*three, strict=True)]
+            [total + dot(a.reshape(-1, into), b.reshape(-1, out), 0, 0) for total, a, b in zip(*three, strict=True)]
             for three in zip(sums, inputs, outputs, strict=True)
         ]
 
@@ -135,10 +139,5 @@ def _padded(x: jax.Array, pads: Pads, tiles: Pair) -> jax.Array:
 
 def _rows(n: int, tiles: Pair, channels: int) -> int:
     """Rows of tiles at a time: a divisor of all, as many as BLOCK holds, at least one."""
-    at_most = max(1, BLOCK // (16 * n * tiles[1] * channels))
-    return max(d for d in range(1, tiles[0] + 1) if tiles[0] % d == 0 and d <= at_most)
-
-
-def _dot(a, b, axis_a, axis_b):
-    """Matrix product over one axis of each."""
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
+    # 16 numbers a tile and channel, of inputs and of outputs.
+    return divisor(tiles[0], BLOCK // (16 * n * tiles[1] * channels))

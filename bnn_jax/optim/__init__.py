@@ -2,7 +2,8 @@
 
 from bnn_jax.optim.bop import BopState, Schedule, bop
 from bnn_jax.optim.glorot import scale_by_glorot
-from bnn_jax.optim.parameter_groups import Kind, biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.optim.parameter_groups import Kind, biases, by_kind, float_weights, inside, latent_weights, norms, outside
+from bnn_jax.optim.projected import projected
 
 __all__ = [
     'BopState',
@@ -12,7 +13,10 @@ __all__ = [
     'bop',
     'by_kind',
     'float_weights',
+    'inside',
     'latent_weights',
     'norms',
+    'outside',
+    'projected',
     'scale_by_glorot',
 ]

@@ -21,7 +21,7 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
 
     m <- (1 - gamma) m + gamma g, starting from 0; a weight of sign s becomes -s where s m > threshold (on exactly the
     threshold it stays), else s. So every weight is +-1 after the first update, whatever it was before; give it latent
-    weights only (`training.by_kind`), of a scheme whose projection leaves +-1 alone: clip or none, not centring.
+    weights only (`training.by_kind`), of a scheme whose projection leaves +-1 alone: clip or none, not centering.
     gamma, threshold: numbers, or schedules of the number of updates made before (an optax schedule).
     Raises ValueError for a gamma outside (0, 1] or a negative threshold, and if update is called without params.
     Source: arXiv:1906.02107, Algorithm 1; the defaults are Larq's.
@@ -41,13 +41,21 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
             rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
 
         def averaged(m, g):
-            return m + jnp.asarray(rate, m.dtype) * (g.astype(m.dtype) - m)
+            return m if g is None else m + jnp.asarray(rate, m.dtype) * (g.astype(m.dtype) - m)
 
         def flipped(m, w):
             signs = jnp.where(w < 0, -1, 1).astype(w.dtype)
             return jnp.where(signs * m > jnp.asarray(limit, m.dtype), -signs, signs) - w
 
-        momentum = jax.tree.map(averaged, state.momentum, updates)
-        return jax.tree.map(flipped, momentum, params), BopState(state.count + 1, momentum)
+        def update_of(m, g, w):
+            return None if g is None else flipped(m, w)
+
+        momentum = jax.tree.map(averaged, state.momentum, updates, is_leaf=_is_none)
+        flips = jax.tree.map(update_of, momentum, updates, params, is_leaf=_is_none)
+        return flips, BopState(state.count + 1, momentum)
 
     return optax.GradientTransformation(init, update)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

@@ -9,7 +9,7 @@ import optax
 def scale_by_glorot() -> optax.GradientTransformation:
     """An optax link: u <- u sqrt((fan_in + fan_out) / 1.5), fans counted with the window: kh kw in, kh kw out.
 
-    It is 1/H, H the bound of Glorot's uniform initialisation without its factor 2; put it behind Adam, for latent weights
+    It is 1/H, H the bound of Glorot's uniform initialization without its factor 2; put it behind Adam, for latent weights
     only (`training.by_kind`). Raises ValueError for a parameter of rank < 2.
     Source: W_LR_scale of the published code of arXiv:1511.00363 and arXiv:1602.02830.
     """

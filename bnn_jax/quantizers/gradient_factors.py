@@ -1,6 +1,6 @@
 """Gradient factors: a quantizer of weights whose gradient is multiplied, its values untouched.
 
-The published codes of XNOR-Net multiply the gradients of binarised weights by n, by 10^9, by 1 - 1/C. Each is a function
+The published codes of XNOR-Net multiply the gradients of binarized weights by n, by 10^9, by 1 - 1/C. Each is a function
 from quantizer to quantizer: `times_n(less_one_channel(published.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
 arguments give equal quantizers, so that schemes made of them stay comparable values.
 """
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax.quantizers.scaled import alpha
+from bnn_jax.quantizers.straight_through import over_filters
 
 Quantizer = Callable[[jax.Array], jax.Array]
 
@@ -62,7 +63,7 @@ def times_1e9(quantizer: Quantizer) -> Quantizer:
 def less_one_channel(quantizer: Quantizer) -> Quantizer:
     """quantizer, its gradient times 1 - 1/C, C the input channels (axis -2); times 1 where C is 1, for 0 would end training.
 
-    It is the diagonal of the derivative of centring. Source: XNOR-Net's code in Lua and in PyTorch, which has the 0.
+    It is the diagonal of the derivative of centering. Source: XNOR-Net's code in Lua and in PyTorch, which has the 0.
     """
     return WithFactor(quantizer, all_channels_but_one)
 
@@ -92,4 +93,4 @@ def all_channels_but_one(w: jax.Array) -> float:
 
 def alpha_of_a_filter(w: jax.Array) -> jax.Array:
     """alpha, with as many axes as W."""
-    return alpha(w).reshape((1,) * (w.ndim - 1) + w.shape[-1:])
+    return over_filters(alpha(w), w)

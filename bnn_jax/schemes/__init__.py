@@ -1,10 +1,12 @@
 """Schemes: what is binary, with which gradient, in which order of layers."""
 
 from bnn_jax.schemes import dropout, initializers, orders, presets, projections
+from bnn_jax.schemes.balanced import IRNET, RECU, real_hard_tanh
 from bnn_jax.schemes.orders import (
     OneShortcut,
     ShortcutEach,
     arrange,
+    average_pad,
     average_product_norm,
     feature_norm_product_relu_pool,
     norm_pool_product,
@@ -12,19 +14,24 @@ from bnn_jax.schemes.orders import (
     norm_product_pool,
     norm_product_relu_pool,
     norm_relu_pool_product,
+    pool_norm_product,
     pool_product,
     pool_product_norm,
     product_norm,
     product_norm_pool,
     product_norm_relu_pool,
     product_pool_norm,
+    product_pool_norm_hard_tanh,
     product_pool_norm_relu,
+    residual_hard_tanh,
     residual_norm_after,
     residual_norm_before,
     residual_sign_after,
+    residuals_hard_tanh,
     residuals_norm_after,
     residuals_norm_before,
     residuals_sign_after,
+    subsample_pad,
 )
 from bnn_jax.schemes.scheme import Scheme, biased, check_scale, itself, unbiased
 from bnn_jax.schemes.standard import (
@@ -45,7 +52,18 @@ from bnn_jax.schemes.standard import (
     real_input,
     real_unrectified,
 )
-from bnn_jax.schemes.trained import AdaptiveSign, RSign, Scheduled, Trained, TrainedScale, TrainedSign, TrainedWeight
+from bnn_jax.schemes.trained import (
+    AdaptiveSign,
+    Exponential,
+    Geometric,
+    ReCUWeight,
+    RSign,
+    Scheduled,
+    Trained,
+    TrainedScale,
+    TrainedSign,
+    TrainedWeight,
+)
 
 __all__ = [
     'AdaptiveSign',
@@ -55,9 +73,14 @@ __all__ = [
     'BNN',
     'BWN',
     'DOREFA',
+    'Exponential',
     'FLOAT',
+    'Geometric',
+    'IRNET',
     'OneShortcut',
+    'RECU',
     'RSign',
+    'ReCUWeight',
     'Scheduled',
     'Scheme',
     'ShortcutEach',
@@ -68,6 +91,7 @@ __all__ = [
     'XNOR',
     'XNOR_K',
     'arrange',
+    'average_pad',
     'average_product_norm',
     'biased',
     'check_scale',
@@ -85,6 +109,7 @@ __all__ = [
     'one_bit_activation',
     'one_bit_weight',
     'orders',
+    'pool_norm_product',
     'pool_product',
     'pool_product_norm',
     'presets',
@@ -92,16 +117,21 @@ __all__ = [
     'product_norm_pool',
     'product_norm_relu_pool',
     'product_pool_norm',
+    'product_pool_norm_hard_tanh',
     'product_pool_norm_relu',
     'projections',
     'real',
+    'real_hard_tanh',
     'real_input',
     'real_unrectified',
+    'residual_hard_tanh',
     'residual_norm_after',
     'residual_norm_before',
     'residual_sign_after',
+    'residuals_hard_tanh',
     'residuals_norm_after',
     'residuals_norm_before',
     'residuals_sign_after',
+    'subsample_pad',
     'unbiased',
 ]

@@ -1,6 +1,6 @@
 """Dropout: what is dropped together (elements, whole channels), and rules that say which products' inputs are.
 
-A drop is (x, rate, key) -> x, of a product's input after it was binarised, in training only. A rule is a `Scheme`'s
+A drop is (x, rate, key) -> x, of a product's input after it was binarized, in training only. A rule is a `Scheme`'s
 `drops`: the input of a product -> its drop, or None.
 """
 
@@ -24,7 +24,7 @@ class Channels:
 
     count: channels of the image. x: (N, H, W, count), or the same image flattened (N, H W count).
     Source: SpatialDropout of Torch, which multiplies by 1 - rate in evaluation instead: the same function where a batch
-    normalisation follows the product, up to its epsilon.
+    normalization follows the product, up to its epsilon.
     """
 
     count: int

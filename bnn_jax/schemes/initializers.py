@@ -14,8 +14,16 @@ def ones(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array
 
 
 def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Uniform on [0, 1). Source: gamma of a batch normalisation in Torch, and in PyTorch before 1.2."""
+    """Uniform on [0, 1). Source: gamma of a batch normalization in Torch, and in PyTorch before 1.2."""
     return jax.random.uniform(key, shape, dtype)
+
+
+def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal with mean 0 and variance 2 / fan-out, fan-out being the window times the filters (drawn as `he_normal`).
+
+    Source: arXiv:1502.01852; VGG-small in the codes of IR-Net and ReCU.
+    """
+    return he_normal(key, shape, dtype) * jnp.asarray(math.sqrt(shape[-2] / shape[-1]), dtype)
 
 
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

@@ -5,7 +5,9 @@ An order is a tuple of names, `('norm', 'product', 'pool')`, or a function of `P
 - `product`: the convolution or dense layer; `unstrided_product`: the same with stride 1.
 - `norm`: batch normalization, of the input's channels before the product, of the filters after it.
 - `feature_norm`: normalization of every feature of a dense layer's flattened input.
-- `relu`: the architecture's activation. `pool`: its pooling. `average`: the mean over stride x stride pixels.
+- `relu`: the architecture's activation. `hard_tanh`: min(max(x, -1), 1). `pool`: its pooling.
+- `average`: the mean over stride x stride pixels. `subsample`: every stride-th pixel. `pad_channels`: zeros on both sides of
+  the channels, up to the block's (option A of arXiv:1512.03385).
 """
 
 import dataclasses
@@ -21,8 +23,11 @@ class Parts(Protocol):
     def feature_norm_in(self) -> list: ...
     def norm_out(self) -> list: ...
     def relu(self) -> list: ...
+    def hard_tanh(self) -> list: ...
     def pool(self) -> list: ...
     def average(self) -> list: ...
+    def subsample(self) -> list: ...
+    def pad_channels(self) -> list: ...
 
     # The same parts with a product of stride 1.
     def unstrided(self) -> 'Parts': ...
@@ -34,7 +39,8 @@ class Parts(Protocol):
 Order = tuple[str, ...] | Callable[[Parts], list]
 ResidualOrder = Callable[[Parts, Parts], list]
 
-NAMES = ('product', 'unstrided_product', 'norm', 'feature_norm', 'relu', 'pool', 'average')
+NAMES = ('product', 'unstrided_product', 'norm', 'feature_norm', 'relu', 'hard_tanh', 'pool')
+NAMES += ('average', 'subsample', 'pad_channels')
 
 
 def check_order(order: Order) -> None:
@@ -110,6 +116,8 @@ norm_product_relu_pool = ('norm', 'product', 'relu', 'pool')
 feature_norm_product_relu_pool = ('feature_norm', 'product', 'relu', 'pool')
 # Bi-Real Net: nothing rectified; the next product takes the sign.
 product_norm_pool = ('product', 'norm', 'pool')
+# IR-Net, ReCU: as BinaryNet, and values cut off at -1 and 1.
+product_pool_norm_hard_tanh = ('product', 'pool', 'norm', 'hard_tanh')
 
 # Heads. Float networks, BinaryConnect, BWN: their features are rectified already.
 pool_product = ('pool', 'product')
@@ -117,6 +125,8 @@ pool_product = ('pool', 'product')
 norm_relu_pool_product = ('norm', 'relu', 'pool', 'product')
 # Where blocks end with a ReLU, the input of the last, real product is normalized only (XNOR-Net in PyTorch).
 norm_pool_product = ('norm', 'pool', 'product')
+# IR-Net and ReCU on ResNets: the means over the image are normalized.
+pool_norm_product = ('pool', 'norm', 'product')
 # BinaryNet: a binary product whose integers are normalized to make logits.
 pool_product_norm = ('pool', 'product', 'norm')
 
@@ -130,6 +140,9 @@ residual_norm_before = OneShortcut(('norm', 'product'), ('norm', 'product'))
 residuals_norm_after = ShortcutEach(('product', 'norm'), after=('relu',))
 residuals_sign_after = ShortcutEach(('product', 'norm'))
 residuals_norm_before = ShortcutEach(('norm', 'product'))
+# IR-Net and ReCU, values cut off after each addition: a shortcut round every product (ResNet-20), and round both (ResNet-18).
+residuals_hard_tanh = ShortcutEach(('product', 'norm'), after=('hard_tanh',))
+residual_hard_tanh = OneShortcut(('product', 'norm', 'hard_tanh'), ('product', 'norm'), after=('hard_tanh',))
 
 # Shortcuts where the shape changes. Classic ResNet: a strided 1x1 product, norm.
 product_norm = ('product', 'norm')
@@ -137,3 +150,6 @@ product_norm = ('product', 'norm')
 norm_product = ('norm', 'product')
 # Bi-Real Net: the mean over stride x stride pixels, a 1x1 product, norm.
 average_product_norm = ('average', 'unstrided_product', 'norm')
+# No parameters: IR-Net's ResNet-20 (option A of arXiv:1512.03385), ReCU's ResNets.
+subsample_pad = ('subsample', 'pad_channels')
+average_pad = ('average', 'pad_channels')

@@ -22,17 +22,19 @@ from bnn_jax.quantizers.published import (
     unquantized,
 )
 from bnn_jax.schemes import orders
+from bnn_jax.schemes.balanced import RECU
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import AtLeast, centre_and_clip, clip
+from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
 from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
 from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
+from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)
 
 
 def real_without_affine(scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalisation without gamma and beta."""
+    """`schemes.real`, its normalization without gamma and beta."""
     return dataclasses.replace(real(scheme), affine=False)
 
 
@@ -89,11 +91,11 @@ XNOR_PYTORCH = named_scheme(
     'XNOR_PYTORCH',
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
-Weights centred over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
+Weights centered over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
 exact gradient times (1 - 1/C) n; activations with sign(0) = 0 and |x| < 1; no K; norm, sign, product, ReLU, pool;
-biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalisation
+biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalization
 without gamma and beta. Its recipe adds L2 to the gradient: chain(add_decayed_weights(1e-5), adam(...)).
-Differs: a layer with one input channel is not centred (there it would become 0); initial weights and biases.
+Differs: a layer with one input channel is not centered (there it would become 0); initial weights and biases.
 """,
     dataclasses.replace(
         XNOR,
@@ -101,7 +103,7 @@ Differs: a layer with one input channel is not centred (there it would become 0)
         sign=sign_zero,
         activation=sign_zero_ste_exclusive,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         chain=orders.norm_product_relu_pool,
         head=orders.pool_product,
         first=real_without_affine,
@@ -113,7 +115,7 @@ Differs: a layer with one input channel is not centred (there it would become 0)
 
 XNOR_PYTORCH_CIFAR = named_scheme(
     'XNOR_PYTORCH_CIFAR',
-    """The same for CIFAR-10 (NIN): a normalisation without gamma and beta before the last, real convolution.
+    """The same for CIFAR-10 (NIN): a normalization without gamma and beta before the last, real convolution.
 
 Dropout of 0.5 on the +-1 input of the convolution after each pooling, element by element.
 """,
@@ -124,11 +126,11 @@ Dropout of 0.5 on the +-1 input of the convolution after each pooling, element b
 
 XNOR_PYTORCH_IMAGENET = named_scheme(
     'XNOR_PYTORCH_IMAGENET',
-    """The same for ImageNet (AlexNet): gradients of binarised weights times 10^9 as well, which leaves L2 decay no effect.
+    """The same for ImageNet (AlexNet): gradients of binarized weights times 10^9 as well, which leaves L2 decay no effect.
 
-All gammas are trained and free; the first dense layer's input is normalised feature by feature; dropout of 0.5 on the
-second dense layer's +-1 input and before the last layer, whose normalisation has eps 1e-3.
-Differs: gamma of the normalisations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
+All gammas are trained and free; the first dense layer's input is normalized feature by feature; dropout of 0.5 on the
+second dense layer's +-1 input and before the last layer, whose normalization has eps 1e-3.
+Differs: gamma of the normalizations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
 """,
     dataclasses.replace(
         XNOR_PYTORCH,
@@ -146,11 +148,11 @@ XNOR_LUA = named_scheme(
     'XNOR_LUA',
     """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
 
-The code multiplies all gradients, not only binarised weights', by 10^9 before it adds L2: that is its recipe's,
-chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalisation: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
+The code multiplies all gradients, not only binarized weights', by 10^9 before it adds L2: that is its recipe's,
+chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
 from U(0, 1).
 Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
-(C = 256 in 1 - 1/C and in centring); its Adam; it evaluates weights one update old.
+(C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights one update old.
 """,
     dataclasses.replace(
         XNOR,
@@ -158,7 +160,7 @@ Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its f
         sign=sign_zero,
         activation=sign_zero_ste_exclusive,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         first=_first_1e_5,
         last=_last_1e_3,
         bias=True,
@@ -174,14 +176,14 @@ BWN_LUA = named_scheme(
 gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code), of whole channels of the first dense layer's image
 and of the second's vector, none before the last.
 Differs: as XNOR_LUA; dropout divides by 1 - rate in training, where the code multiplies in evaluation, which the
-normalisation that follows takes out again, up to its eps.
+normalization that follows takes out again, up to its eps.
 """,
     dataclasses.replace(
         BWN,
         weight=times_n(less_one_channel(scaled_sign_zero_lua)),
         sign=sign_zero,
         projection=None,
-        before=centre_and_clip,
+        before=center_and_clip,
         first=real_undropped,
         last=real_undropped,
         bias=True,
@@ -195,9 +197,9 @@ normalisation that follows takes out again, up to its eps.
 
 XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
-    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centring and no clamping, no bias.
+    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering and no clamping, no bias.
 
-The paper does not say: whether K has a gradient (here: none), batch normalisation's numbers, its ResNet block.
+The paper does not say: whether K has a gradient (here: none), batch normalization's numbers, its ResNet block.
 """,
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
@@ -258,7 +260,7 @@ BNN_THEANO = named_scheme(
     'BNN_THEANO',
     """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
-The step of binarised weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
+The step of binarized weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
 Differs: it averages 1/deviation, not the variance.
 """,
     dataclasses.replace(BNN, bias=True),
@@ -274,7 +276,7 @@ BC_THEANO = named_scheme(
     'BC_THEANO',
     """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
 
-Differs: as BNN_THEANO; its normalisation's momentum is 0.85 for MNIST.
+Differs: as BNN_THEANO; its normalization's momentum is 0.85 for MNIST.
 """,
     dataclasses.replace(
         BC, bias=True, chain=orders.product_pool_norm_relu, head=orders.pool_product_norm, first=itself, last=itself
@@ -301,7 +303,7 @@ XNOR_DARKNET = named_scheme(
 Order: sign, product, norm, leaky ReLU, pool: the sign is that of the layer's raw input. Under an architecture with a plain
 ReLU, whose 0 is -1 here, `deployable` would make every bit +1. No biases (beta is Darknet's), unbiased running variance.
 Which layers are XNOR is up to Darknet's configuration file; here all but the first and the last, as in the paper.
-Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalises by the unbiased variance too; weights
+Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalizes by the unbiased variance too; weights
 start uniform; on GPU its activations have sign(0) = +1.
 """,
     dataclasses.replace(
@@ -326,4 +328,19 @@ BIREAL_SCALED_GRADIENT = named_scheme(
 Under SGD its latent weights move too slowly to train well: on ResNet-20 at half width, 1,500 steps, the loss ends 0.17 higher.
 """,
     dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha),
+)
+
+RECU_PYTORCH = named_scheme(
+    'RECU_PYTORCH',
+    """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale of every filter, which starts from U(0, 1).
+
+Behind a normalization the scale changes nothing but the size of epsilon beside the variance.
+Differs: tau changes step by step, and reaches 0.99.
+""",
+    dataclasses.replace(
+        RECU,
+        weight=Trained(ReCUWeight, Exponential(0.85, 0.99)),
+        scale=None,
+        balance=None,
+    ),
 )

@@ -1,4 +1,4 @@
-"""What is done to latent weights outside the gradient: clipped, centred, after the optimizer's update or before a step.
+"""What is done to latent weights outside the gradient: clipped, centered, after the optimizer's update or before a step.
 
 A projection is a pure function latent -> latent. `project` makes it the last link of an optax chain; `project_before`
 wraps a chain, and `in_place` is its other half, in the forward pass.
@@ -10,6 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
 
@@ -19,11 +20,11 @@ def clip(w: jax.Array) -> jax.Array:
     return jnp.clip(w, -1, 1)
 
 
-def centre(w: jax.Array) -> jax.Array:
+def center(w: jax.Array) -> jax.Array:
     """W <- W - its mean over the input-channel axis (-2 in HWIO and in (in, out)); kernel positions stay apart.
 
     With one input channel this would set every weight to 0, so W is then returned as it is. The mean is summed in a
-    fixed order: where signs are taken of centred weights they are the same in every compilation.
+    fixed order: where signs are taken of centered weights they are the same in every compilation.
     Source: XNOR-Net's published code (not its paper).
     """
     if w.shape[-2] == 1:
@@ -47,7 +48,7 @@ def in_place(projection, w: jax.Array) -> jax.Array:
     """projection(W), outside the differentiated graph, as if W had been overwritten before the forward pass.
 
     Forward: projection(W). Gradient: g, that of the projected weights, whatever the projection did.
-    Source: the training loops of XNOR-Net's published codes (centre, clamp, forward, backward, update).
+    Source: the training loops of XNOR-Net's published codes (center, clamp, forward, backward, update).
     """
     return projection(w)
 
@@ -55,16 +56,30 @@ def in_place(projection, w: jax.Array) -> jax.Array:
 in_place.defvjp(lambda projection, w: (projection(w), None), lambda projection, _, g: (g,))
 
 
-def centre_and_clip(w: jax.Array) -> jax.Array:
-    """`centre`, then `clip`: the order of XNOR-Net's published code."""
-    return clip(centre(w))
+def center_and_clip(w: jax.Array) -> jax.Array:
+    """`center`, then `clip`: the order of XNOR-Net's published code."""
+    return clip(center(w))
+
+
+def of(params: nnx.State, name: str = 'projection'):
+    """The projection that each parameter carries, in its place; None where there is none. `project(of(params))` is a link.
+
+    params: as `nnx.state(model, nnx.Param)` gives them. name: 'projection', or 'before' for what precedes a step.
+    """
+
+    def carried(variable):
+        return variable.get_metadata(name, None) if isinstance(variable, nnx.Variable) else None
+
+    return jax.tree.map(carried, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def project(projections) -> optax.GradientTransformation:
     """An optax link that moves every parameter it has a projection for to its projected place.
 
     projections: a tree of functions, a prefix of the tree of parameters; None where nothing is projected.
-    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain.
+    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain. What gets no
+    update stays as it is (frozen, masked, between two steps of an optimizer that gathers gradients): a parameter whose whole
+    update is 0 or None, and in any other each weight in [-1, 1] whose update is 0.
     Raises ValueError if there is no projection in it at all, or if update is called without params.
     """
     if not jax.tree.leaves(projections):
@@ -74,12 +89,21 @@ def project(projections) -> optax.GradientTransformation:
         if params is None:
             raise ValueError('project: got no params, expected tx.update(updates, state, params)')
 
-        def moved(projection, u, p):
-            return u if projection is None else jax.tree.map(lambda u, p: projection(p + u) - p, u, p)
+        def all_moved(projection, u, p):
+            return u if projection is None else jax.tree.map(partial(moved, projection), u, p, is_leaf=_is_none)
 
-        return jax.tree.map(moved, projections, updates, params, is_leaf=_is_none), state
+        return jax.tree.map(all_moved, projections, updates, params, is_leaf=_is_none), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def moved(projection, u: jax.Array | None, p: jax.Array) -> jax.Array | None:
+    """The update that leaves p + u at its projected place, or p where it is if nothing asks for a move: see `project`."""
+    if u is None:
+        return None
+    # Outside [-1, 1] the straight-through estimator gives no gradient: there a weight must come back, or it never trains.
+    stays = (u == 0) & ((jnp.abs(p) <= 1) | (u == 0).all())
+    return jnp.where(stays, u, projection(p + u) - p)
 
 
 def project_before(tx: optax.GradientTransformation, projections) -> optax.GradientTransformationExtraArgs:
@@ -87,7 +111,8 @@ def project_before(tx: optax.GradientTransformation, projections) -> optax.Gradi
 
     projections: as `project`'s. update: u, state = tx.update(g, state, q); returns u + (q - p), so that weight decay and
     every other link sees q, and the stored parameters become q + u, which is not projected again. g must be the
-    gradient at q: the forward pass reads its parameters through `in_place`.
+    gradient at q: the forward pass reads its parameters through `in_place`. A parameter whose whole update is 0 (frozen,
+    or between two steps of an optimizer that gathers gradients) stays as it is.
     Raises ValueError if there is no projection in it at all, or if update is called without params.
     """
     if not jax.tree.leaves(projections):
@@ -103,8 +128,11 @@ def project_before(tx: optax.GradientTransformation, projections) -> optax.Gradi
         projected = before(params)
         updates, state = tx.update(updates, state, projected, **extra_args)
 
+        def from_stored(u, p, q):
+            return None if u is None else jnp.where((u == 0).all(), u, u + (q - p))
+
         def moved(projection, u, p, q):
-            return u if projection is None else jax.tree.map(lambda u, p, q: u + (q - p), u, p, q)
+            return u if projection is None else jax.tree.map(from_stored, u, p, q, is_leaf=_is_none)
 
         return jax.tree.map(moved, projections, updates, params, projected, is_leaf=_is_none), state
 

@@ -70,6 +70,9 @@ class Scheme:
     before: Callable[[jax.Array], jax.Array] | None = None
     # The sign by which the layers multiply; a parity mode has 0 at 0 here and in `weight` (convert then refuses a 0).
     sign: Callable[[jax.Array], jax.Array] = quantizers.sign
+    # Latent weights -> what their sign is taken of, of the same shape: weight(w) == scale(w) * sign(balance(w)), and these
+    # signs are converted. None: the latent weights themselves.
+    balance: Callable[[jax.Array], jax.Array] | None = None
     # (x, operation) -> K, which multiplies the product; None: no K.
     input_scale: Callable | None = None
     # (latent, key) -> quantized weights, in place of `weight` while training; scale is then None.
@@ -106,6 +109,7 @@ class Scheme:
     def __post_init__(self):
         for order in (self.chain, self.head, self.downsample):
             check_order(order)
+        for order in (self.chain, self.head):
             if not callable(order) and not any(name.endswith('product') for name in order):
                 raise ValueError(f'order: got {order!r}, expected one with a product')
         if not callable(self.residual):
@@ -119,10 +123,14 @@ class Scheme:
                 raise ValueError(
                     f'{field}: got the class {name}, expected Trained({name}), which makes one for each layer'
                 )
-        if isinstance(self.weight, Trained) and (self.scale or self.offset or self.training_weight):
+        if isinstance(self.weight, Trained) and (self.scale or self.offset or self.training_weight or self.balance):
             raise ValueError(
-                'scheme: got a scale, offset or training_weight beside weight=Trained(...), expected None for all three; the '
-                'scale and the offset are those of the trained quantizer'
+                'scheme: got a scale, offset, balance or training_weight beside weight=Trained(...), expected None for all '
+                'four; scale, offset and sign are those of the trained quantizer'
+            )
+        if isinstance(self.activation, Trained) and self.activation.schedule is not None:
+            raise ValueError(
+                'activation: got Trained(...) with a schedule, expected none; only trained weights have one'
             )
         for field in ('scale', 'offset'):
             if isinstance(getattr(self, field), Trained):
@@ -138,15 +146,16 @@ class Scheme:
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout: got {self.dropout!r}, expected a rate from 0 to below 1')
         if self.weight is None and (
-            self.scale or self.offset or self.projection or self.before or self.training_weight
+            self.scale or self.offset or self.projection or self.before or self.training_weight or self.balance
         ):
             raise ValueError(
-                'scheme: got a scale, offset, projection, before or training_weight without weight; real weights have none'
+                'scheme: got a scale, offset, projection, before, balance or training_weight without weight; '
+                'real weights have none'
             )
         if self.scale is not None and self.training_weight is not None:
             raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
         if self.input_scale is not None and self.activation is None:
-            raise ValueError('scheme: got input_scale without activation; only a binarised input is scaled by K')
+            raise ValueError('scheme: got input_scale without activation; only a binarized input is scaled by K')
 
     def __repr__(self) -> str:
         """The nearest scheme with a name, and what differs from it."""
@@ -165,7 +174,18 @@ class Scheme:
     def is_scheduled(self) -> bool:
         """Whether a quantizer sees the progress of training."""
         quantizers_here = (self.weight, self.scale, self.offset, self.activation)
-        return any(isinstance(quantizer, Scheduled) for quantizer in quantizers_here)
+        return any(
+            isinstance(quantizer, Scheduled) or (isinstance(quantizer, Trained) and quantizer.schedule is not None)
+            for quantizer in quantizers_here
+        )
+
+    def signs(self, w: jax.Array) -> jax.Array:
+        """The signs of latent weights, as a layer multiplies by them and as conversion packs them."""
+        return self.sign(w if self.balance is None else self.balance(w))
+
+    def scales(self, w: jax.Array, progress: Any = None) -> jax.Array | None:
+        """The scale of every filter that latent weights have, (out,); None: 1."""
+        return None if self.scale is None else quantized(self.scale, w, progress)
 
 
 _NAMED: dict[str, Scheme] = {}
@@ -191,13 +211,35 @@ def check_scale(scheme: Scheme) -> None:
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0
         w = jnp.asarray(w.reshape(2, 3, 2, 2))
-        scale = np.float32(1) if scheme.scale is None else np.asarray(quantized(scheme.scale, w, 0.5))
-        weights = scale * np.asarray(scheme.sign(w))
+        scale = scheme.scales(w, 0.5)
+        weights = np.asarray(1 if scale is None else scale, np.float32) * np.asarray(scheme.signs(w))
         if scheme.offset is not None:
             weights = weights + np.asarray(quantized(scheme.offset, w, 0.5))
         matches = np.array_equal(np.asarray(quantized(scheme.weight, w, 0.5)), weights)
     if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
-            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs)'
+            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs), and as balance what '
+            'it takes the sign of, if not of w itself'
         )
+
+
+def _has_levels(weights: np.ndarray) -> bool:
+    """Whether some filter has more than two values: no sign times a number, whatever the number."""
+    return any(len(np.unique(filters)) > 2 for filters in weights.reshape(-1, weights.shape[-1]).T)
+
+
+@cache
+def multiplies_by_signs(scheme: Scheme) -> bool:
+    """Whether weights are signs times numbers, which layers multiply apart; else (several bits) as they are quantized.
+
+    A scheme that gives a scale or an offset says that they are.
+    """
+    if scheme.weight is None:
+        return False
+    if isinstance(scheme.weight, Trained) or scheme.scale is not None or scheme.offset is not None:
+        return True
+    with jax.ensure_compile_time_eval():
+        w = jnp.asarray(np.linspace(-1.5, 1.25, 24, dtype=np.float32).reshape(2, 3, 2, 2))
+        found, signs = np.asarray(quantized(scheme.weight, w, 0.5)), np.asarray(scheme.signs(w))
+    return np.array_equal(found, signs) or not _has_levels(found)

@@ -6,12 +6,12 @@ import jax
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
-from bnn_jax.schemes.projections import centre_and_clip, clip
+from bnn_jax.schemes.projections import center_and_clip, clip
 from bnn_jax.schemes.scheme import Scheme, named_scheme
 
 
 def real(scheme: Scheme) -> Scheme:
-    """Real weights and input, with this scheme's initialisation, biases, dropout and normalisation."""
+    """Real weights and input, with this scheme's initialization, biases, dropout and normalization."""
     kept = ('init', 'bias', 'dropout', 'drops')
     kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before', 'norm_groups')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
@@ -28,7 +28,7 @@ def real_input(scheme: Scheme) -> Scheme:
 
 
 def constant_k(x: jax.Array, product) -> jax.Array:
-    """XNOR-Net's K of the tensor being binarised, without a gradient (as in its Caffe code; the paper says nothing)."""
+    """XNOR-Net's K of the tensor being binarized, without a gradient (as in its Caffe code; the paper says nothing)."""
     return product.input_scale(jax.lax.stop_gradient(x))
 
 
@@ -90,7 +90,7 @@ XNOR = named_scheme(
         weight=quantizers.scaled_sign_ste,
         scale=quantizers.alpha,
         activation=quantizers.sign_ste,
-        projection=centre_and_clip,
+        projection=center_and_clip,
         chain=orders.norm_product_pool,
         head=orders.norm_relu_pool_product,
         residual=orders.residual_norm_before,

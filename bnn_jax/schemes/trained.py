@@ -1,6 +1,7 @@
 """Quantizers beyond a pure function: with parameters of their own, or with an eye on the progress of training."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,21 @@ from flax import nnx
 
 from bnn_jax import quantizers
 from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.schemes.initializers import unit_uniform
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled:
     """A quantizer that sees how far training has come: `Scheme(weight=Scheduled(function))`.
 
-    function: (x, progress) -> quantized x, with its gradient; progress is a float32 scalar from 0 at the first step to 1 at
-    the last. `training.init(model, tx, steps=...)` says how many steps there are; evaluation and conversion use the progress
-    that training has reached.
+    function: (x, value) -> quantized x, with its gradient. schedule: progress -> value, a scalar; progress is 0 at the first
+    step and 1 at the last, float32 or wider; by default it is itself the value. `training.init(model, tx, steps=...)` says how
+    many steps there are; evaluation and conversion use the progress that training has reached.
+
+    Example:
+        >>> from bnn_jax import quantizers, schemes
+        >>> schemes.Scheduled(quantizers.sign_ede, schemes.Geometric(0.1, 10.0))  # As in IR-Net.
+        Scheduled(function=sign_ede, schedule=Geometric(first=0.1, last=10.0))
 
     Example:
         >>> import dataclasses, bnn_jax as bnn
@@ -28,6 +35,33 @@ class Scheduled:
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
+    schedule: Callable[[jax.Array], jax.Array] | None = None
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, '__name__', None) or repr(self.function)
+        return f'Scheduled(function={name}' + ('' if self.schedule is None else f', schedule={self.schedule!r}') + ')'
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric:
+    """A schedule of `Scheduled`: first (last / first)^progress, both positive. Source: IR-Net's t (arXiv:1909.10788)."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: jax.Array) -> jax.Array:
+        return self.first * (self.last / self.first) ** progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    """A schedule of `Scheduled`: first + (last - first) (e^progress - 1) / (e - 1). Source: ReCU's tau (arXiv:2103.12369)."""
+
+    first: float
+    last: float
+
+    def __call__(self, progress: jax.Array) -> jax.Array:
+        return self.first + (self.last - self.first) / (math.e - 1) * jnp.expm1(progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +70,11 @@ class Trained:
 
     make: makes the quantizer of one layer. For an activation (channels, rngs) -> `TrainedSign`; for weights (initial latent
     weights, rngs) -> `TrainedWeight`, which gives the scale and the offset, so that the scheme has neither.
+    schedule: of weights that see how far training has come, as in `Scheduled`: they are called with its value as well.
     """
 
     make: 'Callable[[Any, nnx.Rngs], TrainedSign | TrainedWeight]'
+    schedule: Callable[[jax.Array], jax.Array] | None = None
 
 
 class TrainedSign(nnx.Module):
@@ -79,7 +115,8 @@ class TrainedSign(nnx.Module):
 class TrainedWeight(nnx.Module):
     """Binary weights with parameters: scale * sign(w) + offset. Subclass it and override what differs.
 
-    `__call__` quantizes while training; `convert` reads `scale()`, `offset()` and the values of `sign`.
+    `__call__` quantizes while training; `convert` reads `scale()`, `offset()` and the values of `sign`. Under a
+    `Trained(..., schedule)`, `__call__` hands the schedule's value on to `sign`, whose gradient alone may depend on it.
     """
 
     def scale(self) -> jax.Array | None:
@@ -94,8 +131,8 @@ class TrainedWeight(nnx.Module):
         """+-1 of the latent weights, with its gradient."""
         return quantizers.sign_ste(w)
 
-    def __call__(self, w: jax.Array) -> jax.Array:
-        scale, offset, weight = self.scale(), self.offset(), self.sign(w)
+    def __call__(self, w: jax.Array, *value: jax.Array) -> jax.Array:
+        scale, offset, weight = self.scale(), self.offset(), self.sign(w, *value)
         if scale is not None:
             weight = weight * jnp.broadcast_to(scale, w.shape)
         if offset is not None:
@@ -120,6 +157,23 @@ class TrainedScale(TrainedWeight):
 
     def scale(self) -> jax.Array:
         return self.alpha[...]
+
+
+class ReCUWeight(TrainedWeight):
+    """ReCU's weights: alpha_f sign(W - mean), alpha a trained number for each filter, which starts from U(0, 1).
+
+    Gradient: alpha_f g through `quantizers.recu_sign` at tau to W; sum_j g_j sign(W_j - mean) to alpha_f. tau: the value of the
+    schedule, `Trained(ReCUWeight, Exponential(0.85, 0.99))`. w: (..., out). Source: ReCU's published code (z-hXu/ReCU).
+    """
+
+    def __init__(self, kernel: jax.Array, rngs: nnx.Rngs):
+        self.alpha = nnx.Param(unit_uniform(rngs.params(), kernel.shape[-1:]))
+
+    def scale(self) -> jax.Array:
+        return self.alpha[...]
+
+    def sign(self, w: jax.Array, tau: Any = 0.99) -> jax.Array:
+        return quantizers.recu_sign(w, tau)
 
 
 class RSign(TrainedSign):
@@ -177,8 +231,20 @@ class AdaptiveSign(TrainedSign):
         return _sign_within(x, self.distance[...])
 
 
-def quantized(quantizer: Any, x: jax.Array, progress: Any) -> jax.Array:
-    """quantizer(x), told the progress of training if it is `Scheduled`."""
-    if not isinstance(quantizer, Scheduled):
+def quantized(quantizer: Any, x: jax.Array, progress: Any, given: Any = None) -> jax.Array:
+    """quantizer(x), told the progress of training if it is `Scheduled`, or its `Trained` has a schedule.
+
+    Args:
+        quantizer: a function, `Scheduled`, or the module of a `Trained` one.
+        x: what it quantizes.
+        progress: from 0 to 1; None: 1.
+        given: what the scheme has in its place: the `Trained` of a module.
+    """
+    if isinstance(quantizer, Scheduled):
+        function, schedule = quantizer.function, quantizer.schedule
+    elif isinstance(given, Trained) and given.schedule is not None:
+        function, schedule = quantizer, given.schedule
+    else:
         return quantizer(x)
-    return quantizer.function(x, jnp.asarray(1.0 if progress is None else progress, jnp.float32))
+    reached = jnp.asarray(1.0 if progress is None else progress, jnp.float32).astype(wide(x.dtype))
+    return function(x, reached if schedule is None else schedule(reached))

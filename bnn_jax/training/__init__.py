@@ -1,15 +1,18 @@
 """Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
 
-from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, latent_weights, norms
+from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, inside, latent_weights, norms, outside
+from bnn_jax.optim.projected import projected
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
-from bnn_jax.training.fit import Interrupted, NonFiniteLoss, fit
-from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, squared_hinge
+from bnn_jax.training.experiment import run
+from bnn_jax.training.fit import Interrupted, NonFiniteLoss, OutOfTime, fit
+from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, cross_entropy, squared_hinge
 from bnn_jax.training.names import named
 from bnn_jax.training.recipe import Recipe
+from bnn_jax.training.schedules import constant
 from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import evaluate, logits_of, train_step
+from bnn_jax.training.step import accuracies, evaluate, gradient_norm, logits_of, train_step
 
 __all__ = [
     'two_stage',
@@ -19,21 +22,30 @@ __all__ = [
     'Interrupted',
     'Loss',
     'NonFiniteLoss',
+    'OutOfTime',
     'Recipe',
     'SquaredHinge',
     'TrainState',
+    'accuracies',
     'biases',
     'by_kind',
+    'constant',
+    'cross_entropy',
     'distillation',
     'evaluate',
     'fit',
     'float_weights',
+    'gradient_norm',
     'init',
+    'inside',
     'latent_weights',
     'logits_of',
     'model_of',
     'named',
     'norms',
+    'outside',
+    'projected',
+    'run',
     'soft_cross_entropy',
     'squared_hinge',
     'train_step',

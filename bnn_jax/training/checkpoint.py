@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from bnn_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one working directory: the newest state of a run and the config it was made with."""
+    """The checkpoints of one working directory: the newest states of a run and the config it was made with.
 
-    def __init__(self, directory: Path, config: dict):
+    kept: how many of them; the one before is for when the newest is damaged.
+    """
+
+    def __init__(self, directory: Path, config: dict, kept: int = 2):
         import orbax.checkpoint as ocp
 
         self._ocp, self.directory, self.config = ocp, directory, config
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, state: TrainState) -> None:
@@ -40,9 +44,11 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # Orbax hands on a ValueError where TensorStore could not write
             raise self._failed(error) from error
 
-    def restore(self, state: TrainState) -> TrainState:
+    def restore(self, state: TrainState, extended: Callable[[int, int], None] | None = None) -> TrainState:
         """The newest state, or `state` itself if there is none yet.
 
+        extended: called with its epochs and step where it is of a run with fewer epochs and of the same config otherwise;
+        raises ValueError if that is not the beginning of this run. None: such a run is another one.
         Raises ValueError for a checkpoint of another model or another config, naming the first difference, and for one
         that cannot be read.
         """
@@ -51,11 +57,18 @@ class Checkpoints:
             return state
         meta = self._read(step, 'meta', self._ocp.args.JsonRestore())
         digest = meta.pop('sha256', None)
-        self._check(meta, state)
+        theirs, ours = meta['config'], self.config
+        if extended and 'epochs' in ours and theirs.get('epochs', 0) < ours['epochs']:
+            same = {**theirs, 'epochs': ours['epochs']}
+            if first_difference('', same, json.loads(json.dumps(ours))) is None:
+                extended(theirs['epochs'], step)
+                theirs = same
+        self._check({**meta, 'config': theirs}, state)
         arrays = self._read(step, 'state', self._ocp.args.StandardRestore(_arrays(state)))
         if digest != _digest(arrays, meta):
             raise self._damaged(step, 'its checksum differs')
         leaves, structure = jax.tree.flatten(state)
+        # The names are numbers of five digits: in their order, the leaves are in theirs.
         restored = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
         return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 

@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import inspect
 import math
+import zlib
 from collections.abc import Callable
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.typing import DTypeLike
 
-from bnn_jax.nn.containers import Network
-from bnn_jax.training.loss import CrossEntropy, Loss
+from bnn_jax.training.loss import CrossEntropy
 from bnn_jax.training.names import name_of, public_name
 from bnn_jax.training.options import option
 
@@ -29,9 +32,9 @@ PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 class Config:
     """Everything that decides a run. Scalars can be set on the command line; the rest is the recipe's."""
 
-    # (rngs=, width=) -> network
-    model: Callable[..., Network]
-    # (split, data_dir) -> source; the splits are 'train' and 'test'
+    # (rngs=, width=) -> network; any `nnx.Module` that is called with images, whose maker may do without a width
+    model: Callable[..., Any]
+    # (split, data_dir) -> source; the splits are 'train' and 'test'; `data.Splits` makes one of two sources
     data: Callable[[str, str], 'Source']
     # image -> what the network sees of it, see `bnn_jax.data`
     standardize: Callable[[np.ndarray], np.ndarray]
@@ -44,48 +47,126 @@ class Config:
     # of test images; deterministic
     evaluation_augmentations: tuple = ()
     # as model, with the same parameters: what a run converts, where `convert` refuses model; None: model
-    deployed: Callable[..., Network] | None = None
-    # makes what is minimized; partial(distillation, teacher) for a teacher
-    loss: Callable[[], Loss] = CrossEntropy
+    deployed: Callable[..., Any] | None = None
+    # makes what is minimized; partial(distillation, teacher) for a teacher; or itself a function of images, logits and labels
+    loss: Callable[..., Any] = CrossEntropy
     # (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1 gets
     anchors: tuple[tuple[int, float], ...] = ()
     # the recipe and its row that this config comes from; `Recipe.row` says them
     recipe: str = ''
     row: str = ''
-    # options of the command line
+    # options of the command line; those of training today are off at 0
     epochs: int = option(10, 'how often every training image is seen')
     batch_size: int = option(64, 'images a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialisation, shuffling and augmentation')
+    seed: int = option(0, 'of initialization, shuffling and augmentation')
     checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
-    precision: str = option('float32', 'to which training rounds the operands of products: float32 or bfloat16')
+    precision: str = option(
+        'float32', 'to which training rounds operands of products and what lies between layers: float32 or bfloat16'
+    )
     watch_every: int = option(
         100,
         'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
         'logits; at epochs, batch beside running statistics; 0: never',
     )
+    on_device: bool | None = option(
+        None, 'images lie on the devices, where batches are made; None: on accelerators, where they fit'
+    )
+    max_minutes: float = option(
+        0.0, 'after so many a run saves and ends with status 75, to be started again; 0: no limit'
+    )
+    evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
+    label_smoothing: float = option(0.0, 'share of a label that is spread over all classes')
+    mixup: float = option(0.0, 'alpha of mixup: images and labels are mixed in pairs by shares from Beta(alpha, alpha)')
+    cutout: int = option(0, 'side in pixels of a square of each training image that becomes 0')
+    warmup_epochs: float = option(
+        0.0, 'epochs over which the learning rate rises from near 0, before the schedule begins'
+    )
+    clip_gradient: float = option(
+        0.0, 'largest norm of the gradient of all parameters together; a longer one is scaled'
+    )
+    ema: float = option(
+        0.0, 'decay of a moving average of parameters and statistics, which is evaluated and packed, such as 0.999'
+    )
+    keep_best: bool = option(False, 'keep the checkpoint of the best test accuracy too, in WORKDIR/best')
+    patience: int = option(0, 'evaluations without a better test accuracy after which a run ends')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
     workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate'):
+        for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate', 'evaluate_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
-        for name in ('seed', 'workers', 'watch_every'):
-            if getattr(self, name) < 0:
+        for name in ('seed', 'workers', 'watch_every', 'max_minutes', 'mixup', 'cutout', 'clip_gradient', 'patience'):
+            if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
         if self.batch_size % self.accumulate:
             raise ValueError(f'accumulate: got {self.accumulate}, expected a divisor of batch_size {self.batch_size}')
         if self.precision not in PRECISIONS:
             raise ValueError(f'precision: got {self.precision!r}, expected one of {", ".join(PRECISIONS)}')
+        for name, below in (('label_smoothing', 1), ('ema', 1), ('warmup_epochs', self.epochs)):
+            if not 0 <= getattr(self, name) < below:
+                raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 (off) or more, and less than {below}')
+        self._check_functions()
         for epoch, accuracy in self.anchors:
             if epoch < 1 or not 0 <= accuracy <= 1:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
+
+    def _check_functions(self) -> None:
+        """Raises ValueError for values of which something else is expected, with what people give in their place."""
+        if isinstance(self.optimizer, optax.GradientTransformation) or not callable(self.optimizer):
+            raise ValueError(
+                f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one of a schedule, as '
+                'optax.adam or functools.partial(optax.sgd, momentum=0.9); its rates are learning_rate and schedule'
+            )
+        if not _can_be_called(self.schedule, 1.0, 1):
+            raise ValueError(
+                f'schedule: got {self.schedule!r}, expected a function (learning_rate, steps) that makes an Optax schedule, '
+                'such as optax.cosine_decay_schedule or training.constant; a schedule itself is a function of the step: '
+                'def mine(learning_rate, steps): return schedule'
+            )
+        for name, factory in (('model', self.model), ('deployed', self.deployed)):
+            if factory is None:
+                continue
+            if isinstance(factory, nnx.Module) or not callable(factory) or not _takes(factory, 'rngs'):
+                raise ValueError(
+                    f'{name}: got {type(factory).__name__} {getattr(factory, "__name__", "")}, expected a function or class '
+                    'that makes a network from rngs= (and width=), such as '
+                    'functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR); each run makes its own'
+                )
+            if self.width != 1 and not _takes(factory, 'width'):
+                raise ValueError(
+                    f'width: got {self.width}, expected 1.0, for {getattr(factory, "__name__", factory)!r} takes no width'
+                )
+        if not callable(self.data):
+            raise ValueError(
+                f'data: got a {type(self.data).__name__}, expected a function (split, data_dir) -> source; two sources become '
+                'one by data.Splits(train, test), arrays a source by data.ArraySource(images, labels)'
+            )
+        if not callable(self.loss):
+            raise ValueError(
+                f'loss: got a {type(self.loss).__name__}, expected what makes a Loss, such as training.CrossEntropy, or a '
+                'function of logits and labels'
+            )
+
+    def network(self, factory: Callable[..., Any] | None = None) -> Any:
+        """A new network, as the run begins with it.
+
+        Args:
+            factory: what makes it; by default `model`.
+        """
+        factory = factory or self.model
+        options = {'width': self.width} if _takes(factory, 'width') else {}
+        return factory(rngs=nnx.Rngs(self.seed), **options)
+
+    def objective(self) -> Any:
+        """What is minimized: what `loss` makes, or `loss` itself where that is a function of logits and labels."""
+        return self.loss() if _can_be_called(self.loss) else self.loss
 
     def operands(self) -> DTypeLike | None:
         """The dtype to which training rounds the operands of products; None: they stay as they are."""
@@ -111,8 +192,8 @@ class Config:
     def described(self) -> dict[str, Any]:
         """All fields as JSON, the same in every process: functions by their names, partials and dataclasses by their parts.
 
-        Raises:
-            ValueError: for a lambda, which has no name (`names.named` gives it one).
+        A lambda, which has no name, is described by what it does; a run under another version of Python may then not go on
+        (`names.named` gives it a name).
         """
         fields = {}
         for field in dataclasses.fields(self):
@@ -124,13 +205,22 @@ class Config:
 
     def decisive(self) -> dict[str, Any]:
         """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
-        return {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
+        for name in ADDED_SINCE:  # Off, they leave a run what it was before there was a choice.
+            if not getattr(self, name):
+                del decisive[name]
+        return decisive
 
 
 NOT_DECISIVE = (
     *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
+    *('max_minutes', 'evaluate_every', 'keep_best', 'patience'),
     *('recipe', 'row'),
 )
+
+
+ADDED_SINCE = ('on_device', 'label_smoothing', 'mixup', 'cutout', 'warmup_epochs', 'clip_gradient', 'ema')
+"""Decisive fields that runs of before did not have, with which they go on where they are off."""
 
 
 def check_description(described: dict[str, Any], what: str, remedy: str) -> None:
@@ -149,6 +239,34 @@ def check_description(described: dict[str, Any], what: str, remedy: str) -> None
         )
 
 
+def _can_be_called(function: Callable, *arguments: Any) -> bool:
+    """Whether a function takes these arguments; True where it does not say."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # Some that are written in C say nothing.
+        return True
+    return True
+
+
+def _takes(factory: Callable, name: str) -> bool:
+    """Whether a function, or the class of a module, has a parameter of this name."""
+    if isinstance(factory, functools.partial):
+        return name in factory.keywords or _takes(factory.func, name)
+    try:
+        parameters = inspect.signature(factory.__init__ if isinstance(factory, type) else factory).parameters
+    except ValueError:
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _code(code: CodeType) -> int:
+    """A checksum of what a function does, wherever it stands."""
+    inner = [_code(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
+    return zlib.crc32(repr((code.co_code, code.co_names, inner)).encode())
+
+
 def _described(value) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -158,9 +276,14 @@ def _described(value) -> Any:
         arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
         return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
     if isinstance(value, type) or hasattr(value, '__qualname__'):
-        name = name_of(value)
+        declared = public_name(value)
+        anonymous = declared is None and '<lambda>' in value.__qualname__ and hasattr(value, '__code__')
+        name = declared or (f'{value.__module__}.{value.__qualname__}' if anonymous else name_of(value))
         cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
         variables = [_described(cell.cell_contents) for cell in cells or ()]
+        if anonymous:  # It has no name that tells it from another one: what it does must.
+            defaults = [_described(default) for default in (value.__defaults__ or ())]
+            return {'function': name, 'code': _code(value.__code__), 'variables': variables + defaults}
         return {'function': name, 'variables': variables} if variables else name
     if isinstance(described := getattr(value, 'described', None), Callable):
         return _described(described())

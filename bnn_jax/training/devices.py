@@ -1,7 +1,7 @@
 """One path for 1 to n devices on 1 to n hosts: parameters lie whole on every device, a batch is spread over all of them.
 
 A computation on such arrays, jitted, is the one of a single device: the mean of a loss, its gradient and the statistics of
-a normalisation are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
+a normalization are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
 """
 
 import contextlib
@@ -132,6 +132,7 @@ def check_same_on_hosts(step: int, config: dict) -> None:
         return
     from jax.experimental.multihost_utils import process_allgather
 
+    # Four bytes, for without 64-bit mode JAX gathers no wider integers.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).digest()[:4]
     seen = np.asarray(process_allgather(np.array([step, int.from_bytes(digest, 'big')], np.uint32)))
     if (seen[:, 0] != step).any():
@@ -153,6 +154,7 @@ def no_host_waits() -> Iterator[None]:
             raise
         traceback.print_exc()
         sys.stderr.flush()
+        # Not sys.exit: on its way out JAX would wait for the other hosts.
         os._exit(1)
 
 

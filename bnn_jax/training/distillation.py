@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bnn_jax.nn.containers import Network
+from bnn_jax.nn.containers import Network, expect_network
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.training.loss import cross_entropy
 
@@ -27,6 +27,7 @@ def soft_cross_entropy(logits: jax.Array, teacher_logits: jax.Array, temperature
             f'soft_cross_entropy: got logits {logits.shape} and {teacher_logits.shape} of the teacher, expected the same'
         )
     dtype = wide(logits.dtype)
+    # The teacher is a constant, also where its arrays are arguments of the step.
     targets = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(dtype) / temperature)
     return -(temperature**2) * (targets * jax.nn.log_softmax(logits.astype(dtype) / temperature)).sum(-1)
 
@@ -43,6 +44,8 @@ class Distillation:
     Made by `distillation`. state: the teacher's arrays, arguments of the compiled step; graphdef: its structure, in
     evaluation mode. No gradient goes into it.
     """
+
+    takes_classes = True
 
     state: nnx.State
     graphdef: nnx.GraphDef
@@ -77,13 +80,13 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
     Raises TypeError for a teacher that is not one of this library's networks, ValueError for a temperature or share out
     of range. Sources: arXiv:1503.02531; for binary students ReActNet, arXiv:2003.03488, section 4.3.
     """
-    if not isinstance(teacher, Network):
-        raise TypeError(f'distillation: got {type(teacher).__name__}, expected a Network as bnn_jax.models make them')
+    expect_network('distillation', teacher)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f'distillation: got temperature {temperature}, expected a positive number')
     if not 0 <= share <= 1:
         raise ValueError(f'distillation: got share {share}, expected 0 to 1')
     graphdef, state = nnx.split(teacher)
+    # Copied: a step may reuse the buffers of its state, but the teacher is the caller's.
     copy = nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
     copy.eval()
     graphdef, state = nnx.split(copy)

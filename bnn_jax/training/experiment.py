@@ -22,13 +22,18 @@ from flax import nnx
 from bnn_jax.files import write
 from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
-from bnn_jax.nn.containers import Network
+from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.summary import summarize
+from bnn_jax.training.batch import are_classes
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
-from bnn_jax.training.fit import NonFiniteLoss, fit, test_batches
+from bnn_jax.training.fit import NonFiniteLoss, fit
+from bnn_jax.training.images import test_batches
+from bnn_jax.training.loss import CrossEntropy
 from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.metrics import read, seconds_per_step
+from bnn_jax.training.options import option
 from bnn_jax.training.plots import plot, plot_watch
 from bnn_jax.training.recipe import Recipe, unprepared
 from bnn_jax.training.state import model_of
@@ -39,6 +44,9 @@ if TYPE_CHECKING:
     from bnn_jax.data.preprocessing import Preprocessing
 
 TIMED_CALLS = 20
+
+SCHEMA, VERSION = 'bnn_jax.results', 1
+"""Of results.json: docs/results.schema.json. A field that is added leaves the version; one that changes or goes raises it."""
 
 
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
@@ -51,13 +59,56 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         recipe: what to run.
         arguments: the options; by default those of this process.
     """
-    results = run_or_exit(*chosen(recipe, arguments), recipe.prepare)
-    if is_first_host():
-        print(json.dumps({k: v for k, v in results.items() if k not in ('config', 'versions')}, indent=2))
+    name, config, command = chosen(recipe, arguments)
+    if command.evaluate:
+        results = [evaluated_or_exit(name, recipe, Path(config.workdir).expanduser())]
+    else:
+        results = [run_or_exit(name, each, recipe.prepare) for each in seeds_of(config, command.seeds)]
+    if not is_first_host():
+        return
+    for result in results:
+        print(json.dumps({k: v for k, v in result.items() if k not in ('config', 'versions')}, indent=2))
+    if len(results) > 1:
+        print(over_seeds(name, results))
 
 
-def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str, Config]:
-    """Name and config of the run that the command line asks for. Exits as `with_options`, and for an unknown scheme."""
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What a command line asks for beside a config."""
+
+    seeds: int = option(
+        1, 'so many runs, of seeds from --seed on, each in its own folder; at the end their mean and range'
+    )
+    evaluate: bool = option(False, 'train nothing: evaluate the newest checkpoint in --workdir')
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError(f'seeds: got {self.seeds}, expected at least 1')
+
+
+def seeds_of(config: Config, count: int) -> list[Config]:
+    """The config with `count` seeds from its own on; of several, each in a workdir of its own, WORKDIR-SEED."""
+    if count == 1:
+        return [config]
+    root = config.workdir.removesuffix(f'-{config.seed}')
+    seeds = range(config.seed, config.seed + count)
+    return [dataclasses.replace(config, seed=seed, workdir=f'{root}-{seed}') for seed in seeds]
+
+
+def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
+    """A sentence: mean and range of the accuracies of several runs."""
+    parts = []
+    for key, what in (('test_accuracy', 'test accuracy'), ('packed_test_accuracy', 'from bits')):
+        if values := [result[key] for result in results if result[key] is not None]:
+            parts.append(f'{what} {statistics.mean(values):.2%} ({min(values):.2%} to {max(values):.2%})')
+    return f'{name}, {len(results)} seeds: {", ".join(parts)}'
+
+
+def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str, Config, Command]:
+    """Name and config of the run that the command line asks for, and what is to be done with it.
+
+    Exits as `with_options`, and for an unknown scheme.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('--scheme', '--preset', dest='scheme', default=recipe.default)
     row = first.parse_known_args(arguments)[0].scheme
@@ -68,7 +119,11 @@ def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str,
     text = f'a row ({", ".join(recipe.rows)})'
     text += ', or any scheme of bnn_jax.schemes or preset of bnn_jax.presets' if recipe.other else ''
     name = recipe.run_name(row)
-    return name, with_options(recipe.name, recipe.description, config, arguments, run_name=name, scheme=(row, text))
+    asked: list[Command] = []
+    config = with_options(
+        recipe.name, recipe.description, config, arguments, run_name=name, scheme=(row, text), asked=asked
+    )
+    return name, config, asked[0]
 
 
 def with_options(
@@ -79,6 +134,7 @@ def with_options(
     *,
     run_name: str = '',
     scheme: tuple[str, str] | None = None,
+    asked: list[Command] | None = None,
 ) -> Config:
     """config with the options of the command line. Where they name a coordinator, this process joins the others of the run.
 
@@ -89,14 +145,16 @@ def with_options(
         arguments: the options; by default those of this process.
         run_name: the default workdir is runs/RUN_NAME-SEED; by default the command.
         scheme: value and help of the option --scheme, where there is one. It is shown here and read before (`chosen`).
+        asked: where the options of `Command` go; by default there are none.
     """
     import tyro
 
-    fields = [field for part in (config, Hosts()) for field in dataclasses.fields(part) if 'help' in field.metadata]
+    parts = (config, Hosts()) if asked is None else (config, Command(), Hosts())
+    fields = [field for part in parts for field in dataclasses.fields(part) if 'help' in field.metadata]
     options: list[tuple[str, Any, Any]] = [
         (
             field.name,
-            Annotated[type(value), tyro.conf.arg(help=field.metadata['help'])],
+            Annotated[field.type, tyro.conf.arg(help=field.metadata['help'])],
             dataclasses.field(default=value),
         )
         for field in fields
@@ -105,13 +163,17 @@ def with_options(
     if scheme is not None:
         shown = Annotated[str, tyro.conf.arg(help=scheme[1], aliases=['--preset'])]
         options.insert(0, ('scheme', shown, dataclasses.field(default=scheme[0])))
+    # Tyro makes an option of each field of a dataclass.
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
+    # The usage line shows the command by which this process was started.
     started = sys.modules['__main__'].__spec__
     module = started.name if started and started.name.rpartition('.')[2] == command else f'experiments.{command}'
     values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
     values.pop('scheme', None)
     try:
         Hosts(**{field.name: values.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
+        if asked is not None:
+            asked.append(Command(**{field.name: values.pop(field.name) for field in dataclasses.fields(Command)}))
         config = dataclasses.replace(config, **values)
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
@@ -121,12 +183,18 @@ def with_options(
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
     """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1.
 
-    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`).
+    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`), and compiled programs are
+    kept on disk meanwhile (`compilation_cache`).
     """
     allocate_for_training()
+    began = time.monotonic()
     try:
-        with no_host_waits():
-            return run(name, prepare(config))
+        with no_host_waits(), compilation_cache():
+            config = prepare(config)
+            if config.max_minutes:  # of all stages together
+                left = config.max_minutes - (time.monotonic() - began) / 60
+                config = dataclasses.replace(config, max_minutes=max(left, 1e-9))
+            return run(name, config)
     except (OSError, ValueError, NonFiniteLoss) as error:
         raise SystemExit(f'error: {error}') from None
 
@@ -137,33 +205,93 @@ def run(name: str, config: Config) -> dict[str, Any]:
     A network without binary weights is not converted: its packed results are None. So are those of one that `convert` refuses;
     the reason is then printed and stands under 'not_converted'. On several hosts the first one does all this after `fit`; the
     others return no results.
+
+    Args:
+        name: of the run, in its results and pictures.
+        config: what to run; without a workdir, in runs/NAME-SEED.
+
+    Returns:
+        What results.json holds, docs/results.schema.json.
+
+    Example:
+        >>> results = bnn.training.run('mine', config)  # doctest: +SKIP
+        >>> results['packed_test_accuracy']  # doctest: +SKIP
+        0.931
     """
+    config = dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
+    if is_first_host():
+        print(f'{name}: {device()}, in {config.workdir}; reading the data, then compiling', file=sys.stderr, flush=True)
     model = model_of(fit(config))
     if not is_first_host():
         return {}
     workdir = Path(config.workdir).expanduser()
+    records = _records(workdir)
+    plot(workdir / 'curves.png', name, records)
+    plot_watch(workdir / 'watch.png', name, records)
+    results = results_of(name, config, model, records)
+    write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
+    return results
+
+
+def _records(workdir: Path) -> list[dict]:
     records = read(workdir / 'metrics.jsonl')
     if not records:
         raise ValueError(
             f'{workdir}/metrics.jsonl is gone, expected the records of this run; delete {workdir} to train again'
         )
-    plot(workdir / 'curves.png', name, records)
-    plot_watch(workdir / 'watch.png', name, records)
+    return records
 
+
+def evaluated_or_exit(name: str, recipe: Recipe, workdir: Path) -> dict[str, Any]:
+    """The results of the newest checkpoint in workdir; nothing is trained, and results.json stays as it is.
+
+    packed.safetensors and report.txt are those of this checkpoint afterwards. An expected error becomes its message and exit
+    status 1.
+    """
+    from bnn_jax.training.restore import trained
+
+    try:
+        found = trained(recipe, workdir)
+        return results_of(name, found.config, found.model, _records(workdir)) | {'step': found.step}
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from None
+
+
+def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
+    """What results.json holds (docs/results.schema.json), of a trained network; writes the packed one into the workdir.
+
+    Args:
+        name: of the run.
+        config: of the run.
+        model: its network.
+        records: what it wrote while it trained.
+    """
+    workdir = Path(config.workdir).expanduser()
+    epochs = [record for record in records if 'epoch' in record]
+    best = max(epochs, key=lambda record: record.get('test_accuracy', 0.0), default=None)
     test_source = config.data('test', config.data_dir)
     batches = functools.partial(test_batches, config, test_source)
     with contextlib.closing(batches()) as first:
-        first_images = next(first)['image']
+        first_batch = next(first)
+        first_images = first_batch['image']
+    # Other labels than classes have no cross-entropy: the loss is that of training.
+    loss = CrossEntropy() if are_classes(first_batch['label']) else config.objective()
+    tested = evaluate(model, batches(), loss)
     summary = summarize(model, first_images.shape)
     results: dict[str, Any] = {
+        'schema': SCHEMA,
+        'version': VERSION,
         'experiment': name,
-        'test_accuracy': evaluate(model, batches())['accuracy'],
+        'test_accuracy': tested.get('accuracy'),
+        'test_loss': tested['loss'],
         'packed_test_accuracy': None,
         'prediction_agreement': None,
         'max_abs_logit_difference': None,
         'float32_bytes': summary.bytes,
         'packed_bytes': None,
         'epochs': config.epochs,
+        'best_test_accuracy': None if best is None else best.get('test_accuracy'),
+        'best_epoch': None if best is None else best['epoch'],
         'train_seconds': records[-1]['seconds'],
         'images_per_second': config.batch_size / (seconds_per_step(records) or records[-1]['seconds']),
         'milliseconds_per_batch': milliseconds(logits_of(model), first_images),
@@ -180,17 +308,16 @@ def run(name: str, config: Config) -> dict[str, Any]:
     if network is not None:
         preparing = preprocessing(config, first_images.shape[1:], class_names(model, test_source))
         described = None if preparing is None else preparing.described()
-        packed = load(save(network, workdir / 'packed.safetensors', preprocessing=described))
+        file = save(network, workdir / 'packed.safetensors', preprocessing=described)
+        packed = load(file) if isinstance(network, PackedNetwork) else load(file, into=model)
         write(workdir / 'report.txt', f'{packed.report}\n')
         results |= compare(model, packed, batches)
         results |= {
-            'packed_test_accuracy': evaluate(packed, batches())['accuracy'],
+            'packed_test_accuracy': evaluate(packed, batches(), loss).get('accuracy'),
             'packed_bytes': packed.report.bytes,
             'packed_milliseconds_per_batch': milliseconds(logits_of(packed), first_images),
         }
-    results |= {'config': config.described(), 'versions': versions(), 'commit': _commit(), 'device': device()}
-    write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
-    return results
+    return results | {'config': config.described(), 'versions': versions(), 'commit': _commit(), 'device': device()}
 
 
 def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
@@ -211,11 +338,11 @@ def preprocessing(
         return None
 
 
-def deployed(config: Config, model: Network) -> Network:
+def deployed(config: Config, model: Any) -> Any:
     """What is converted: the trained model, or `config.deployed` with its parameters and statistics."""
     if config.deployed is None:
         return model
-    network = config.deployed(rngs=nnx.Rngs(config.seed), width=config.width)
+    network = config.network(config.deployed)
     nnx.update(network, nnx.state(model))
     network.eval()
     return network
@@ -251,10 +378,13 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the code that ran, marked where files differ from it; 'unknown' outside a checkout."""
+    """The commit of the repository in which the command was started, marked where files differ from it; else 'unknown'.
+
+    That is the user's own, where there is one; what the library is stands in its version.
+    """
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
     except OSError:
         return 'unknown'
     return done.stdout.strip() or 'unknown'

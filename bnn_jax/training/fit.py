@@ -2,22 +2,22 @@
 
 import collections
 import contextlib
+import dataclasses
 import functools
-import itertools
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from bnn_jax.files import write
 from bnn_jax.training.checkpoint import Checkpoints
+from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import (
     all_devices,
@@ -26,21 +26,18 @@ from bnn_jax.training.devices import (
     is_first_host,
     own_copy,
     replicated,
-    spread,
     sum_over_hosts,
-    whole,
 )
-from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
+from bnn_jax.training.diagnostics import alphas, signs, statistics_record, watch
 from bnn_jax.training.health import Health
+from bnn_jax.training.images import DeviceImages, images_of
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.progress import Progress
-from bnn_jax.training.signals import Signals
-from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import check_batch, means, totals_of, update
-
-if TYPE_CHECKING:
-    from bnn_jax.data import Source
-
+from bnn_jax.training.scores import Scores
+from bnn_jax.training.signals import Deadline, Signals
+from bnn_jax.training.start import beginning, check_extension, step_of
+from bnn_jax.training.state import TrainState, model_of
+from bnn_jax.training.step import means
 
 COMPARED = 512
 """Test images that are evaluated by batch statistics too, at the end of every epoch."""
@@ -54,112 +51,172 @@ class Interrupted(SystemExit):
     """SIGTERM or Ctrl-C arrived; the state was saved first. The exit status is 128 + the signal's number."""
 
 
+class OutOfTime(Interrupted):
+    """`Config.max_minutes` are over; the state was saved first. The exit status is `OUT_OF_TIME`."""
+
+
+OUT_OF_TIME = 75
+"""The exit status of a run to be started again: EX_TEMPFAIL of sysexits.h."""
+
+
+@compilation_cache()
 def fit(config: Config) -> TrainState:
     """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
 
     Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there. The parameters depend on the config alone, not
-    on where a run was stopped (on CPU bit for bit). The metrics of a step are fetched while the next one runs.
+    on where a run was stopped (on CPU bit for bit). Where the images lie on the devices (`Config.on_device`; by itself on an
+    accelerator where they fit), up to a second of steps is one call; the metrics of a call are fetched while the next one runs.
+    A run goes on in the way in which it began, for that decides its batches.
     Batches are spread over all devices. On several hosts (`devices.Hosts`), every one calls this with the same config and a
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
-    number of devices or hosts: the same batches, summed in another order. Returns the state as one device holds it.
-    Raises NonFiniteLoss at a NaN or infinite loss or gradient, the last good checkpoint being kept; OSError for a working
-    directory that cannot be written; ValueError for a checkpoint of another model or config, for a config that holds a lambda
-    (`names.named`), and for bad data. The process's allocator is left as it is; the command line sets it (`memory`).
+    number of devices or hosts: the same batches, summed in another order; and with more epochs, where its rates do not
+    depend on these (`start.check_extension`). Returns the state as one device holds it.
+    Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
+    gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
+    checkpoint of another model or config and for bad data. The process's
+    allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
+    (`compilation_cache`).
     """
-    from bnn_jax.data import check_labels, training_batches
-    from bnn_jax.data.pipeline import steps_from
-
-    described, decisive = config.described(), config.decisive()
-    mesh, shard = all_devices(), (jax.process_index(), jax.process_count())
+    config.described()  # A config that cannot be described is refused before anything is written.
+    deadline = Deadline(config.max_minutes)
+    mesh = all_devices()
     check_shares(config.batch_size, mesh, config.accumulate)
     workdir = prepare_workdir(config)
-    train_source, test_source = (config.data(split, config.data_dir) for split in ('train', 'test'))
-    batches, epoch_steps = training_batches(
-        train_source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        standardize=config.standardize,
-        augmentations=config.sized(config.augmentations),
-        shard=shard,
-    )
+    images, remark = images_of(dataclasses.replace(config, on_device=_as_begun(config, workdir)), mesh)
+    config = dataclasses.replace(config, on_device=isinstance(images, DeviceImages))
+    described, decisive = config.described(), config.decisive()
+    epoch_steps = images.epoch_steps
     last_step = config.epochs * epoch_steps
-    schedule = config.schedule(config.learning_rate, last_step)
-    tx = config.optimizer(schedule)
-    model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
-    state = init(model, tx, config.loss(), operands=config.operands(), steps=last_step)
+    state, schedule = beginning(config, last_step)
     if state.num_classes is not None:
-        check_labels(test_source, state.num_classes)
+        images.check(state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
+    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
+    first_state = state
     start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
-    state = checkpoints.restore(state)
+    state = checkpoints.restore(
+        state, lambda epochs, done: check_extension(config, epochs, epoch_steps, done, first_state)
+    )
     check_same_on_hosts(int(state.step), decisive)
     state = replicated(state, mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
     first_step = int(state.step)
-    step = jax.jit(functools.partial(update, parts=config.accumulate), donate_argnums=0, out_shardings=whole(mesh))
-    rate, see_signs, see = jax.jit(functools.partial(_rate, schedule)), jax.jit(signs), jax.jit(watch)
-    pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+    step = functools.partial(_step, step_of(config), schedule)
+    see_signs, see = jax.jit(signs), jax.jit(watch)
+    pending: collections.deque[Call] = collections.deque()
 
     with (
         checkpoints,
+        best or contextlib.nullcontext(),
         MetricsLog(workdir / 'metrics.jsonl' if is_first_host() else None, first_step) as log,
         Progress(first_step, last_step, epoch_steps, log.seconds, config.comparable_anchors()) as progress,
         Signals() as signals,
-        contextlib.closing(steps_from(batches, first_step, last_step, workers=config.workers)) as steps,
+        images.trained_by(step, first_step, last_step) as advance,
     ):
-        health = Health(read(workdir / 'metrics.jsonl'))
-        for number, batch in enumerate(steps, start=first_step + 1):
-            check_batch(batch, state.num_classes)
-            watched = config.watch_every and number % config.watch_every == 0
+        if remark:
+            progress.say(remark)
+        before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
+        health, scores = Health(before_now), Scores(before_now, config.patience)
+        if scores.ended:
+            last_step = first_step
+        number, read_at, saved_at = first_step, progress.seconds(), progress.seconds()
+        while number < last_step:
+            watched = config.watch_every and (number + 1) % config.watch_every == 0
             before = see_signs(state) if watched else {}  # before the step, which reuses the state's buffers
-            spread_batch = spread(batch, mesh)
-            state, metrics = step(state, spread_batch)
-            metrics['learning_rate'] = rate(number - 1)
+            count = 1 if watched else min(images.pace.steps, _next_stop(config, epoch_steps, number) - number)
+            state, metrics, batch_images = advance(state, count)
             if watched:
-                metrics |= see(before, state, spread_batch['image'][:: config.accumulate], start)
-            pending.append((number, metrics))
-            ends_epoch = number % epoch_steps == 0
-            stops = signals.stop_at(number)
-            saves = ends_epoch or number % config.checkpoint_every == 0 or stops
-            while len(pending) > (0 if saves else 1):
-                record = _finite(checkpoints, *pending.popleft())
-                log.write(**record, seconds=progress.seconds())
-                progress.step(record)
-                _warn(health, record, log, progress)
-            if ends_epoch:
-                model, tested = model_of(own_copy(state)), test_batches(config, test_source, shard)
-                first = list(itertools.islice(tested, _compared_batches(config, epoch_steps)))
-                test = means(sum_over_hosts(totals_of(model, itertools.chain(first, tested))), state.num_classes)
-                compared = statistics_record(sum_over_hosts(by_statistics(model, first)))
+                metrics |= see(before, state, batch_images()[:: config.accumulate], start)
+            pending.append(Call(number + 1, count, metrics))
+            number += count
+            ends, ends_epoch = number == last_step, number % epoch_steps == 0
+            evaluates = ends or (ends_epoch and number // epoch_steps % config.evaluate_every == 0)
+            stops, late = signals.stop_at(number), deadline.stop_at(number)
+            at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
+            rested = progress.seconds() - saved_at >= images.seconds_between_saves
+            saves = ends or stops or late or (at_checkpoint and rested)
+            # One call behind, so that the host waits for no step; nothing is pending when a checkpoint is made.
+            ready = [pending.popleft() for _ in range(len(pending) - (0 if saves or evaluates else 1))]
+            if ready:
+                records = [record for call in ready for record in _read(call)]
+                took, began_at = (progress.seconds() - read_at) / len(records), read_at
+                for i, record in enumerate(records, start=1):
+                    _check_finite(checkpoints, record)
+                    read_at = began_at + i * took
+                    log.write(**record, seconds=round(read_at, 6))
+                    _warn(health, record, log, progress)
+                for call in ready:
+                    images.pace.took(call.count, call.count * took)
+                progress.step(records[-1])
+            if evaluates:
+                compared_batches = _compared_batches(config, epoch_steps)
+                totals, compared = images.tested(model_of(own_copy(state)), compared_batches, state.loss)
+                test = means(sum_over_hosts(totals), state.num_classes)
+                compared = statistics_record(sum_over_hosts(compared))
                 record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
                 progress.epoch(record)
                 _warn(health, record, log, progress)
+                if scores.improved_by(record) and best:
+                    _check_parameters(checkpoints, number, state)
+                    best.save(state)
+                if scores.ended and not ends:
+                    progress.say(f'ended at step {number}: no better test result in {config.patience} evaluations')
+                    ends, saves, last_step = True, True, number
             if saves:
                 _check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
-            if stops:
+                saved_at = progress.seconds()
+            if stops or (late and not ends):
                 checkpoints.wait()
-                progress.say(f'stopped at step {number} by signal {stops}, saved; start again to go on')
-                raise Interrupted(128 + stops)
+                why = f'by signal {stops}' if stops else f'after {config.max_minutes:.3g} minutes'
+                progress.say(f'stopped at step {number} {why}, saved; start again to go on')
+                raise Interrupted(128 + stops) if stops else OutOfTime(OUT_OF_TIME)
+            if saves or evaluates:
+                read_at = progress.seconds()
         checkpoints.wait()
+        if best:
+            best.wait()
         if signals.received:
             raise Interrupted(128 + signals.received)
     return own_copy(state)
 
 
-def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 1)) -> Generator[dict, None, None]:
-    """The test images of a run as it sees them, or a host's part of them."""
-    from bnn_jax.data import evaluation_batches
+class Call(NamedTuple):
+    """What one call of the compiled step gives, not yet read."""
 
-    return evaluation_batches(
-        source,
-        batch_size=config.batch_size,
-        standardize=config.standardize,
-        augmentations=config.sized(config.evaluation_augmentations),
-        shard=shard,
-        workers=config.workers,
-    )
+    # number of its first step, from 1; how many steps it took
+    first: int
+    count: int
+    # of one step, or arrays that begin with those of each
+    metrics: dict[str, jax.Array]
+
+
+def _step(
+    update: Callable, schedule: optax.Schedule, state: TrainState, batch: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """An update, its metrics and its learning rate."""
+    new, metrics = update(state, batch)
+    with jax.numpy_dtype_promotion('standard'):  # schedules rely on it, where a user forbids it
+        return new, metrics | {'learning_rate': jnp.asarray(schedule(state.step), jnp.float32)}
+
+
+def _as_begun(config: Config, workdir: Path) -> bool | None:
+    """`on_device`, or where that is None the way in which the run in workdir began: it decides the batches."""
+    if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
+        return config.on_device
+    try:
+        return bool(json.loads((workdir / 'config.json').read_text()).get('on_device'))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _next_stop(config: Config, epoch_steps: int, number: int) -> int:
+    """The next step after `number` at which a call must end: before a watched one, at a checkpoint, at an epoch's end."""
+    stops = [(number // every + 1) * every for every in (epoch_steps, config.checkpoint_every)]
+    if config.watch_every:
+        stops.append(((number + 1) // config.watch_every + 1) * config.watch_every - 1)
+    return min(stops)
 
 
 def _start(state: TrainState) -> dict[str, float]:
@@ -181,17 +238,19 @@ def _warn(health: Health, record: dict, log: MetricsLog, progress: Progress) -> 
         progress.say(f'step {record["step"]}: warning: {warning}')
 
 
-def _rate(schedule: optax.Schedule, count: jax.Array) -> jax.Array:
-    with jax.numpy_dtype_promotion('standard'):  # schedules rely on it, where a user forbids it
-        return jnp.asarray(schedule(count))
+def _read(call: Call) -> list[dict[str, float]]:
+    """A record of each step of a call, once the devices are done with it."""
+    values = {name: np.atleast_1d(np.asarray(value)) for name, value in call.metrics.items()}
+    return [
+        {'step': call.first + i} | {name: float(value[i]) for name, value in values.items()} for i in range(call.count)
+    ]
 
 
-def _finite(checkpoints: Checkpoints, number: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
-    """The metrics of a step as numbers. Raises NonFiniteLoss."""
-    record = {'step': number} | {name: float(value) for name, value in metrics.items()}
+def _check_finite(checkpoints: Checkpoints, record: dict[str, float]) -> None:
+    """Raises NonFiniteLoss."""
     if not all(math.isfinite(record[name]) for name in ('loss', 'gradient_norm')):
-        raise _diverged(checkpoints, number, f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}')
-    return record
+        got = f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}'
+        raise _diverged(checkpoints, int(record['step']), got)
 
 
 def _check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:

@@ -67,6 +67,7 @@ class Health:
     def __init__(self, records: Iterable[dict] = ()):
         self._said: set[str] = set()
         self._many_flips = False
+        # Nothing is printed of these: they were warned of before the run was interrupted.
         for record in records:
             self.warnings(record)
 

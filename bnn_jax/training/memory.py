@@ -45,5 +45,6 @@ def allocate_for_training() -> None:
 def _set(*parameters: tuple[int, int]) -> bool:
     if sys.platform != 'linux':
         return False
+    # Of the C library that this process has loaded; musl and others have no mallopt.
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     return mallopt is not None and all(mallopt(parameter, value) for parameter, value in parameters)

@@ -26,6 +26,7 @@ class MetricsLog:
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
         self._file, self._events = None, None
         if path:
+            # Written anew, whole: what lies beyond the step at which the run resumes is dropped.
             write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
             self._file = path.open('a')
             self._events = Events(path.parent / 'tensorboard', resumed_at)
@@ -58,6 +59,7 @@ class MetricsLog:
             record['images_per_second'] = batch_size / seconds_a_step
         record['seconds'] = seconds
         self.write(**record)
+        # Only the records of the next epoch are needed from here on; all others are in the file.
         self._records = [record]
         return record
 

@@ -33,6 +33,13 @@ PUBLIC = {
 }
 """Beginning of a public name -> modules whose functions and classes have it. A module that moves is changed here alone."""
 
+SAVED_AS = {
+    'data.center_crop': 'data.centre_crop',
+    'schemes.center': 'schemes.centre',
+    'schemes.center_and_clip': 'schemes.centre_and_clip',
+}
+"""Public name -> the name in saved runs, for what was renamed after runs had been saved."""
+
 _DECLARED: dict[Any, str] = {}
 
 
@@ -116,7 +123,7 @@ def _public() -> dict[Any, str]:
                     raise
                 continue  # `data` needs the extra `train`; without it none of its functions is in a config.
             for name, value in exported.items():
-                names.setdefault(value, f'{prefix}.{name}')
+                names.setdefault(value, SAVED_AS.get(f'{prefix}.{name}', f'{prefix}.{name}'))
     return names
 
 

@@ -37,8 +37,9 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     epochs = [record for record in records if 'epoch' in record]
+    names = [name for name in ('loss', 'accuracy') if all(f'test_{name}' in record for record in epochs)]
     figure = Figure(figsize=(9, 3.6), layout='constrained')
-    for axes, name in zip(figure.subplots(1, 2), ('loss', 'accuracy'), strict=True):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         for split, style in (('train', '--'), ('test', '-')):
             values = [record[f'{split}_{name}'] for record in epochs]
             axes.plot([record['epoch'] for record in epochs], values, style, label=split, marker='.')
@@ -63,13 +64,14 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
-    colours = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
+    # Not up to 1: the yellow at its end is hard to see on white.
+    colors = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
     rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')
     grid = iter(figure.subplots(rows, 2, squeeze=False).flat)
     for name, axes in zip(panels, grid, strict=False):
         for layer in sorted(series[name], key=_in_order):
-            axes.plot(*zip(*series[name][layer], strict=True), color=colours[layer], marker='.', label=layer)
+            axes.plot(*zip(*series[name][layer], strict=True), color=colors[layer], marker='.', label=layer)
         description, scale = PANELS[name]
         axes.set_title(description, fontsize='medium')
         some = any(value > 0 for points in series[name].values() for _, value in points)
@@ -84,10 +86,11 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         axes.set(xlabel='step', xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
+    # An odd number of panels leaves one place empty.
     for axes in grid:
         axes.set_axis_off()
     if layers:
-        _legend(figure, layers, colours)
+        _legend(figure, layers, colors)
     figure.suptitle(f'{title}: what was watched while it trained')
     _write(path, figure)
 
@@ -99,6 +102,7 @@ def _series(records: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]
         for key, value in record.items():
             quantity, _, layer = key.partition('/')
             if quantity in PANELS and layer:
+                # A logarithmic axis has no place for 0.
                 shown = float('nan') if quantity == 'flips' and value == 0 else value
                 series.setdefault(quantity, {}).setdefault(layer, []).append((record['step'], shown))
     return series
@@ -115,12 +119,12 @@ def _series_of_run(records: list[dict]) -> dict[str, dict[str, list[tuple[int, f
     return panels
 
 
-def _legend(figure, layers: list[str], colours: dict) -> None:
+def _legend(figure, layers: list[str], colors: dict) -> None:
     from matplotlib.lines import Line2D
 
     count = min(LEGEND, len(layers))
     named = [layers[round(i * (len(layers) - 1) / max(1, count - 1))] for i in range(count)]
-    lines = [Line2D([], [], color=colours[layer], marker='.', label=layer) for layer in named]
+    lines = [Line2D([], [], color=colors[layer], marker='.', label=layer) for layer in named]
     figure.legend(handles=lines, title='layer, first to last', loc='outside right upper', fontsize='small')
 
 
@@ -130,6 +134,7 @@ def _in_order(layer: str) -> tuple[list[int], str]:
 
 
 def _write(path: Path, figure) -> None:
+    # Through `write`, so that no half picture is left behind.
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

@@ -1,13 +1,19 @@
 """Progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
+import collections
+import datetime
+import statistics
 import time
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from bnn_jax.training.devices import is_first_host
+
+RECENT = 101
+"""Steps, or calls of several steps, whose median says how fast it goes."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
@@ -16,6 +22,7 @@ LINE_EVERY = 10.0
 class Progress:
     """Shows step, steps a second, loss, accuracy and time left; keeps the run's clock, which `before` seconds precede.
 
+    Rate and time left are those of steps alone, by the median of the last ones: compilation and evaluation are left out.
     anchors: (epoch, published test accuracy), shown beside the epoch's own.
     """
 
@@ -30,14 +37,14 @@ class Progress:
         self.first_step, self.last_step, self.epoch_steps = first_step, last_step, epoch_steps
         self._published = dict(anchors)
         self._started, self._before, self._line_at = time.monotonic(), before, 0.0
-        self._counted_from: tuple[int, float] | None = None
+        self._last: tuple[int, float] | None = None
+        self._seconds_a_step: collections.deque[float] = collections.deque(maxlen=RECENT)
         self._console = Console(stderr=True, quiet=not is_first_host())
         self._bar = Bar(
             TextColumn('{task.description}'),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn('{task.fields[text]}'),
-            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
@@ -50,6 +57,8 @@ class Progress:
             self.say(f'this run is finished ({self.last_step} steps); delete its workdir to train again')
         elif self.first_step:
             self.say(f'going on from step {self.first_step} of {self.last_step}')
+        if self.first_step < self.last_step:
+            self.say('compiling the first step; this takes seconds to minutes, once')
         return self
 
     def __exit__(self, *_):
@@ -62,30 +71,35 @@ class Progress:
     def step(self, record: dict) -> None:
         """Show a step's record."""
         now = time.monotonic()
-        if self._counted_from is None:  # the first step compiles: it says nothing about the others
-            self._counted_from = record['step'], now
-        first, began = self._counted_from
-        rate = (record['step'] - first) / (now - began) if record['step'] > first else 0.0
-        speed = f'{rate:.1f} steps/s' if rate else 'compiled'
-        text = f'{speed}  loss {record["loss"]:.3f}  accuracy {record["accuracy"]:.1%}'
+        if self._last is not None and record['step'] > self._last[0]:  # the first step compiles
+            self._seconds_a_step.append((now - self._last[1]) / (record['step'] - self._last[0]))
+        self._last = record['step'], now
+        seconds = statistics.median(self._seconds_a_step) if self._seconds_a_step else 0.0
+        speed = f'{1 / seconds:.1f} steps/s' if seconds else 'compiled'
+        text = f'{speed}  loss {record["loss"]:.3f}'
+        text += f'  accuracy {record["accuracy"]:.1%}' if 'accuracy' in record else ''
+        if seconds:
+            left = datetime.timedelta(seconds=round((self.last_step - record['step']) * seconds))
+            text += f'  {left} left'
         self._bar.update(self._task, completed=record['step'], text=text)
         if not self._console.is_terminal and now - self._line_at >= LINE_EVERY:
             self._line_at = now
-            left = f'  {(self.last_step - record["step"]) / rate / 60:.1f} min left' if rate else ''
-            self.say(f'step {record["step"]}/{self.last_step}  {text}{left}')
+            self.say(f'step {record["step"]}/{self.last_step}  {text}')
 
     def epoch(self, record: dict) -> None:
         """Show an epoch's record, and the published accuracy where there is an anchor."""
+        self._last = record['step'], time.monotonic()
         published = self._published.get(record['epoch'])
         beside = ''
         if published is not None:
             points = 100 * (record['test_accuracy'] - published)
             beside = f'  published {published:.2%} ({points:+.2f} points here)'
-        self.say(
-            f'epoch {record["epoch"]}/{self.last_step // self.epoch_steps}  '
-            f'train loss {record["train_loss"]:.4f} accuracy {record["train_accuracy"]:.2%}  '
-            f'test loss {record["test_loss"]:.4f} accuracy {record["test_accuracy"]:.2%}{beside}'
-        )
+        parts = [
+            f'{split} loss {record[f"{split}_loss"]:.4f}'
+            + (f' accuracy {record[f"{split}_accuracy"]:.2%}' if f'{split}_accuracy' in record else '')
+            for split in ('train', 'test')
+        ]
+        self.say(f'epoch {record["epoch"]}/{self.last_step // self.epoch_steps}  {"  ".join(parts)}{beside}')
 
     def say(self, text: str) -> None:
         """A line above the bar."""

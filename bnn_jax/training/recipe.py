@@ -1,6 +1,7 @@
 """Recipe: the runs of one table as data, each a config; they differ in the scheme and in what depends on it."""
 
 import dataclasses
+import difflib
 import importlib
 from collections.abc import Callable, Mapping
 
@@ -60,7 +61,10 @@ class Recipe:
             config = self.other(public_schemes()[name])
         else:
             more = '' if self.other is None else f', or one of {", ".join(public_schemes())}'
-            raise ValueError(f'scheme: got {name!r}, expected a row of {self.name}: {", ".join(self.rows)}{more}')
+            known = [*self.rows, *(public_schemes() if self.other else ())]
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f' (is it {near[0]}?)' if near else ''
+            raise ValueError(f'scheme: got {name!r}{hint}, expected a row of {self.name}: {", ".join(self.rows)}{more}')
         return dataclasses.replace(config, recipe=self.name, row=name)
 
     def run_name(self, row: str = '') -> str:

@@ -5,13 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from bnn_jax.nn.containers import Network
 from bnn_jax.training.checkpoint import Checkpoints, first_difference
 from bnn_jax.training.config import Config, check_description
 from bnn_jax.training.recipe import Recipe
-from bnn_jax.training.state import init, model_of
+from bnn_jax.training.start import beginning
+from bnn_jax.training.state import model_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +81,8 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
 
 
 def _restored(config: Config, workdir: Path) -> TrainedRun:
-    model = config.model(rngs=nnx.Rngs(config.seed), width=config.width)
     # How many steps a schedule has does not show in the state, and only the data would tell.
-    tx = config.optimizer(config.schedule(config.learning_rate, config.epochs))
-    state = init(model, tx, config.loss(), operands=config.operands(), steps=1)  # Its checkpoint holds the progress.
+    state, _ = beginning(config, config.epochs)
     with Checkpoints(workdir / 'checkpoints', config.decisive()) as checkpoints:
         if checkpoints.last() is None:
             raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')

@@ -1,8 +1,13 @@
-"""Signals that ask a run to stop: noted, and obeyed where it can go on later."""
+"""What asks a run to stop, signals and its limit of time: noted, and obeyed where it can go on later."""
 
 import signal
+import time
 
 import jax
+import numpy as np
+
+HOSTS_ASK_EVERY = 16
+"""Steps after which several hosts ask the first one whether the time is over."""
 
 
 class Signals:
@@ -39,3 +44,23 @@ class Signals:
     def __exit__(self, *_):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+class Deadline:
+    """The end of the minutes that a run may take, from now; 0: none. Of several hosts the first one's clock decides."""
+
+    def __init__(self, minutes: float):
+        self._at = time.monotonic() + 60 * minutes if minutes else None
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop at this step."""
+        if self._at is None:
+            return False
+        over = time.monotonic() >= self._at
+        if jax.process_count() == 1:
+            return over
+        if step % HOSTS_ASK_EVERY:
+            return False
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        return bool(broadcast_one_to_all(np.array(over)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,16 +14,16 @@ from jax.typing import DTypeLike
 
 from bnn_jax.inference.converter import Packed
 from bnn_jax.nn.variables import Progress
-from bnn_jax.nn.walk import walk
-from bnn_jax.schemes.projections import project, project_before
-from bnn_jax.training.loss import CrossEntropy, Loss
+from bnn_jax.nn.walk import expect_module, walk
+from bnn_jax.optim.projected import projected
+from bnn_jax.training.loss import CrossEntropy, Loss, as_loss
 
 _CROSS_ENTROPY = CrossEntropy()
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=['step', 'params', 'rest', 'opt_state', 'loss'],
+    data_fields=['step', 'params', 'rest', 'opt_state', 'loss', 'average'],
     meta_fields=['graphdef', 'tx', 'num_classes', 'steps'],
 )
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TrainState:
     loss: Loss = _CROSS_ENTROPY
     # How many updates the run has, for quantizers that see its progress; None where none does.
     steps: int | None = None
+    # A moving average of (params, rest), where a run keeps one (`Config.ema`): what `model_of` gives then.
+    average: Any = None
 
     def __deepcopy__(self, memo: dict) -> 'TrainState':
         return jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, 'copy') else leaf, self)
@@ -62,7 +65,7 @@ def _unpickled(values: dict[str, Any], tx: bytes) -> TrainState:
 def init(
     model: nnx.Module,
     tx: optax.GradientTransformation,
-    loss: Loss = _CROSS_ENTROPY,
+    loss: Loss | Callable = _CROSS_ENTROPY,
     *,
     operands: DTypeLike | None = None,
     steps: int | None = None,
@@ -70,45 +73,53 @@ def init(
     """The state before the first step; neither model nor loss itself is changed or shared.
 
     Args:
-        model: a network of this library, or any `nnx.Module` that is called with images and returns logits.
-        tx: any optax chain. Where latent weights have a projection (their scheme's), it is appended as the last link, and
-            touches nothing but them; where parameters are projected before a step (`before`), the chain starts from there,
-            see `projections.project_before`.
-        loss: `CrossEntropy()`, or a `distillation` from a teacher.
-        operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units; latent
-            weights, accumulation, statistics and all the rest stay float32, and evaluation rounds nothing. None: none.
+        model: a network of this library, or any `nnx.Module` that is called with images and returns logits. It trains in the
+            mode that the user set: a normalization that is in evaluation mode (`.eval()`) keeps its statistics. A model
+            that is in evaluation mode as a whole, as `model_of` returns it, is set to training mode.
+        tx: any optax chain, also `optax.MultiSteps`. Latent weights are projected as their scheme says after each of its
+            updates (`optim.projected`). The same object, again given to `init`, compiles nothing anew.
+        loss: `CrossEntropy()`, or a `distillation` from a teacher; or a plain function (logits, labels) or (images, logits,
+            labels) -> (N,), or their mean, with labels of its own kind.
+        operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units, and what
+            lies between the layers of this library's containers. Latent weights, sums (those of signs are exact), statistics,
+            optimizer and logits stay float32, and evaluation rounds nothing. None: none.
             Off CPU the gradients of kernels are then rounded to bfloat16 as well, once summed.
         steps: how many updates the run has; needed where a quantizer sees the progress of training (`schemes.Scheduled`).
 
     Raises:
-        TypeError: for a model that is no `nnx.Module`.
-        ValueError: for a loss that does not fit the model, and for a scheduled quantizer without `steps`.
+        TypeError: for a model that is no `nnx.Module` or is converted, for a loss or an optimizer that is none.
+        ValueError: for an optimizer that forgets what is projected (`optim.projected`), for a loss that does not fit the
+            model, and for a scheduled quantizer without `steps`.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f'init: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
-        )
+    expect_module('init', model)
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise TypeError(
             f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
         )
-    loss.check(model)
-    loss = jax.tree.map(jnp.array, loss)
-    model = _copy(model, training=True)
+    minimized = as_loss(loss)
+    if hasattr(minimized, 'check'):
+        minimized.check(model)
+    # Copied, as the model is: a step may reuse the buffers of its state.
+    minimized = jax.tree.map(jnp.array, minimized)
+    model = _copy(model)
+    if all(_evaluates(module) for _, module in nnx.iter_modules(model)):
+        model.train()
     model.set_attributes(operands=operands, raise_if_not_found=False)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(model, is_trained, ...)
     if steps is None and jax.tree.leaves(nnx.filter_state(rest, Progress)):
         raise ValueError(
             'init: the scheme has a quantizer that sees the progress of training, but steps is None; '
             'expected the number of updates of the run: init(model, tx, steps=...)'
         )
-    projections, befores = _carried(params, 'projection'), _carried(params, 'before')
-    if jax.tree.leaves(projections):
-        tx = optax.chain(tx, project(projections))
-    if jax.tree.leaves(befores):
-        tx = project_before(tx, befores)
+    tx = projected(tx, params)
     num_classes, start = getattr(model, 'num_classes', None), jnp.zeros((), jnp.int32)
-    return TrainState(start, params, rest, tx.init(params), graphdef, tx, num_classes, loss, steps)
+    return TrainState(start, params, rest, tx.init(params), graphdef, tx, num_classes, minimized, steps)
+
+
+def is_trained(path: tuple, variable: Any) -> bool:
+    """Whether a variable is trained: a parameter of real numbers. Integers (tables, say) have no gradient and stay."""
+    numbers = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(variable))
+    return isinstance(variable, nnx.Param) and numbers
 
 
 def with_progress(state: TrainState) -> nnx.State:
@@ -125,20 +136,18 @@ def with_progress(state: TrainState) -> nnx.State:
 
 def model_of(state: TrainState) -> Any:
     """A model with the state's parameters and statistics, in evaluation mode; independent of the state."""
-    return _copy(nnx.merge(state.graphdef, state.params, state.rest, copy=True), training=False)
+    params, rest = state.average or (state.params, state.rest)
+    model = _copy(nnx.merge(state.graphdef, params, rest, copy=True))
+    model.eval()
+    return model
 
 
-def _copy(model: nnx.Module, *, training: bool) -> Any:
+def _copy(model: nnx.Module) -> Any:
     graphdef, state = nnx.split(model)
-    copy = nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
-    copy.train() if training else copy.eval()
-    return copy
+    return nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
 
 
-def _carried(params: nnx.State, name: str):
-    """The projection that a parameter carries under this name in place of every parameter, None where there is none."""
-
-    def projection(variable):
-        return variable.get_metadata(name, None)
-
-    return jax.tree.map(projection, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+def _evaluates(module: nnx.Module) -> bool:
+    """Whether a module, by itself, is in evaluation mode, or has no mode."""
+    modes = (getattr(module, name, None) for name in ('use_running_average', 'deterministic'))
+    return all(mode is not False for mode in modes)

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from bnn_jax.nn.containers import Network
+from bnn_jax.nn.containers import Network, expect_network
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Noise
 from bnn_jax.schemes.scheme import Scheme
@@ -24,7 +24,7 @@ def activations_only(scheme: Scheme) -> Scheme:
         raise ValueError(
             'activations_only: got a scheme with real activations, expected binary ones; without them there is no first stage'
         )
-    real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'training_weight'))
+    real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'balance', 'training_weight'))
     return dataclasses.replace(scheme, **real_weights)
 
 
@@ -33,17 +33,15 @@ def second_stage(model: Network, first: Network) -> Network:
 
     model: of a scheme; first: the trained network of `activations_only(scheme)`. Every parameter and statistic is copied,
     real kernels as latent weights; a scheme's `projection` is applied to these at once, so that what it promises holds
-    before the first step too (the real weights were free: neither clipped nor centred). Random keys stay the model's.
+    before the first step too (the real weights were free: neither clipped nor centered). Random keys stay the model's.
     Raises ValueError, naming the first difference, for networks of other layers or shapes; TypeError for other types.
     """
     for network in (model, first):
-        if not isinstance(network, Network):
-            raise TypeError(
-                f'second_stage: got {type(network).__name__}, expected a Network as bnn_jax.models make them'
-            )
+        expect_network('second_stage', network)
     graphdef, ours, own = nnx.split(model, nnx.Not(Noise), ...)
     theirs = nnx.state(first, nnx.Not(Noise))
     _check_same(ours, theirs)
+    # By position: `_check_same` found the same names and shapes, only the kinds of variables differ.
     model = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(ours), jax.tree.leaves(theirs)), own, copy=True)
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, Product) and layer.scheme.projection is not None:

@@ -14,16 +14,16 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import build, evaluated, images, randomise_norms
+from networks import build, evaluated, images, randomize_norms
 from PIL import Image
 
 import bnn_jax as bnn
 from bnn_jax import cli
-from bnn_jax.data import Standardize, centre_crop, digits, resize_short
+from bnn_jax.data import Standardize, center_crop, digits, evaluation_batches, resize_short
 from bnn_jax.data.preprocessing import Preprocessing
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import preprocessing_of
-from bnn_jax.training import Recipe, fit
+from bnn_jax.training import Recipe, evaluate, experiment, fit
 from bnn_jax.training.recipe import recipe_of
 from bnn_jax.training.restore import trained
 from experiments import digits_vgg_small
@@ -78,7 +78,7 @@ def converted(run):
 def unprepared(tmp_path_factory):
     """A file that says nothing of its images: three channels."""
     model = build('lenet5', bnn.BNN, input_shape=(20, 20, 3))
-    randomise_norms(model)
+    randomize_norms(model)
     return bnn.save(bnn.convert(model), tmp_path_factory.mktemp('files') / 'unprepared.safetensors')
 
 
@@ -266,6 +266,19 @@ def test_predict_reads_folders_and_writes_files(converted, run, start, capsysbin
     assert [len(answer.get('classes', ())) for answer in objects] == [5, 0, 5, 5, 5]
 
 
+def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monkeypatch):
+    workdir = run / 'runs' / 'ours_xnor-0'
+    before = (workdir / 'metrics.jsonl').read_bytes()
+    experiment.main(OURS, ['--evaluate', f'--workdir={workdir}'])
+    results = json.loads(capsys.readouterr().out)
+    batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
+    assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
+    assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
+    assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
+    with pytest.raises(SystemExit, match='^error: .*nowhere has no checkpoints'):
+        experiment.main(OURS, ['--evaluate', f'--workdir={run / "nowhere"}'])
+
+
 def test_what_cannot_be_predicted(converted, run, start, capsys):
     (run / 'text.png').write_text('no image')
     message = refused(start, 'predict', converted, '0.png', 'text.png')
@@ -333,7 +346,7 @@ def test_bench(converted, unprepared, start, capsys):
 @pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])
 def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))
-    randomise_norms(model)
+    randomize_norms(model)
     packed, x = bnn.convert(model), images(architecture)
     floats, bits = evaluated(float_twin(packed), x), evaluated(packed, x)
     # BWN's real inputs are added up in another order.
@@ -361,7 +374,7 @@ def test_another_process(converted, run):
 
 
 def test_a_preprocessing_is_its_steps_and_survives_json():
-    steps = (resize_short(12), centre_crop(10))
+    steps = (resize_short(12), center_crop(10))
     prepare = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), steps, ('a', 'b'))
     assert Preprocessing.of(json.loads(json.dumps(prepare.described()))) == prepare
     pixels = np.random.default_rng(0).integers(0, 256, (17, 20, 3), dtype=np.uint8)

@@ -9,6 +9,8 @@ import gzip
 import io
 import json
 import os
+import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -22,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from scipy.io import savemat
 from sklearn.datasets import load_digits
 
 from bnn_jax.data import (
@@ -30,6 +33,7 @@ from bnn_jax.data import (
     Splits,
     Standardize,
     crop,
+    data_set,
     digits,
     evaluation_batches,
     flip,
@@ -185,7 +189,7 @@ def test_images_of_several_sizes_are_refused_with_the_remedy():
             read()
 
 
-# Augmentation and normalisation.
+# Augmentation and normalization.
 
 IMAGE = np.arange(3 * 4 * 2, dtype=np.uint8).reshape(3, 4, 2) + 1
 
@@ -240,7 +244,7 @@ def test_standardize_refuses(image):
         Standardize((0.5,) * 3, (0.25,) * 3)(image)
 
 
-def test_standardize_makes_no_colour_of_grey():
+def test_standardize_makes_no_color_of_gray():
     with pytest.raises(ValueError, match=r'expected uint8 \(H, W, 3\)'):
         Standardize((0.5,) * 3, (0.25,) * 3)(np.zeros((2, 2, 1), np.uint8))
 
@@ -674,7 +678,7 @@ def without_images(folder: Path) -> str:
 
 def missing_idx(folder: Path) -> str:
     (folder / 'train-labels-idx1-ubyte.gz').unlink()
-    return 'has neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte.gz.*--source'
+    return 'has no file train-labels-idx1-ubyte or train-labels.idx1-ubyte, with or without .gz.*--source'
 
 
 def short_batch(folder: Path) -> str:
@@ -697,7 +701,7 @@ def spoilt_cifar_label(folder: Path) -> str:
 
 def missing_batch(folder: Path) -> str:
     (folder / 'data_batch_2.bin').unlink()
-    return 'has neither data_batch_2.bin nor'
+    return 'has no file data_batch_2.bin or data_batch_2,'
 
 
 BAD_DOWNLOADS = [
@@ -728,8 +732,114 @@ def test_bad_downloads_are_refused_and_leave_nothing(name, spoil, kind, tmp_path
 
 
 def test_an_unknown_name(tmp_path):
-    with pytest.raises(ValueError, match="got 'mnist', expected one of fashion_mnist, cifar10"):
-        prepare.prepare('mnist', tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="got 'stl10', expected one of mnist, fashion_mnist, cifar10, cifar100"):
+        prepare.prepare('stl10', tmp_path, tmp_path)
+
+
+# The files of the authors as they are, in every layout.
+
+
+def planes(images: np.ndarray) -> np.ndarray:
+    """CIFAR's order: for each image red, green and blue, row by row."""
+    return images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+
+
+def python_batch(path: Path, images: np.ndarray, key: bytes, labels: np.ndarray, protocol: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps({b'data': planes(images), key: labels.tolist(), b'filenames': [b'a']}, protocol))
+
+
+def mnist_files(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    (folder / 'MNIST' / 'raw').mkdir(parents=True)
+    for stem in ('train', 't10k'):
+        (folder / f'MNIST/raw/{stem}-images.idx3-ubyte').write_bytes(idx(images[..., 0]))
+        (folder / f'MNIST/raw/{stem}-labels.idx1-ubyte').write_bytes(idx(labels))
+
+
+def cifar10_python(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    for i in range(5):
+        part = slice(i, i + 1)
+        python_batch(folder / f'cifar-10-batches-py/data_batch_{i + 1}', images[part], b'labels', labels[part], i)
+    python_batch(folder / 'cifar-10-batches-py/test_batch', images, b'labels', labels, 5)
+
+
+def cifar100_python(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    for name in ('train', 'test'):
+        python_batch(folder / name, images, b'fine_labels', labels, 2)
+
+
+def cifar100_binary(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    records = np.column_stack([np.full(len(labels), 99, np.uint8), labels, planes(images)]).astype(np.uint8)
+    for name in ('train', 'test'):
+        (folder / f'{name}.bin').write_bytes(records.tobytes())
+
+
+def svhn_files(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    content = {'X': images.transpose(1, 2, 3, 0), 'y': np.where(labels == 0, 10, labels)[:, None].astype(np.uint8)}
+    for name in ('train', 'test', 'extra'):
+        savemat(folder / f'{name}_32x32.mat', content)
+
+
+LAYOUTS = [
+    ('mnist', mnist_files),
+    ('cifar10', cifar10_python),
+    ('cifar100', cifar100_python),
+    ('cifar100', cifar100_binary),
+    ('svhn_cropped', svhn_files),
+]
+
+
+@pytest.mark.parametrize(('name', 'layout'), LAYOUTS, ids=[layout.__name__ for _, layout in LAYOUTS])
+def test_the_authors_files_are_read_as_they_are(name, layout, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 28, 28, 1) if name == 'mnist' else (5, 32, 32, 3), dtype=np.uint8)
+    labels = np.asarray([3, 0, 9, 1, 99 if name == 'cifar100' else 7])
+    layout(tmp_path, images, labels)
+    for split in ('train', 'test'):
+        source = data_set(name, split, tmp_path)
+        np.testing.assert_array_equal(source.images, images)
+        np.testing.assert_array_equal(source.labels, labels)
+    assert len(source.classes) == (100 if name == 'cifar100' else 10)
+    with pytest.raises(ValueError, match=r"got split 'all', expected one of train, test"):
+        data_set(name, 'all', tmp_path)
+
+
+def test_what_tfds_prepared_comes_first(downloads, data_dir):
+    source = data_set(downloads.name, 'test[:2]', data_dir)
+    assert len(source) == 2 and source.classes == tuple(CLASSES[downloads.name])
+
+
+def test_a_batch_that_would_run_code_is_refused(tmp_path):
+    cifar10_python(tmp_path, np.zeros((5, 32, 32, 3), np.uint8), np.zeros(5, int))
+    path = tmp_path / 'cifar-10-batches-py' / 'data_batch_2'
+    for data, message in (
+        (pickle.dumps(print), r'names builtins.print, expected arrays\); download it again'),
+        (pickle.dumps([1]), 'got a pickled list, expected a dict'),
+        (pickle.dumps({b'data': [1]}), r'got data int64\[1\] and labels \[\], expected uint8'),
+        (path.read_bytes()[:-9], 'not a pickled batch'),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f'{path}: .*{message}'):
+            data_set('cifar10', 'train', tmp_path)
+
+
+def test_files_that_are_not_there_or_there_twice(tmp_path):
+    (tmp_path / 'cifar-100-python.tar.gz').write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match=r'no file train.bin or train, .*unpack cifar-100-python.tar.gz; or as'):
+        data_set('cifar100', 'train', tmp_path)
+    for name in ('MNIST', 'FashionMNIST'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'train-images-idx3-ubyte').write_bytes(b'')
+    with pytest.raises(ValueError, match='expected one of them; name the folder'):
+        data_set('mnist', 'train', tmp_path)
+    (tmp_path / 'train_32x32.mat').write_bytes(b'no file of Matlab')
+    with pytest.raises(ValueError, match='train_32x32.mat: no images X and labels y .*download it again'):
+        data_set('svhn_cropped', 'train', tmp_path)
+
+
+def test_the_lines_of_the_guide_run():
+    (block,) = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'data.md').read_text(), re.S)
+    exec(compile(block, 'docs/data.md', 'exec'), {})
 
 
 # The command line.
@@ -750,7 +860,7 @@ def test_the_command_prepares(tmp_path):
 
 
 def test_the_command_refuses_an_unknown_name(tmp_path):
-    done = command('mnist', f'--source={tmp_path}', f'--data_dir={tmp_path}')
+    done = command('stl10', f'--source={tmp_path}', f'--data_dir={tmp_path}')
     assert done.returncode != 0
     assert 'fashion_mnist' in done.stderr and 'cifar10' in done.stderr
     assert 'Traceback' not in done.stderr
@@ -759,7 +869,7 @@ def test_the_command_refuses_an_unknown_name(tmp_path):
 @pytest.mark.parametrize(('name', 'message'), [('cifar10', 'data_batch_1.bin'), ('fashion_mnist', 'train-images')])
 def test_the_command_ends_with_the_message_of_an_error(name, message, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['prepare', name, f'--source={tmp_path}', f'--data_dir={tmp_path / "tfds"}'])
-    with pytest.raises(SystemExit, match=f'^error: {tmp_path} has neither {message}'):
+    with pytest.raises(SystemExit, match=f'^error: {tmp_path} has no file {message}'):
         prepare.main()
 
 

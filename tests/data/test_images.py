@@ -1,6 +1,6 @@
 """Photographs: files of every kind, folder trees, augmentations, worker processes, shards, pre-resized sets.
 
-The oracles are pixels known beforehand, the colour formulas, and filters computed in NumPy.
+The oracles are pixels known beforehand, the color formulas, and filters computed in NumPy.
 """
 
 import io
@@ -25,7 +25,7 @@ from bnn_jax.data import (
     PlusMinusOne,
     Standardize,
     SubtractMean,
-    centre_crop,
+    center_crop,
     evaluation_batches,
     flip,
     folder_source,
@@ -65,58 +65,58 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def test_lossless_files_give_their_pixels():
-    grey, alpha = PHOTO[..., 0], PHOTO[..., 1]
-    three = np.stack([grey] * 3, axis=-1)
+    gray, alpha = PHOTO[..., 0], PHOTO[..., 1]
+    three = np.stack([gray] * 3, axis=-1)
     opaque = Image.fromarray(np.dstack([PHOTO, alpha]))
-    palette = Image.fromarray(grey // 64)
+    palette = Image.fromarray(gray // 64)
     palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 255, 0, 1])
-    looked_up = np.asarray([(10, 20, 30), (40, 50, 60), (70, 80, 90), (255, 0, 1)], np.uint8)[grey // 64]
-    bits = grey > 127
+    looked_up = np.asarray([(10, 20, 30), (40, 50, 60), (70, 80, 90), (255, 0, 1)], np.uint8)[gray // 64]
+    bits = gray > 127
     for data, expected in (
         (png(PHOTO), PHOTO),
         (encoded(Image.fromarray(PHOTO), 'BMP'), PHOTO),
         (encoded(Image.fromarray(PHOTO), 'PPM'), PHOTO),
         (encoded(Image.fromarray(PHOTO), 'TIFF', compression='tiff_lzw'), PHOTO),
-        (encoded(Image.fromarray(grey.astype(np.uint16) * 256 + alpha), 'TIFF'), three),
+        (encoded(Image.fromarray(gray.astype(np.uint16) * 256 + alpha), 'TIFF'), three),
         (encoded(Image.fromarray(PHOTO), 'WEBP', lossless=True), PHOTO),
-        (png(grey), three),
-        (png(np.dstack([grey, alpha])), three),
+        (png(gray), three),
+        (png(np.dstack([gray, alpha])), three),
         (encoded(opaque, 'PNG'), PHOTO),
         (encoded(palette, 'PNG'), looked_up),
         (encoded(palette, 'PNG', transparency=bytes([0, 100, 200, 255])), looked_up),
         (encoded(palette, 'PNG', transparency=1), looked_up),
         (encoded(palette, 'GIF'), looked_up),
         (encoded(Image.fromarray(bits), 'PNG'), np.stack([bits * np.uint8(255)] * 3, axis=-1)),
-        (png(grey.astype(np.uint16) * 256 + alpha), three),
+        (png(gray.astype(np.uint16) * 256 + alpha), three),
     ):
         image = decode(data, 'photo.JPEG')
         assert image.dtype == np.uint8 and image.shape == (5, 7, 3)
         np.testing.assert_array_equal(image, expected)
 
 
-def test_one_channel_is_grey():
-    image = decode(png(PHOTO[..., 0]), 'grey', channels=1)
+def test_one_channel_is_gray():
+    image = decode(png(PHOTO[..., 0]), 'gray', channels=1)
     np.testing.assert_array_equal(image, PHOTO[..., :1])
     luma = PHOTO @ np.asarray([0.299, 0.587, 0.114])
-    assert np.abs(decode(png(PHOTO), 'colour', channels=1)[..., 0] - luma).max() <= 1
+    assert np.abs(decode(png(PHOTO), 'color', channels=1)[..., 0] - luma).max() <= 1
     with pytest.raises(ValueError, match='channels: got 4, expected 1'):
         decode(png(PHOTO), 'photo', channels=4)
 
 
-def flat_jpeg(mode: str, colour) -> bytes:
-    return encoded(Image.new(mode, (16, 8), colour), 'JPEG', quality=100)
+def flat_jpeg(mode: str, color) -> bytes:
+    return encoded(Image.new(mode, (16, 8), color), 'JPEG', quality=100)
 
 
-def of_one_colour(data: bytes) -> np.ndarray:
+def of_one_color(data: bytes) -> np.ndarray:
     image = decode(data, 'flat.JPEG')
     assert image.dtype == np.uint8 and image.shape == (8, 16, 3)
     assert np.ptp(image.reshape(-1, 3), axis=0).max() == 0
     return image[0, 0].astype(float)
 
 
-def test_grey_and_colour_jpegs():
-    np.testing.assert_allclose(of_one_colour(flat_jpeg('L', 77)), 77, atol=1)
-    np.testing.assert_allclose(of_one_colour(flat_jpeg('RGB', (200, 30, 90))), (200, 30, 90), atol=2)
+def test_gray_and_color_jpegs():
+    np.testing.assert_allclose(of_one_color(flat_jpeg('L', 77)), 77, atol=1)
+    np.testing.assert_allclose(of_one_color(flat_jpeg('RGB', (200, 30, 90))), (200, 30, 90), atol=2)
 
 
 def test_cmyk_jpegs_with_and_without_adobes_marker():
@@ -125,10 +125,10 @@ def test_cmyk_jpegs_with_and_without_adobes_marker():
     start = adobe.index(b'\xff\xee')
     length = struct.unpack('>H', adobe[start + 2 : start + 4])[0]
     assert adobe[start + 4 : start + 9] == b'Adobe' and adobe[start + 2 + length - 1] == 0
-    np.testing.assert_allclose(of_one_colour(adobe), (255 - ink[:3]) * (255 - ink[3]) / 255, atol=2)
+    np.testing.assert_allclose(of_one_color(adobe), (255 - ink[:3]) * (255 - ink[3]) / 255, atol=2)
 
     plain = adobe[:start] + adobe[start + 2 + length :]  # Now the numbers in the file are the ink.
-    np.testing.assert_allclose(of_one_colour(plain), ink[:3] * ink[3] / 255, atol=2)
+    np.testing.assert_allclose(of_one_color(plain), ink[:3] * ink[3] / 255, atol=2)
 
     ycck = bytearray(adobe)
     ycck[start + 2 + length - 1] = 2  # Now they are Y, Cb, Cr of 255 - CMY inverted, and 255 - K.
@@ -137,7 +137,7 @@ def test_cmyk_jpegs_with_and_without_adobes_marker():
         [y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)]
     )
     expected = (255 - rgb.clip(0, 255)) * (255 - ink[3]) / 255
-    np.testing.assert_allclose(of_one_colour(bytes(ycck)), expected, atol=2)
+    np.testing.assert_allclose(of_one_color(bytes(ycck)), expected, atol=2)
 
 
 def damaged_check_sum() -> bytes:
@@ -320,13 +320,13 @@ def test_skip_corrupt_of_any_source():
 
 
 def triangle(rows: np.ndarray, size: int) -> np.ndarray:
-    """The first axis at another size: each output averages the inputs under a triangle centred on it."""
+    """The first axis at another size: each output averages the inputs under a triangle centered on it."""
     length, factor = len(rows), len(rows) / size
     result = np.zeros((size, *rows.shape[1:]))
     for i in range(size):
-        centre, total = (i + 0.5) * factor, 0.0
+        center, total = (i + 0.5) * factor, 0.0
         for j in range(length):
-            weight = max(0.0, 1 - abs(j + 0.5 - centre) / max(factor, 1.0))
+            weight = max(0.0, 1 - abs(j + 0.5 - center) / max(factor, 1.0))
             result[i] += weight * rows[j]
             total += weight
         result[i] /= total
@@ -424,11 +424,11 @@ def test_random_crop_cuts_every_window_alike(size):
 
 
 @pytest.mark.parametrize(('size', 'place'), [(5, (0, 1)), (4, (0, 1)), (3, (1, 2)), (2, (1, 2)), (1, (2, 3))])
-def test_centre_crop(size, place):
-    assert windows(LARGE, size)[centre_crop(size)(LARGE, RNG).tobytes()] == place
+def test_center_crop(size, place):
+    assert windows(LARGE, size)[center_crop(size)(LARGE, RNG).tobytes()] == place
 
 
-@pytest.mark.parametrize('crop', [random_crop(6), centre_crop(6)])
+@pytest.mark.parametrize('crop', [random_crop(6), center_crop(6)])
 def test_crops_refuse_smaller_images(crop):
     with pytest.raises(ValueError, match=r'got 5 x 7 pixels, expected at least 6 x 6 .*resize_short\(6\)'):
         crop(LARGE, RNG)
@@ -440,10 +440,10 @@ def test_the_sizes_of_imagenet_are_the_defaults():
     assert short.shape == (256, 341, 3)
     for size in (224, 227):
         assert np.array_equal(
-            centre_crop(size)(short, RNG), short[(256 - size) // 2 :][:size, (341 - size) // 2 :][:, :size]
+            center_crop(size)(short, RNG), short[(256 - size) // 2 :][:size, (341 - size) // 2 :][:, :size]
         )
         assert random_crop(size)(short, RNG).shape == (size, size, 3)
-    assert random_crop() == random_crop(224) and centre_crop() == centre_crop(224)
+    assert random_crop() == random_crop(224) and center_crop() == center_crop(224)
     assert inception_crop() == inception_crop(224, (0.08, 1), (3 / 4, 4 / 3))
 
 
@@ -482,10 +482,10 @@ def test_inception_crop_scales_its_window():
         assert np.abs(result - resized(image[top : top + h, left : left + w], 6, 6)).max() <= 1.01
 
 
-# Normalisations.
+# Normalizations.
 
 
-def test_lighting_adds_one_colour():
+def test_lighting_adds_one_color():
     """Pixel by pixel in plain Python, in 0..1 as the source has it; another generator of the same seed gives the draws."""
     axes = {'r': (-0.5675, 0.7192, 0.4009), 'g': (-0.5808, -0.0045, -0.8140), 'b': (-0.5836, -0.6948, 0.4203)}
     clipped = set()
@@ -505,9 +505,9 @@ def test_lighting_adds_one_colour():
 
 
 def test_lighting_has_the_covariance_it_says():
-    """Of a grey image: std^2 sum over axes of their outer products times the squared deviations, red, green, blue."""
-    grey, rng = np.full((1, 1, 3), 128, np.uint8), np.random.default_rng(0)
-    drawn = np.array([lighting(0.5)(grey, rng)[0, 0] for _ in range(4000)]) - 128.0
+    """Of a gray image: std^2 sum over axes of their outer products times the squared deviations, red, green, blue."""
+    gray, rng = np.full((1, 1, 3), 128, np.uint8), np.random.default_rng(0)
+    drawn = np.array([lighting(0.5)(gray, rng)[0, 0] for _ in range(4000)]) - 128.0
     axes, deviations = np.array(RGB_AXES), np.array(RGB_DEVIATIONS)
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=2e-4)
     expected = (0.5 * 255) ** 2 * axes @ np.diag(deviations**2) @ axes.T
@@ -523,30 +523,30 @@ def test_lighting_refuses():
         lighting(-1)
 
 
-COLOURS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+COLORS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 
 
-def test_normalisations_are_their_formulas():
-    x, eps = COLOURS.astype(np.float64), float(np.finfo(np.float32).eps)
+def test_normalizations_are_their_formulas():
+    x, eps = COLORS.astype(np.float64), float(np.finfo(np.float32).eps)
     mean, std = np.asarray(IMAGENET_MEAN), np.asarray(IMAGENET_STD)
-    for normalise, expected, largest in (
+    for normalize, expected, largest in (
         (Standardize(IMAGENET_MEAN, IMAGENET_STD), (x / 255 - mean) / std, 2 / std.min()),
         (SubtractMean(), x - 255 * mean, 255),
         (SubtractMean((0.0, 0.5, 1.0)), x - np.asarray([0, 127.5, 255]), 255),
         (PlusMinusOne(), 2 * x / 255 - 1, 2),
     ):
-        result = normalise(COLOURS)
-        assert result.dtype == np.float32 and result.shape == COLOURS.shape
+        result = normalize(COLORS)
+        assert result.dtype == np.float32 and result.shape == COLORS.shape
         np.testing.assert_allclose(result, expected, rtol=0, atol=2 * eps * largest)
-    assert PlusMinusOne()(COLOURS).min() == -1 and PlusMinusOne()(COLOURS).max() == 1
-    assert PlusMinusOne()(COLOURS[..., :1]).shape == (16, 16, 1)
+    assert PlusMinusOne()(COLORS).min() == -1 and PlusMinusOne()(COLORS).max() == 1
+    assert PlusMinusOne()(COLORS[..., :1]).shape == (16, 16, 1)
 
 
-@pytest.mark.parametrize('normalise', [SubtractMean(), PlusMinusOne()])
-@pytest.mark.parametrize('image', [COLOURS.astype(np.float32), COLOURS[0]], ids=['dtype', 'rank'])
-def test_normalisations_refuse(normalise, image):
+@pytest.mark.parametrize('normalize', [SubtractMean(), PlusMinusOne()])
+@pytest.mark.parametrize('image', [COLORS.astype(np.float32), COLORS[0]], ids=['dtype', 'rank'])
+def test_normalizations_refuse(normalize, image):
     with pytest.raises(ValueError, match=r'image: got .* expected uint8 \(H, W, [3C]\)'):
-        normalise(image)
+        normalize(image)
 
 
 # Batches: workers and hosts.
@@ -582,9 +582,9 @@ def test_every_augmentation_composes_in_batches():
         (inception_crop(8), lighting(0.1), flip),
     )
     for augmentations in lists:
-        for normalise in (Standardize(IMAGENET_MEAN, IMAGENET_STD), SubtractMean(), PlusMinusOne()):
+        for normalize in (Standardize(IMAGENET_MEAN, IMAGENET_STD), SubtractMean(), PlusMinusOne()):
             batches, _ = training_batches(
-                photos(), batch_size=4, seed=0, standardize=normalise, augmentations=augmentations
+                photos(), batch_size=4, seed=0, standardize=normalize, augmentations=augmentations
             )
             assert batches[0]['image'].shape == (4, 8, 8, 3) and batches[0]['image'].dtype == np.float32
 
@@ -599,12 +599,12 @@ def test_workers_give_the_batches_of_threads_from_any_step():
 
 
 def test_evaluation_is_augmented_as_it_is_told():
-    options = {'batch_size': 8, 'standardize': PlusMinusOne(), 'augmentations': (resize_short(9), centre_crop(8))}
+    options = {'batch_size': 8, 'standardize': PlusMinusOne(), 'augmentations': (resize_short(9), center_crop(8))}
     batches = list(evaluation_batches(photos(), **options))
     assert [len(batch['label']) for batch in batches] == [8, 8, 8, 2]
     for batch in batches:
         for image, label in zip(batch['image'], batch['label'], strict=True):
-            expected = centre_crop(8)(resize_short(9)(photos().images[label], RNG), RNG)
+            expected = center_crop(8)(resize_short(9)(photos().images[label], RNG), RNG)
             np.testing.assert_array_equal(image, PlusMinusOne()(expected))
 
 
@@ -698,7 +698,7 @@ def test_batches_that_hosts_cannot_share():
     'augmentation', [flip, random_crop(8), resize_short_between(9, 14), inception_crop(8), lighting(0.1)]
 )
 def test_evaluation_refuses_chance(augmentation):
-    with pytest.raises(ValueError, match=r'evaluation: an augmentation draws random numbers .*centre_crop'):
+    with pytest.raises(ValueError, match=r'evaluation: an augmentation draws random numbers .*center_crop'):
         next(evaluation_batches(photos(), batch_size=2, standardize=PlusMinusOne(), augmentations=[augmentation]))
 
 
@@ -744,7 +744,7 @@ def smooth(i: int, height: int = 40, width: int = 60) -> np.ndarray:
 def photo_tree(tmp_path) -> Path:
     files = {f'train/n{i // 2}/photo{i}.JPEG': png(smooth(i)) for i in range(4)}
     return tree(
-        tmp_path / 'tree', files | {'val/n1/one.JPEG': png(smooth(1, 60, 40)), 'val/n0/grey.JPEG': flat_jpeg('L', 9)}
+        tmp_path / 'tree', files | {'val/n1/one.JPEG': png(smooth(1, 60, 40)), 'val/n0/gray.JPEG': flat_jpeg('L', 9)}
     )
 
 
@@ -812,7 +812,7 @@ def test_the_page_shows_every_augmentation():
         'resize_short_between',
         'resize_to',
         'random_crop',
-        'centre_crop',
+        'center_crop',
         'inception_crop',
         'lighting',
     ):
@@ -832,7 +832,8 @@ def test_the_picture_is_drawn():
     assert picture.width > 500 and len(picture.getcolors()) > 64
 
 
-def test_the_benchmark_prints_every_pipeline(capsys):
+def test_the_benchmark_prints_every_pipeline(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '160')  # on a wide terminal, where no heading is folded
     bench_input.main(workers=(0,), batch_size=2, seconds=0.01, images=4, step=False)
     printed = capsys.readouterr().out
     for column in ('short side 256, crop 224', '256..480', 'Inception', 'pre-resized'):

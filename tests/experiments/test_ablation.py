@@ -28,7 +28,7 @@ ONE_CHANGE = {
     'gradient_paper': {'weight': quantizers.scaled_sign_paper},
     'gradient_identity': {'weight': published.scaled_sign_identity},
     'clip_only': {'projection': projections.clip},
-    'centre_only': {'projection': projections.centre},
+    'centre_only': {'projection': projections.center},
     'no_projection': {'projection': None},
     'k_constant': {'input_scale': schemes.constant_k},
     'k_flowing': {'input_scale': schemes.flowing_k},
@@ -70,7 +70,7 @@ def test_a_decay_changes_the_optimizer_alone(name):
 
 def test_the_faster_ones_differ_in_clipping():
     assert scheme_of('faster') == bnn.XNOR
-    assert differing(scheme_of('faster_unclipped'), bnn.XNOR) == {'projection': projections.centre}
+    assert differing(scheme_of('faster_unclipped'), bnn.XNOR) == {'projection': projections.center}
     for name in ('faster', 'faster_unclipped'):
         assert set(differing(ablation.VARIANTS[name][1], ablation.config())) == {'optimizer'}
 

@@ -10,12 +10,19 @@ import pytest
 from flax import nnx
 
 import bnn_jax as bnn
+from bnn_jax import quantizers, schemes
 from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
 from bnn_jax.nn.variables import Latent
-from bnn_jax.schemes import presets, residuals_norm_before
+from bnn_jax.schemes import initializers, presets, residuals_norm_before
 from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment, init
 from bnn_jax.training.step import update
-from experiments import cifar10_nin, cifar10_resnet18, cifar10_resnet20, cifar10_vgg_small
+from experiments import (
+    cifar10_nin,
+    cifar10_resnet18,
+    cifar10_resnet20,
+    cifar10_vgg_small,
+    cifar10_vgg_small_one_dense,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +31,18 @@ NIN = (320, 128, 1e-2, {0: 1, 120 / 320: 0.1, 200 / 320: 0.01, 240 / 320: 1e-3, 
 BINARYNET = (500, 50, 1e-3, {0: 1, 0.5: 0.5, 1: 0})
 BOP = (500, 50, 1e-4, {0: 1, 0.2: 0.1, 0.4: 0.01, 0.6: 1e-3, 0.8: 1e-4})
 IRNET = (400, 128, 0.1, {0: 1, 0.5: 0.5, 1: 0})
+# A fifth at first, the whole after 4 of 600 epochs, half of it in the middle of the 596 others.
+RECU = (600, 256, 0.1, {0: 0.2, 2 / 600: 0.6, 4 / 600: 1, 302 / 600: 0.5, 1: 0})
+T = schemes.Geometric(1e-3, 10.0)
+SLOWER = dataclasses.replace(
+    bnn.IRNET,
+    weight=schemes.Scheduled(quantizers.balanced_sign_ede, T),
+    activation=schemes.Scheduled(quantizers.sign_ede, T),
+)
+ONE_DENSE = {'head': schemes.pool_product, 'init': initializers.he_normal_fan_out}
+ONE_SHORTCUT = dataclasses.replace(
+    presets.RECU_PYTORCH, residual=schemes.residual_hard_tanh, first=schemes.real_unrectified
+)
 
 ROWS = {
     # scheme, (epochs, batch, largest rate, rate by share of the run)
@@ -37,6 +56,14 @@ ROWS = {
     'cifar10_vgg_small BNN': (bnn.BNN, BINARYNET),
     'cifar10_vgg_small BNN_BOP': (bnn.BNN, BOP),
     'cifar10_vgg_small XNOR': (bnn.XNOR, BINARYNET),
+    'cifar10_vgg_small_one_dense IRNET': (
+        dataclasses.replace(bnn.IRNET, **ONE_DENSE),
+        (300, 128, 0.007, IRNET[3]),
+    ),
+    'cifar10_vgg_small_one_dense RECU': (dataclasses.replace(presets.RECU_PYTORCH, **ONE_DENSE), RECU),
+    'cifar10_resnet20 IRNET': (SLOWER, IRNET),
+    'cifar10_resnet20 RECU': (presets.RECU_PYTORCH, RECU),
+    'cifar10_resnet18 RECU': (ONE_SHORTCUT, RECU),
     'cifar10_resnet20 FLOAT': (bnn.FLOAT, IRNET),
     'cifar10_resnet20 BIREAL': (bnn.BIREAL, IRNET),
     'cifar10_resnet20 XNOR': (SHORTCUTS, IRNET),
@@ -44,12 +71,13 @@ ROWS = {
     'cifar10_resnet18 BIREAL': (bnn.BIREAL, IRNET),
     'cifar10_resnet18 XNOR': (SHORTCUTS, IRNET),
 }
-STEPS = 16_000
+STEPS = 48_000
 """Of a whole run, in these tests."""
 
 
 RECIPES = {
-    module.RECIPE.name: module.RECIPE for module in (cifar10_nin, cifar10_vgg_small, cifar10_resnet20, cifar10_resnet18)
+    module.RECIPE.name: module.RECIPE
+    for module in (cifar10_nin, cifar10_vgg_small, cifar10_vgg_small_one_dense, cifar10_resnet20, cifar10_resnet18)
 }
 
 
@@ -78,11 +106,14 @@ def test_a_row_is_what_its_source_says(row):
         schedule = config.schedule(rate, STEPS)
         for share, factor in rates.items():
             np.testing.assert_allclose(schedule(round(share * STEPS)), rate * factor, rtol=1e-4, atol=1e-9)
-    plain = name.startswith('cifar10_vgg_small') and not name.endswith('BOP')
+    binarynet = name.startswith('cifar10_vgg_small ')
+    plain = binarynet and not name.endswith('BOP')
     assert config.augmentations == (() if plain else (crop(4), flip)) and config.evaluation_augmentations == ()
     assert config.loss is (SquaredHinge if plain else CrossEntropy)
     standard = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    assert config.standardize == (PlusMinusOne() if name.startswith('cifar10_vgg_small') else standard)
+    if name.endswith(('IRNET', 'RECU')):
+        standard = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert config.standardize == (PlusMinusOne() if binarynet else standard)
     text = RECIPES[config.recipe].description or ''
     for part in (
         'Source: ',
@@ -104,7 +135,7 @@ def test_its_training_step_traces(row):
     tx = config.optimizer(config.schedule(config.learning_rate, STEPS))
 
     def step():
-        state = init(config.model(rngs=nnx.Rngs(0), width=1 / 16), tx, loss=config.loss())
+        state = init(config.model(rngs=nnx.Rngs(0), width=1 / 16), tx, loss=config.loss(), steps=STEPS)
         image = config.standardize(np.zeros((32, 32, 3), np.uint8))
         return state.params, update(state, {'image': np.stack([image] * 2), 'label': np.zeros(2, np.int32)})
 
@@ -137,18 +168,26 @@ def by_hand() -> dict[str, int]:
     resnet18 = 32**2 * 9 * (3 * 64 + 4 * 64**2)
     for size, into in ((16, 64), (8, 128), (4, 256)):
         resnet18 += size**2 * (9 * (2 * into**2 + 3 * (2 * into) ** 2) + 2 * into**2)
-    return {'nin': nin, 'vgg_small': vgg, 'resnet20': resnet20, 'resnet18': resnet18 + 5120}
+    return {
+        'nin XNOR': nin,
+        'vgg_small BC': vgg,
+        'vgg_small_one_dense IRNET': vgg - 8192 * 1024 - 1024**2 - 10240 + 8192 * 10,
+        'resnet20 FLOAT': resnet20,
+        # Its shortcuts have no parameters.
+        'resnet20 IRNET': resnet20 - 16**2 * 16 * 32 - 8**2 * 32 * 64,
+        'resnet18 BIREAL': resnet18 + 5120,
+    }
 
 
 @pytest.mark.parametrize(
     'row',
-    ['cifar10_nin XNOR', 'cifar10_vgg_small BC', 'cifar10_resnet20 FLOAT', 'cifar10_resnet18 BIREAL'],
+    [f'cifar10_{name}' for name in by_hand()],
     indirect=True,
 )
 def test_the_networks_are_the_sources(row):
     name, _, config = row
     summary = bnn.summarize(config.model(rngs=nnx.Rngs(0)), (1, 32, 32, 3))
-    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.split()[0].removeprefix('cifar10_')]
+    assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.removeprefix('cifar10_')]
 
 
 GRADIENT, WEIGHT = 0.25, 0.5
@@ -169,14 +208,17 @@ def first_updates(config: Config) -> dict[tuple, np.ndarray]:
 
 
 def latents(config: Config) -> set[tuple]:
-    """Where latent weights are; there is no L2 of them."""
+    """Where latent weights are."""
     model = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=1 / 16))
     return {path for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)) if isinstance(variable, Latent)}
 
 
 @pytest.mark.parametrize(
     'row',
-    ['cifar10_nin FLOAT', 'cifar10_resnet20 BIREAL', 'cifar10_vgg_small BNN', 'cifar10_vgg_small BNN_BOP'],
+    [
+        *('cifar10_nin FLOAT', 'cifar10_resnet20 BIREAL', 'cifar10_resnet20 RECU'),
+        *('cifar10_vgg_small BNN', 'cifar10_vgg_small BNN_BOP'),
+    ],
     indirect=True,
 )
 def test_its_optimizer_is_the_sources(row):
@@ -184,8 +226,8 @@ def test_its_optimizer_is_the_sources(row):
     name, _, config = row
     latent = latents(config)
     for path, steps in first_updates(config).items():
-        if name == 'cifar10_resnet20 BIREAL':
-            decay = 0 if path in latent else 1e-4
+        if name in ('cifar10_resnet20 BIREAL', 'cifar10_resnet20 RECU'):
+            decay = 5e-4 if name.endswith('RECU') else 0 if path in latent else 1e-4
             first = -0.1 * (GRADIENT + decay * WEIGHT)
             expected = [first, 1.9 * first]
         elif (

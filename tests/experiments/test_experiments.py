@@ -24,6 +24,7 @@ from bnn_jax.nn.product import Product
 from bnn_jax.schemes.projections import clip
 from bnn_jax.training import Config, Recipe, evaluate, experiment, init
 from bnn_jax.training.metrics import read
+from bnn_jax.training.progress import Progress
 from bnn_jax.training.recipe import public_schemes
 from bnn_jax.training.two_stage import activations_only
 from experiments import (
@@ -34,8 +35,10 @@ from experiments import (
     digits_vgg_small_distilled,
     digits_vgg_small_two_stage,
     fashion_mnist_lenet5,
+    gpu_day,
     picture_augmentations,
     pictures,
+    pieces,
     short_runs,
     table,
 )
@@ -49,7 +52,7 @@ DOCUMENTS = [
 RECIPES = experiments.recipes()
 COMMANDS = {
     module.__name__.removeprefix('experiments.'): module
-    for module in (ablation, demo, picture_augmentations, pictures, short_runs, table)
+    for module in (ablation, demo, gpu_day, picture_augmentations, pictures, pieces, short_runs, table)
 }
 SCALARS = [field.name for field in dataclasses.fields(Config) if 'help' in field.metadata]
 SHORT = ['--epochs=1', '--width=0.03125']
@@ -76,10 +79,17 @@ RESULTS = {
 
 def test_the_list_has_a_line_for_each_recipe_and_command(capsys):
     __main__.main()
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    lines = dict(line.split(maxsplit=1) for line in text.replace('\n    ', ' ').splitlines()[1:])
     assert lines.keys() == {*RECIPES, *COMMANDS} and experiments.commands().keys() == COMMANDS.keys()
     for name, recipe in RECIPES.items():
         assert lines[name].endswith(f'[{" ".join(recipe.rows)}]')
+
+
+def test_a_name_that_is_none_is_answered_with_the_nearest():
+    with pytest.raises(SystemExit, match=r"^error: got 'cifar10_nn', expected .*; is it cifar10_nin"):
+        __main__.main(['cifar10_nn', '--epochs=1'])
 
 
 def help_of(command: str, capsys) -> str:
@@ -190,7 +200,8 @@ def test_the_recipe_of_the_readme_is_one():
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(
-        SystemExit, match="^error: scheme: got 'xnor', expected a row of cifar10_nin: XNOR, .*, or one of BC,"
+        SystemExit,
+        match=r"^error: scheme: got 'xnor' \(is it XNOR\?\), expected a row of cifar10_nin: XNOR, .*, or one of .*BC,",
     ):
         experiment.main(RECIPES['cifar10_nin'], ['--scheme=xnor'])
 
@@ -198,7 +209,8 @@ def test_an_unknown_scheme_is_refused():
 @pytest.mark.parametrize('option', [['--scheme=BNN'], ['--scheme', 'BNN'], ['--preset=BNN']])
 def test_the_command_line_chooses_the_row(option):
     recipe = RECIPES['digits_vgg_small']
-    name, config = experiment.chosen(recipe, [*option, '--epochs=2'])
+    name, config, command = experiment.chosen(recipe, [*option, '--epochs=2'])
+    assert command == experiment.Command()
     expected = dataclasses.replace(recipe.row('BNN'), epochs=2, workdir='runs/digits_vgg_small_bnn-0')
     assert (name, config) == ('digits_vgg_small_bnn', expected)
 
@@ -226,17 +238,69 @@ def test_options_set_scalars(dash):
         'watch_every': 8,
         'accumulate': 4,
         'precision': 'bfloat16',
+        'on_device': True,
+        'max_minutes': 1.5,
+        'evaluate_every': 2,
+        'label_smoothing': 0.1,
+        'mixup': 0.2,
+        'cutout': 4,
+        'warmup_epochs': 0.5,
+        'clip_gradient': 1.5,
+        'ema': 0.9,
+        'patience': 3,
         'workers': 2,
         'workdir': 'here',
         'data_dir': 'there',
     }
-    assert values.keys() == set(SCALARS)
+    assert values.keys() | {'keep_best'} == set(SCALARS)
     options = [f'--{name.replace("_", dash)}={value}' for name, value in values.items()]
-    assert chosen(*options) == dataclasses.replace(BASE, **values)
+    assert chosen(*options, f'--keep{dash}best') == dataclasses.replace(BASE, **values, keep_best=True)
 
 
 def test_the_seed_names_the_workdir():
     assert chosen('--seed=3').workdir == 'runs/x-3'
+
+
+def test_several_seeds_have_folders_of_their_own_and_one_sentence(monkeypatch, capsys):
+    """No run: what each would have been given, and what is said of their results."""
+    given = []
+
+    def run_or_exit(name, config, prepare):
+        given.append((name, config.seed, config.workdir))
+        return {'test_accuracy': 0.5 + config.seed / 10, 'packed_test_accuracy': None, 'config': {}}
+
+    monkeypatch.setattr(experiment, 'run_or_exit', run_or_exit)
+    recipe = RECIPES['digits_vgg_small']
+    experiment.main(recipe, ['--seeds=3', '--seed=1'])
+    experiment.main(recipe, ['--seeds=2', '--workdir=here'])
+    name = 'digits_vgg_small_xnor'
+    assert given == [
+        *((name, seed, f'runs/{name}-{seed}') for seed in (1, 2, 3)),
+        *((name, seed, f'here-{seed}') for seed in (0, 1)),
+    ]
+    assert f'{name}, 3 seeds: test accuracy 70.00% (60.00% to 80.00%)' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='^error: seeds: got 0, expected at least 1'):
+        experiment.main(recipe, ['--seeds=0'])
+
+
+def test_progress_leaves_out_compilation_and_evaluation(monkeypatch, capfd):
+    """A clock: 9 s to compile, 0.5 s a step, 20 s to evaluate, 5 s that one step waits for something else."""
+    now = [0.0]
+    monkeypatch.setattr('bnn_jax.training.progress.time.monotonic', lambda: now[0])
+    record = {'loss': 1.0, 'accuracy': 0.5}
+    with Progress(0, 40, 10, 0.0) as progress:
+        for step in range(1, 21):
+            now[0] += {1: 9, 5: 5, 11: 0.5}.get(step, 0.5)
+            progress.step({'step': step, **record})
+            if step == 10:
+                now[0] += 20
+                progress.epoch({'step': 10, 'epoch': 1, 'train_loss': 1, 'test_loss': 1})
+        now[0] += 0.5
+        progress.step({'step': 21, **record})
+    lines = [line for line in capfd.readouterr().err.splitlines() if 'steps/s' in line]
+    assert lines and all('2.0 steps/s' in line for line in lines)
+    steps = [int(re.match(r'step (\d+)/40', line)[1]) for line in lines]
+    assert all(f'0:00:{round((40 - step) * 0.5):02} left' in line for step, line in zip(steps, lines, strict=True))
 
 
 @pytest.mark.parametrize('option', ['--epochs=0', '--learning_rate=-1', '--seed=-1', '--batch_size=0'])
@@ -252,6 +316,20 @@ def test_a_missing_data_set_ends_with_a_message(tmp_path):
 
 
 # One short run.
+
+
+def assert_schema(results: dict) -> None:
+    """By the page of the schema, as far as it uses JSON Schema."""
+    schema = json.loads((ROOT / 'docs' / 'results.schema.json').read_text())
+    kinds = {'string': str, 'number': int | float, 'integer': int, 'object': dict, 'null': type(None)}
+    assert set(schema['required']) <= results.keys() <= schema['properties'].keys()
+    for name, value in results.items():
+        described = schema['properties'][name]
+        if 'const' in described:
+            assert value == described['const']
+            continue
+        names = described['type']
+        assert any(isinstance(value, kinds[kind]) for kind in ([names] if isinstance(names, str) else names)), name
 
 
 @pytest.fixture(scope='module')
@@ -275,6 +353,7 @@ def test_results(finished):
     workdir, printed = finished
     results = json.loads((workdir / 'results.json').read_text())
     assert results.keys() >= RESULTS
+    assert_schema(results)
     assert printed == {key: value for key, value in results.items() if key not in ('config', 'versions')}
     assert results['prediction_agreement'] == 1
     assert results['max_abs_logit_difference'] == 0
@@ -311,7 +390,7 @@ def test_curves(finished):
 
 def test_config(finished):
     config = json.loads((finished[0] / 'config.json').read_text())
-    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, workdir=str(finished[0]))
+    expected = dataclasses.replace(BASE, epochs=1, width=0.03125, on_device=False, workdir=str(finished[0]))
     assert {name: config[name] for name in SCALARS} == {name: getattr(expected, name) for name in SCALARS}
 
 
@@ -339,7 +418,7 @@ def test_a_float_network_has_no_packed_results(tmp_path):
         'not_converted',
     }
     assert not (tmp_path / 'packed.safetensors').exists()
-    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalisation is two numbers a channel.
+    assert results['float32_bytes'] == 4 * (64 * 8 + 2 * 8 + 8 * 10 + 10)  # A normalization is two numbers a channel.
     timed = 'milliseconds_per_batch'
     assert {**results, timed: 0} == {**again, timed: 0}
 
@@ -365,7 +444,7 @@ def test_a_network_that_cannot_be_converted_says_so_or_is_deployed_as_another(tm
 
 
 def fitted(monkeypatch, module) -> list[Config]:
-    """The configs that module fits; what it gets is a network as it is initialised."""
+    """The configs that module fits; what it gets is a network as it is initialized."""
     configs = []
 
     def fit(config):
@@ -404,7 +483,7 @@ def test_the_second_stage_starts_from_the_first(monkeypatch):
                for network in (start, trained))  # fmt: skip
     for ours, theirs in zip(*kernels, strict=True):
         binary = theirs.shape[-2] > 1 and not np.array_equal(ours, theirs)
-        assert np.array_equal(ours, bnn.schemes.projections.centre_and_clip(theirs) if binary else theirs)
+        assert np.array_equal(ours, bnn.schemes.projections.center_and_clip(theirs) if binary else theirs)
     assert json.dumps(second.described())
 
 

@@ -15,7 +15,7 @@ import bnn_jax as bnn
 from bnn_jax.data import (
     Standardize,
     SubtractMean,
-    centre_crop,
+    center_crop,
     flip,
     random_crop,
     resize_short,
@@ -176,7 +176,7 @@ def test_its_images_and_weight_decay(row):
     name, _, config = row
     ours = 'pytorch' if 'PYTORCH' in name else name.split()[0].removeprefix('imagenet_')
     assert config.augmentations == IMAGES[ours]
-    middle = (resize_to(256, 256), centre_crop(227)) if ours == 'pytorch' else (resize_short(256), centre_crop(224))
+    middle = (resize_to(256, 256), center_crop(227)) if ours == 'pytorch' else (resize_short(256), center_crop(224))
     assert config.evaluation_augmentations == middle
     standard = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert config.standardize == (SubtractMean() if ours == 'pytorch' else standard)

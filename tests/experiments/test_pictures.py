@@ -159,8 +159,8 @@ def test_bars_count_what_lies_beyond_in_the_outermost():
 
 
 def test_the_clip_has_bars_of_its_own():
-    centres = (pictures.WEIGHTS[1:] + pictures.WEIGHTS[:-1]) / 2
-    np.testing.assert_allclose(centres[[0, 20, -1]], [-1, 0, 1], atol=1e-14)
+    centers = (pictures.WEIGHTS[1:] + pictures.WEIGHTS[:-1]) / 2
+    np.testing.assert_allclose(centers[[0, 20, -1]], [-1, 0, 1], atol=1e-14)
     assert np.isclose(pictures.INPUTS, -1, atol=1e-14).any() and np.isclose(pictures.INPUTS, 1, atol=1e-14).any()
 
 

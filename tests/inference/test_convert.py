@@ -84,14 +84,14 @@ def test_parameters_that_are_not_finite_are_refused(value, place):
         bnn.convert(model)
 
 
-def test_a_normalisation_that_overflows_is_refused():
+def test_a_normalization_that_overflows_is_refused():
     for name, value in (('var', -1.0), ('scale', 3e38)):
         model = build('lenet5', bnn.XNOR)
         norm = next(m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm))
         norm.var[...] = jnp.full_like(norm.var[...], 1e-4)
         variable = getattr(norm, name)
         variable[...] = variable[...].at[0].set(value)
-        with pytest.raises(ValueError, match='normalisation folds to numbers that are not finite'):
+        with pytest.raises(ValueError, match='normalization folds to numbers that are not finite'):
             bnn.convert(model)
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from networks import evaluated, randomise_norms
+from networks import evaluated, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.nn.builder import NetworkBuilder
@@ -25,7 +25,7 @@ def grouped(channels, scheme=bnn.XNOR):
     builder.conv(channels + 4, 3, strides=2, padding=1, groups=4)
     builder.conv(2 * channels, 1)
     model = builder.network(5, average=True)
-    randomise_norms(model)
+    randomize_norms(model)
     return model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, evaluated, images, randomise_norms, two_modules
+from networks import SMALL, build, evaluated, images, randomize_norms, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes, training
@@ -33,6 +33,7 @@ def assert_same(actual, expected):
 BINARY = [(a, s) for a in ('mlp', 'lenet5') for s in ('XNOR', 'BNN')]
 BINARY += [('alexnet', 'XNOR'), ('extraction', 'XNOR'), ('resnet18', 'XNOR'), ('vgg_small', 'BNN'), ('resnet18', 'BNN')]
 BINARY += [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
+BINARY += [('resnet20', 'IRNET'), ('lenet5', 'RECU')]
 
 
 @pytest.mark.parametrize(('architecture', 'scheme'), BINARY)
@@ -40,7 +41,7 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
     model, x = build(architecture, getattr(bnn, scheme)), images(architecture)
     for seed in (None, 0, 1):
         if seed is not None:
-            randomise_norms(model, seed)
+            randomize_norms(model, seed)
         expected = evaluated(model, x)
         assert np.isfinite(expected).all() and np.unique(expected).size > 2
         assert_same(evaluated(bnn.convert(model), x), expected)
@@ -53,7 +54,7 @@ def two_blocks(scheme, seed=0):
     builder.residual(20)
     builder.residual(37, strides=2)
     model = builder.network(5, average=True)
-    randomise_norms(model, seed)
+    randomize_norms(model, seed)
     return model
 
 
@@ -67,6 +68,7 @@ BLOCKS = {
     'BIREAL': bnn.BIREAL,
     'BIREAL, one shortcut a block': replace(bnn.BIREAL, residual=schemes.residual_sign_after, pad_value=-1),
     'BIREAL, binary averaged shortcuts': replace(bnn.BIREAL, shortcut=schemes.itself),
+    'RECU, one shortcut a block': replace(bnn.RECU, residual=schemes.residual_hard_tanh),
     'BIREAL, strided shortcuts': replace(bnn.BIREAL, downsample=schemes.product_norm),
 }
 RECTIFIED = {
@@ -92,7 +94,7 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
     model = two_modules(getattr(bnn, scheme))
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
     for seed in (0, 1):
-        randomise_norms(model, seed)
+        randomize_norms(model, seed)
         packed, expected = bnn.convert(model), evaluated(model, x)
         assert np.unique(expected).size > 2
         assert_same(evaluated(packed, x), expected)
@@ -112,7 +114,7 @@ def atrous(scheme):
     builder.conv(33, 3, padding='SAME', dilation=3)
     builder.conv(70, 2, padding=1, strides=2, dilation=2)
     model = builder.network(5, average=True)
-    randomise_norms(model)
+    randomize_norms(model)
     return model
 
 
@@ -124,7 +126,7 @@ def grouped(scheme):
     builder.conv(60, 3, padding=1, groups=2)
     builder.conv(42, 2, padding=1, groups=3, dilation=2)
     model = builder.network(5, average=True)
-    randomise_norms(model)
+    randomize_norms(model)
     return model
 
 
@@ -158,7 +160,7 @@ def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
 def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
     """Float products of real inputs may be summed in another order when compiled with other weights."""
     model = build(architecture, getattr(bnn, scheme))
-    randomise_norms(model)
+    randomize_norms(model)
     x = images(architecture)
     expected = evaluated(model, x)
     difference = np.abs(evaluated(bnn.convert(model), x) - expected).max()
@@ -168,7 +170,7 @@ def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
 def test_every_way_to_compile_gives_the_same_bits():
     """Eager, jitted with arguments, jitted over constants: the same logits, before and after conversion."""
     model = build('lenet5', bnn.XNOR)
-    randomise_norms(model)
+    randomize_norms(model)
     model.eval()
     packed, x = bnn.convert(model), images('lenet5')
     expected = np.asarray(model(x))
@@ -195,7 +197,7 @@ def test_trained_network_is_bit_identical():
 def test_integers_and_bits_of_every_block(scheme, pad_value):
     """(1) Integer products are equal; (2) each packed layer gives its own training layer's output on the same input."""
     model = build('vgg_small', dataclasses.replace(getattr(bnn, scheme), pad_value=pad_value))
-    randomise_norms(model)
+    randomize_norms(model)
     model.eval()
     packed, x, products = bnn.convert(model), jnp.asarray(images('vgg_small')), 0
     for layer, twin in zip(model.body.layers, packed.body.layers, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from networks import build, evaluated, images, randomise_norms
+from networks import build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.nn.builder import NetworkBuilder
@@ -27,7 +27,7 @@ def network(architecture: str, scheme):
 
 def packed_exactly(model):
     """A packed network whose first product, of images in eighths, is exact in any order of its sum."""
-    randomise_norms(model)
+    randomize_norms(model)
     rng = np.random.default_rng(3)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, bnn.nn.Product):

@@ -1,13 +1,14 @@
 """The file of a packed network: round trip, size, and everything that is refused."""
 
 import errno
+import io
 import json
 import os
 
 import jax
 import numpy as np
 import pytest
-from networks import SCHEMES, SMALL, build, evaluated, images, randomise_norms
+from networks import SCHEMES, SMALL, build, evaluated, images, randomize_norms
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
@@ -18,7 +19,7 @@ from bnn_jax.inference import serialization
 @pytest.fixture(scope='module')
 def packed():
     model = build('vgg_small', bnn.XNOR)
-    randomise_norms(model)
+    randomize_norms(model)
     return bnn.convert(model)
 
 
@@ -34,7 +35,7 @@ ROUND_TRIPS += [('resnet18', 'BWN'), ('nin', 'XNOR_K'), ('extraction', 'BWN')]
 @pytest.mark.parametrize(('architecture', 'scheme'), ROUND_TRIPS)
 def test_round_trip(architecture, scheme, tmp_path):
     model = build(architecture, SCHEMES[scheme])
-    randomise_norms(model)
+    randomize_norms(model)
     packed = bnn.convert(model)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert loaded.report == packed.report
@@ -194,3 +195,31 @@ def test_saving_anything_else_is_refused(tmp_path):
         bnn.save(build('lenet5', bnn.XNOR), tmp_path / 'network.safetensors')
     with pytest.raises(OSError, match='could not write'):
         bnn.save(bnn.convert(build('lenet5', bnn.XNOR)), tmp_path / 'no' / 'such' / 'folder')
+
+
+def test_paths_and_files_of_every_kind(packed, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert bnn.save(packed, '~/network.safetensors') == tmp_path / 'network.safetensors'
+    content = (tmp_path / 'network.safetensors').read_bytes()
+    buffer = io.BytesIO()
+    assert bnn.save(packed, buffer) is buffer and len(buffer.getvalue()) == len(content)
+    with open(tmp_path / 'other', 'wb') as file:
+        bnn.save(packed, file)
+    x = images('vgg_small')
+    with open(tmp_path / 'other', 'rb') as file:
+        for source in ('~/network.safetensors', tmp_path / 'other', io.BytesIO(content), file):
+            np.testing.assert_array_equal(bnn.load(source)(x), packed(x))
+    assert serialization.preprocessing_of(io.BytesIO(content)) is None
+
+
+def test_what_is_no_file_says_so(packed, tmp_path):
+    with pytest.raises(TypeError, match='save: got a StringIO, expected a path, or a file opened in binary mode'):
+        bnn.save(packed, io.StringIO())
+    with pytest.raises(TypeError, match='StringIO gives str, expected bytes; open it in binary mode'):
+        bnn.load(io.StringIO())
+    with pytest.raises(TypeError, match='load: got a int, expected a path'):
+        bnn.load(3)
+    with pytest.raises(ValueError, match='BytesIO is truncated or not a safetensors file'):
+        bnn.load(io.BytesIO(b'no'))
+    with pytest.raises(IsADirectoryError, match='it cannot be read'):
+        bnn.load(tmp_path)

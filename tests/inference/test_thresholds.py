@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SCHEMES, build, evaluated, images, randomise_norms
+from networks import SCHEMES, build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax.inference import serialization
@@ -136,7 +136,7 @@ def magnitudes(rng, low, high, zeros=0.1):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 5, 27, 300, 2048, 9216, 2**20]), st.sampled_from([2, 8, 30]))
 def test_thresholds_are_those_of_the_layers(seed, k, spread):
-    """alpha, bias, gamma, beta, mean and variance of all magnitudes, two normalisations with a leaky ReLU between."""
+    """alpha, bias, gamma, beta, mean and variance of all magnitudes, two normalizations with a leaky ReLU between."""
     rng = np.random.default_rng(seed)
     numbers = [magnitudes(rng, -spread, spread) for _ in range(8)]
     first = product(k, C, scale=numbers[0], bias=numbers[1])
@@ -168,7 +168,7 @@ def test_thresholds_are_those_of_numpy(seed):
 
 
 def test_a_tie_is_plus_one_and_a_constant_channel_stays_constant():
-    """mean = 3, beta = 0: the normalised integer 3 is exactly 0 for gamma of either sign. gamma = 0: the sign of beta."""
+    """mean = 3, beta = 0: the normalized integer 3 is exactly 0 for gamma of either sign. gamma = 0: the sign of beta."""
     layers = [product(9, 4), norm([1, -1, 0, 0], [0, 0, -1, 0], [3, 3, 0, 0], [1, 1, 1, 1])]
     run = Run.of(layers, 0, 2)
     np.testing.assert_array_equal(run.thresholds, [3, 4, 10, -9])  # -1 below 3; from 4 on; everywhere; nowhere
@@ -231,7 +231,7 @@ CHAINS = [(32, 0, OVERLAPPING), (32, -1, Window.of(2, 2)), (45, 0, Window.of(2, 
 
 @pytest.mark.parametrize(('channels', 'pad_value', 'window'), CHAINS)
 def test_a_chain_gives_the_same_integers(channels, pad_value, window):
-    """Pooling before and after normalisation, alpha of both signs, bias, flattening of channels that fill no word."""
+    """Pooling before and after normalization, alpha of both signs, bias, flattening of channels that fill no word."""
     rng = np.random.default_rng(channels)
     pool, pixels = MaxPool(window), np.prod(window.output_size(*window.output_size(9, 8)))
     keywords = {'pad_value': pad_value, 'bias': rng.normal(size=channels)}
@@ -269,7 +269,7 @@ def stored(network) -> tuple:
 )
 def test_networks_give_the_same_logits(architecture, scheme, count, tmp_path):
     model, x = build(architecture, SCHEMES[scheme]), images(architecture)
-    randomise_norms(model)
+    randomize_norms(model)
     packed = bnn.convert(model)
     assert len(packed.body.runs) == count
     before = float_twin(packed)

@@ -132,7 +132,7 @@ WRONG = {
     ),
     'gamma unexpected': (
         {**P, 'bn_conv1.weight': np.zeros(4, np.float32)},
-        "'bn_conv1' has .*'weight'.*normalisation 1",
+        "'bn_conv1' has .*'weight'.*normalization 1",
     ),
     'layer missing': (without(P, 'ip2.weight', 'ip2.bias'), r'got 6 layers.*expected 7.*12 dense layer'),
     'layer left over': ({**P, 'ip3.weight': np.zeros((2, 2), np.float32)}, r"got 8 layers.*expected 7.*\['ip3'\]"),
@@ -192,7 +192,7 @@ def test_a_binary_weight_network_may_take_the_state_dict_itself():
     assert_same(start_from(build_resnet18(bnn.BWN), load_state_dict(build_resnet18(TORCHVISION), p)), direct)
 
 
-def test_normalisations_follow_their_products():
+def test_normalizations_follow_their_products():
     p = resnet18_weights()
     trained = load_state_dict(build_resnet18(TORCHVISION), p)
     fresh = build_resnet18(bnn.XNOR)

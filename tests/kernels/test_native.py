@@ -176,7 +176,7 @@ def test_packing(instructions, shape):
 
 @every_set
 @pytest.mark.parametrize('channels', [64, 45])
-def test_packing_what_is_normalised(instructions, channels):
+def test_packing_what_is_normalized(instructions, channels):
     """The bits of `deterministic.normalize`, gamma of both signs and 0, and x on the threshold itself."""
     rng = np.random.default_rng(0)
     scale, shift = np.float32(rng.normal(size=(2, channels)))

@@ -48,7 +48,7 @@ def test_gradients_are_finite_and_reach_every_parameter_group(architecture, sche
     assert logits.shape == (len(x), 10) and logits.dtype == jnp.float32
     kernels = [g for g in jax.tree.leaves(gradients) if g.ndim > 1]
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
-    if len(x) > 1:  # a batch of one image, normalised per channel after a dense layer, has no gradient
+    if len(x) > 1:  # a batch of one image, normalized per channel after a dense layer, has no gradient
         assert all(np.any(np.asarray(g) != 0) for g in kernels)
     latent = [
         v for v in jax.tree.leaves(params, is_leaf=lambda v: isinstance(v, nnx.Variable)) if isinstance(v, Latent)
@@ -136,7 +136,7 @@ def test_residual_networks_for_imagenet(architecture, scheme):
     shortcuts, shortcut_macs = 64 * 128 + 128 * 256 + 256 * 512, 3 * 64 * 128 * 28**2
     assert binary == weights_3x3 and binary_macs == macs_3x3
     assert summary.weights == binary + shortcuts + 7 * 7 * 3 * 64 + 512_000 == all_weights
-    assert summary.params == published or scheme == 'XNOR'  # XNOR normalises inputs, not outputs
+    assert summary.params == published or scheme == 'XNOR'  # XNOR normalizes inputs, not outputs
     assert summary.binary_params == (0 if scheme == 'FLOAT' else binary)
     float_macs = 7 * 7 * 3 * 64 * 112**2 + shortcut_macs + 512_000
     assert float_macs == 137_793_536
@@ -147,7 +147,7 @@ def test_residual_networks_for_imagenet(architecture, scheme):
 
 
 def test_bireal18_is_the_published_one():
-    """11,699,112 parameters as Larq's zoo counts them: with two statistics a channel of the 4,800 normalised."""
+    """11,699,112 parameters as Larq's zoo counts them: with two statistics a channel of the 4,800 normalized."""
     model = abstract('resnet18', 'BIREAL')
     channels = 64 + 4 * (64 + 128 + 256 + 512) + 128 + 256 + 512
     trainable = sum(layer.params for layer in bnn.summarize(model, (1, 224, 224, 3)).layers)
@@ -274,7 +274,7 @@ INCEPTION = [  # input channels, pixels, and the filters of the paper's table 1
 
 @pytest.mark.parametrize('scheme', ['FLOAT', 'XNOR', 'BNN', 'BIREAL'])
 def test_googlenet_counts(scheme):
-    """6,998,552 is the published count of the network without normalisation, a bias for every filter."""
+    """6,998,552 is the published count of the network without normalization, a bias for every filter."""
     stem = [(147 * 64, 112, 64), (64 * 64, 56, 64), (576 * 192, 56, 192)]  # weights, pixels, filters
     for into, size, one, before_3, three, before_5, five, pooled in INCEPTION:
         stem += [(into * one, size, one), (into * before_3, size, before_3), (9 * before_3 * three, size, three)]

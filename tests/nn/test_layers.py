@@ -1,4 +1,4 @@
-"""Layers in training arithmetic: exact products, gradients, padding, normalisation."""
+"""Layers in training arithmetic: exact products, gradients, padding, normalization."""
 
 import dataclasses
 
@@ -174,12 +174,12 @@ def test_gamma_is_projected_before_it_is_read():
 
 def test_a_latent_kernel_is_read_projected():
     """What `before` did is outside the graph: the gradient is that of a layer whose kernel had been overwritten."""
-    scheme = dataclasses.replace(bnn.XNOR, projection=None, before=bnn.schemes.projections.centre_and_clip)
+    scheme = dataclasses.replace(bnn.XNOR, projection=None, before=bnn.schemes.projections.center_and_clip)
     layer, plain = (Product(Dense(), 9, 4, scheme=s, use_bias=False, rngs=nnx.Rngs(0)) for s in (scheme, bnn.XNOR))
     rng = np.random.default_rng(0)
     kernel = jnp.asarray(1.5 * rng.normal(size=(9, 4)), jnp.float32)
     layer.kernel[...] = kernel
-    plain.kernel[...] = bnn.schemes.projections.centre_and_clip(kernel)
+    plain.kernel[...] = bnn.schemes.projections.center_and_clip(kernel)
     assert (np.asarray(layer.kernel[...]) != np.asarray(plain.kernel[...])).any()
     x = jnp.asarray(rng.normal(size=(5, 9)), jnp.float32)
 
@@ -191,7 +191,7 @@ def test_a_latent_kernel_is_read_projected():
     np.testing.assert_array_equal(gradient(layer), gradient(plain))
 
 
-def test_dropout_of_binarised_inputs():
+def test_dropout_of_binarized_inputs():
     """Training: {0, +-1 / (1 - rate)}, another mask every call, the mean kept; evaluation: untouched."""
     scheme = dataclasses.replace(bnn.BNN, weight=bnn.quantizers.sign_ste)
     layer = Product(Dense(), 4000, 1, scheme=scheme, use_bias=False, dropout=0.75, rngs=nnx.Rngs(0))
@@ -216,7 +216,7 @@ def test_dropout_hits_dense_layers_after_vectors_only():
     assert all(layer.bias is not None for layer in products)
 
 
-def test_features_are_normalised_one_by_one():
+def test_features_are_normalized_one_by_one():
     scheme = dataclasses.replace(bnn.XNOR, chain=bnn.schemes.feature_norm_product_relu_pool)
     model = bnn.models.lenet5(3, scheme=scheme, rngs=nnx.Rngs(0), width=0.2, input_shape=(20, 24, 1))
     norms = [layer.num_features for layer in model.body.layers if isinstance(layer, Norm)]

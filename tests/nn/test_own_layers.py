@@ -46,6 +46,8 @@ LAYERS = {
     'LeakyRelu, falling': (nn.LeakyRelu(-0.25), 0, None, False),
     'PRelu': (slopes(0.25, 0, 2), C, 1, False),
     'PRelu, one channel falling': (slopes(0.25, 0, 2, -0.5), C, None, False),
+    'HardTanh': (nn.HardTanh(), 0, 1, False),
+    'PadChannels': (nn.PadChannels(1, 2), 0, None, False),
     'Norm': (trained_norm(), 2 * C, [1, -1, 0, 1, -1, 1], False),
     'MaxPool': (nn.MaxPool(WINDOW), 0, None, True),
     'AvgPool': (nn.AvgPool(WINDOW), 0, None, False),
@@ -285,6 +287,7 @@ STATEFUL = {
     'AdaptiveSign': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign)),
     'affine weights': dataclasses.replace(bnn.BIREAL, **ADABIN),
     'affine in both': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign), **ADABIN),
+    'trained scale, scheduled': bnn.presets.RECU_PYTORCH,
     'trained alpha and offset': dataclasses.replace(bnn.BIREAL, weight=Trained(ScaleAndOffset), scale=None),
     'scheduled': dataclasses.replace(bnn.BIREAL, activation=Scheduled(sharpening)),
 }

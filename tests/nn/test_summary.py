@@ -1,10 +1,13 @@
 """summarize: numbers a layer and in total, computed from shapes alone."""
 
+from xml.etree import ElementTree
+
 import pytest
 from flax import nnx
 from networks import build
 
 import bnn_jax as bnn
+from bnn_jax.nn.tables import as_html, listing
 
 
 def test_one_network_by_hand():
@@ -41,9 +44,21 @@ def test_table_for_people():
 def test_the_totals_of_a_large_network_stay_whole():
     model = nnx.eval_shape(lambda: bnn.models.resnet34(1000, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))
     summary = bnn.summarize(model, (1, 224, 224, 3))
-    total = str(summary).splitlines()[-2]
+    lines = str(summary).splitlines()
+    assert max(map(len, lines)) <= 80
+    total = ''.join(line for line in lines if 'total' in line)
     for number in (summary.params, summary.bytes, summary.packed_bytes, summary.macs_1bit, summary.macs_32bit):
         assert f' {number:,} ' in total
+
+
+def test_tables_say_names_as_they_are_in_text_and_in_a_notebook():
+    name = '[red]a[/] :smile: <b>&'
+    assert name in listing('', ['name'], [[name]])
+    found = ElementTree.fromstring(as_html(name, ['name', 'n'], [[name, '1'], ['total', '2']]))
+    assert [cell.text for cell in found.iter('td')] == [name, '1'] and found.findtext('caption') == name
+    summary = bnn.summarize(build('lenet5', bnn.XNOR), (1, 17, 19, 1))
+    rows = list(ElementTree.fromstring(summary._repr_html_()).iter('tr'))
+    assert len(rows) == len(summary.layers) + 2 and rows[-1][4].text == f'{summary.params:,}'
 
 
 def test_bad_input_is_refused():

@@ -1,4 +1,4 @@
-"""Batch normalisation: values from the definition, gradients from finite differences in float64."""
+"""Batch normalization: values from the definition, gradients from finite differences in float64."""
 
 import jax
 import jax.numpy as jnp

@@ -52,6 +52,10 @@ def swish_gradient(beta, x, g):
     return g * beta * (2 - beta * x * np.tanh(beta * x / 2)) / (1 + np.cosh(beta * x))
 
 
+def ede_gradient(t, x, g):
+    return g * max(1 / t, 1) * t * (1 - np.tanh(t * x) ** 2)
+
+
 def dorefa_weights(bits, x):
     n, t = 2**bits - 1, np.tanh(x)
     return 2 * np.round(n * (t / (2 * np.abs(t).max()) + 0.5)) / n - 1
@@ -84,6 +88,8 @@ CASES = {
     'sign': Case(quantizers.sign, sign, lambda x, g: 0 * g),
     'sign_ste': Case(quantizers.sign_ste, sign, lambda x, g: g * inside(x)),
     'sign_approx': Case(quantizers.sign_approx, sign, lambda x, g: g * (2 - 2 * np.abs(x)) * inside(x)),
+    'sign_ede, t 0.5': Case(partial(quantizers.sign_ede, t=0.5), sign, partial(ede_gradient, 0.5), 4),
+    'sign_ede, t 3': Case(partial(quantizers.sign_ede, t=3.0), sign, partial(ede_gradient, 3.0), 4),
     'sign_swish': Case(quantizers.sign_swish, sign, partial(swish_gradient, 5), 4),
     'sign_swish, beta 2': Case(partial(quantizers.sign_swish, beta=2), sign, partial(swish_gradient, 2), 4),
     'stochastic_sign_ste': Case(
@@ -133,7 +139,7 @@ def assert_within(actual, expected, eps, dtype='float32'):
 
 
 def special_weights(shape, seed=0):
-    """Float32 weights with a filter of zeros and one that holds every edge: +-1, its neighbours, +-0, beyond."""
+    """Float32 weights with a filter of zeros and one that holds every edge: +-1, its neighbors, +-0, beyond."""
     w = 0.7 * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     edges = np.array([1, -1, 0, -0.0, 1.5, -1.5, np.nextafter(1, 2, dtype='f'), np.nextafter(-1, 0, dtype='f')], 'f')
     filters = w.reshape(-1, shape[-1])

@@ -9,7 +9,7 @@ import optax
 import pytest
 import pytorch_loop
 from flax import nnx
-from networks import randomise_norms
+from networks import randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, training
@@ -17,8 +17,8 @@ from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.stateless import LeakyRelu, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
-from bnn_jax.schemes import Scheme, check_scale, initializers, presets
-from bnn_jax.schemes.projections import centre_and_clip
+from bnn_jax.schemes import Exponential, ReCUWeight, Scheme, Trained, check_scale, initializers, presets
+from bnn_jax.schemes.projections import center_and_clip
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Scheme) and name.isupper()}
 PRESETS = {name: value for name, value in PRESETS.items() if not hasattr(bnn, name)}
@@ -39,7 +39,7 @@ def set_values(model, values: dict) -> None:
 
 
 def starting_values(model, rng) -> dict:
-    """Weights beyond 1, kernel columns that centring makes exactly 0, gammas below 0.01, statistics far from 0 and 1."""
+    """Weights beyond 1, kernel columns that centering makes exactly 0, gammas below 0.01, statistics far from 0 and 1."""
     values = {}
     for name, value in named(nnx.state(model)).items():
         if name.endswith('var'):
@@ -90,7 +90,7 @@ def test_the_pytorch_loop_step_by_step_in_float64(scheme, factor):
                 ours = (actual | rest)[name]
                 assert ours.dtype == np.float64, name
                 np.testing.assert_allclose(ours, value, rtol=1e-9, atol=1e-9, err_msg=name)
-        # The loop is no trivial one: weights were clamped, some centred to 0, and stored ones leave [-1, 1] and 0 mean.
+        # The loop is no trivial one: weights were clamped, some centered to 0, and stored ones leave [-1, 1] and 0 mean.
         projected = pytorch_loop.restored(params['5.kernel'])
         assert (np.abs(projected) == 1).any()
         assert (projected == 0).any()
@@ -111,7 +111,7 @@ def test_presets_are_schemes_that_train(preset):
     batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
     batch['label'] = np.arange(16) % 3
     assert bnn.summarize(model, (1, 3, 3, 1)).layers[-1].output_shape == (1, 3)
-    state = training.init(model, optax.sgd(0.01))
+    state = training.init(model, optax.sgd(0.01), steps=5)
     after, metrics = training.train_step(state, batch)
     assert np.isfinite(metrics['loss'])
     for path, variable in nnx.to_flat_state(after.params):
@@ -130,6 +130,7 @@ def test_presets_are_their_sources():
         'XNOR_PYTORCH_IMAGENET': gradient_factors.times_1e9(exact),
         'XNOR_LUA': lua,
         'BWN_LUA': gradient_factors.times_n(lua),
+        'RECU_PYTORCH': Trained(ReCUWeight, Exponential(0.85, 0.99)),
         'BIREAL_SCALED_GRADIENT': quantizers.scaled_sign_ste_const_alpha,
         'XNOR_PAPER': quantizers.scaled_sign_paper,
         'XNOR_PAPER_ALGORITHM_1': published.scaled_sign_identity,
@@ -142,7 +143,7 @@ def test_presets_are_their_sources():
         'BC_STOCHASTIC_THEANO': published.unquantized,
         'XNOR_DARKNET': published.scaled_sign_minus_identity,
     }
-    before = {name for name, preset in PRESETS.items() if preset.before is centre_and_clip}
+    before = {name for name, preset in PRESETS.items() if preset.before is center_and_clip}
     assert before == {'XNOR_PYTORCH', 'XNOR_PYTORCH_CIFAR', 'XNOR_PYTORCH_IMAGENET', 'XNOR_LUA', 'BWN_LUA'}
     assert before == {name for name, preset in PRESETS.items() if preset.sign is published.sign_zero}
     eps = {
@@ -161,7 +162,7 @@ def test_sign_zero_is_refused_and_deployable_converts_with_the_same_parameters()
     model = bnn.models.lenet5(4, scheme=presets.XNOR_PYTORCH, **keywords)
     with pytest.raises(ValueError, match=r'sign\(0\) = 0'):
         bnn.convert(model)
-    randomise_norms(model)  # far from 0, where the two signs differ
+    randomize_norms(model)  # far from 0, where the two signs differ
     deployed = bnn.models.lenet5(4, scheme=presets.deployable(presets.XNOR_PYTORCH), **keywords)
     nnx.update(deployed, nnx.state(model))
     x = np.random.default_rng(0).normal(size=(3, 20, 21, 2)).astype(np.float32)
@@ -218,7 +219,7 @@ def test_darknets_sign_is_refused_and_deployable_converts():
     model = network(presets.XNOR_DARKNET)
     with pytest.raises(ValueError, match=r'its scheme has sign\(0\) = -1, expected \+1.*presets.deployable'):
         bnn.convert(model)
-    randomise_norms(model)  # far from 0, where the two signs differ
+    randomize_norms(model)  # far from 0, where the two signs differ
     deployed = network(presets.deployable(presets.XNOR_DARKNET))
     nnx.update(deployed, nnx.state(model))
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
@@ -257,13 +258,13 @@ def test_trained_parameters_of_alexnet_under_the_published_codes():
     channels = [96, 256, 384, 384, 256, 4096, 4096]
     inputs = [96, 96, 256, 384, 384, 256, 4096, 4096]  # after the first convolution, then before every other product
     features = [*inputs[:5], 256 * 6 * 6, *inputs[6:]]
-    normalised = {'BWN_LUA': channels, 'XNOR_LUA': inputs, 'XNOR_PYTORCH_IMAGENET': features}
+    normalized = {'BWN_LUA': channels, 'XNOR_LUA': inputs, 'XNOR_PYTORCH_IMAGENET': features}
     for name, (size, padding) in sizes.items():
         keywords = {'input_shape': (size, size, 3), 'padding': padding, 'scheme': PRESETS[name]}
         model = nnx.eval_shape(lambda k=keywords: bnn.models.alexnet(1000, rngs=nnx.Rngs(0), **k))
-        expected = 62_367_776 + sum(channels) + 1000 + 2 * sum(normalised[name])
+        expected = 62_367_776 + sum(channels) + 1000 + 2 * sum(normalized[name])
         assert bnn.summarize(model, (1, size, size, 3)).params == expected
-    assert [2 * sum(n) for n in normalised.values()] == [19_136, 19_328, 37_248]
+    assert [2 * sum(n) for n in normalized.values()] == [19_136, 19_328, 37_248]
     assert sum(channels) + 1000 == 10_568
 
 

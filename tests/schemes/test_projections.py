@@ -1,4 +1,4 @@
-"""Projections: clip and centre against NumPy and golden weights; `project` as the last link of an optax chain."""
+"""Projections: clip and center against NumPy and golden weights; `project` as the last link of an optax chain."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bnn_jax.schemes.projections import AtLeast, centre, centre_and_clip, clip, in_place, project, project_before
+from bnn_jax.schemes.projections import AtLeast, center, center_and_clip, clip, in_place, project, project_before
 
 DATA = Path(__file__).parents[1] / 'golden'
 EPS = np.finfo(np.float32).eps
@@ -35,26 +35,26 @@ def test_clip(shape):
 
 
 @weight_shapes
-def test_centre(shape):
+def test_center(shape):
     w = weights(shape)
     wide = w.astype(np.float64)
     # A float32 mean of at most 20 numbers below 8: some roundings of numbers of that size.
-    np.testing.assert_allclose(centre(jnp.asarray(w)), wide - wide.mean(-2, keepdims=True), atol=16 * EPS, rtol=0)
+    np.testing.assert_allclose(center(jnp.asarray(w)), wide - wide.mean(-2, keepdims=True), atol=16 * EPS, rtol=0)
 
 
 @pytest.mark.parametrize('shape', [(3, 3, 1, 7), (1, 6)], ids=['HWIO', 'dense'])
-def test_centre_leaves_one_input_channel_alone(shape):
+def test_center_leaves_one_input_channel_alone(shape):
     w = weights(shape)
-    np.testing.assert_array_equal(centre(jnp.asarray(w)), w)
+    np.testing.assert_array_equal(center(jnp.asarray(w)), w)
 
 
-def test_centre_comes_before_clip():
+def test_center_comes_before_clip():
     w = jnp.asarray([[3.0, 5.0], [1.0, -1.0]])
-    np.testing.assert_array_equal(centre_and_clip(w), [[1, 1], [-1, -1]])
-    np.testing.assert_array_equal(centre(clip(w)), [[0, 1], [0, -1]])  # the other order
+    np.testing.assert_array_equal(center_and_clip(w), [[1, 1], [-1, -1]])
+    np.testing.assert_array_equal(center(clip(w)), [[0, 1], [0, -1]])  # the other order
 
 
-@pytest.mark.parametrize('projection', [clip, centre, centre_and_clip])
+@pytest.mark.parametrize('projection', [clip, center, center_and_clip])
 def test_dtype_and_jit(projection):
     w = jnp.asarray(weights((3, 3, 4, 2)))
     assert projection(w.astype(jnp.bfloat16)).dtype == jnp.bfloat16
@@ -67,12 +67,12 @@ with np.load(DATA / 'binop_forward.npz') as file:
 
 
 @pytest.mark.parametrize('case', sorted({key.split('/')[0] for key in FORWARD}))
-def test_golden_centre_and_clip(case):
-    """REFERENCE: latent weights as the PyTorch implementation centres and clamps them."""
-    w, centred, latent = (filters_last(FORWARD[f'{case}/{name}']) for name in ('w_in', 'w_centered', 'w_latent'))
+def test_golden_center_and_clip(case):
+    """REFERENCE: latent weights as the PyTorch implementation centers and clamps them."""
+    w, centered, latent = (filters_last(FORWARD[f'{case}/{name}']) for name in ('w_in', 'w_centered', 'w_latent'))
     # Both means are float32 sums of at most 257 numbers below 3, each in an order of its own.
-    np.testing.assert_allclose(centre(w), centred, atol=4 * EPS, rtol=0)
-    projected = np.asarray(centre_and_clip(w))
+    np.testing.assert_allclose(center(w), centered, atol=4 * EPS, rtol=0)
+    projected = np.asarray(center_and_clip(w))
     np.testing.assert_allclose(projected, latent, atol=4 * EPS, rtol=0)
     np.testing.assert_array_equal(np.abs(projected) == 1, np.abs(latent) == 1)
     np.testing.assert_array_equal(projected == 0, latent == 0)
@@ -91,7 +91,7 @@ PARAMS = {
     'real': jnp.full(3, 7.0),
 }
 GRADIENTS = jax.tree.map(lambda p: jnp.cos(37 * p), PARAMS)
-PROJECTIONS = {'binary': [centre_and_clip, {'bias': None}], 'real': None}
+PROJECTIONS = {'binary': [center_and_clip, {'bias': None}], 'real': None}
 
 
 def stepped(tx, params=PARAMS):
@@ -105,7 +105,7 @@ def test_project_moves_what_it_has_a_projection_for(wrap):
     plain, projected = (wrap(lambda tx=tx: stepped(tx))() for tx in (sgd, optax.chain(sgd, project(PROJECTIONS))))
     assert (jnp.abs(plain['binary'][0]) > 1).any()
     # p + (projected - p), numbers below 4, means in another order under jit.
-    np.testing.assert_allclose(projected['binary'][0], centre_and_clip(plain['binary'][0]), atol=8 * EPS, rtol=0)
+    np.testing.assert_allclose(projected['binary'][0], center_and_clip(plain['binary'][0]), atol=8 * EPS, rtol=0)
     np.testing.assert_array_equal(projected['binary'][1]['bias'], plain['binary'][1]['bias'])
     np.testing.assert_array_equal(projected['real'], plain['real'])
 
@@ -138,9 +138,35 @@ def test_latent_weights_stay_within_1(w, u):
 @given(ANY, ANY)
 def test_latent_weights_come_within_1(w, u):
     """A weight far outside (a fresh one) is subtracted from 1 and loses its low bits; the second update is exact."""
+    u = np.where(u == 0, np.float32(1), u)  # Without an update a weight stays.
     once = updated(w, u)
     assert (jnp.abs(once) <= 1 + EPS * np.abs(w)).all()
-    assert (jnp.abs(updated(once, np.zeros_like(u))) <= 1).all()
+    assert (jnp.abs(updated(once, np.full_like(u, 2.0**-60))) <= 1).all()
+
+
+@pytest.mark.parametrize('projection', [clip, center_and_clip])
+def test_what_gets_no_update_stays(projection):
+    """One filter, single weights, a whole tensor; the others are projected."""
+    w = jnp.asarray(weights((3, 3, 4, 2)) / 8)
+    u = jnp.ones_like(w).at[..., 0].set(0).at[0, 0, 1, 1].set(-0.0)
+    tx = project(projection)
+    moved = optax.apply_updates(w, tx.update(u, tx.init(w), w)[0])
+    np.testing.assert_array_equal(moved[u == 0], w[u == 0])
+    np.testing.assert_allclose(moved[u != 0], projection(w + u)[u != 0], atol=8 * EPS, rtol=0)
+    far, nothing = 8 * w, jnp.zeros_like(w)
+    assert (jnp.abs(far) > 1).any()
+    np.testing.assert_array_equal(tx.update(nothing, tx.init(far), far)[0], nothing)
+    assert tx.update(None, tx.init(w), w)[0] is None
+
+
+def test_what_gets_no_update_stays_before_a_step():
+    frozen = optax.set_to_zero()
+    chex.assert_trees_all_equal(
+        optax.apply_updates(
+            PARAMS, project_before(frozen, PROJECTIONS).update(GRADIENTS, frozen.init(PARAMS), PARAMS)[0]
+        ),
+        PARAMS,
+    )
 
 
 @pytest.mark.parametrize('projections', [None, {}, {'a': None, 'b': [None]}])
@@ -160,8 +186,8 @@ def test_missing_params_raise(link):
 
 def test_in_place_is_outside_the_differentiated_graph():
     w = jnp.asarray([[3.0, 5.0], [1.0, -1.0]])
-    y, vjp = jax.vjp(lambda w: in_place(centre_and_clip, w), w)
-    np.testing.assert_array_equal(y, centre_and_clip(w))
+    y, vjp = jax.vjp(lambda w: in_place(center_and_clip, w), w)
+    np.testing.assert_array_equal(y, center_and_clip(w))
     np.testing.assert_array_equal(vjp(jnp.full((2, 2), 7.0))[0], np.full((2, 2), 7.0))
 
 

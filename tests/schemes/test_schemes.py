@@ -10,27 +10,34 @@ import pytest
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
 from bnn_jax.schemes import (
+    Exponential,
+    Geometric,
+    RSign,
+    Scheduled,
     Scheme,
+    Trained,
     biased,
     check_scale,
     constant_k,
     flowing_k,
     itself,
     real,
+    real_hard_tanh,
     real_input,
     real_unrectified,
     unbiased,
 )
 from bnn_jax.schemes.dropout import everywhere
 from bnn_jax.schemes.initializers import unit_uniform
-from bnn_jax.schemes.projections import centre_and_clip, clip
+from bnn_jax.schemes.projections import center_and_clip, clip
 
 SCHEMES = {name: value for name, value in vars(schemes).items() if isinstance(value, Scheme) and name.isupper()}
 replace = dataclasses.replace
 
 
 def test_every_scheme_is_there():
-    assert {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA'} <= SCHEMES.keys()
+    names = {'FLOAT', 'BC', 'BC_STOCHASTIC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET', 'RECU'}
+    assert names <= SCHEMES.keys()
     for name, scheme in SCHEMES.items():
         assert getattr(bnn, name) is scheme
 
@@ -57,7 +64,7 @@ XNOR = (
     quantizers.scaled_sign_ste,
     quantizers.alpha,
     quantizers.sign_ste,
-    centre_and_clip,
+    center_and_clip,
     real,
     real,
     real,
@@ -81,6 +88,24 @@ SOURCES = {
         real,
         real,
     ),
+    'IRNET': (
+        Scheduled(quantizers.balanced_sign_ede, Geometric(0.1, 10.0)),
+        quantizers.power_of_two_scale,
+        Scheduled(quantizers.sign_ede, Geometric(0.1, 10.0)),
+        None,
+        real_hard_tanh,
+        real,
+        real,
+    ),
+    'RECU': (
+        Scheduled(quantizers.recu_scaled_sign, Exponential(0.85, 0.99)),
+        Scheduled(quantizers.recu_scale, Exponential(0.85, 0.99)),
+        quantizers.sign_approx_by_image,
+        None,
+        real_hard_tanh,
+        real,
+        real,
+    ),
 }
 
 
@@ -89,6 +114,7 @@ def test_what_the_sources_make_binary(name, expected):
     s = SCHEMES[name]
     assert (s.weight, s.scale, s.activation, s.projection, s.first, s.last, s.shortcut) == expected
     assert s.pad_value == 0
+    assert s.balance is (quantizers.balanced if name in ('IRNET', 'RECU') else None)
     assert s.training_weight is (quantizers.stochastic_sign_ste if name == 'BC_STOCHASTIC' else None)
     assert s.input_scale is (constant_k if name == 'XNOR_K' else None)
 
@@ -101,6 +127,7 @@ def test_schemes_of_the_outer_layers(scheme):
     assert itself(variant) is variant
     assert real(variant) == replace(bnn.FLOAT, **kept)
     assert real_unrectified(variant) == replace(real(variant), chain=schemes.product_norm_pool)
+    assert real_hard_tanh(variant) == replace(real(variant), chain=schemes.product_pool_norm_hard_tanh)
     assert real_input(variant) == replace(variant, activation=None, input_scale=None)
 
 
@@ -141,6 +168,7 @@ WRONG_SCALES = {
     'a scale a layer for one a filter': replace(bnn.XNOR, scale=quantizers.layer_alpha),
     'weights of more than one bit': replace(bnn.XNOR, weight=lambda w: quantizers.dorefa_weights(w, 2), scale=None),
     'real weights': replace(bnn.BWN, weight=lambda w: w),
+    'balanced weights without balance': replace(bnn.IRNET, balance=None),
 }
 
 
@@ -153,6 +181,12 @@ def test_a_scale_of_another_quantizer_raises(scheme):
 BAD_FIELDS = {
     'pad_value 2': (bnn.XNOR, {'pad_value': 2}, r'pad_value: got 2, expected 0, \+1 or -1'),
     'dropout 1': (bnn.XNOR, {'dropout': 1.0}, 'dropout: got 1.0, expected a rate from 0 to below 1'),
+    'balance without weight': (bnn.FLOAT, {'balance': quantizers.balanced}, 'without weight'),
+    'trained activation with a schedule': (
+        bnn.BNN,
+        {'activation': Trained(RSign, Geometric(1.0, 2.0))},
+        'only trained weights have one',
+    ),
     'before without weight': (bnn.FLOAT, {'before': clip}, 'without weight'),
     'scale without weight': (bnn.FLOAT, {'scale': quantizers.alpha}, 'without weight'),
     'projection without weight': (bnn.FLOAT, {'projection': clip}, 'without weight'),
@@ -216,6 +250,8 @@ CHAINS = {
     'XNOR_K': ('norm_in product pool', 'norm_in relu pool product'),
     'DOREFA': ('norm_in product pool', 'norm_in relu pool product'),
     'BIREAL': ('product norm_out pool', 'pool product'),
+    'IRNET': ('product pool norm_out hard_tanh', 'pool norm_in product'),
+    'RECU': ('product pool norm_out hard_tanh', 'pool norm_in product'),
 }
 
 
@@ -262,11 +298,15 @@ RESIDUALS = {
     'residual_norm_before': '[1 norm_in1 product1 norm_in2 product2 ]',
     'residuals_norm_after': '[1 product1 norm_out1 ] relu1 [2 product2 norm_out2 ] relu2',
     'residuals_sign_after': '[1 product1 norm_out1 ] [2 product2 norm_out2 ]',
+    'residual_hard_tanh': '[1 product1 norm_out1 hard_tanh1 product2 norm_out2 ] hard_tanh2',
+    'residuals_hard_tanh': '[1 product1 norm_out1 ] hard_tanh1 [2 product2 norm_out2 ] hard_tanh2',
     'residuals_norm_before': '[1 norm_in1 product1 ] [2 norm_in2 product2 ]',
 }
 DOWNSAMPLES = {
     'product_norm': 'product norm_out',
     'norm_product': 'norm_in product',
+    'subsample_pad': 'subsample pad_channels',
+    'average_pad': 'average pad_channels',
     'average_product_norm': 'average product_unstrided norm_out',
 }
 
@@ -289,6 +329,8 @@ def test_orders_of_shortcuts(name, layers):
         ('BNN', 'residual_sign_after', 'product_norm'),
         ('XNOR', 'residual_norm_before', 'product_norm'),
         ('BIREAL', 'residuals_sign_after', 'average_product_norm'),
+        ('IRNET', 'residuals_hard_tanh', 'subsample_pad'),
+        ('RECU', 'residuals_hard_tanh', 'average_pad'),
     ],
 )
 def test_what_each_scheme_takes(name, residual, downsample):
@@ -296,7 +338,7 @@ def test_what_each_scheme_takes(name, residual, downsample):
     assert SCHEMES[name].downsample == getattr(schemes, downsample)
 
 
-def test_an_order_may_be_a_function_and_a_misspelt_name_is_refused():
+def test_an_order_may_be_a_function_and_a_misspelled_name_is_refused():
     assert schemes.arrange(lambda parts: [*parts.pool(), *parts.relu()], Named()) == ['pool', 'relu']
     with pytest.raises(ValueError, match=r"got \('norm', 'produkt'\), expected a tuple of product"):
         replace(bnn.XNOR, chain=('norm', 'produkt'))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -23,7 +24,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
-from bnn_jax.data import Standardize, digits, evaluation_batches
+from bnn_jax.data import Standardize, crop, digits, evaluation_batches, flip
 from bnn_jax.nn.norm import Norm
 from bnn_jax.training import Config, Interrupted, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.devices import (
@@ -37,6 +38,7 @@ from bnn_jax.training.devices import (
     whole,
 )
 from bnn_jax.training.metrics import read
+from bnn_jax.training.on_device import Draw, batched
 from bnn_jax.training.step import update
 
 TESTS = Path(__file__).parents[1]
@@ -44,7 +46,7 @@ TESTS = Path(__file__).parents[1]
 
 def environment(devices: int) -> dict[str, str]:
     return os.environ | {
-        'PYTHONPATH': str(TESTS.parent),
+        'PYTHONPATH': os.pathsep.join(map(str, (TESTS.parent, TESTS))),
         'JAX_PLATFORMS': 'cpu',
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
@@ -138,6 +140,16 @@ def eight() -> dict:
     batches = list(evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,))))
     on_eight = [evaluate(network, batches) for network in (model, bnn.convert(model))]
     found['evaluated'] = on_eight
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
+    lying = {'image': pixels, 'label': np.arange(50, dtype=np.int32), 'table': np.linspace(0, 1, 256)[:, None]}
+    augmentations = tuple(map(batched, (crop(2), flip)))
+    alone, together = (Draw(0, 16, 50, augmentations, mesh) for mesh in (None, all_devices()))
+    batches = [
+        jax.jit(draw.batch)(replicated(lying, all_devices()) if draw.mesh else lying, jnp.int32(4))
+        for draw in (alone, together)
+    ]
+    found['drawn'] = difference(*batches)
+    found['images a device'] = {len(shard.data) for shard in batches[1]['image'].addressable_shards} == {2}
     try:
         spread(batch_of(12), all_devices())
     except ValueError as error:
@@ -184,6 +196,10 @@ def test_eight_devices_evaluate_as_one(found):
         np.testing.assert_allclose(ours['loss'], expected['loss'], rtol=1e-6)  # float32 logits
 
 
+def test_eight_devices_draw_the_batch_of_one(found):
+    assert found['drawn'] == 0 and found['images a device']
+
+
 def test_a_batch_that_devices_cannot_share(found):
     assert found['uneven'] == 'batch_size: got 12 for 8 devices, expected a multiple of 8'
 
@@ -191,8 +207,8 @@ def test_a_batch_that_devices_cannot_share(found):
 # Statistics of parts of a batch, and a batch in parts, on one device.
 
 
-def test_groups_are_normalised_each_by_itself():
-    """Against each group's mean and variance in NumPy; the running ones move towards the mean of the groups'."""
+def test_groups_are_normalized_each_by_itself():
+    """Against each group's mean and variance in NumPy; the running ones move toward the mean of the groups'."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 3, 2, 4)).astype(np.float32)
     norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
@@ -216,7 +232,7 @@ in_parts_of = jax.jit(update, static_argnames='parts')
 
 
 def test_a_batch_in_parts_is_the_batch():
-    """A network without normalisation: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
+    """A network without normalization: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
     rounding."""
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, bnn.FLOAT, {'hidden': (), 'input_shape': (8, 8, 1)})
@@ -225,7 +241,7 @@ def test_a_batch_in_parts_is_the_batch():
 
 
 def test_a_batch_in_parts_moves_the_statistics_part_by_part():
-    """Part i is images i, i + 2, ...; the running mean of the first normalisation is moved twice."""
+    """Part i is images i, i + 2, ...; the running mean of the first normalization is moved twice."""
     scheme = dataclasses.replace(bnn.FLOAT, momentum=0.5)
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
@@ -258,7 +274,7 @@ def test_operands_in_bfloat16(name):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
         losses[operands] = float(metrics['loss']), evaluated
     assert losses[None][1] == losses[jnp.bfloat16][1]
-    if name in ('FLOAT', 'BWN'):  # Where x is binarised, a sign may turn or none.
+    if name in ('FLOAT', 'BWN'):  # Where x is binarized, a sign may turn or none.
         assert losses[None][0] != losses[jnp.bfloat16][0]
         np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
 
@@ -279,6 +295,40 @@ def test_bfloat16_is_what_the_matrix_unit_would_do():
     loss = np.log(np.exp(logits).sum(-1)) - logits[np.arange(5), labels]
     np.testing.assert_allclose(metrics['loss'], loss.mean(), rtol=1e-6)
     assert float(after.step) == 1
+
+
+def test_what_lies_between_layers_is_bfloat16_and_the_rest_is_not():
+    """Dense, norm, ReLU, dense against NumPy, which rounds what each layer reads; sums and statistics are not rounded."""
+    model = bnn.models.mlp(3, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=(5,))
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(6, 2, 2, 1)).astype(np.float32), np.array([0, 1, 2, 0, 1, 2])
+    state = init(model, optax.sgd(1.0), operands=jnp.bfloat16)
+    after, metrics = train_step(state, {'image': images, 'label': labels})
+
+    def narrow(a):
+        return np.asarray(jnp.asarray(a, jnp.float32).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+    first, last = (narrow(value[...]) for path, value in nnx.to_flat_state(state.params) if path[-1] == 'kernel')
+    x = narrow(narrow(images.reshape(6, 4)) @ first)
+    mean, var = x.mean(0), x.var(0)
+    y = narrow(np.maximum(narrow((x - mean) / np.sqrt(var + bnn.FLOAT.eps)), 0))
+    logits = y @ last
+    loss = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), labels]
+    np.testing.assert_allclose(metrics['loss'], loss.mean(), rtol=1e-6)
+    (norm,) = (module for _, module in nnx.iter_modules(model_of(after)) if isinstance(module, Norm))
+    np.testing.assert_allclose(norm.mean[...], (1 - bnn.FLOAT.momentum) * mean, rtol=1e-5, atol=1e-7)
+    assert norm.mean[...].dtype == jnp.float32
+
+
+def test_every_kind_of_layer_trains_in_bfloat16():
+    """Shapes alone: branches and auxiliary heads, residuals, averages, trained signs; what is kept stays float32."""
+    trained = dataclasses.replace(bnn.BIREAL, activation=bnn.schemes.Trained(bnn.schemes.RSign))
+    small = networks.SMALL['resnet20'][1][1:]
+    for model, shape in ((networks.two_modules(bnn.XNOR_K), (9, 8, 3)), (networks.build('resnet20', trained), small)):
+        state, batch = init(model, optax.adam(1e-3), operands=jnp.bfloat16), batch_of(4, shape, np.float32)
+        after, metrics = jax.eval_shape(update, state, batch)
+        assert metrics['loss'].dtype == jnp.float32
+        assert [leaf.dtype for leaf in jax.tree.leaves(after)] == [leaf.dtype for leaf in jax.tree.leaves(state)]
 
 
 # Two processes.
@@ -309,8 +359,8 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
     # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
     jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
-    fit_module = sys.modules['bnn_jax.training.fit']
-    check, seen = fit_module.check_batch, []
+    images_module = sys.modules['bnn_jax.training.images']
+    check, seen = images_module.check_batch, []
 
     def counted(*arguments):
         seen.append(1)
@@ -318,7 +368,7 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
             os.kill(os.getpid(), signal.SIGKILL if end == 'kill' else signal.SIGTERM)
         check(*arguments)
 
-    fit_module.check_batch = counted
+    images_module.check_batch = counted
     print(json.dumps({'sum': host_sum()}), flush=True)
     try:
         state = fit(config(workdir))

@@ -62,7 +62,7 @@ def numbers(values) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def normalised(x, eps):
+def normalized(x, eps):
     x = np.asarray(x, np.float64)
     return (x - x.mean(0)) / np.sqrt(x.var(0) + eps)
 
@@ -80,9 +80,9 @@ def test_by_hand():
     start = {'2': 0.5, '4': 2.0}
     seen = numbers(watch(before, state_with(bnn.XNOR, first, second), jnp.asarray(x), start))
 
-    inputs = normalised(x.reshape(9, 2), bnn.XNOR.eps)
+    inputs = normalized(x.reshape(9, 2), bnn.XNOR.eps)
     alphas = [np.mean(np.abs(w.astype(np.float64)), 0) for w in (first, second)]
-    hidden = normalised(np.where(inputs >= 0, 1, -1) @ (alphas[0] * np.where(first >= 0, 1, -1)), bnn.XNOR.eps)
+    hidden = normalized(np.where(inputs >= 0, 1, -1) @ (alphas[0] * np.where(first >= 0, 1, -1)), bnn.XNOR.eps)
     expected = {'flips/2': 2 / 6, 'flips/4': 1 / 6, 'at_clip/2': 2 / 6, 'at_clip/4': 2 / 6}
     expected |= {'alpha/2': alphas[0].mean(), 'alpha/4': alphas[1].mean()}
     expected |= {f'in_window/{i}': np.mean(np.abs(x) <= 1) for i, x in (('2', inputs), ('4', hidden))}
@@ -140,7 +140,7 @@ def test_running_beside_batch_statistics(groups):
     for batch in batches:
         x, labels = batch['image'].reshape(-1, 2).astype(np.float64), batch['label']
         for row, inputs in zip(
-            expected, ((x - mean) / np.sqrt(var + scheme.eps), normalised(x, scheme.eps)), strict=True
+            expected, ((x - mean) / np.sqrt(var + scheme.eps), normalized(x, scheme.eps)), strict=True
         ):
             logits = inputs @ w
             losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(x)), labels]
@@ -153,7 +153,7 @@ def test_running_beside_batch_statistics(groups):
 
 
 def test_weights_are_seen_as_they_are_read():
-    """Centred over the inputs and clipped before the pass: 0.5 and 0.1 become +-0.2; 3 and -1 become 2, then 1."""
+    """Centered over the inputs and clipped before the pass: 0.5 and 0.1 become +-0.2; 3 and -1 become 2, then 1."""
     scheme = bnn.presets.XNOR_PYTORCH
     first = np.array([[0.5, 3.0, 0.0], [0.1, -1.0, 0.0]], np.float32)
     state = state_with(scheme, first, SECOND)

@@ -29,7 +29,7 @@ from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.two_stage import activations_only, second_stage
 
 TESTS = Path(__file__).parents[1]
-BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA')}
+BINARY = {name: getattr(bnn, name) for name in ('BNN', 'XNOR', 'XNOR_K', 'BIREAL', 'DOREFA', 'IRNET')}
 BINARY['XNOR_LUA'] = bnn.presets.XNOR_LUA
 
 
@@ -38,7 +38,7 @@ def mlp(scheme, seed=0, hidden=(24, 16)):
 
 
 def trained(scheme, seed=1):
-    """Weights that training may leave: some beyond 1, filters off centre; statistics and gamma anywhere."""
+    """Weights that training may leave: some beyond 1, filters off center; statistics and gamma anywhere."""
     model, rng = mlp(activations_only(scheme), seed), np.random.default_rng(seed)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, Product):
@@ -70,7 +70,7 @@ def same(ours, theirs):
 def test_only_what_concerns_weights_changes(name):
     scheme, first = BINARY[name], activations_only(BINARY[name])
     changed = {f.name for f in dataclasses.fields(first) if getattr(first, f.name) is not getattr(scheme, f.name)}
-    assert 'weight' in changed <= {'weight', 'scale', 'projection', 'before', 'training_weight'}
+    assert 'weight' in changed <= {'weight', 'scale', 'projection', 'before', 'balance', 'training_weight'}
     assert {getattr(first, field) for field in changed} == {None}
     assert activations_only(first) == first
 
@@ -118,7 +118,7 @@ def test_the_first_stage_multiplies_signs_by_real_weights():
 
 
 def test_the_second_stage_starts_from_the_signs_of_the_first():
-    """alpha sign(W), W the first stage's weights centred over inputs and clipped, from nothing but its own arrays."""
+    """alpha sign(W), W the first stage's weights centered over inputs and clipped, from nothing but its own arrays."""
     first = trained(bnn.XNOR)
     weights = []
     for i, layer in enumerate(products(first)):

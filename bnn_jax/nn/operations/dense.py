@@ -5,14 +5,13 @@ import math
 from collections.abc import Callable
 
 import jax
-from jax import lax
 
 from bnn_jax import quantizers
 from bnn_jax.kernels import packed_matmul, signed_matmul
 from bnn_jax.kernels.backend import below
 from bnn_jax.nn.names import register
 from bnn_jax.ops.bits import pack, unpack, words_for
-from bnn_jax.ops.deterministic import wide
+from bnn_jax.ops.products import dot
 from bnn_jax.ops.signs import Signs
 
 
@@ -23,20 +22,16 @@ def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Gradients, g the incoming one rounded to the operands' dtype, which theirs have too: dx = g kernel^T and
     dkernel = x^T g, accumulated in float32 or wider. Only reverse mode is defined.
     """
-    return _dot(x, kernel, 1, 0)
+    return dot(x, kernel, 1, 0)
 
 
 def _dense_bwd(operands, g):
     x, kernel = operands
     g = g.astype(x.dtype)
-    return _dot(g, kernel, 1, 1).astype(x.dtype), _dot(x, g, 0, 0).astype(kernel.dtype)
+    return dot(g, kernel, 1, 1).astype(x.dtype), dot(x, g, 0, 0).astype(kernel.dtype)
 
 
 dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
-
-
-def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
-    return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=wide(a.dtype))
 
 
 def _by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

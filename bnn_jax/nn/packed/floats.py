@@ -122,7 +122,7 @@ class SignProduct(PackedLayer):
 
 @packed_layer('PackedNorm')
 class PackedNorm(PackedLayer):
-    """Batch normalisation as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
+    """Batch normalization as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
 
     channels: int
     coefficients: jax.Array = tensor()

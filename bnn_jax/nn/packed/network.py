@@ -10,6 +10,7 @@ from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
 @packed_layer('Chain')
@@ -29,6 +30,7 @@ class PackedSequential(PackedLayer):
     def _through(self, start: int, stop: int, x: Any) -> Any:
         for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
             only_signs = following is not None and following.reads_only_signs() and layer.gives_signs()
+            # Where nothing but signs is read, the map itself is never written.
             x = layer.signs(x) if only_signs else layer(x)
         return x
 
@@ -91,7 +93,9 @@ class PackedNetwork(PackedLayer):
 
     def __call__(self, images) -> jax.Array:
         images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
-        return nan_unless_finite(self.body(images), images)
+        if is_explicit(images):
+            return automatically(_logits, along_batch(images), self.body, images)
+        return _logits(self.body, images)
 
     def rows(self, path: str) -> Iterator[Row]:
         yield from self.body.rows(path)
@@ -103,3 +107,7 @@ class PackedNetwork(PackedLayer):
             f'PackedNetwork(channels={self.channels}, num_classes={self.num_classes}): {len(rows)} layers, {packed} of them '
             f'products of bits, {self.report.bytes:,} bytes; .report says what each layer became'
         )
+
+
+def _logits(body: PackedSequential, images: jax.Array) -> jax.Array:
+    return nan_unless_finite(body(images), images)

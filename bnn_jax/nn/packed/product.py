@@ -49,6 +49,7 @@ class PackedProduct(PackedLayer):
         for name, shape in (('shift', (self.in_features,)), ('offset', (self.out_features,)), ('levels', (2,))):
             if getattr(self, name) is not None:
                 expect(self, name, shape, np.float32)
+        # Once, not in every call; the class is frozen, hence not by assignment.
         object.__setattr__(self, 'tap_sums', self.operation.tap_sums(self.words, self.in_features))
 
     def __call__(self, x: jax.Array | Signs) -> jax.Array:

@@ -1,0 +1,80 @@
+"""Binary layers in place of Flax's, with the same argument names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from flax import nnx
+
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.product import Product
+from bnn_jax.ops.windows import Padding, Window
+from bnn_jax.schemes.scheme import Scheme
+
+
+class Conv(Product):
+    """A binary convolution in place of `flax.nnx.Conv`: the same argument names, and a scheme.
+
+    Works in any `nnx.Module`. `bnn_jax.convert` replaces it by its packed twin.
+
+    Args:
+        in_features: channels of the input.
+        out_features: filters.
+        kernel_size: the window, one integer for a square or two.
+        strides: one or two integers.
+        padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
+        kernel_dilation: one or two integers.
+        feature_group_count: groups of channels, each seen by its own filters.
+        use_bias: whether a trained bias is added.
+        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary convolution.
+        rngs: random keys for the initial weights.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> layer = bnn.nn.Conv(3, 8, (3, 3), scheme=bnn.XNOR, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((1, 5, 5, 3))).shape
+        (1, 5, 5, 8)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        *,
+        padding: Padding | int = 'SAME',
+        kernel_dilation: int | Sequence[int] = 1,
+        feature_group_count: int = 1,
+        use_bias: bool = True,
+        scheme: Scheme,
+        rngs: nnx.Rngs,
+    ):
+        if isinstance(padding, int | np.integer):
+            padding = ((padding, padding), (padding, padding))
+        window = Window.of(kernel_size, strides, padding, kernel_dilation)
+        operation = Convolution(window, groups=feature_group_count)
+        super().__init__(operation, in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)
+
+
+class Linear(Product):
+    """A binary dense layer in place of `flax.nnx.Linear`: the same argument names, and a scheme.
+
+    __call__: (..., in_features) -> (..., out_features).
+
+    Args:
+        in_features: numbers of the input.
+        out_features: numbers of the output.
+        use_bias: whether a trained bias is added.
+        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary dense layer.
+        rngs: random keys for the initial weights.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> bnn.nn.Linear(3, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3))).shape
+        (2, 5, 8)
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, use_bias: bool = True, scheme: Scheme, rngs: nnx.Rngs):
+        super().__init__(Dense(), in_features, out_features, scheme=scheme, use_bias=use_bias, rngs=rngs)

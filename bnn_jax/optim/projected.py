@@ -1,0 +1,184 @@
+"""An optimizer whose latent weights stay where their schemes want them, in any training loop."""
+
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.core import Tracer
+
+from bnn_jax.schemes.projections import moved, of, project, project_before
+
+# These make parameters anew from numbers of their own at every step, so a projected parameter would be forgotten.
+REFUSED = ('COCOBState', 'LookaheadState', 'MechanicState')
+
+
+def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -> optax.GradientTransformation:
+    """The optimizer, and after each of its updates the projections that the model's latent weights carry.
+
+    `training.init` does this by itself; this is for a loop of your own, with Flax's optimizer or plain Optax. The projection is
+    the last link and touches nothing but latent weights, of them only those that an update moves. Where parameters are
+    projected before a step (`Scheme.before`), the chain starts from there. A copy of the weights that the optimizer keeps
+    (schedule-free's z, an average) is projected with them, so that the weights to evaluate obey the scheme too. Called again
+    with the same optimizer and a model of the same structure, it returns the same object, and nothing is compiled anew.
+
+    Args:
+        tx: any Optax chain, also `optax.MultiSteps`.
+        model: the model, or its parameters as `nnx.state(model, nnx.Param)` gives them.
+
+    Returns:
+        An Optax transformation; tx itself where nothing is projected.
+
+    Raises:
+        TypeError: for what is no optimizer.
+        ValueError: for optimizers that make parameters anew from numbers of their own: lookahead, Mechanic, COCOB.
+
+    Example:
+        >>> import bnn_jax as bnn, optax
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0), hidden=(4, 4), input_shape=(2, 2, 1))
+        >>> tx = bnn.optim.projected(optax.adam(1e-2), model)
+        >>> state = tx.init(nnx.state(model, nnx.Param))
+    """
+    if not (hasattr(tx, 'init') and hasattr(tx, 'update')):
+        raise TypeError(f'optimizer: got {tx!r}, expected an optax chain such as optax.adam(1e-3)')
+    params = nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else model
+    projections, befores = (_leaves(of(params, name), params) for name in ('projection', 'before'))
+    if not any((*projections, *befores)):
+        return tx
+    return _wrapped(tx, projections, befores, _copies(tx, params, projections))
+
+
+def _leaves(tree: Any, params: nnx.State) -> tuple:
+    """What stands in place of every variable, for each of its arrays; None counts."""
+    per_variable = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
+    variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    pairs = zip(per_variable, variables, strict=True)
+    return tuple(found for found, variable in pairs for _ in jax.tree.leaves(variable))
+
+
+def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, int], ...]:
+    """(array of the optimizer's state, parameter) where the first is a copy of the second, by their places in the trees."""
+    arrays = jax.tree.leaves(params)
+    if not any(projections) or any(not isinstance(array, jax.Array) or isinstance(array, Tracer) for array in arrays):
+        return ()
+    state = tx.init(params)
+    _check(state)
+    latent = {k: np.asarray(array) for k, array in enumerate(arrays) if projections[k] and array.is_fully_addressable}
+    schedule_free = {id(leaf) for node in _schedule_free_states(state) for leaf in jax.tree.leaves(node.z)}
+    found = []
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        for k, array in latent.items():
+            # Equal numbers are no sign of a copy where all are the same, as moments are at the start.
+            like = np.shape(leaf) == array.shape and array.size > 1 and id(leaf) not in schedule_free
+            if like and np.array_equal(leaf, array) and np.ptp(array) > 0:
+                found.append((i, k))
+    return tuple(found)
+
+
+def _check(state: Any) -> None:
+    """Raises ValueError for the state of an optimizer that a projection does not reach."""
+
+    def check(node):
+        if type(node).__name__ in REFUSED:
+            raise ValueError(
+                f'optimizer: got one with a {type(node).__name__}, which makes parameters anew from numbers of its own, '
+                'where no projection of latent weights reaches; expected one that updates the parameters it is given, such '
+                'as adam, or optax.contrib.schedule_free for an average'
+            )
+        return False
+
+    jax.tree.leaves(state, is_leaf=check)
+
+
+def _schedule_free_states(state: Any) -> list:
+    def is_one(node):
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    return [node for node in jax.tree.leaves(state, is_leaf=is_one) if is_one(node)]
+
+
+@lru_cache(maxsize=64)
+def _wrapped(tx: Any, projections: tuple, befores: tuple, copies: tuple) -> optax.GradientTransformationExtraArgs:
+    if not isinstance(tx, optax.GradientTransformation):
+        tx = optax.GradientTransformationExtraArgs(tx.init, tx.update)  # MultiSteps
+    chain = _projecting(optax.with_extra_args_support(tx), projections, copies) if any(projections) else tx
+    if not any(befores):
+        return chain  # pyright: ignore[reportReturnType]
+
+    def before(params):
+        return project_before(chain, _tree(befores, params))
+
+    def update(updates, state, params=None, **extra_args):
+        return before(updates if params is None else params).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(lambda params: before(params).init(params), update)
+
+
+def _projecting(tx: optax.GradientTransformationExtraArgs, projections: tuple, copies: tuple):
+    def init(params):
+        return tx.init(params), optax.EmptyState()
+
+    def update(updates, state, params=None, **extra_args):
+        link = project(_tree(projections, updates if params is None else params))
+        inner, empty = state
+        updates, new = tx.update(updates, inner, params, **extra_args)
+        updates, new = _schedule_free_projected(updates, inner, new, projections)
+        new = _copies_projected(inner, new, projections, copies)
+        return link.update(updates, empty, params)[0], (new, empty)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _tree(functions: tuple, params: Any) -> Any:
+    """The functions as a tree like the parameters, whose containers are those of the loop that calls."""
+    structure = jax.tree.structure(params)
+    if structure.num_leaves != len(functions):
+        raise ValueError(
+            f'projected: got {structure.num_leaves} parameters, expected {len(functions)}, those of the model; give the '
+            'optimizer the parameters that it was made for'
+        )
+    return jax.tree.unflatten(structure, functions)
+
+
+def _copies_projected(old: Any, new: Any, projections: tuple, copies: tuple) -> Any:
+    before, (after, structure) = jax.tree.leaves(old), jax.tree.flatten(new)
+    for i, k in copies:
+        after[i] = before[i] + moved(projections[k], after[i] - before[i], before[i])
+    return jax.tree.unflatten(structure, after)
+
+
+def _schedule_free_projected(updates: Any, old: Any, new: Any, projections: tuple) -> tuple[Any, Any]:
+    """z projected, and with it what y and x were made of.
+
+    x <- (1 - c) x + c z and y = (1 - b1) z + b1 x, so where z moves by d, y moves by (1 - b1 + b1 c) d.
+    """
+    olds = iter(_schedule_free_states(old))
+    found, structure = jax.tree.flatten(updates, is_leaf=_is_empty)
+
+    def projected_state(node):
+        if not isinstance(node, optax.contrib.ScheduleFreeState):
+            return node
+        state, total = next(olds), jnp.asarray(node.weight_sum)
+        share = jnp.where(total > 0, (total - state.weight_sum) / jnp.where(total > 0, total, 1), 0)
+        before, (after, z_structure) = (
+            jax.tree.leaves(state.z, is_leaf=_is_empty),
+            jax.tree.flatten(node.z, is_leaf=_is_empty),
+        )
+        for k, projection in enumerate(projections):
+            if projection is not None and not _is_empty(after[k]):
+                z = before[k] + moved(projection, after[k] - before[k], before[k])
+                factor = 1 - node.b1 + node.b1 * share
+                found[k] = found[k] + (factor * (z - after[k])).astype(found[k].dtype)
+                after[k] = z
+        return node._replace(z=jax.tree.unflatten(z_structure, after))
+
+    new = jax.tree.map(projected_state, new, is_leaf=lambda node: isinstance(node, optax.contrib.ScheduleFreeState))
+    return jax.tree.unflatten(structure, found), new
+
+
+def _is_empty(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, optax.MaskedNode)

@@ -1,0 +1,133 @@
+"""Weights that are balanced and standardized before their sign is taken: IR-Net's, and what ReCU shares with them.
+
+w: (..., out); every filter by itself, n weights each. Sums go in a fixed order, so that a sign is the same in every
+compilation, in training and in packed arithmetic.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
+from bnn_jax.quantizers.signs import sign
+from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
+
+
+def balanced(w) -> jax.Array:
+    """W - its mean over the filter, so that about half of a filter's signs are +1.
+
+    w: (..., out). Gradient: g - its mean over the filter, by JAX. Raises TypeError for a non-floating dtype, ValueError for
+    rank < 2. Source: IR-Net (arXiv:1909.10788).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.balanced(jnp.array([[1.0], [2.0], [6.0]]))[:, 0]
+        Array([-2., -1.,  3.], dtype=float32)
+    """
+    w = floating(w, 'balanced')
+    if w.ndim < 2:
+        raise ValueError(f'balanced: got shape {w.shape}, expected rank >= 2 with the output filter as last axis')
+    mean = ordered_mean(w.astype(wide(w.dtype)).reshape(-1, w.shape[-1]))
+    return w - over_filters(mean.astype(w.dtype), w)
+
+
+def _square(x: jax.Array) -> jax.Array:
+    return rounded(x * x)
+
+
+def mean_magnitude_and_deviation(centered: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    """Of balanced weights, every filter's mean of |c| and sqrt(sum of c^2 / (n - 1) + eps), (out,) each."""
+    rows = centered.astype(wide(centered.dtype)).reshape(-1, centered.shape[-1])
+    n = rows.shape[0]
+    # n / (n - 1) makes the mean of squares PyTorch's variance; a single weight is its own mean, and 0 either way.
+    variance = rounded(ordered_mean(rows, term=_square) * np.asarray(n / max(n - 1, 1), rows.dtype))
+    deviation = rounded(jnp.sqrt(variance + np.asarray(eps, rows.dtype)))
+    return ordered_mean(rows, term=jnp.abs), deviation
+
+
+def through_standardization(centered: jax.Array, deviation: jax.Array, eps: float, g: jax.Array) -> jax.Array:
+    """The gradient to W from g, that to (W - mean) / deviation; `mean_magnitude_and_deviation` says which deviation.
+
+    With u = (W - mean) / deviation and sums over the filter: h - mean(h), h = (g - u sum(g u) / (n - 1)) / deviation.
+    """
+    dtype, n = wide(centered.dtype), centered.size // centered.shape[-1]
+    g, inverse = g.astype(dtype), over_filters(_inverse(deviation), centered)
+    u, axes = centered.astype(dtype) * inverse, tuple(range(centered.ndim - 1))
+    along = jnp.sum(g * u, axis=axes, keepdims=True) * np.asarray(1 / max(n - 1, 1), dtype)
+    h = (g - u * along) * inverse
+    return (h - h.mean(axes, keepdims=True)).astype(centered.dtype)
+
+
+def _inverse(deviation: jax.Array) -> jax.Array:
+    """1 / deviation; 0 for a filter of equal weights, which has no scale: its weights are then 0 and learn nothing."""
+    nothing = deviation == 0
+    return jnp.where(nothing, 0, rounded(1 / jnp.where(nothing, 1, deviation)))
+
+
+def power_of_two_scale(w) -> jax.Array:
+    """IR-Net's scale of every filter: 2^round(log2(mean |u|)), u = (W - mean) / deviation of the filter.
+
+    w: (..., out). Returns (out,): exact powers of two, with which a product of signs is scaled by shifting bits; 0 for a
+    filter of equal weights. The deviation has n - 1 below the sum of squares. Gradient: 0, for the source stops it.
+    Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.power_of_two_scale(jnp.array([[-3.0, 0], [3, 0], [-3, 0], [3, 0], [-3, 0], [3, 9]]))
+        Array([1. , 0.5], dtype=float32)
+    """
+    w = jax.lax.stop_gradient(floating(w, 'power_of_two_scale'))
+    magnitude, deviation = mean_magnitude_and_deviation(balanced(w), 0.0)
+    mean = rounded(magnitude * _inverse(deviation))
+    # mean = fraction 2^exponent, fraction from 1/2 to below 1: the nearest power is found without a logarithm, whose last
+    # bit is not the same in every compilation.
+    fraction, exponent = jnp.frexp(mean)
+    exponent = exponent - (fraction < math.sqrt(0.5)).astype(exponent.dtype)
+    return jnp.where(mean == 0, 0, jnp.ldexp(jnp.ones_like(mean), exponent)).astype(w.dtype)
+
+
+def _sharp(x: jax.Array, t: jax.Array) -> jax.Array:
+    """k t (1 - tanh(t x)^2), k = max(1 / t, 1); wide."""
+    dtype = wide(x.dtype)
+    t = jnp.broadcast_to(jnp.asarray(t).astype(dtype), x.shape)
+    # 1 - tanh(u)^2 = 4 e^(-2|u|) / (1 + e^(-2|u|))^2, without the difference of nearly equal numbers.
+    decay = jnp.exp(-2 * t * jnp.abs(x.astype(dtype)))
+    return jnp.maximum(t, 1) * 4 * decay / (1 + decay) ** 2
+
+
+@with_gradient(lambda x, t, g: (_sharp(x, t) * g.astype(wide(x.dtype))).astype(x.dtype))
+def sign_ede(x, t) -> jax.Array:
+    """Sign with IR-Net's error decay estimator, which sharpens as t grows.
+
+    Forward: sign(x). Gradient: g k t (1 - tanh(t x)^2), k = max(1 / t, 1): near the identity for small t, near the sign's own
+    derivative for large t; none for t. Any shape; t: a scalar. Raises TypeError for a non-floating dtype.
+    Source: IR-Net (arXiv:1909.10788), as its code has it. t there goes from 0.1 to 10: `schemes.Geometric`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> [round(float(jax.grad(bnn.quantizers.sign_ede)(0.5, t)), 3) for t in (0.1, 1.0, 10.0)]
+        [0.998, 0.786, 0.002]
+    """
+    return sign(x)
+
+
+def _through_balanced_sign(w, t, g):
+    centered = balanced(w)
+    _, deviation = mean_magnitude_and_deviation(centered, 0.0)
+    inverse = over_filters(_inverse(deviation), w)
+    u = centered.astype(inverse.dtype) * inverse
+    scale = over_filters(power_of_two_scale(w), w).astype(inverse.dtype)
+    return through_standardization(centered, deviation, 0.0, _sharp(u, t) * scale * g.astype(inverse.dtype))
+
+
+@with_gradient(_through_balanced_sign)
+def balanced_sign_ede(w, t) -> jax.Array:
+    """IR-Net's weights: the signs of balanced weights times a power of two.
+
+    Forward: `power_of_two_scale`(W)_f sign(W - mean). Gradient, u = (W - mean) / deviation of the filter and sigma its scale:
+    g sigma k t (1 - tanh(t u)^2), k = max(1 / t, 1), through the derivative of u by W; none for t.
+    w: (..., out); t: a scalar. Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+    """
+    return over_filters(power_of_two_scale(w), w) * sign(balanced(w))

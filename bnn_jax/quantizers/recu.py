@@ -1,0 +1,88 @@
+"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights revived by clamping, activations standardized by image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
+from bnn_jax.quantizers.balanced import balanced, mean_magnitude_and_deviation, through_standardization
+from bnn_jax.quantizers.signs import sign
+from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
+
+EPS = 1e-5
+# Standardized weights have this deviation, so that the mean of |u| of Laplace's distribution would be 2.
+SPREAD = 2 * np.sqrt(2)
+
+
+def _standardized(w: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """W - mean; its deviation; u = 2 sqrt(2) (W - mean) / deviation; the largest |u| that is let through, one a layer."""
+    centered = balanced(w)
+    magnitude, deviation = mean_magnitude_and_deviation(centered, EPS)
+    factor = rounded(np.asarray(SPREAD, deviation.dtype) * rounded(1 / deviation))
+    u = rounded(centered.astype(factor.dtype) * over_filters(factor, w))
+    mean = ordered_mean(rounded(magnitude * factor))
+    largest = -mean * jnp.log(2 - 2 * jnp.asarray(tau).astype(mean.dtype))
+    return centered, deviation, u, largest
+
+
+def recu_scale(w, tau) -> jax.Array:
+    """ReCU's scale of every filter: the mean of |clamp(u, -Q, Q)|, its least-squares scale.
+
+    u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), mean and variance (n - 1 below) of the filter; Q = -m log(2 - 2 tau), m
+    the mean of |u| over the layer: the quantile tau of Laplace's distribution. w: (..., out); tau: a scalar from 0.5 to
+    below 1. Returns (out,). Gradient: 0. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
+    """
+    w = jax.lax.stop_gradient(floating(w, 'recu_scale'))
+    _, _, u, largest = _standardized(w, tau)
+    clamped = jnp.clip(u, -largest, largest)
+    return ordered_mean(clamped.reshape(-1, w.shape[-1]), term=jnp.abs).astype(w.dtype)
+
+
+def _revived(w, tau, g):
+    centered, deviation, u, largest = _standardized(w, tau)
+    inside = jnp.where(jnp.abs(u) <= largest, g.astype(u.dtype) * np.asarray(SPREAD, u.dtype), 0)
+    return through_standardization(centered, deviation, EPS, inside)
+
+
+@with_gradient(_revived)
+def recu_sign(w, tau) -> jax.Array:
+    """ReCU's weights without a scale: the signs of balanced weights.
+
+    Forward: sign(W - mean); clamping changes no sign. Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in
+    `recu_scale`, Q without a gradient; none for tau. w: (..., out); tau: a scalar from 0.5 to below 1.
+    Raises as `balanced`. Source: ReCU's published code, which multiplies by a trained scale (`schemes.ReCUWeight`).
+    """
+    return sign(balanced(w))
+
+
+@with_gradient(lambda w, tau, g: _revived(w, tau, over_filters(recu_scale(w, tau), w) * g))
+def recu_scaled_sign(w, tau) -> jax.Array:
+    """ReCU's weights: the signs of balanced weights times the mean of their clamped magnitudes.
+
+    Forward: `recu_scale`(W, tau)_f sign(W - mean). Gradient: that of `recu_sign` from scale g, the scale a constant.
+    w: (..., out); tau: a scalar from 0.5 to below 1. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
+    """
+    return over_filters(recu_scale(w, tau), w) * sign(balanced(w))
+
+
+def _by_image(x, g):
+    dtype, axes = wide(x.dtype), tuple(range(1, x.ndim))
+    n = x.size // max(1, x.shape[0]) if x.ndim else 1
+    x, g = x.astype(dtype), g.astype(dtype)
+    centered = x - x.mean(axes, keepdims=True)
+    inverse = jax.lax.rsqrt((centered**2).sum(axes, keepdims=True) * np.asarray(1 / max(n - 1, 1), dtype) + EPS)
+    a = x * inverse
+    g = g * jnp.maximum(2 - 2 * jnp.abs(a), 0)
+    along = (g * a).sum(axes, keepdims=True) * np.asarray(1 / max(n - 1, 1), dtype)
+    return (g - centered * inverse * along) * inverse
+
+
+@with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
+def sign_approx_by_image(x) -> jax.Array:
+    """`sign_approx` of every image divided by its deviation, which widens or narrows the window of its gradient.
+
+    Forward: sign(x). Gradient: g max(2 - 2 |a|, 0), through the derivative of a = x / sqrt(variance + 1e-5) by x; the variance
+    (n - 1 below) is that of all numbers of an image. x: (N, ...). Raises TypeError for a non-floating dtype.
+    Source: ReCU's published code, which standardizes in training only: a sign does not change by it.
+    """
+    return sign(x)

@@ -1,0 +1,67 @@
+"""Compiled programs are kept on disk, so that a run that is started again need not compile.
+
+The command line and `fit` do it for as long as they run, and leave JAX's configuration as it was. A cache that you configured
+(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir) is used instead; JAX_ENABLE_COMPILATION_CACHE=false switches both off.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
+
+LARGEST = 4 * 10**9
+"""Bytes, at most, when a cache is entered: beyond it the oldest programs are deleted, down to half of it."""
+
+
+@contextlib.contextmanager
+def compilation_cache() -> Iterator[None]:
+    """While entered, programs that took a second or more to compile are kept in ~/.cache/bnn_jax ($XDG_CACHE_HOME/bnn_jax).
+
+    JAX knows a program by its code, the versions and the device, so that no other one is taken for it. JAX's configuration is
+    that of the process: threads that compile meanwhile use the cache too.
+
+    Example:
+        >>> from bnn_jax.training.compilation_cache import compilation_cache
+        >>> with compilation_cache():
+        ...     logits = jax.jit(lambda x: x + 1)(1.0)
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        yield
+        return
+    folder = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'bnn_jax' / 'compiled'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        prune(folder, LARGEST)
+    except OSError as error:
+        print(f'compiled programs are not kept: {error}', file=sys.stderr)
+        yield
+        return
+    _use(str(folder))
+    try:
+        yield
+    finally:
+        _use(None)
+
+
+def prune(folder: Path, largest: int) -> None:
+    """Delete the oldest files of a folder that has more than `largest` bytes, until it has half of them."""
+    files = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.is_file()]
+    total = sum(size for _, size, _ in files)
+    if total <= largest:
+        return
+    for _, size, path in sorted(files):
+        path.unlink(missing_ok=True)
+        total -= size
+        if total <= largest / 2:
+            return
+
+
+def _use(folder: str | None) -> None:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax_cache.reset_cache()  # JAX asks for the folder once, when it first compiles.

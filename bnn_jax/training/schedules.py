@@ -1,0 +1,41 @@
+"""Schedules of the learning rate: functions (learning_rate, steps) -> an Optax schedule, for a Config."""
+
+from collections.abc import Callable
+
+import optax
+
+
+def constant(learning_rate: float, steps: int) -> optax.Schedule:
+    """The same rate at every step; a run under it can be extended.
+
+    Example:
+        >>> constant(0.1, 100)(7)
+        0.1
+    """
+    return optax.constant_schedule(learning_rate)
+
+
+def warmed_up(schedule: Callable[[float, int], optax.Schedule], learning_rate: float, steps: int, first: int):
+    """A rate that rises linearly to learning_rate over the `first` steps, step i having (i + 1) / (first + 1) of it.
+
+    Args:
+        schedule: makes what follows, over the remaining steps.
+        learning_rate: the largest.
+        steps: of the whole run.
+        first: how many of them the rate rises; 0: none.
+
+    Raises:
+        ValueError: if nothing would remain.
+
+    Example:
+        >>> rate = warmed_up(constant, 0.4, 10, 3)
+        >>> [round(float(rate(i)), 3) for i in (0, 1, 2, 3, 9)]
+        [0.1, 0.2, 0.3, 0.4, 0.4]
+    """
+    if not 0 <= first < steps:
+        raise ValueError(f'warmup: got {first} steps of {steps}, expected fewer than the whole run')
+    after = schedule(learning_rate, steps - first)
+    if first == 0:
+        return after
+    rising = optax.linear_schedule(learning_rate / (first + 1), learning_rate, first)
+    return optax.join_schedules([rising, after], [first])

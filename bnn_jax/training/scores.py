@@ -1,0 +1,35 @@
+"""The test results of a run over its epochs: which is the best, and whether it is time to end."""
+
+
+class Scores:
+    """The accuracies on the test images, or where there are none the losses, as a run goes on.
+
+    Args:
+        records: those of the run so far, as `metrics.read` gives them.
+        patience: after so many evaluations without a better one the run has ended; 0: never.
+
+    Example:
+        >>> scores = Scores([{'step': 5, 'epoch': 1, 'test_accuracy': 0.5}], patience=2)
+        >>> scores.improved_by({'test_accuracy': 0.6}), scores.improved_by({'test_accuracy': 0.6}), scores.ended
+        (True, False, False)
+        >>> scores.improved_by({'test_accuracy': 0.1}), scores.ended
+        (False, True)
+    """
+
+    def __init__(self, records: list[dict], patience: int):
+        self._best, self._since, self._patience = float('-inf'), 0, patience
+        for record in records:
+            if 'epoch' in record:
+                self.improved_by(record)
+
+    def improved_by(self, record: dict) -> bool:
+        """Note the record of an evaluation; whether it is better than all before."""
+        score = record.get('test_accuracy', -record.get('test_loss', float('inf')))
+        better = score > self._best
+        self._best, self._since = max(score, self._best), 0 if better else self._since + 1
+        return better
+
+    @property
+    def ended(self) -> bool:
+        """Whether the patience is at its end."""
+        return 0 < self._patience <= self._since

@@ -1,0 +1,385 @@
+"""All that a GPU is needed for, in one command with a limit of time; called again it goes on with what is missing.
+
+    make gpu MINUTES=30        # or: python -m experiments.gpu_day --minutes=30 --pieces=gpu_pieces --output=runs/gpu
+
+Needs a JAX that sees the GPU, and no network. In this order: every kernel against the reference and every packed network
+against training arithmetic, on the device; the rows of CIFAR-10 (`ROWS`), several at a time where one does not fill the card;
+throughput of training; benchmarks. Rows need the images of `experiments.pieces`; where a piece is missing, the time goes to all
+else.
+
+The folder `output` stays under 60 MB: checks.json, throughput.json, benchmarks/, machine.json, logs, and for each finished row
+results.json, the packed network, its curve and its records of epochs. Beside it, in OUTPUT.work, lie the runs themselves; of a
+run that is not finished the newest checkpoint is copied into `output` where there is room: it goes on on another machine.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnn_jax.files import write
+from experiments import run_command
+
+LARGEST = 58_000_000
+"""Bytes of the output folder, at most; checkpoints are left out before that."""
+
+FINISH = 60.0
+"""Seconds that a row has between the end of its training and that of the time: to be converted and tested."""
+
+FOR_MEASURING = 0.2, 300.0
+"""Share of the time, and seconds at most, that is kept for throughput and benchmarks while they are not done."""
+
+OUT_OF_TIME = 75
+"""The exit status of a run that saved and wants to be started again (`training.fit`)."""
+
+
+class Row(NamedTuple):
+    """A row of a recipe that is trained to its last epoch."""
+
+    recipe: str
+    row: str
+    epochs: int
+    seed: int = 0
+    # of the card, as far as known: so many of them run at once
+    share: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f'{self.recipe}_{self.row.lower()}-{self.seed}'
+
+
+ROWS = [
+    Row('cifar10_resnet18', 'RECU', 400),
+    Row('cifar10_resnet20', 'RECU', 400, share=0.25),
+    Row('cifar10_resnet20', 'IRNET', 400, share=0.25),
+    Row('cifar10_vgg_small', 'BNN', 200),
+    Row('cifar10_vgg_small', 'XNOR', 200),
+    Row('cifar10_vgg_small', 'BC', 200),
+    Row('cifar10_vgg_small', 'FLOAT', 200),
+    Row('cifar10_vgg_small_one_dense', 'RECU', 300),
+    Row('cifar10_nin', 'XNOR', 320, share=0.25),
+    Row('cifar10_nin', 'XNOR_PYTORCH_CIFAR', 320, share=0.25),
+    Row('cifar10_nin', 'BWN', 320, share=0.25),
+    Row('cifar10_nin', 'FLOAT', 320, share=0.25),
+    Row('cifar10_resnet18', 'BIREAL', 400),
+    Row('cifar10_resnet20', 'BIREAL', 400, share=0.25),
+    Row('cifar10_resnet18', 'XNOR', 400),
+    Row('cifar10_resnet20', 'XNOR', 400, share=0.25),
+]
+"""The most important first; then the first ones with other seeds."""
+ROWS += [row._replace(seed=seed) for seed in (1, 2) for row in ROWS[:9]]
+
+TINY = [Row('cifar10_resnet20', 'BIREAL', 1), Row('cifar10_nin', 'XNOR', 1)]
+"""What is trained to try the command without a GPU."""
+
+BENCHMARKS = {
+    'inference': ('benchmarks.inference', '--backends', 'dense', 'xla', '--no-memory', '--batch_size=256'),
+    'inference_of_one': ('benchmarks.inference', '--backends', 'dense', 'xla', '--no-memory', '--no-layers'),
+    'training': ('benchmarks.training', '--models', 'resnet18', 'alexnet', '--batch_size=256', '--seconds=5'),
+}
+"""Name -> module and options."""
+
+
+# The plan: what is a process of its own, and when it is started.
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One process."""
+
+    name: str
+    # (minutes that it may take) -> its command
+    command: Callable[[float], Sequence[str]]
+    # whether there is nothing left to do, asked before and after
+    done: Callable[[], bool]
+    # of the card
+    share: float = 1.0
+    # what is done with its exit status when it ends
+    after: Callable[[int], None] = lambda status: None
+
+
+class Day:
+    """Runs jobs until the time is over, and says in a log what became of them."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        self._running: dict[subprocess.Popen, tuple[Job, float]] = {}
+        self._environment = {
+            'PYTHONUNBUFFERED': '1',
+            'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', f'{output}.work/compiled'),
+        }
+        (output / 'logs').mkdir(parents=True, exist_ok=True)
+        self._stopped = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def say(self, text: str) -> None:
+        """A line to the log and to people."""
+        line = f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}'
+        print(line, flush=True)
+        with (self._output / 'log.txt').open('a') as log:
+            log.write(f'{line}\n')
+
+    def run(self, jobs: Sequence[Job], end: float, finish: float = 0.0) -> None:
+        """Run what is not done, in order, as much at once as fits on the card, until the time `end` (`time.monotonic`).
+
+        Args:
+            jobs: the most important first.
+            end: when all must have ended; what has not is asked to stop `finish` seconds before, and killed then.
+            finish: for which a job is told to leave time (its minutes are shorter by it).
+        """
+        waiting = [job for job in jobs if not job.done()]
+        while (waiting or self._running) and not self._stopped:
+            left = end - time.monotonic() - finish
+            while (
+                waiting
+                and left > 0
+                and sum(job.share for job, _ in self._running.values()) + waiting[0].share <= 1.0001
+            ):
+                self._start(waiting.pop(0), left / 60)
+            if left <= 0:
+                waiting = []
+            if time.monotonic() > end:
+                break
+            self._collect()
+            time.sleep(0.05)
+        self._end()
+
+    def _start(self, job: Job, minutes: float) -> None:
+        environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
+        with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
+            process = subprocess.Popen(job.command(minutes), env=environment, stdout=log, stderr=log)
+        self._running[process] = job, time.monotonic()
+        self.say(f'{job.name}: started, {minutes:.1f} minutes left')
+
+    def _collect(self) -> None:
+        for process in [process for process in self._running if process.poll() is not None]:
+            job, started = self._running.pop(process)
+            try:
+                job.after(process.returncode)
+            except OSError as error:
+                self.say(f'{job.name}: what it left could not be copied ({error})')
+            minutes = (time.monotonic() - started) / 60
+            state = 'done' if job.done() else 'not finished' if process.returncode == OUT_OF_TIME else 'failed'
+            self.say(
+                f'{job.name}: {state} after {minutes:.1f} minutes, status {process.returncode}; see logs/{job.name}.txt'
+            )
+
+    def _end(self) -> None:
+        """Have what still runs save and end."""
+        for process in self._running:
+            process.terminate()
+        patience = time.monotonic() + 20
+        while self._running:
+            self._collect()
+            if time.monotonic() > patience:
+                for process in self._running:
+                    process.kill()
+            time.sleep(0.05)
+        if self._stopped:
+            self.say(f'stopped by signal {self._stopped}; the same command goes on')
+            raise SystemExit(128 + self._stopped)
+
+    def _stop(self, number, frame) -> None:
+        self._stopped = number
+
+
+def this(part: str, output: Path, *options: str) -> list[str]:
+    """The command of a part of this module, in a process of its own."""
+    return [sys.executable, '-m', 'experiments.gpu_day', f'--part={part}', f'--output={output}', *options]
+
+
+# Rows.
+
+
+def train(row: Row, workdir: Path, pieces: Path, minutes: float, tiny: bool) -> dict[str, Any]:
+    """Train a row on the pieces' images, convert it, test it from bits; everything is in workdir. Raises as `fit` does."""
+    from bnn_jax.training.experiment import run
+    from bnn_jax.training.memory import allocate_for_training
+    from experiments import pieces as travelling
+    from experiments import recipes
+
+    allocate_for_training()
+    small = {'width': 0.1, 'batch_size': 16} if tiny else {}
+    config = dataclasses.replace(
+        recipes()[row.recipe].row(row.row),
+        data=travelling.images,
+        data_dir=str(pieces),
+        workdir=str(workdir),
+        epochs=row.epochs,
+        seed=row.seed,
+        precision='float32' if tiny else 'bfloat16',
+        max_minutes=max(minutes, 1e-9),
+        evaluate_every=max(1, row.epochs // 40),
+        watch_every=500,
+        on_device=True,
+        **small,
+    )
+    return run(row.name, config)
+
+
+def keep(row: Row, workdir: Path, output: Path) -> None:
+    """Copy what a finished row leaves into the output folder; of an unfinished one its newest checkpoint, if there is room."""
+    kept = output / 'rows' / row.name
+    finished = (workdir / 'results.json').exists()
+    if not finished and not (workdir / 'config.json').exists():
+        return
+    kept.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in _lines(workdir / 'metrics.jsonl')]
+    few = [r for r in records[:-1] if 'epoch' in r or 'warning' in r] + records[-1:]
+    write(kept / 'metrics.jsonl', ''.join(f'{json.dumps(record)}\n' for record in few))
+    shutil.copy(workdir / 'config.json', kept)
+    shutil.rmtree(kept / 'checkpoints', ignore_errors=True)
+    if finished:
+        for name in (
+            'packed.safetensors',
+            'curves.png',
+            'report.txt',
+            'results.json',
+        ):  # last what says that it is whole
+            if (workdir / name).exists():
+                shutil.copy(workdir / name, kept)
+        return
+    steps = [path for path in (workdir / 'checkpoints').glob('[0-9]*') if path.name.isdigit()]
+    newest = max(steps, key=lambda path: int(path.name), default=None)
+    if newest is not None and size(newest) + size(output) < LARGEST:
+        shutil.copytree(newest, kept / 'checkpoints' / newest.name)
+
+
+def restore(row: Row, workdir: Path, output: Path) -> None:
+    """On a machine that has not seen this row: go on from the checkpoint that the output folder brought along."""
+    kept = output / 'rows' / row.name
+    if not workdir.exists() and (kept / 'checkpoints').exists():
+        shutil.copytree(kept, workdir)
+
+
+def size(folder: Path) -> int:
+    """Bytes of all files in it."""
+    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file."""
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def known(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows that the recipes have, and those that they have not."""
+    from experiments import recipes
+
+    found, others, there = [], [], recipes()
+    for row in rows:
+        try:
+            there[row.recipe].row(row.row)
+            found.append(row)
+        except (KeyError, ValueError):
+            others.append(row)
+    return found, others
+
+
+# The command.
+
+
+def main(
+    minutes: float = 30.0,
+    output: Path = Path('runs/gpu'),
+    pieces: Path = Path('gpu_pieces'),
+    tiny: bool = bool(os.environ.get('GPU_DAY_TINY')),
+    part: str = '',
+    row: int = -1,
+) -> None:
+    """Do as much as the time allows.
+
+    Args:
+        minutes: after which it ends.
+        output: the folder to take home.
+        pieces: the folder of the images.
+        tiny: small networks and few rows, to try it without a GPU; or GPU_DAY_TINY=1 in the environment.
+        part: of the work, which this process does: train, checks, throughput. By default it starts all of them.
+        row: the number of the row that is trained.
+    """
+    rows = TINY if tiny else ROWS
+    work = Path(f'{output}.work')
+    if part:
+        _end_with_parent()
+    if part == 'train':
+        chosen = rows[row]
+        train(chosen, work / chosen.name, pieces, minutes, tiny)
+        return
+    if part:
+        from experiments import on_gpu
+
+        {'checks': on_gpu.checks, 'throughput': on_gpu.throughput}[part](output, tiny)
+        return
+    end, day = time.monotonic() + 60 * minutes, Day(output)
+    options = ['--tiny'] if tiny else []
+
+    def measured(name: str) -> Job:
+        done = lambda: _complete(output / f'{name}.json')
+        return Job(name, lambda minutes: this(name, output, *options), done)
+
+    def trained(number: int, row: Row) -> Job:
+        def command(minutes: float) -> list[str]:
+            restore(row, work / row.name, output)
+            return this('train', output, f'--row={number}', f'--minutes={minutes}', f'--pieces={pieces}', *options)
+
+        done = lambda: (output / 'rows' / row.name / 'results.json').exists()
+        return Job(row.name, command, done, row.share, lambda status: keep(row, work / row.name, output))
+
+    measuring = [measured('throughput'), *([] if tiny else [_benchmark(name, output) for name in BENCHMARKS])]
+    kept_free = 0.0 if all(job.done() for job in measuring) else min(FOR_MEASURING[0] * 60 * minutes, FOR_MEASURING[1])
+    from experiments.pieces import missing
+
+    day.run([measured('checks')], end)
+    if lacking := missing(pieces):
+        day.say(f'no rows: {pieces} lacks {", ".join(lacking)}')
+    else:
+        there, others = known(rows)
+        for other in others:
+            day.say(f'{other.name}: the recipes have no such row')
+        jobs = [trained(rows.index(row), row) for row in there]
+        day.run(jobs, end - kept_free, 0.0 if tiny else FINISH)
+    day.run(measuring, end)
+    day.say(f'the time is over or all is done; {output} has {size(output) / 1e6:.1f} MB')
+
+
+def _end_with_parent() -> None:
+    """Linux: where the parent of this process is killed, it gets SIGTERM, so that it saves."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _complete(path: Path) -> bool:
+    """Whether a file of results says that it has them all."""
+    return path.exists() and json.loads(path.read_text()).get('complete', False)
+
+
+def _benchmark(name: str, output: Path) -> Job:
+    """A benchmark; what it prints is kept where it ended well."""
+    log, kept = output / 'logs' / f'benchmark_{name}.txt', output / 'benchmarks' / f'{name}.txt'
+
+    def after(status: int) -> None:
+        if status == 0:
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copy(log, kept)
+
+    module, *options = BENCHMARKS[name]
+    return Job(f'benchmark_{name}', lambda minutes: [sys.executable, '-m', module, *options], kept.exists, after=after)
+
+
+def command(arguments: Sequence[str] | None = None) -> None:
+    """Run `main` with options; arguments: by default those of this process."""
+    run_command(main, 'gpu_day', __doc__, arguments)
+
+
+if __name__ == '__main__':
+    command()

@@ -1,0 +1,138 @@
+"""Networks under JAX's own transformations, and on meshes of every kind: the same numbers as without."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import bnn_jax as bnn
+from bnn_jax import training
+from bnn_jax.nn import Flatten, GlobalAveragePool, MaxPool, Network, Norm, Product, Window
+from bnn_jax.ops.deterministic import ordered_mean
+
+pytestmark = pytest.mark.usefixtures('compiled_quickly')
+
+X, Y = np.random.default_rng(0).normal(size=(4, 6, 6, 3)).astype(np.float32), np.arange(4) % 3
+
+
+def build():
+    """Every operation with arrays of its own: convolutions, a norm, poolings, dense layers."""
+    rngs, scheme = nnx.Rngs(0), bnn.XNOR_K
+    conv = bnn.nn.Convolution(Window.of(3, 1, 'SAME'))
+    layers = [
+        Norm(3, scheme=scheme, rngs=rngs),
+        Product(conv, 3, 8, scheme=scheme, use_bias=False, rngs=rngs),
+        MaxPool(Window.of(2, 2)),
+        Product(conv, 8, 8, scheme=bnn.FLOAT, use_bias=False, rngs=rngs),
+        GlobalAveragePool(),
+        Flatten(),
+        Product(bnn.nn.Dense(), 8, 3, scheme=scheme, use_bias=True, rngs=rngs),
+    ]
+    return Network(layers, channels=3, num_classes=3)
+
+
+MODEL = build()
+MODEL.eval()
+GRAPHDEF, PARAMS, REST = nnx.split(MODEL, nnx.Param, ...)
+
+
+def logits(params, images):
+    return nnx.merge(GRAPHDEF, params, REST, copy=True)(images)
+
+
+def loss(params, images):
+    return jnp.square(logits(params, images)).mean()
+
+
+EXPECTED = jax.jit(jax.value_and_grad(loss))(PARAMS, X)
+PACKED = bnn.convert(MODEL)
+ANSWERS = np.asarray(jax.jit(PACKED)(X))
+
+
+class Own(nnx.Module):
+    """A module of the user's own."""
+
+    def __init__(self):
+        self.norm = Norm(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
+        self.dense = bnn.nn.Linear(3, 2, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.dense(self.norm(x))
+
+
+OWN = Own()
+OWN.eval()
+OWN_ANSWERS = np.asarray(OWN(X))
+
+
+def assert_close(ours, theirs):
+    # A sum over the batch in another order: some roundings of numbers of about 1.
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_meshes_that_the_user_set(kind):
+    """What an axis must be told is a matter of types, so one device shows it."""
+    plain, metrics = training.train_step(training.init(build(), optax.sgd(0.1)), (X, Y))
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        images, labels = (jax.device_put(a, NamedSharding(mesh, P('data'))) for a in (X, Y))
+        state, ours = training.train_step(training.init(build(), optax.sgd(0.1)), (images, labels))
+        assert_close(jax.jit(jax.value_and_grad(loss))(PARAMS, images), EXPECTED)
+        np.testing.assert_array_equal(jax.jit(PACKED)(images), ANSWERS)
+        evaluated = training.evaluate(MODEL, [(images, labels)])
+        for module in (OWN, bnn.convert(OWN)):
+            np.testing.assert_array_equal(module(images), OWN_ANSWERS)
+    assert_close((state.params, ours), (plain.params, metrics))
+    assert evaluated['count'] == 4
+
+
+def test_shard_map_with_its_checks():
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))
+    specs = {'mesh': mesh, 'in_specs': P('data'), 'out_specs': P('data')}
+    np.testing.assert_array_equal(jax.jit(jax.shard_map(PACKED, **specs))(X), ANSWERS)
+    means = jax.shard_map(ordered_mean, mesh=mesh, in_specs=P(None, 'data'), out_specs=P('data'))
+    np.testing.assert_allclose(jax.jit(means)(X[0, 0]), X[0, 0].mean(0), rtol=1e-6)
+
+
+def test_vmap_scan_and_remat():
+    parts = X.reshape(2, 2, *X.shape[1:])
+    np.testing.assert_array_equal(np.concatenate(jax.jit(jax.vmap(PACKED))(parts)), ANSWERS)
+    np.testing.assert_array_equal(np.concatenate(jax.lax.scan(lambda c, x: (c, PACKED(x)), 0, parts)[1]), ANSWERS)
+    assert_close(jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(PARAMS, X), EXPECTED)
+    each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(PARAMS, parts)
+    assert_close(jax.tree.map(lambda g: g.mean(0), each), EXPECTED[1])
+
+    def step(state, batch):
+        return training.step.update(state, {'image': batch, 'label': jnp.asarray(Y[:2])})
+
+    state = training.init(build(), optax.sgd(0.1))
+    scanned, _ = jax.jit(lambda state: jax.lax.scan(step, state, parts))(state)
+    for part in parts:
+        state, _ = training.train_step(state, (part, Y[:2]))
+    assert_close(scanned.params, state.params)
+
+
+def test_threads():
+    packed, answers = jax.jit(PACKED), []
+    threads = [threading.Thread(target=lambda: answers.append(np.asarray(packed(X)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 4 and all(np.array_equal(answer, ANSWERS) for answer in answers)
+
+
+def test_an_export_may_leave_the_batch_open():
+    (batch,) = jax.export.symbolic_shape('b')
+    shape = jax.ShapeDtypeStruct((batch, *X.shape[1:]), np.float32)
+    exported = jax.export.export(jax.jit(PACKED), disabled_checks=bnn.kernels.native.DISABLED_CHECKS)(shape)
+    np.testing.assert_array_equal(exported.call(X), ANSWERS)
+    np.testing.assert_array_equal(exported.call(X[:3]), ANSWERS[:3])
