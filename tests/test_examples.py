@@ -16,8 +16,6 @@ from bnn_jax.training import Config, run
 from bnn_jax.training.metrics import read
 from examples import arrays, own_loop, own_loss_and_schedule, own_network, own_optimizer, photographs
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 @pytest.fixture(autouse=True)
 def _promotion():

@@ -16,8 +16,6 @@ from bnn_jax.nn import Progress
 from bnn_jax.schemes.presets import XNOR_PYTORCH_CIFAR
 from experiments import cifar10_nin, cifar10_resnet18, cifar10_resnet20, cifar10_vgg_small
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 GOLDEN = np.load(Path(__file__).parents[1] / 'golden' / 'recipes.npz')
 SMALL = {'input_shape': (8, 8, 3)}
 RESNET = {'blocks': (1, 1), 'filters': (4, 8), **SMALL}

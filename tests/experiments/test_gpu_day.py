@@ -16,8 +16,6 @@ from bnn_jax.training.metrics import read
 from experiments import gpu_day, on_gpu, pieces
 from experiments.gpu_day import Day, Job, Row
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 
 def pretend(count: int, seed: int) -> ArraySource:
     """Images whose class is their brightness."""

@@ -14,8 +14,6 @@ from bnn_jax import training
 from bnn_jax.interop.torch import load_state_dict, start_from
 from bnn_jax.nn import Auxiliary, Flatten, Network, Norm, PRelu, Product, Sequential, with_classes
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 X = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
 
 

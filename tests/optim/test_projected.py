@@ -14,8 +14,6 @@ from bnn_jax.optim import by_kind, latent_weights, norms, projected
 from bnn_jax.schemes.projections import center_and_clip, clip, of, project
 from bnn_jax.training import biases, float_weights
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 W = np.linspace(-0.9, 0.9, 6, dtype=np.float32).reshape(3, 2)
 G = np.float32([[1, -1], [0.5, -2], [-1, 0.25]])
 

@@ -14,8 +14,6 @@ import bnn_jax as bnn
 from bnn_jax import training
 from bnn_jax.training import evaluate, init, model_of, train_step
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 X = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
 Y = np.array([0, 2, 1, 2])
 ONE_HOT = np.eye(3, dtype=np.float32)[Y]

@@ -28,8 +28,6 @@ from bnn_jax.training import Config, Interrupted, NonFiniteLoss, OutOfTime, eval
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.on_device import Draw, batched, pixel_table
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 # What is drawn. Every pixel says which image it is of, its line and its column, from 1; 0 is padding or a hole.
 
 NUMBER, HEIGHT, WIDTH, BATCH, EPOCHS = 64, 6, 5, 10, 40

@@ -17,8 +17,6 @@ from bnn_jax.training import Config, constant, model_of
 from bnn_jax.training.mixing import Mixing
 from bnn_jax.training.start import beginning, check_extension, rates, step_of
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 IMAGES = np.random.default_rng(0).normal(size=(6, 5, 7, 2)).astype(np.float32)
 LABELS = np.arange(6) % 3
 

@@ -16,8 +16,6 @@ from bnn_jax import training
 from bnn_jax.nn import Flatten, GlobalAveragePool, MaxPool, Network, Norm, Product, Window
 from bnn_jax.ops.deterministic import ordered_mean
 
-pytestmark = pytest.mark.usefixtures('compiled_quickly')
-
 X, Y = np.random.default_rng(0).normal(size=(4, 6, 6, 3)).astype(np.float32), np.arange(4) % 3
 
 
