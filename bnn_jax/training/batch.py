@@ -46,11 +46,6 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
     return prepared
 
 
-def check_batch(batch: Batch, num_classes: int | None) -> None:
-    """Raises as `as_batch`, of labels that are classes."""
-    as_batch(batch, num_classes)
-
-
 def is_batch(value: Any) -> bool:
     """Whether this is one batch, not several."""
     if isinstance(value, Mapping):

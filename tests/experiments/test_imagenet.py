@@ -309,7 +309,7 @@ def test_progress_shows_a_published_figure_beside_ours(capsys):
     record = partial(dict, train_loss=6.0, train_accuracy=0.1, test_loss=5.0)
     with Progress(0, 30, 10, 0.0, ((1, 0.2009), (3, 0.3132))) as progress:
         for epoch, accuracy in enumerate((0.18, 0.25, 0.5), start=1):
-            progress.epoch(record(epoch=epoch, test_accuracy=accuracy))
+            progress.epoch(record(epoch=epoch, step=10 * epoch, test_accuracy=accuracy))
     lines = [' '.join(line.split()) for line in capsys.readouterr().err.replace('\n', ' ').split('epoch')[1:]]
     assert lines[0].endswith('accuracy 18.00% published 20.09% (-2.09 points here)')
     assert lines[1].endswith('accuracy 25.00%')

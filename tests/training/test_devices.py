@@ -360,15 +360,15 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
     jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
     images_module = sys.modules['bnn_jax.training.images']
-    check, seen = images_module.check_batch, []
+    check, seen = images_module.as_batch, []
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         seen.append(1)
         if len(seen) == int(step) and end != 'none':
             os.kill(os.getpid(), signal.SIGKILL if end == 'kill' else signal.SIGTERM)
-        check(*arguments)
+        check(*arguments, **options)
 
-    images_module.check_batch = counted
+    images_module.as_batch = counted
     print(json.dumps({'sum': host_sum()}), flush=True)
     try:
         state = fit(config(workdir))
