@@ -30,7 +30,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(self, state: TrainState) -> None:
-        """Write the state under its step, in the background. Raises as `wait` does for the one before."""
+        """Write the state under its step, in the background; what was kept of later steps goes.
+
+        Raises as `wait` does for the one before, and OSError where nothing is written.
+        """
         step = int(state.step)
         if step == self._manager.latest_step():
             return
@@ -40,9 +43,14 @@ class Checkpoints:
             meta=self._ocp.args.JsonSave(meta | {'sha256': _digest(arrays, meta)}),
         )
         try:
-            self._manager.save(step, args=arguments)
+            # Where the best was newer than the checkpoint that a run goes on from; Orbax writes no earlier step than it has.
+            for later in [each for each in self._manager.all_steps() if each > step]:
+                self._manager.delete(later)
+            written = self._manager.save(step, args=arguments)
         except (OSError, ValueError) as error:  # Orbax hands on a ValueError where TensorStore could not write
             raise self._failed(error) from error
+        if not written:
+            raise self._failed(OSError(errno.EIO, f'Orbax left out step {step}'))
 
     def restore(self, state: TrainState, extended: Callable[[int, int], None] | None = None) -> TrainState:
         """The newest state, or `state` itself if there is none yet.

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -91,13 +92,15 @@ def fit(config: Config) -> TrainState:
     if state.num_classes is not None:
         images.check(state.num_classes)
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
-    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
     first_state = state
     start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
     state = checkpoints.restore(
         state, lambda epochs, done: check_extension(config, epochs, epoch_steps, done, first_state)
     )
-    check_same_on_hosts(int(state.step), decisive)
+    if is_first_host() and int(state.step) == 0:  # Anew: the best of the run before is none of this one's.
+        shutil.rmtree(workdir / 'best', ignore_errors=True)
+    check_same_on_hosts(int(state.step), decisive)  # Here the others wait for the first one.
+    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
     state = replicated(state, mesh)
     if is_first_host():
         write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')

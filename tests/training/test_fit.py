@@ -312,6 +312,23 @@ def test_a_run_whose_rates_do_not_depend_on_its_length_is_extended(tmp_path):
         assert [int(path.name) for path in (tmp_path / name / 'best').iterdir()] == [(best + 1) * EPOCH]
     with pytest.raises(ValueError, match='was made with epochs = 2, this run has 1'):
         fit(dataclasses.replace(short, epochs=1))
+    # Started anew, it keeps nothing of the run before, not even of later steps.
+    folder = tmp_path / 'short'
+    shutil.rmtree(folder / 'checkpoints')
+    next((folder / 'best').iterdir()).rename(folder / 'best' / '99')
+    fit(dataclasses.replace(short, epochs=1))
+    assert [path.name for path in (folder / 'best').iterdir()] == [str(EPOCH)]
+
+
+def test_a_save_takes_the_place_of_a_later_one(finished, tmp_path):
+    state = finished[1]
+    earlier = dataclasses.replace(state, step=state.step - 1)
+    with Checkpoints(tmp_path, {}, kept=1) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        checkpoints.save(earlier)
+        checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == [str(LAST - 1)]
 
 
 def test_a_run_without_patience_left_ends_and_stays_ended(tmp_path):
