@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnn_jax.files import write
+from bnn_jax.training.metrics import read
 from experiments import run_command
 
 LARGEST = 58_000_000
@@ -157,7 +158,11 @@ class Day:
     def _start(self, job: Job, minutes: float) -> None:
         environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
         with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
-            process = subprocess.Popen(job.command(minutes), env=environment, stdout=log, stderr=log)
+            # In a session of its own: a terminal's Ctrl-C would reach it beside the SIGTERM of `_end`, and a second signal
+            # ends it unsaved.
+            process = subprocess.Popen(
+                job.command(minutes), env=environment, stdout=log, stderr=log, start_new_session=True
+            )
         self._running[process] = job, time.monotonic()
         self.say(f'{job.name}: started, {minutes:.1f} minutes left')
 
@@ -234,7 +239,7 @@ def keep(row: Row, workdir: Path, output: Path) -> None:
     if not finished and not (workdir / 'config.json').exists():
         return
     kept.mkdir(parents=True, exist_ok=True)
-    records = [json.loads(line) for line in _lines(workdir / 'metrics.jsonl')]
+    records = read(workdir / 'metrics.jsonl')
     few = [r for r in records[:-1] if 'epoch' in r or 'warning' in r] + records[-1:]
     write(kept / 'metrics.jsonl', ''.join(f'{json.dumps(record)}\n' for record in few))
     shutil.copy(workdir / 'config.json', kept)
@@ -265,11 +270,6 @@ def restore(row: Row, workdir: Path, output: Path) -> None:
 def size(folder: Path) -> int:
     """Bytes of all files in it."""
     return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file."""
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def known(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -73,7 +73,9 @@ def test_jobs_run_in_order_side_by_side_and_end_in_time(tmp_path):
     def ends(name: str) -> str:
         return f'time.sleep(0.2); (p / "{name}.done").touch()'
 
-    saves = 'import signal, sys; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)'
+    # A session of its own: no Ctrl-C of the terminal reaches it.
+    saves = 'import os, signal, sys; assert os.getsid(0) == os.getpid(); signal.signal(15, lambda *_: sys.exit(75)); '
+    saves += 'time.sleep(60)'
     (times / 'e.done').touch()
     jobs = [job('a', ends('a'), 0.5), job('b', ends('b'), 0.5), job('c', ends('c'), 1), job('e', 'pass', 1)]
     jobs += [job('d', saves, 1), job('never', ends('never'), 1)]
@@ -104,6 +106,8 @@ def test_a_row_is_stopped_goes_on_on_another_machine_and_leaves_its_results(fold
     assert gpu_day.known([ROW, Row('mine', 'NONE', 1)]) == ([ROW], [Row('mine', 'NONE', 1)])
     with pytest.raises(OutOfTime):
         gpu_day.train(ROW, here, folder, 1e-9, False)
+    with (here / 'metrics.jsonl').open('a') as file:
+        file.write('{"step": 2, "lo')  # cut by a kill
     gpu_day.keep(ROW, here, output)
     assert not (output / 'rows' / ROW.name / 'results.json').exists()
     gpu_day.restore(ROW, there, output)
