@@ -28,6 +28,8 @@ class Checkpoints:
         self._ocp, self.directory, self.config = ocp, directory, config
         options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        # It would ask JAX about steps, in between the numbers that `signals.Signals` counts.
+        self._manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState) -> None:
         """Write the state under its step, in the background; what was kept of later steps goes.

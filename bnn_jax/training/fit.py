@@ -135,7 +135,7 @@ def fit(config: Config) -> TrainState:
             number += count
             ends, ends_epoch = number == last_step, number % epoch_steps == 0
             evaluates = ends or (ends_epoch and number // epoch_steps % config.evaluate_every == 0)
-            stops, late = signals.stop_at(number), deadline.stop_at(number)
+            stops, late = signals.stop_now(), deadline.stop_now()
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)

@@ -1,5 +1,6 @@
 """What asks a run to stop, signals and its limit of time: noted, and obeyed where it can go on later."""
 
+import itertools
 import signal
 import time
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 
 HOSTS_ASK_EVERY = 16
-"""Steps after which several hosts ask the first one whether the time is over."""
+"""Calls of several steps after which several hosts ask the first one whether the time is over."""
 
 
 class Signals:
@@ -15,6 +16,10 @@ class Signals:
 
     Where there are several hosts, JAX takes SIGTERM on any of them and has all stop at one step; Ctrl-C is not waited for.
     """
+
+    # JAX stops at one more than the largest number that it was asked about: these go up by 1, on all hosts alike, where the
+    # steps of a run may go up by more. They go on from one run of a process to the next.
+    _calls = itertools.count(1)
 
     def __enter__(self):
         self.received, self._previous = 0, {}
@@ -27,13 +32,13 @@ class Signals:
                 break
         return self
 
-    def stop_at(self, step: int) -> int:
-        """The signal after which to stop at this step; 0: go on."""
+    def stop_now(self) -> int:
+        """The signal after which to stop; 0: go on. Of several hosts all ask equally often."""
         if jax.process_count() == 1:
             return self.received
         from jax.experimental.multihost_utils import reached_preemption_sync_point
 
-        return signal.SIGTERM if reached_preemption_sync_point(step) else 0
+        return signal.SIGTERM if reached_preemption_sync_point(next(self._calls)) else 0
 
     def _receive(self, number, frame):
         if self.received:
@@ -50,16 +55,17 @@ class Deadline:
     """The end of the minutes that a run may take, from now; 0: none. Of several hosts the first one's clock decides."""
 
     def __init__(self, minutes: float):
+        self._calls = itertools.count(1)
         self._at = time.monotonic() + 60 * minutes if minutes else None
 
-    def stop_at(self, step: int) -> bool:
-        """Whether to stop at this step."""
+    def stop_now(self) -> bool:
+        """Whether to stop. Of several hosts all ask equally often."""
         if self._at is None:
             return False
         over = time.monotonic() >= self._at
         if jax.process_count() == 1:
             return over
-        if step % HOSTS_ASK_EVERY:
+        if next(self._calls) % HOSTS_ASK_EVERY:
             return False
         from jax.experimental.multihost_utils import broadcast_one_to_all
 

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
 from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, random_crop
@@ -33,7 +34,7 @@ from bnn_jax.schemes.projections import center
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, memory, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
-from bnn_jax.training.signals import Signals
+from bnn_jax.training.signals import HOSTS_ASK_EVERY, Deadline, Signals
 
 TESTS = Path(__file__).parents[1]
 EPOCH, LAST = 22, 44
@@ -262,6 +263,19 @@ def test_a_second_signal_is_not_waited_for(python_handles_sigint):
         assert signals.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_several_hosts_are_asked_by_calls_however_many_steps_these_take(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', lambda number: bool(asked.append(number)))
+    monkeypatch.setattr(multihost_utils, 'broadcast_one_to_all', lambda over: over)
+    for _ in range(2):  # two runs of a process
+        with Signals() as signals:
+            assert [signals.stop_now() for _ in range(3)] == [0, 0, 0]
+    assert asked == list(range(asked[0], asked[0] + 6))
+    deadline = Deadline(1e-9)
+    assert [deadline.stop_now() for _ in range(HOSTS_ASK_EVERY)] == [False] * (HOSTS_ASK_EVERY - 1) + [True]
 
 
 def test_fit_outside_the_main_thread(finished, tmp_path):
