@@ -60,7 +60,9 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     """
     name, config, command = chosen(recipe, arguments)
     if command.evaluate:
-        results = [evaluated_or_exit(name, recipe, Path(config.workdir).expanduser())]
+        options = _given(config, EVALUATED_WITH, sys.argv[1:] if arguments is None else arguments)
+        folders = [Path(each.workdir).expanduser() for each in seeds_of(config, command.seeds)]
+        results = [evaluated_or_exit(name, recipe, folder, **options) for folder in folders]
     else:
         results = [run_or_exit(name, each, recipe.prepare) for each in seeds_of(config, command.seeds)]
     if not is_first_host():
@@ -69,6 +71,16 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({k: v for k, v in result.items() if k not in ('config', 'versions')}, indent=2))
     if len(results) > 1:
         print(over_seeds(name, results))
+
+
+EVALUATED_WITH = 'data_dir', 'workers'
+"""Options of a run that --evaluate takes from the command line where they are given there."""
+
+
+def _given(config: Config, names: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    """Those of these options that the command line names, with their values."""
+    there = {argument.partition('=')[0].replace('-', '_') for argument in arguments}
+    return {name: getattr(config, name) for name in names if f'__{name}' in there}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,16 +253,19 @@ def _records(workdir: Path) -> list[dict]:
     return records
 
 
-def evaluated_or_exit(name: str, recipe: Recipe, workdir: Path) -> dict[str, Any]:
+def evaluated_or_exit(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """The results of the newest checkpoint in workdir; nothing is trained, and results.json stays as it is.
 
-    packed.safetensors and report.txt are those of this checkpoint afterwards. An expected error becomes its message and exit
+    packed.safetensors and report.txt are those of this checkpoint afterwards; options: as `trained`. On several hosts the first
+    one does this, the others return no results. An expected error becomes its message and exit
     status 1.
     """
     from bnn_jax.training.restore import trained
 
     try:
-        found = trained(recipe, workdir)
+        found = trained(recipe, workdir, **options)
+        if not is_first_host():
+            return {}
         return results_of(name, found.config, found.model, _records(workdir)) | {'step': found.step}
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None

@@ -26,7 +26,7 @@ class TrainedRun:
     workdir: Path
 
 
-def trained(recipe: Recipe, workdir: str | Path | None = None) -> TrainedRun:
+def trained(recipe: Recipe, workdir: str | Path | None = None, **options: Any) -> TrainedRun:
     """The network of a run: the recipe says how it is built, config.json which row and options, the checkpoint the parameters.
 
     The checkpoint is checked against the config as `fit` does, so that another experiment's is refused by name. What was
@@ -35,6 +35,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None) -> TrainedRun:
     Args:
         recipe: of the module that started the run (`recipe.recipe_of`).
         workdir: the run's folder; by default that of the recipe's default row.
+        options: fields of the config that decide nothing (`data_dir`, `workers`), in place of the run's.
 
     Raises:
         ValueError: for a workdir without checkpoints, for a run of another recipe or of an earlier version, and as
@@ -47,7 +48,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None) -> TrainedRun:
             f'{folder}: its run is of the recipe {stated.get("recipe") or "?"}, got {recipe.name}; name the module that '
             'started that run'
         )
-    config = recipe.prepare(_as_run(recipe.row(stated.get('row', '')), stated, folder))
+    config = recipe.prepare(_as_run(recipe.row(stated.get('row', '')), stated | options, folder))
     described = json.loads(json.dumps(config.decisive()))
     if difference := first_difference('', {key: stated.get(key) for key in described}, described):
         key, theirs, ours = difference

@@ -269,14 +269,15 @@ def test_predict_reads_folders_and_writes_files(converted, run, start, capsysbin
 def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monkeypatch):
     workdir = run / 'runs' / 'ours_xnor-0'
     before = (workdir / 'metrics.jsonl').read_bytes()
-    experiment.main(OURS, ['--evaluate', f'--workdir={workdir}'])
+    experiment.main(OURS, ['--evaluate', f'--workdir={workdir}', '--data-dir=elsewhere'])
     results = json.loads(capsys.readouterr().out)
     batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
+    assert results['config']['data_dir'] == 'elsewhere'
     assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
     assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
     assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
-    with pytest.raises(SystemExit, match='^error: .*nowhere has no checkpoints'):
-        experiment.main(OURS, ['--evaluate', f'--workdir={run / "nowhere"}'])
+    with pytest.raises(SystemExit, match='^error: .*nowhere-0 has no checkpoints'):
+        experiment.main(OURS, ['--evaluate', '--seeds=2', f'--workdir={run / "nowhere"}'])
 
 
 def test_what_cannot_be_predicted(converted, run, start, capsys):
