@@ -269,10 +269,13 @@ def test_predict_reads_folders_and_writes_files(converted, run, start, capsysbin
 def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monkeypatch):
     workdir = run / 'runs' / 'ours_xnor-0'
     before = (workdir / 'metrics.jsonl').read_bytes()
+    configs, results_of = [], experiment.results_of
+    noted = lambda name, config, *others: configs.append(config) or results_of(name, config, *others)
+    monkeypatch.setattr(experiment, 'results_of', noted)
     experiment.main(OURS, ['--evaluate', f'--workdir={workdir}', '--data-dir=elsewhere'])
     results = json.loads(capsys.readouterr().out)
     batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
-    assert results['config']['data_dir'] == 'elsewhere'
+    assert configs[0].data_dir == 'elsewhere'
     assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
     assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
     assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
