@@ -61,7 +61,7 @@ def _batch(examples: Sequence[dict]) -> dict:
     return {key: np.stack([np.asarray(example[key]) for example in examples]) for key in ('image', 'label')}
 
 
-class _NoRandomness:
+class NoRandomness:
     """Stands for the generator where results must not depend on chance."""
 
     def __getattr__(self, name: str):
@@ -135,7 +135,7 @@ def evaluation_batches(
     """
     _check_not_empty(source)
     index, count = _checked_shard(shard, batch_size)
-    prepare = functools.partial(_Prepare(tuple(augmentations), standardize), rng=cast(Any, _NoRandomness()))
+    prepare = functools.partial(_Prepare(tuple(augmentations), standardize), rng=cast(Any, NoRandomness()))
     examples = grain.MapDataset.source(cast(Any, source)).map(prepare)
     parts = examples.batch(batch_size // count, batch_fn=_batch).slice(slice(index, None, count))
     yield from _read(parts, workers)

@@ -124,7 +124,7 @@ def check_labels(source: Source, num_classes: int) -> None:
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
     labels = getattr(source, 'labels', None)
-    if labels is None or not np.issubdtype(labels.dtype, np.integer):
+    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         return
     if not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
@@ -187,6 +187,7 @@ class Splits:
                 f'held_out: got share {share} of {len(source)} images, expected at least one image in either part'
             )
         parts = (np.sort(order[tested:]), np.sort(order[:tested]))
-        if isinstance(source, ArraySource):  # as arrays again, which may lie on an accelerator
+        # As arrays again, which may lie on an accelerator; a subclass may read its images in another way.
+        if type(source) is ArraySource:
             return Splits(*(ArraySource(source.images[part], source.labels[part], source.classes) for part in parts))
         return Splits(*(Subset(source, part) for part in parts))

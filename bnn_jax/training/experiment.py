@@ -24,7 +24,6 @@ from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.summary import summarize
-from bnn_jax.training.batch import are_classes
 from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
@@ -37,7 +36,7 @@ from bnn_jax.training.options import option
 from bnn_jax.training.plots import plot, plot_watch
 from bnn_jax.training.recipe import Recipe, unprepared
 from bnn_jax.training.state import model_of
-from bnn_jax.training.step import evaluate, logits_of
+from bnn_jax.training.step import evaluate, have_cross_entropy, logits_of
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -275,7 +274,8 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
         first_batch = next(first)
         first_images = first_batch['image']
     # Other labels than classes have no cross-entropy: the loss is that of training.
-    loss = CrossEntropy() if are_classes(first_batch['label']) else config.objective()
+    minimized = config.objective()
+    loss = CrossEntropy() if have_cross_entropy(model, first_batch, minimized) else minimized
     tested = evaluate(model, batches(), loss)
     summary = summarize(model, first_images.shape)
     results: dict[str, Any] = {

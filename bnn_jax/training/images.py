@@ -15,14 +15,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bnn_jax.training.batch import are_classes, as_batch
+from bnn_jax.training.batch import as_batch
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import own_devices, replicated, spread, whole
 from bnn_jax.training.diagnostics import by_statistics
 from bnn_jax.training.loss import Loss, takes_classes
 from bnn_jax.training.on_device import Draw, looked_up, many, once_and_anew, pixel_table, prepared, reason_against
 from bnn_jax.training.state import TrainState
-from bnn_jax.training.step import totals_of, totals_of_logits
+from bnn_jax.training.step import have_cross_entropy, totals_of, totals_of_logits
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -112,11 +112,11 @@ class HostImages:
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches.
 
-        The loss is cross-entropy; only where labels are no classes it is that of training, and nothing is compared.
+        The loss is cross-entropy; where labels are no classes of the network it is that of training, and nothing is compared.
         """
         batches = test_batches(self._config, self._test, self._shard)
         first = list(itertools.islice(batches, max(1, compared)))
-        if not are_classes(first[0]['label']):
+        if not have_cross_entropy(model, first[0], loss):
             return totals_of(model, itertools.chain(first, batches), loss=loss), by_statistics(model, ())
         return totals_of(model, itertools.chain(first, batches)), by_statistics(model, first[:compared])
 
@@ -164,7 +164,14 @@ class DeviceImages:
         yield advance
 
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-        """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches."""
+        """As `HostImages.tested`."""
+        if not takes_classes(loss):
+            batches = test_batches(self._config, self._test, (jax.process_index(), jax.process_count()))
+            with contextlib.closing(batches):
+                first = next(batches)
+                if not have_cross_entropy(model, first, loss):
+                    # A loss may ask for the images as the network sees them, which the host makes.
+                    return totals_of(model, itertools.chain([first], batches), loss=loss), by_statistics(model, ())
         if self._evaluation is None:
             self._evaluation = Evaluation(self._config, self._test, compared, self._table)
         return self._evaluation(model)
@@ -210,12 +217,13 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
         ValueError: where the config asks for images on the devices that cannot lie there.
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
-    reason = None
-    if config.on_device is not False:
-        reason = reason_against(train, test, config.standardize, config.sized(config.augmentations))
+    accelerated, reason = jax.devices()[0].platform != 'cpu', None
+    # Elsewhere nobody asks, and nothing of the user's is called.
+    if config.on_device or (config.on_device is None and accelerated):
+        augmentations = (config.sized(each) for each in (config.augmentations, config.evaluation_augmentations))
+        reason = reason_against(train, test, config.standardize, *augmentations)
     if config.on_device and reason:
         raise ValueError(f'on_device: got True, but {reason}; leave it out, or mend that')
-    accelerated = jax.devices()[0].platform != 'cpu'
     if config.on_device or (config.on_device is None and accelerated and reason is None):
         return DeviceImages(config, train, test, mesh), ''
     return HostImages(config, train, test, mesh), f'images stay on the host: {reason}' if accelerated and reason else ''

@@ -52,7 +52,9 @@ class MetricsLog:
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
         record = {'step': step, 'epoch': step // epoch_steps}
         names = [name for name in test if name != 'count']
-        record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in names}
+        # A step that smooths or mixes the labels of a loss of one's own knows no accuracy.
+        known = [name for name in names if all(name in r for r in steps)]
+        record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in known}
         record |= {f'test_{name}': test[name] for name in names}
         record |= compared or {}
         if seconds_a_step := seconds_per_step(steps):

@@ -115,10 +115,26 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
 
 
 def prepared(images: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarray:
-    """All images after augmentations that draw nothing: uint8 (N, H, W, channels)."""
+    """All images after augmentations that draw nothing: uint8 (N, H, W, channels).
+
+    Raises:
+        ValueError: for an augmentation that draws random numbers, or makes other than uint8 of an image.
+    """
     if not augmentations:
         return images
-    return np.stack([functools.reduce(lambda image, augment: augment(image, None), augmentations, i) for i in images])
+    done = np.stack([augmented(image, augmentations) for image in images])
+    if done.dtype != np.uint8:
+        raise ValueError(
+            f'augmentations: got {done.dtype} images of {list(augmentations)}, expected uint8; for others set on_device=False'
+        )
+    return done
+
+
+def augmented(image: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarray:
+    """An image after augmentations that draw nothing. Raises ValueError for one that does."""
+    from bnn_jax.data.pipeline import NoRandomness
+
+    return functools.reduce(lambda image, augment: augment(image, NoRandomness()), augmentations, image)
 
 
 # Normalization.
@@ -128,7 +144,7 @@ def pixel_table(standardize: Callable[[np.ndarray], np.ndarray], images: np.ndar
     """What a normalization makes of each of the 256 values of a pixel, float32 (256, channels).
 
     Looked up, it gives the normalization's own numbers to the bit. None for one that looks at more than a pixel, such as
-    whitening: compared on some of the images.
+    whitening: compared on some of the images. None as well for one that fails on an image of 256 x 1 pixels.
 
     Args:
         standardize: image -> float image of the same shape.
@@ -138,7 +154,7 @@ def pixel_table(standardize: Callable[[np.ndarray], np.ndarray], images: np.ndar
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 1, channels))
     try:
         table = np.asarray(standardize(np.ascontiguousarray(ramp)))
-    except ValueError:
+    except Exception:  # It was written for images of the data set, and this is none.
         return None
     if table.shape != ramp.shape or table.dtype != np.float32:
         return None
@@ -233,26 +249,47 @@ def many(step: Callable, draw: Draw, most: int) -> Callable:
 # Whether.
 
 
-def reason_against(train: 'Source', test: 'Source', standardize: Callable, augmentations: Sequence) -> str | None:
+def reason_against(
+    train: 'Source', test: 'Source', standardize: Callable, augmentations: Sequence, evaluation_augmentations: Sequence
+) -> str | None:
     """Why the images of a run cannot lie on the devices, as the end of a sentence; None where they can.
 
     Args:
         train, test: the sources.
-        standardize, augmentations: those of the run.
+        standardize, augmentations, evaluation_augmentations: those of the run.
+
+    Raises:
+        ValueError: for an augmentation of evaluation that draws random numbers.
     """
+    from bnn_jax.data import ArraySource
+
     for name, source in (('training', train), ('test', test)):
         images = getattr(source, 'images', None)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             return f'the {name} images are not held in memory as uint8 (data.ArraySource, TfdsSource.in_memory())'
-        if not np.issubdtype(getattr(source, 'labels', np.zeros(0)).dtype, np.integer):
+        # On the devices nobody calls it.
+        if getattr(type(source), '__getitem__', None) is not ArraySource.__getitem__:
+            return (
+                f'the {name} images are read by a __getitem__ of {type(source).__name__}, not that of data.ArraySource'
+            )
+        labels = getattr(source, 'labels', None)
+        if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
             return f'the labels of the {name} images are no classes'
     try:
-        once_and_anew(augmentations)
+        once, _ = once_and_anew(augmentations)
     except ValueError as error:
         return str(error)
     if len(train) and pixel_table(standardize, train.images) is None:  # pyright: ignore[reportAttributeAccessIssue]
-        return f'the normalization {standardize!r} looks at more than one pixel at a time'
-    needed = train.images.nbytes + test.images.nbytes  # pyright: ignore[reportAttributeAccessIssue]
+        return f'the normalization {standardize!r} looks at more than one pixel at a time, or fails on 256 x 1 pixels'
+    channels, needed = train.images.shape[-1], 0  # pyright: ignore[reportAttributeAccessIssue]
+    for name, source, steps in (('training', train, once), ('test', test, evaluation_augmentations)):
+        if len(source) == 0:
+            continue
+        image = np.asarray(augmented(source.images[0], steps))  # pyright: ignore[reportAttributeAccessIssue]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != channels:
+            got = f'{image.dtype}{list(image.shape)}'
+            return f'a {name} image becomes {got} by {list(steps)}, expected uint8 (H, W, {channels})'
+        needed += len(source) * image.nbytes
     there = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
     if there is not None and needed > SHARE_OF_MEMORY * there:
         return f'the images take {needed / 1e9:.1f} GB, more than {SHARE_OF_MEMORY:.0%} of the {there / 1e9:.0f} GB of a device'

@@ -41,8 +41,10 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
     figure = Figure(figsize=(9, 3.6), layout='constrained')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         for split, style in (('train', '--'), ('test', '-')):
-            values = [record[f'{split}_{name}'] for record in epochs]
-            axes.plot([record['epoch'] for record in epochs], values, style, label=split, marker='.')
+            known = [record for record in epochs if f'{split}_{name}' in record]
+            if known:
+                values = [record[f'{split}_{name}'] for record in known]
+                axes.plot([record['epoch'] for record in known], values, style, label=split, marker='.')
         axes.set(xlabel='epoch', ylabel=name)
         axes.grid(alpha=0.3)
         axes.legend()

@@ -81,8 +81,9 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
 
 
 def _restored(config: Config, workdir: Path) -> TrainedRun:
-    # How many steps a schedule has does not show in the state, and only the data would tell.
-    state, _ = beginning(config, config.epochs)
+    # How many steps a schedule has does not show in the state, and only the data would tell; so many that a warm-up of a
+    # part of an epoch leaves some for the schedule.
+    state, _ = beginning(config, 1000 * config.epochs)
     with Checkpoints(workdir / 'checkpoints', config.decisive()) as checkpoints:
         if checkpoints.last() is None:
             raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')

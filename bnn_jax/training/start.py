@@ -11,7 +11,9 @@ import numpy as np
 import optax
 
 from bnn_jax.nn.variables import Progress
+from bnn_jax.training.batch import are_classes
 from bnn_jax.training.config import Config
+from bnn_jax.training.loss import takes_classes
 from bnn_jax.training.mixing import Mixing
 from bnn_jax.training.schedules import warmed_up
 from bnn_jax.training.state import TrainState, init
@@ -59,23 +61,37 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
         return one
 
     def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+        if change.mixup or change.label_smoothing:
+            _check_classes(state, batch['label'])
         new, metrics = one(state, change(batch, state.step, state.num_classes))
         return _averaged(new, config.ema), metrics
 
     return step
 
 
+def _check_classes(state: TrainState, labels: Any) -> None:
+    """Raises ValueError for labels that cannot be mixed or smoothed, as they are no classes."""
+    if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
+        return
+    got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)
+    raise ValueError(
+        f'mixup, label_smoothing: got labels {got} for {state.num_classes} logits and a loss of your own, expected classes, '
+        'integers (N,), of at least two; leave both out'
+    )
+
+
 def _averaged(state: TrainState, decay: float) -> TrainState:
-    """average <- decay average + (1 - decay) numbers, of parameters and statistics; what is no real number is copied."""
+    """average <- decay average + (1 - decay) numbers, of parameters and statistics; progress and integers are copied."""
     if state.average is None:
         return state
 
-    def moved(average: jax.Array, number: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(number.dtype, jnp.floating):
+    def moved(average: Any, number: Any) -> Any:
+        if isinstance(number, Progress) or not jnp.issubdtype(number.dtype, jnp.floating):
             return number
         return average + jnp.asarray(1 - decay, number.dtype) * (number - average)
 
-    return dataclasses.replace(state, average=jax.tree.map(moved, state.average, (state.params, state.rest)))
+    average = jax.tree.map(moved, state.average, (state.params, state.rest), is_leaf=lambda v: isinstance(v, Progress))
+    return dataclasses.replace(state, average=average)
 
 
 def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, state: TrainState) -> None:

@@ -280,11 +280,28 @@ def evaluate(model: Any, batches: Iterable[Batch], loss: Any = _CROSS_ENTROPY) -
         first = next(batches, None)
         if first is None:
             raise _without_images()
-        graphdef, state = nnx.split(model)
         image = as_batch(first, None, classes=takes_classes(loss))['image']
-        shape = _shape_of_logits(graphdef, *_layout((state, nnx.State({}), image)))
-        num_classes, batches = _classes_of(shape), itertools.chain([first], batches)
+        num_classes, batches = _classes_asked(model, image), itertools.chain([first], batches)
     return means(totals_of(model, batches, num_classes, loss), num_classes)
+
+
+def _classes_asked(model: nnx.Module, image: Any) -> int | None:
+    """The number of classes of a module that does not say it, from the shape of its logits."""
+    graphdef, state = nnx.split(model)
+    return _classes_of(_shape_of_logits(graphdef, *_layout((state, nnx.State({}), image))))
+
+
+def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
+    """Whether test images have a cross-entropy beside the loss of training: labels that are classes of the network.
+
+    Args:
+        model: of the run.
+        batch: some of its test images, arrays.
+        loss: of the run; one of its own kind may take integers that count, for one logit.
+    """
+    if not are_classes(batch['label']) or takes_classes(loss):
+        return are_classes(batch['label'])
+    return (getattr(model, 'num_classes', None) or _classes_asked(model, batch['image']) or 1) > 1
 
 
 def _without_images() -> ValueError:

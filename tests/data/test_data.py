@@ -175,6 +175,13 @@ def test_a_source_is_held_out_in_part_and_told_from_another():
     for share in (0.01, 1.0):
         with pytest.raises(ValueError, match='expected at least one image in either part'):
             Splits.held_out(source, share=share)
+
+    class Inverted(ArraySource):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {'image': 255 - self.images[index]}
+
+    inverted = Splits.held_out(Inverted(source.images, source.labels)).test[0]['image']
+    assert (inverted == 255).all()
     other = ArraySource(np.ones((10, 2, 2), np.uint8), np.arange(10))
     assert source.described() == ArraySource(source.images, source.labels).described() != other.described()
 

@@ -23,10 +23,13 @@ from bnn_jax.data import (
     flip,
     random_crop,
     resize_short,
+    resize_to,
 )
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, OutOfTime, evaluate, fit, model_of
+from bnn_jax.training.devices import all_devices
+from bnn_jax.training.images import HostImages, images_of
 from bnn_jax.training.metrics import MetricsLog, read
-from bnn_jax.training.on_device import Draw, batched, pixel_table
+from bnn_jax.training.on_device import Draw, batched, pixel_table, reason_against
 
 # What is drawn. Every pixel says which image it is of, its line and its column, from 1; 0 is padding or a hole.
 
@@ -252,6 +255,33 @@ def whitened(image):
     return (image - image.mean()).astype(np.float32)
 
 
+def of_its_own_size(image):
+    return PlusMinusOne()(image) * {(8, 8, 1): np.float32(1)}[image.shape]
+
+
+def halved(image, rng):
+    return image / 2
+
+
+def in_color(image, rng):
+    return np.repeat(image, 3, axis=-1)
+
+
+class Inverted(ArraySource):
+    def __getitem__(self, index: int) -> dict:
+        return {'image': 255 - self.images[index], 'label': int(self.labels[index])}
+
+
+def in_its_own_way(split, data_dir):
+    return Inverted(digits(split).images, digits(split).labels)
+
+
+def labels_in_a_list(split, data_dir):
+    source = digits(split)
+    source.labels = source.labels.tolist()
+    return source
+
+
 def from_disk(split, data_dir):
     return [{'image': np.zeros((8, 8, 1), np.uint8), 'label': 0}]
 
@@ -264,12 +294,39 @@ def from_disk(split, data_dir):
             r'the augmentation resize_short\(size=8\) has no method on_device',
         ),
         ({'standardize': whitened}, 'the normalization .*whitened.* looks at more than one pixel at a time'),
+        ({'standardize': of_its_own_size}, 'the normalization .* fails on 256 x 1 pixels'),
         ({'data': from_disk}, 'the training images are not held in memory as uint8'),
+        ({'data': in_its_own_way}, 'the training images are read by a __getitem__ of Inverted'),
+        ({'data': labels_in_a_list}, 'the labels of the training images are no classes'),
+        ({'evaluation_augmentations': (halved,)}, r'a test image becomes float64\[8, 8, 1\]'),
+        ({'evaluation_augmentations': (in_color,)}, r'a test image becomes uint8\[8, 8, 3\]'),
     ],
 )
 def test_images_that_cannot_lie_on_the_devices(tmp_path, change, reason):
     with pytest.raises(ValueError, match=f'on_device: got True, but {reason}'):
         fit(dataclasses.replace(CONFIG, workdir=str(tmp_path), **change))
+
+
+def test_nothing_is_asked_where_images_stay_on_the_host_anyway():
+    def never(image):
+        raise AssertionError('no image is read yet')
+
+    config = dataclasses.replace(CONFIG, on_device=None, data=labels_in_a_list, standardize=never)
+    images, remark = images_of(config, all_devices())
+    images.check(10)
+    assert (type(images), remark) == (HostImages, '')
+
+
+def test_the_memory_of_images_is_that_of_what_lies_there(monkeypatch):
+    class Small:
+        def memory_stats(self):
+            return {'bytes_limit': 8 * 1797 * 64}
+
+    monkeypatch.setattr(jax, 'local_devices', lambda: [Small()])
+    of_a_run = functools.partial(reason_against, digits('train'), digits('test'), PlusMinusOne())
+    assert of_a_run((), ()) is None
+    for augmentations in (((resize_to(16, 16),), ()), ((), (resize_to(32, 32),))):
+        assert 'GB, more than 25%' in of_a_run(*augmentations)
 
 
 def test_labels_that_are_no_classes(tmp_path):

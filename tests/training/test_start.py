@@ -12,8 +12,10 @@ from flax import nnx
 
 import bnn_jax as bnn
 from bnn_jax.data import PlusMinusOne
+from bnn_jax.nn.variables import Progress
 from bnn_jax.schemes import Scheduled
 from bnn_jax.training import Config, constant, model_of
+from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.mixing import Mixing
 from bnn_jax.training.start import beginning, check_extension, rates, step_of
 
@@ -98,14 +100,19 @@ def leaves(tree) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
+def without_progress(params, rest):
+    return params, nnx.filter_state(rest, nnx.Not(Progress))
+
+
 def test_gradients_are_clipped_and_an_average_follows():
     """A step of SGD without its projection moves all parameters together by rate times the clipped norm."""
-    scheme = dataclasses.replace(bnn.XNOR, projection=None)
+    activation = Scheduled(lambda x, progress: bnn.quantizers.sign_ste(x))
+    scheme = dataclasses.replace(bnn.XNOR, projection=None, activation=activation)
     model = functools.partial(CONFIG.model, scheme=scheme)
     config = dataclasses.replace(CONFIG, model=model, clip_gradient=0.25, ema=0.75, label_smoothing=0.1)
     state, _ = beginning(config, 8)
     step, batch = jax.jit(step_of(config)), {'image': IMAGES, 'label': LABELS.astype(np.int32)}
-    expected = leaves((state.params, state.rest))
+    expected = leaves(without_progress(state.params, state.rest))
     for _ in range(3):
         new, metrics = step(state, batch)
         moved = np.sqrt(
@@ -114,10 +121,12 @@ def test_gradients_are_clipped_and_an_average_follows():
         assert metrics['gradient_norm'] > 0.25
         np.testing.assert_allclose(moved, 0.1 * 0.25, rtol=1e-4)
         state = new
-        numbers = leaves((state.params, state.rest))
+        numbers = leaves(without_progress(state.params, state.rest))
         expected = [0.75 * a + 0.25 * b for a, b in zip(expected, numbers, strict=True)]
-        for ours, theirs in zip(leaves(state.average), expected, strict=True):
+        for ours, theirs in zip(leaves(without_progress(*state.average)), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for reached in leaves(nnx.filter_state(state.average[1], Progress)):
+        np.testing.assert_allclose(reached, 2 / 7, rtol=1e-6)  # of the third of eight steps
     for ours, theirs in zip(leaves(nnx.state(model_of(state))), leaves(nnx.state(model_of(state))), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     params, _ = state.average
@@ -131,6 +140,23 @@ def test_labels_are_not_mixed_without_their_number():
 
     with pytest.raises(ValueError, match='does not say how many classes it has; set self.num_classes'):
         beginning(dataclasses.replace(CONFIG, model=model, mixup=0.2), 4)
+
+
+def test_labels_of_another_kind_are_not_mixed():
+    config = dataclasses.replace(CONFIG, loss=optax.l2_loss, label_smoothing=0.1)
+    state, _ = beginning(config, 4)
+    with pytest.raises(
+        ValueError, match=r'mixup, label_smoothing: got labels float32\[6, 3\] for 3 logits and a loss of'
+    ):
+        step_of(config)(state, {'image': IMAGES, 'label': np.ones((6, 3), np.float32)})
+
+
+def test_an_epoch_whose_steps_know_no_accuracy():
+    log = MetricsLog(None, 0)
+    for step in (1, 2):
+        log.write(step=step, loss=float(step), seconds=step)
+    record = log.epoch(2, 2, {'loss': 3.0, 'accuracy': 0.5, 'count': 4}, 2.0, 6)
+    assert (record['train_loss'], record['test_accuracy'], 'train_accuracy' in record) == (1.5, 0.5, False)
 
 
 def test_a_schedule_of_another_length_is_not_extended():

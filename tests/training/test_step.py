@@ -18,7 +18,8 @@ from bnn_jax.nn.product import Product
 from bnn_jax.nn.variables import Latent, Noise
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
 from bnn_jax.schemes.projections import center_and_clip
-from bnn_jax.training import SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
+from bnn_jax.training import CrossEntropy, SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
+from bnn_jax.training.step import have_cross_entropy
 
 SCHEMES = {
     'FLOAT': FLOAT,
@@ -460,3 +461,12 @@ def test_other_keys_of_a_batch_are_ignored(fresh):
     batch = BATCHES[0]
     other = batch | {'name': np.array(['x'])}
     assert same(train_step(fresh, other), train_step(fresh, batch))
+
+
+def test_integers_that_count_have_no_cross_entropy():
+    batch = {'image': np.zeros((3, 2), np.float32), 'label': np.array([0, 7, 2], np.int32)}
+    one, three = (nnx.Linear(2, width, rngs=nnx.Rngs(0)) for width in (1, 3))
+    found = [have_cross_entropy(*case) for case in ((one, batch, optax.l2_loss), (three, batch, optax.l2_loss))]
+    assert found == [False, True]
+    assert have_cross_entropy(three, batch, CrossEntropy())
+    assert not have_cross_entropy(three, batch | {'label': np.ones((3, 3), np.float32)}, CrossEntropy())
