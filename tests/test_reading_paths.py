@@ -54,8 +54,12 @@ def training():
     """One gradient of the loss to the latent weights, from the constructor on."""
 
     def action():
-        graphdef, params, rest = nnx.split(built(), nnx.Param, ...)
-        jax.grad(lambda params: nnx.merge(graphdef, params, rest, copy=True)(IMAGES).sum())(params)
+        graphdef, params, rest = nnx.split(nnx.eval_shape(built), nnx.Param, ...)
+
+        def loss(params, rest):
+            return nnx.merge(graphdef, params, rest, copy=True)(IMAGES).sum()
+
+        jax.eval_shape(jax.grad(loss), params, rest)  # Tracing enters all that runs.
 
     return action
 

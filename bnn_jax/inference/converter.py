@@ -13,7 +13,7 @@ from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
-from bnn_jax.nn.walk import arrays_beside, expect_module, is_container, joined, slots, walk
+from bnn_jax.nn.walk import arrays_beside, arrays_of, expect_module, is_container, joined, slots, walk
 from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
@@ -35,13 +35,23 @@ class Packed(nnx.Module):
         raise AttributeError(name)
 
 
+class NoBinaryWeights(ValueError):
+    """There is nothing to convert."""
+
+
 def _guarded(layer: Any, x: jax.Array) -> jax.Array:
-    return _nan_where(x, layer(x), layer.acts_on_rows())
+    # Real inputs hand a NaN on by themselves; a bit cannot.
+    return _nan_where(x, layer(x), layer.acts_on_rows()) if layer.multiplies_bits() else layer(x)
 
 
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
-    """y, but NaN for every image, or every row, in which x has a NaN: a bit cannot hand it on, training arithmetic does."""
+    """y, but NaN for every image, or every row, in which x has a NaN, as training arithmetic has it there or in a part of it.
+
+    Where a layer has other rows than its input, as behind a reshape, one NaN makes all of y NaN.
+    """
     axes = (-1,) if by_rows else tuple(range(1, x.ndim))
+    if y.shape[: x.ndim - len(axes)] != x.shape[: x.ndim - len(axes)]:
+        axes = tuple(range(x.ndim))
     missing = jnp.isnan(x).any(axes)
     missing = missing.reshape(missing.shape + (1,) * (y.ndim - missing.ndim))
     return jnp.where(jnp.broadcast_to(missing, y.shape), jnp.nan, y)
@@ -84,7 +94,7 @@ def convert(model: Any) -> Any:
     conversion = _Conversion(any(isinstance(layer, Layer) and layer.multiplies_bits() for layer in layers))
     packed = conversion.of(model, '')
     if not packed.holds_bits():
-        raise ValueError('convert: got a network without binary weights, expected at least one layer to pack')
+        raise NoBinaryWeights('convert: got a network without binary weights, expected at least one layer to pack')
     if not isinstance(packed, ConvertedModule):
         return in_bits(packed, conversion.in_order)
     converted = packed.module()
@@ -92,7 +102,7 @@ def convert(model: Any) -> Any:
         raise ValueError(
             f"convert: {type(model).__name__} has an attribute 'report', which the report needs; rename it"
         )
-    beside = (_own_row(model, path, array) for path, array in arrays_beside(model))
+    beside = [row for path, array in arrays_beside(model) for row in _own_rows(path, array)]
     converted.report = Report((*packed.rows(''), *beside))
     return converted
 
@@ -197,10 +207,10 @@ def _overrides_call(layer: Any) -> bool:
     return packs is not Layer and computes is not packs and issubclass(computes, packs)
 
 
-def _own_row(model: Any, path: str, array: nnx.Variable | jax.Array) -> Row:
-    (value,) = jax.tree.leaves(array)
-    kind = type(array).__name__
-    return Row(path, str(value.dtype), value.nbytes, f'{kind} of a module itself, beside its layers: left as it was')
+def _own_rows(path: str, array: nnx.Variable | jax.Array) -> Iterator[Row]:
+    for value in arrays_of(array):
+        reason = f'{type(array).__name__} of a module itself, beside its layers: left as it was'
+        yield Row(path, str(value.dtype), value.size * value.dtype.itemsize, reason)
 
 
 def _float_row(layer: Any, path: str) -> Row:

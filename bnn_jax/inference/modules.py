@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bnn_jax.inference.converter import Packed, convert
-from bnn_jax.nn.layer import Layer
+from bnn_jax.inference.converter import NoBinaryWeights, Packed, convert
 from bnn_jax.nn.packed_layer import role
 from bnn_jax.nn.walk import Place, walk
 
@@ -25,15 +24,7 @@ def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
 
 def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
     """A packed copy of the module with these packed layers and arrays. Raises ValueError where its structure differs."""
-    if packed_layers(module):
-        module = nnx.merge(*nnx.split(module), copy=True)
-    elif any(isinstance(p.layer, Layer) and p.layer.binary_weights() for p in walk(module)):
-        module = convert(module)
-    else:
-        raise ValueError(
-            f'load: into is a {type(module).__name__} without binary weights, expected one with binary layers at '
-            f'{", ".join(sorted(packed))}, as the file has; build it with the scheme that it was trained with'
-        )
+    module = nnx.merge(*nnx.split(module), copy=True) if packed_layers(module) else _converted(module, packed)
     places = {place.path: place for place in packed_layers(module)}
     _expect_same('packed layers', set(packed), set(places))
     for path, place in places.items():
@@ -89,3 +80,13 @@ def _expect_same(what: str, got: set[str], expected: set[str]) -> None:
             f'load: the {what} of the file and of the module differ: only in the file {sorted(got - expected)}, only in the '
             f'module {sorted(expected - got)}; give a module of the same class and sizes'
         )
+
+
+def _converted(module: nnx.Module, packed: dict[str, Any]) -> Any:
+    try:
+        return convert(module)
+    except NoBinaryWeights as error:
+        raise ValueError(
+            f'load: into is a {type(module).__name__} without binary weights, expected one with binary layers at '
+            f'{", ".join(sorted(packed))}, as the file has; build it with the scheme that it was trained with'
+        ) from error

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, get_type_hints
@@ -160,11 +159,21 @@ def _read(source: Source) -> tuple[str, dict[str, str], dict[str, np.ndarray]]:
     return name, metadata, tensors
 
 
+# Of safetensors' codes, those that NumPy or JAX has a type for; another is refused when it is saved.
+_DTYPES = {
+    'BOOL': 'bool',
+    'BF16': 'bfloat16',
+    'C64': 'complex64',
+    **{f'F{bits}': f'float{bits}' for bits in (16, 32, 64)},
+    **{
+        f'{letter}{bits}': f'{name}{bits}' for letter, name in (('I', 'int'), ('U', 'uint')) for bits in (8, 16, 32, 64)
+    },
+}
+
+
 def _array(stated: dict[str, Any]) -> np.ndarray:
     """A tensor as safetensors states it; its own NumPy reader has no bfloat16."""
-    kind, bits = re.fullmatch(r'([A-Z]+?)(\d*)', stated['dtype'].replace('BF16', 'BF')).groups()  # pyright: ignore
-    names = {'BF': 'bfloat16', 'BOOL': 'bool', 'F': f'float{bits}', 'I': f'int{bits}', 'U': f'uint{bits}'}
-    return np.frombuffer(stated['data'], jnp.dtype(names[kind])).reshape(stated['shape'])
+    return np.frombuffer(stated['data'], jnp.dtype(_DTYPES[stated['dtype']])).reshape(stated['shape'])
 
 
 def _content(source: Source) -> tuple[str, bytes]:
@@ -232,6 +241,9 @@ def _describe(value: Any, tensors: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: Any, tensors: dict[str, np.ndarray]) -> str:
+    dtype = str(getattr(array, 'dtype', np.asarray(array).dtype))
+    if dtype not in _DTYPES.values():
+        raise ValueError(f'save: got an array of {dtype}, expected one of {", ".join(_DTYPES.values())}')
     # How many there are so far: a name that no other has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.

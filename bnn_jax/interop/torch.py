@@ -75,7 +75,8 @@ def start_from(model: Network, trained: Network) -> Network:
     new: set[str] = set()
     if model.num_classes != trained.num_classes:
         trained = with_classes(trained, model.num_classes, rngs=nnx.Rngs(0))
-        model.new_layers = trained.new_layers
+        # The head of the model's own scheme may have other layers.
+        model.new_layers = with_classes(model, model.num_classes, rngs=nnx.Rngs(0)).new_layers
         new = {path.removeprefix('body.layers.').replace('.layers', '') for path in trained.new_layers}
     pairs = zip(_products(model.body, ''), _products(trained.body, ''), strict=True)
     for role, (ours, theirs) in zip(('products', 'products of shortcuts'), pairs, strict=True):

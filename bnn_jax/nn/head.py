@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Auxiliary, Network, Sequential
@@ -40,6 +41,8 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
             f'with_classes: got {type(model).__name__}, expected a Network as bnn_jax.models make them; in a module of your '
             'own assign a new layer to its attribute'
         )
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
+        raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
     network = nnx.merge(*nnx.split(model), copy=True)
     network.new_layers = tuple(_renewed(network.body, 'body', model.num_classes, num_classes, rngs))
     network.num_classes = num_classes

@@ -262,7 +262,9 @@ class KeptModule(PackedLayer):
         """The inverse of `to_file`. load: the name of a tensor -> the array."""
         entry = registered(described['name'])
         maker = entry.make or entry.layer
-        takes_rngs = 'rngs' in inspect.signature(maker).parameters
+        # Of a Flax module's class, its metaclass hides the arguments.
+        signed = maker.__init__ if isinstance(maker, type) else maker
+        takes_rngs = 'rngs' in inspect.signature(signed).parameters
         module = maker(**described['fields'], **({'rngs': nnx.Rngs(0)} if takes_rngs else {}))
         layer = cls.of(module)
         expected = dict((jax.tree_util.keystr(path), leaf) for path, leaf in _arrays(layer.state))

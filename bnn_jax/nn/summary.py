@@ -1,11 +1,10 @@
 """What a network is made of, layer by layer: bits, shapes, parameters, bytes, multiply-adds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bnn_jax.nn.containers import Sequential
@@ -13,7 +12,7 @@ from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.report import Report
 from bnn_jax.nn.tables import as_html, render
-from bnn_jax.nn.walk import Place, arrays_beside, expect_module, output_shapes, walk
+from bnn_jax.nn.walk import Place, arrays_beside, arrays_of, expect_module, output_shapes, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +148,8 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
     model = Sequential([model]) if isinstance(model, Layer) else model
     calls = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     rows = [_row(place, calls[place.path]) for place in walk(model) if place.path in calls]
-    return Summary((*rows, *(_own_row(path, array) for path, array in arrays_beside(model))))
+    beside = [row for path, array in arrays_beside(model) for row in _own_rows(path, array)]
+    return Summary((*rows, *beside))
 
 
 def _row(place: Place, shapes: list[tuple[int, ...]]) -> LayerSummary:
@@ -160,9 +160,9 @@ def _row(place: Place, shapes: list[tuple[int, ...]]) -> LayerSummary:
     return LayerSummary(path=place.path, kind=label_of(place.layer), output_shape=shapes[-1], **cost)
 
 
-def _own_row(path: str, array: nnx.Variable | jax.Array) -> LayerSummary:
-    """An array that a module holds itself."""
-    (value,) = jax.tree.leaves(array)
-    size, kind = value.size * np.dtype(value.dtype).itemsize, type(array).__name__
-    params = value.size if isinstance(array, nnx.Param) else 0
-    return LayerSummary(path=path, kind=kind, output_shape=value.shape, params=params, bytes=size, packed_bytes=size)
+def _own_rows(path: str, array: nnx.Variable | jax.Array) -> Iterator[LayerSummary]:
+    """The arrays of a variable that a module holds itself."""
+    for value in arrays_of(array):
+        size, kind = value.size * value.dtype.itemsize, type(array).__name__
+        params = value.size if isinstance(array, nnx.Param) else 0
+        yield LayerSummary(path=path, kind=kind, output_shape=value.shape, params=params, bytes=size, packed_bytes=size)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -60,6 +61,12 @@ def _places(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
 def arrays_beside(model: Any, path: str = '') -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
     """The arrays that containers and users' modules hold themselves, beside their layers: (path, variable or array)."""
     yield from _arrays_beside(model, path, {id(model)})
+
+
+def arrays_of(variable: nnx.Variable | jax.Array) -> list[jax.Array]:
+    """The numbers in a variable: a user's may hold none, several, or random keys, which are none."""
+    leaves = (leaf for leaf in jax.tree.leaves(variable) if hasattr(leaf, 'dtype'))
+    return [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
 
 
 def _arrays_beside(model: Any, path: str, seen: set[int]) -> Iterator[tuple[str, nnx.Variable | jax.Array]]:

@@ -14,8 +14,7 @@ from bnn_jax import quantizers, schemes
 from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
 from bnn_jax.nn.variables import Latent
 from bnn_jax.schemes import initializers, presets, residuals_norm_before
-from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment, init
-from bnn_jax.training.step import update
+from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment
 from experiments import (
     cifar10_nin,
     cifar10_resnet18,
@@ -126,22 +125,6 @@ def test_a_row_is_what_its_source_says(row):
     table, start = (ROOT / 'experiments' / 'README.md').read_text(), f'| `{name.replace(" ", " --scheme=")}`'
     line = next(line for line in table.splitlines() if line.startswith(start))
     assert all(figure in line for figure in published)
-
-
-@each_row
-def test_its_training_step_traces(row):
-    """At a small width and without an array: model, optimizer, schedule, loss and images fit one another."""
-    _, _, config = row
-    tx = config.optimizer(config.schedule(config.learning_rate, STEPS))
-
-    def step():
-        state = init(config.model(rngs=nnx.Rngs(0), width=1 / 16), tx, loss=config.loss(), steps=STEPS)
-        image = config.standardize(np.zeros((32, 32, 3), np.uint8))
-        return state.params, update(state, {'image': np.stack([image] * 2), 'label': np.zeros(2, np.int32)})
-
-    before, (state, metrics) = jax.eval_shape(step)
-    assert jax.tree.map(np.shape, before) == jax.tree.map(np.shape, state.params)
-    assert state.num_classes == 10 and metrics['loss'].shape == ()
 
 
 @pytest.mark.parametrize(

@@ -279,3 +279,68 @@ def test_a_networks_own_call_is_what_trains():
     np.testing.assert_array_equal(net.with_auxiliary(x)[0], 2 * plain(x))
     with pytest.raises(TypeError, match='Doubled has a __call__ of its own and auxiliary heads'):
         Doubled([head, nn.Flatten(), linear(bnn.FLOAT)], channels=2, num_classes=8).with_auxiliary(x)
+
+
+def test_a_call_under_nnx_jit_moves_no_weight():
+    """Weights beyond 1, as a float network's are where a binary run starts from it."""
+    model = bnn.nn.Linear(6, 4, scheme=bnn.BIREAL, rngs=nnx.Rngs(0))
+    model.kernel.set_value(3 * model.kernel[...] / jnp.abs(model.kernel[...]).max())
+    before = np.asarray(nnx.merge(*nnx.split(model)).kernel[...])
+    nnx.jit(lambda model, x: model(x))(model, jnp.ones((2, 6)))
+    np.testing.assert_array_equal(model.kernel[...], before)
+
+
+class Holding(nnx.Module):
+    """A binary layer, and variables of every kind beside it."""
+
+    def __init__(self):
+        self.linear = bnn.nn.Linear(6, 4, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
+        self.number, self.nothing = nnx.Variable(0), nnx.Variable(None)
+        self.two = nnx.Variable({'a': jnp.ones(3), 'b': jnp.ones(2)})
+        self.key = nnx.Variable(jax.random.key(0))
+
+    def __call__(self, x):
+        return self.linear(x.reshape(-1, 6))
+
+
+def test_what_a_module_holds_beside_its_layers_is_counted_or_let_be():
+    model, x = Holding(), np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    assert bnn.summarize(model, x.shape).bytes == bnn.summarize(model.linear, (6, 6)).bytes + 4 * (3 + 2)
+    packed = bnn.convert(model)
+    np.testing.assert_array_equal(packed(x), model(x))
+
+
+def test_a_nan_where_rows_are_folded_and_where_inputs_are_real():
+    x = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    x[0, 1, 2] = np.nan
+
+    def rows(layer):
+        return bnn.convert(Wrapped(bnn.nn.Sequential([lambda x: x.reshape(-1, 6), layer])))(x)
+
+    class Wrapped(nnx.Module):
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    assert np.isnan(rows(bnn.nn.Linear(6, 4, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))).any()
+    real = rows(bnn.nn.Linear(6, 4, scheme=bnn.BWN, rngs=nnx.Rngs(0)))
+    np.testing.assert_array_equal(np.isnan(real).any(1), [False, True] + 4 * [False])
+
+
+def test_an_array_that_a_file_cannot_hold_is_refused_when_it_is_saved(tmp_path):
+    model = Wrapping(jnp.ones(2, jnp.float8_e4m3fn))
+    with pytest.raises(ValueError, match='save: got an array of float8_e4m3fn, expected one of bool'):
+        bnn.save(bnn.convert(model), tmp_path / 'network.safetensors')
+    model = Wrapping(jnp.ones(2, jnp.complex64))
+    path = bnn.save(bnn.convert(model), tmp_path / 'network.safetensors')
+    assert bnn.load(path, into=model).other.dtype == jnp.complex64
+
+
+class Wrapping(nnx.Module):
+    def __init__(self, other):
+        self.linear, self.other = bnn.nn.Linear(6, 4, scheme=bnn.XNOR, rngs=nnx.Rngs(0)), nnx.Variable(other)
+
+    def __call__(self, x):
+        return self.linear(x)
