@@ -100,6 +100,33 @@ def test_the_readme_example_and_commands_are_real():
     exec(built, namespace)
 
 
+PAGES = [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_names_in_documents_exist(page):
+    """Names that begin with the library, or in backticks with one of its packages."""
+    packages = {path.name for path in (ROOT / 'bnn_jax').iterdir() if (path / '__init__.py').exists()}
+    packages -= {'native'}  # in the documents this is the backend, kernels.native
+    text = page.read_text()
+    names = re.findall(r'\bbnn(?:_jax)?\.((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)', text)
+    names += re.findall(rf'`((?:{"|".join(sorted(packages))})\.\w+)`', text)
+    assert [name for name in dict.fromkeys(names) if not exists(name)] == []
+
+
+def exists(name: str) -> bool:
+    found = bnn
+    parts = name.split('.')
+    for i, part in enumerate(parts):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module('.'.join(['bnn_jax', *parts[: i + 1]]))
+            except ImportError:
+                return False
+        found = getattr(found, part)
+    return True
+
+
 def test_no_versions_are_joined_that_do_not_fit():
     """jax from 0.11 on needs flax from 0.12.10 on, which need Python 3.12; Python 3.11 ends at jax 0.10 and flax 0.12.8."""
     stated = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['dependencies']
