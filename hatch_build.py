@@ -32,4 +32,5 @@ class NativeKernels(BuildHookInterface):
         # One processor's code, even where this Python is for several.
         where = sysconfig.get_platform().replace('universal2', platform.machine())
         build_data['tag'] = f'py3-none-{where.replace("-", "_").replace(".", "_")}'
-        build_data['force_include'][str(library)] = f'bnn_jax/native/{library.name}'
+        for path in (library, kernels.record(library)):
+            build_data['force_include'][str(path)] = f'bnn_jax/native/{path.name}'

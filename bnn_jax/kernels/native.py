@@ -36,7 +36,7 @@ class Native(Backend):
         """k - 2 popcount(x xor w), shared out by filters."""
         shape = (x_words.shape[0], w_words.shape[0])
         # An attribute of the call, not an operand: the handler reads it as int64.
-        return self._call('bnn_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
+        return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
     @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
     def conv2d(
@@ -50,7 +50,7 @@ class Native(Backend):
             return super().conv2d(x_words, w_words, None, channels, window, pad_value, groups)
         x_words, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
         static = {'channels': np.int64(channels), 'geometry': geometry}
-        return self._call('bnn_convolution', shape, jnp.int32, x_words, w_words, **static)
+        return self._call('bnn_jax_convolution', shape, jnp.int32, x_words, w_words, **static)
 
     @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
     def conv2d_signs(
@@ -75,7 +75,7 @@ class Native(Backend):
         static = {'channels': np.int64(channels), 'geometry': geometry}
         shape = (*shape[:3], words_for(out))
         operands = (x_words, w_words, thresholds, flip)
-        return self._call('bnn_convolution_signs', shape, jnp.uint32, *operands, **static)
+        return self._call('bnn_jax_convolution_signs', shape, jnp.uint32, *operands, **static)
 
     @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
     def narrow_conv2d(
@@ -83,7 +83,7 @@ class Native(Backend):
     ) -> jax.Array:
         """Counts bit by bit, 32 filters a word; a tap outside the image is left out."""
         x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
-        return self._call('bnn_narrow', shape, jnp.int32, x, w_words, geometry=geometry)
+        return self._call('bnn_jax_narrow', shape, jnp.int32, x, w_words, geometry=geometry)
 
     @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
     def narrow_conv2d_signs(
@@ -102,14 +102,14 @@ class Native(Backend):
         """Words of (narrow_conv2d < thresholds) ^ flip, compared bit by bit as well."""
         x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
         shape = (*shape[:3], words_for(filters))
-        return self._call('bnn_narrow_signs', shape, jnp.uint32, x, w_words, thresholds, flip, geometry=geometry)
+        return self._call('bnn_jax_narrow_signs', shape, jnp.uint32, x, w_words, thresholds, flip, geometry=geometry)
 
     @partial(jax.jit, static_argnums=0)
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
         """Few rows along the words, each x added or taken off; many with tiles of signs of 32 filters and 32 inputs."""
         if x.dtype != jnp.float32:
             return super().signed_matmul(x, w_words)
-        return self._call('bnn_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
+        return self._call('bnn_jax_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
 
     @partial(jax.jit, static_argnums=(0, 3, 4, 5))
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
@@ -118,7 +118,7 @@ class Native(Backend):
         if x.dtype != jnp.float32 or groups > 1:
             return super().signed_conv2d(x, w_words, window, pad_value, groups)
         x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
-        return self._call('bnn_convolution_floats', shape, jnp.float32, x, w_words, geometry=geometry)
+        return self._call('bnn_jax_convolution_floats', shape, jnp.float32, x, w_words, geometry=geometry)
 
     @partial(jax.jit, static_argnums=0)
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
@@ -128,7 +128,7 @@ class Native(Backend):
         if coefficients is None:
             # The handler takes this operand in any case; an empty one means that nothing is normalized.
             coefficients = jnp.zeros((0,), jnp.float32)
-        return self._call('bnn_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
+        return self._call('bnn_jax_pack', (*x.shape[:-1], words_for(x.shape[-1])), jnp.uint32, x, coefficients)
 
     def _call(self, name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
         return call(name, shape, dtype, *operands, instructions=self.instructions, **attributes)

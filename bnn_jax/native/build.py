@@ -17,6 +17,9 @@ SOURCES = HERE / 'cpp'
 LIBRARY = Path(os.environ.get('BNN_LIBRARY', HERE / 'libbnn_native.so'))
 """Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
 
+RECORD = '.sha256'
+"""Ends the name of a file beside the library: the SHA-256 of its bytes, without which it is not mapped."""
+
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall')
 """No contraction: what is added after a multiplication is added to its rounded result, as in training."""
 
@@ -32,6 +35,16 @@ def digest() -> str:
     # Sorted, for the order of files in a folder is not defined.
     content = b''.join(path.read_bytes() for path in sorted(SOURCES.glob('*.[ch]*')))
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def record(library: Path) -> Path:
+    """The file that says which bytes a library has."""
+    return library.with_name(library.name + RECORD)
 
 
 def compiler() -> list[str] | None:
@@ -63,6 +76,9 @@ def build(include: Path) -> Path:
                 _run([*words, *FLAGS, *flags, *source, '-o', objects[-1]])
             linked = Path(folder) / LIBRARY.name
             _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
+            written = Path(folder) / 'record'
+            written.write_text(sha256(linked))
+            os.replace(written, record(LIBRARY))
             # In one step: a process that has the old file open goes on with it.
             os.replace(linked, LIBRARY)
     except OSError as error:

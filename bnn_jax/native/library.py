@@ -15,17 +15,17 @@ import jax.export
 from bnn_jax.native import build
 
 HANDLERS = (
-    'bnn_convolution',
-    'bnn_convolution_signs',
-    'bnn_convolution_floats',
-    'bnn_narrow',
-    'bnn_narrow_signs',
-    'bnn_product',
-    'bnn_product_floats',
-    'bnn_pack',
-    'bnn_float_convolution',
-    'bnn_float_input_gradient',
-    'bnn_float_kernel_gradient',
+    'bnn_jax_convolution',
+    'bnn_jax_convolution_signs',
+    'bnn_jax_convolution_floats',
+    'bnn_jax_narrow',
+    'bnn_jax_narrow_signs',
+    'bnn_jax_product',
+    'bnn_jax_product_floats',
+    'bnn_jax_pack',
+    'bnn_jax_float_convolution',
+    'bnn_jax_float_input_gradient',
+    'bnn_jax_float_kernel_gradient',
 )
 DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
 """For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
@@ -61,6 +61,13 @@ def why_not(path: Path, sources: str, interface: int | None) -> str | None:
     """
     if not path.exists():
         return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
+    try:
+        # Before it is mapped: of one cut short, pages that are not there would end the process with a signal.
+        stated, found = build.record(path).read_text().strip(), build.sha256(path)
+    except (OSError, ValueError) as error:
+        return f'{path.name} cannot be compared with its record ({error}); run `python -m bnn_jax.kernels`'
+    if stated != found:
+        return f'{path.name} is not as it was built: cut short or altered; run `python -m bnn_jax.kernels`'
     try:
         library = ctypes.CDLL(str(path))
         library.bnn_sources.restype = ctypes.c_char_p

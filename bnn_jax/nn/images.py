@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bnn_jax.ops.deterministic import wide
 
@@ -13,13 +14,22 @@ def nan_unless_finite(logits: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def check_images(images, channels: int) -> jax.Array:
-    """Images as an array of float32 or wider. Raises as `Network`."""
-    images = jnp.asarray(images)
+    """Images as an array of float32 or wider, numbers of either byte order. Raises as `Network`."""
+    if isinstance(images, np.ma.MaskedArray):
+        raise TypeError(
+            'images: got a masked array, expected a number at every pixel, for no mask goes through a network; '
+            'for example images.filled(0)'
+        )
+    if isinstance(images, np.ndarray):
+        images = images.astype(images.dtype.newbyteorder('='), copy=False)
+    else:
+        images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f'images: got dtype {images.dtype}, expected floating numbers normalized as in training; '
             'for bytes, for example, images.astype(float32) / 255'
         )
+    images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] != channels:
         raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
     if 0 in images.shape:

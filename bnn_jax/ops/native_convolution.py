@@ -26,7 +26,7 @@ def product(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, instruct
     extents = zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
     rows, columns = ((extent + sum(pair) - size) // stride + 1 for extent, size, stride, pair in extents)
     shape = (x.shape[0], rows, columns, kernel.shape[3])
-    return _call('bnn_float_convolution', shape, x, kernel, strides, pads, instructions)
+    return _call('bnn_jax_float_convolution', shape, x, kernel, strides, pads, instructions)
 
 
 @partial(jax.jit, static_argnames=('shape', 'strides', 'pads', 'instructions'))
@@ -34,7 +34,7 @@ def input_gradient(
     kernel: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: Pair, pads: Pads, instructions: str = ''
 ) -> jax.Array:
     """dx, of this shape."""
-    return _call('bnn_float_input_gradient', shape, kernel, g, strides, pads, instructions)
+    return _call('bnn_jax_float_input_gradient', shape, kernel, g, strides, pads, instructions)
 
 
 @partial(jax.jit, static_argnames=('shape', 'strides', 'pads', 'instructions'))
@@ -42,7 +42,7 @@ def kernel_gradient(
     x: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: Pair, pads: Pads, instructions: str = ''
 ) -> jax.Array:
     """dkernel, of this shape."""
-    return _call('bnn_float_kernel_gradient', shape, x, g, strides, pads, instructions)
+    return _call('bnn_jax_float_kernel_gradient', shape, x, g, strides, pads, instructions)
 
 
 def _call(name, shape, a, b, strides, pads, instructions):

@@ -250,20 +250,28 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize(('library', 'reason'), [('nowhere.so', 'they are not built'), ('text.so', 'cannot be loaded')])
+@pytest.mark.parametrize(
+    ('library', 'reason'), [('nowhere.so', 'they are not built'), ('cut.so', 'not as it was built')]
+)
 def test_auto_goes_on_and_native_says_why_not(library, reason, tmp_path):
-    (tmp_path / 'text.so').write_text('no library')
+    whole = build.LIBRARY.read_bytes()
+    (tmp_path / 'cut.so').write_bytes(whole[: len(whole) // 2])
+    (tmp_path / 'cut.so.sha256').write_text(build.record(build.LIBRARY).read_text())
     missing, answer, refused = said(WITHOUT, BNN_LIBRARY=str(tmp_path / library)).splitlines()
     assert reason in missing and answer == '[[32, 32], [32, 32]]'
     assert "backend 'native'" in refused and reason in refused and "use backend 'xla'" in refused
 
 
-def test_why_a_library_is_not_taken():
+def test_why_a_library_is_not_taken(tmp_path):
     """Nothing that XLA would refuse is ever registered: the CPU backend stays whole."""
+    text = tmp_path / 'text.so'
+    text.write_text('no library')
+    build.record(text).write_text(build.sha256(text))
     newest = 2**16 - 1
     assert native.why_not(build.LIBRARY, build.digest(), newest) is None
     assert 'not built' in native.why_not(Path('/nowhere.so'), build.digest(), newest)
-    assert 'cannot be loaded' in native.why_not(Path(build.__file__), build.digest(), newest)
+    assert 'cannot be compared' in native.why_not(Path(build.__file__), build.digest(), newest)
+    assert 'cannot be loaded' in native.why_not(text, build.digest(), newest)
     assert 'from other sources' in native.why_not(build.LIBRARY, 'other', newest)
     for interface in (None, 0, 2**16):
         assert 'another interface of XLA' in native.why_not(build.LIBRARY, build.digest(), interface)

@@ -72,7 +72,7 @@ def test_every_backend_lowers_for_every_platform(backend, platform, kind):
     expected = {
         ('pallas_tpu', 'tpu'): {'tpu_custom_call'},
         ('pallas_gpu', 'cuda'): {'__gpu$xla.gpu.triton'},
-        ('auto', 'cpu'): {'bnn_product' if kind == 'matmul' else 'bnn_convolution'},
+        ('auto', 'cpu'): {'bnn_jax_product' if kind == 'matmul' else 'bnn_jax_convolution'},
     }
     device = '_'.join(backend.split('_')[:2])
     assert set(re.findall(r'custom_call\s*@([\w$.]+)', text)) == expected.get((device, platform), set())

@@ -403,8 +403,11 @@ def test_bad_images_are_refused():
     model = build('lenet5', bnn.XNOR)
     packed = bnn.convert(model)
     for network in (model, packed):
-        with pytest.raises(TypeError, match='images: got dtype uint8, expected floating'):
-            network(np.zeros((1, 17, 19, 1), np.uint8))
+        for dtype in (np.uint8, object):
+            with pytest.raises(TypeError, match=f'images: got dtype {np.dtype(dtype)}, expected floating'):
+                network(np.zeros((1, 17, 19, 1), dtype))
+        with pytest.raises(TypeError, match='images: got a masked array, expected a number at every pixel'):
+            network(np.ma.zeros((1, 17, 19, 1), np.float32))
         with pytest.raises(ValueError, match=r'images: got shape \(17, 19, 1\), expected \(N, H, W, 1\)'):
             network(np.zeros((17, 19, 1), np.float32))
         with pytest.raises(ValueError, match=r'expected \(N, H, W, 1\)'):
@@ -413,6 +416,11 @@ def test_bad_images_are_refused():
             network(np.zeros((0, 17, 19, 1), np.float32))
         with pytest.raises(ValueError, match=r'dense layer: got input of shape \(1, 70\)|expected \(N, '):
             network(np.zeros((1, 28, 28, 1), np.float32))
+
+
+def test_numbers_of_either_byte_order():
+    packed, x = bnn.convert(build('lenet5', bnn.XNOR)), images('lenet5')
+    np.testing.assert_array_equal(packed(x.astype('>f4')), packed(x))
 
 
 def test_images_that_are_not_finite_give_nan_in_both_arithmetics():

@@ -159,7 +159,7 @@ def test_it_is_what_is_lowered_for_cpu_here():
 
     text = jax.jit(pulled_back).lower(x, kernel, g).as_text()
     assert 'stablehlo.convolution' not in text and 'dot_general' not in text
-    names = 'bnn_float_convolution', 'bnn_float_input_gradient', 'bnn_float_kernel_gradient'
+    names = 'bnn_jax_float_convolution', 'bnn_jax_float_input_gradient', 'bnn_jax_float_kernel_gradient'
     assert all(text.count(f'custom_call @{name}') == 1 for name in names)
     half = (a.astype(jnp.bfloat16) for a in map(jnp.asarray, (x, kernel)))
     assert 'custom_call @bnn' not in jax.jit(lambda *a: convolution(*a, strides, pads)).lower(*half).as_text()

@@ -460,7 +460,7 @@ ffi::Error float_kernel_gradient(ffi::ThreadPool pool, Floats4 x, Floats4 g, ffi
 }  // namespace
 }  // namespace bnn
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution, bnn::convolution,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_convolution, bnn::convolution,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Words4>()
@@ -470,7 +470,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution, bnn::convolution,
                                   .Attr<int64_t>("channels")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_signs, bnn::convolution_signs,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_convolution_signs, bnn::convolution_signs,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Words4>()
@@ -482,7 +482,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_signs, bnn::convolution_signs,
                                   .Attr<int64_t>("channels")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_floats, bnn::convolution_floats,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_convolution_floats, bnn::convolution_floats,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats4>()
@@ -491,7 +491,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_convolution_floats, bnn::convolution_floats,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow, bnn::narrow,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_narrow, bnn::narrow,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Words5>()
@@ -500,7 +500,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow, bnn::narrow,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow_signs, bnn::narrow_signs,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_narrow_signs, bnn::narrow_signs,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Words5>()
@@ -511,7 +511,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_narrow_signs, bnn::narrow_signs,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product_floats, bnn::product_floats,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_product_floats, bnn::product_floats,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats2>()
@@ -519,7 +519,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product_floats, bnn::product_floats,
                                   .Ret<Floats2>()
                                   .Attr<std::string_view>("instructions"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product, bnn::product,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_product, bnn::product,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Words2>()
@@ -528,7 +528,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_product, bnn::product,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<int64_t>("k"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_pack, bnn::pack,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_pack, bnn::pack,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -536,7 +536,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_pack, bnn::pack,
                                   .Ret<ffi::Buffer<ffi::U32>>()
                                   .Attr<std::string_view>("instructions"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_convolution, bnn::float_convolution,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_convolution, bnn::float_convolution,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats4>()
@@ -545,7 +545,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_convolution, bnn::float_convolution,
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_input_gradient, bnn::float_input_gradient,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_input_gradient, bnn::float_input_gradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats4>()
@@ -554,7 +554,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_input_gradient, bnn::float_input_gradien
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_float_kernel_gradient, bnn::float_kernel_gradient,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_kernel_gradient, bnn::float_kernel_gradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats4>()
