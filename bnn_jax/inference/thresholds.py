@@ -5,7 +5,6 @@ convert and load call `in_bits`, which finds where this applies and computes the
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.deterministic import negative
 from bnn_jax.ops.signs import Signs
+from bnn_jax.ops.uncompiled import uncompiled
 
 
 def in_bits(layer: Any, in_order: bool | None = None) -> Any:
@@ -80,9 +80,8 @@ class Run(PackedLayer):
         form, between = layers[start].integer_form(), layers[start + 1 : stop]
         pointwise = tuple(layer for layer in between if not layer.moves_signs())
         thresholds, flip = _thresholds(form.scale, form.bias, pointwise, form.largest, form.channels)
-        flip = np.asarray(flip)
         highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(form, between))
-        return Run(start, stop, thresholds, _words(flip), highest)
+        return Run(start, stop, jax.device_put(thresholds), _words(flip), highest)
 
     def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
         product, *between = layers[self.start : self.stop]
@@ -99,41 +98,40 @@ class Run(PackedLayer):
         return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{layer.label()}: {layer.in_bits}')
 
 
-def bisect(is_negative: Callable[[jax.Array], jax.Array], k: int, channels: int) -> tuple[jax.Array, jax.Array]:
+def bisect(is_negative: Callable[[np.ndarray], Any], k: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """(thresholds, flip) of a predicate that changes at most once, in each channel, as its integer goes from -k to k.
 
     is_negative: (channels,) int32 -> (channels,) bool. Then is_negative(a) == (a < thresholds) ^ flip for all such
     integers: thresholds (channels,) int32 from -k to k + 1, flip (channels,) bool. A predicate that never changes gives
     flip False and a threshold at the end. k < 2^30.
     """
-    lowest, highest = (jnp.full((channels,), end, jnp.int32) for end in (-k, k))
-    at_lowest, at_highest = is_negative(lowest), is_negative(highest)
+    lowest, highest = (np.full(channels, end, np.int32) for end in (-k, k))
+    at_lowest, at_highest = (np.asarray(is_negative(end)) for end in (lowest, highest))
     # The sign turns from + to - as the integer rises: compared the other way round.
     flip = ~at_lowest & at_highest
-
-    def halve(_, ends):
-        below, above = ends
+    below, above = lowest, highest
+    for _ in range(int(2 * k).bit_length()):  # So many halvings bring the range to 1.
         middle = below + (above - below) // 2
-        is_below = is_negative(middle) != flip
-        return jnp.where(is_below, middle, below), jnp.where(is_below, above, middle)
-
-    _, thresholds = jax.lax.fori_loop(0, 31, halve, (lowest, highest))  # 31 halvings bring any such range to 1.
+        is_below = np.asarray(is_negative(middle)) != flip
+        below, above = np.where(is_below, middle, below), np.where(is_below, above, middle)
     # A sign that never turns: a threshold beyond one end gives it for every integer.
-    constant = jnp.where(at_lowest, highest + 1, lowest)
-    return jnp.where(at_lowest == at_highest, constant, thresholds), flip
+    constant = np.where(at_lowest, highest + 1, lowest)
+    return np.where(at_lowest == at_highest, constant, above), flip
 
 
-@partial(jax.jit, static_argnames='channels')
-def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[jax.Array, jax.Array]:
+def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """`bisect` over what the layers compute: the epilogue of a product, then `pointwise`, then the sign."""
+    operands = scale, bias, pointwise
+    is_negative = uncompiled(_is_negative, *operands, np.zeros(channels, np.int32))
+    return bisect(lambda integers: is_negative(*operands, integers), k, channels)
 
-    def is_negative(integers: jax.Array) -> jax.Array:
-        x = epilogue(scaled(integers[None].astype(jnp.float32), scale), None, bias)
-        for layer in pointwise:
-            x = layer(x)
-        return negative(x)[0]
 
-    return bisect(is_negative, k, channels)
+@jax.jit
+def _is_negative(scale, bias, pointwise: tuple, integers: jax.Array) -> jax.Array:
+    x = epilogue(scaled(integers[None].astype(jnp.float32), scale), None, bias)
+    for layer in pointwise:
+        x = layer(x)
+    return negative(x)[0]
 
 
 def _rising_where_moved(form: IntegerForm, between: Sequence) -> list[np.ndarray]:
@@ -151,4 +149,4 @@ def _words(mask: np.ndarray) -> jax.Array:
     """(out,) bool -> (n_words,), as `bits.pack` has set bits; in NumPy, which compiles nothing."""
     padded = np.zeros(words_for(mask.size) * WORD_BITS, np.uint8)
     padded[: mask.size] = mask
-    return jnp.asarray(np.packbits(padded, bitorder='little').view('<u4'))
+    return jax.device_put(np.packbits(padded, bitorder='little').view('<u4'))

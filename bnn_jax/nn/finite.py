@@ -1,7 +1,6 @@
 """The check of parameters that conversion makes."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,4 +19,4 @@ def finite_parameter(variable: nnx.Variable, name: str) -> jax.Array:
             f'{name}: {count} of {value.size} values are NaN or infinite, expected finite numbers; go back to the last good '
             'checkpoint'
         )
-    return jnp.asarray(value)
+    return jax.device_put(value)  # jnp.asarray would compile a copy for every shape.

@@ -14,6 +14,7 @@ from bnn_jax.nn.variables import Fixed
 from bnn_jax.ops.deterministic import norm_coefficients, normalize, wide
 from bnn_jax.ops.meshes import is_explicit
 from bnn_jax.ops.normalization import batch_norm
+from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.schemes.initializers import ones
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme
@@ -56,8 +57,11 @@ class Norm(Layer, nnx.BatchNorm):
 
     def coefficients(self) -> jax.Array:
         """(2, C): scale and shift, see `deterministic.norm_coefficients`."""
+        return norm_coefficients(*self._numbers())
+
+    def _numbers(self) -> tuple:
         assert self.bias is not None
-        return norm_coefficients(self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon)
+        return self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.num_features:
@@ -98,7 +102,8 @@ class Norm(Layer, nnx.BatchNorm):
     def packed(self) -> PackedNorm:
         for name in ('scale', 'bias', 'mean', 'var'):
             finite_parameter(getattr(self, name), name)
-        coefficients = self.coefficients()
+        numbers = self._numbers()
+        coefficients = jax.device_put(uncompiled(norm_coefficients, *numbers)(*numbers))
         if not np.isfinite(np.asarray(coefficients)).all():
             raise ValueError(
                 'its normalization folds to numbers that are not finite, expected var > -eps and '

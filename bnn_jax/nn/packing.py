@@ -10,6 +10,7 @@ from flax import nnx
 
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
+from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.schemes.scheme import Scheme
 from bnn_jax.schemes.standard import constant_k, flowing_k
@@ -55,7 +56,10 @@ def packed_product(
     else:
         _check_finite('weight quantizer', {'scale': trained.scale(), 'offset': trained.offset()})
     operation = operation.stored(in_features, out_features)
-    words, scale, offset, faithful = _pack(scheme, operation, kernel, trained, progress)
+    latent = kernel, trained, progress
+    words, scale, offset, faithful = jax.device_put(
+        uncompiled(_pack, *latent, scheme=scheme, operation=operation)(*latent)
+    )
     if not faithful:
         raise ValueError(
             'its quantized weights are not scale * sign(W), expected two values +-scale a filter (or offset +- scale); a '
@@ -93,13 +97,14 @@ def _check_finite(what: str, numbers: dict[str, jax.Array | None]) -> None:
             raise ValueError(f'its {what} has a {name} that is NaN or infinite; go back to the last good checkpoint')
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnames=('scheme', 'operation'))
 def _pack(
-    scheme: Scheme,
-    operation: Convolution | Dense,
     kernel: jax.Array,
     trained: TrainedWeight | None,
     progress: jax.Array | None,
+    *,
+    scheme: Scheme,
+    operation: Convolution | Dense,
 ):
     """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
     if trained is not None:

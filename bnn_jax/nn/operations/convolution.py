@@ -13,6 +13,7 @@ from bnn_jax.nn.names import register
 from bnn_jax.ops.bits import pack, unpack, words_for
 from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.signs import Signs
+from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.ops.windows import Window, pad_channels
 
 # A window is described in files as part of its operation or pooling.
@@ -120,11 +121,11 @@ class Convolution:
         """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
         if self.pad_value != 0:
             return None
-        return (
-            tap_sums(words, in_features // self.groups)
-            if self.filters is None
-            else narrow_tap_sums(words, self.filters)
-        )
+        if self.filters is None:
+            sums = uncompiled(tap_sums, words, channels=in_features // self.groups)
+        else:
+            sums = uncompiled(narrow_tap_sums, words, filters=self.filters)
+        return jax.device_put(sums(words))
 
     def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, tap_sums: jax.Array | None) -> jax.Array:
         """Product of signs on packed words, int32, equal to the float product at every border pixel."""
