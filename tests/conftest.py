@@ -1,31 +1,44 @@
-"""Strict JAX for every test: no implicit promotion of dtypes or ranks, warnings are errors, compilations are cached."""
+"""Strict JAX for every test: no implicit promotion of dtypes or ranks, warnings are errors, compilations are cached.
+
+Settings are environment variables, so that the processes that tests start have them too.
+"""
 
 import os
 from pathlib import Path
 
+COMPILE_QUICKLY = 'JAX_DISABLE_MOST_OPTIMIZATIONS'
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parents[1] / '.jax_cache'))
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+# XLA leaves out what only makes code fast: compiling is most of the suite's work.
+os.environ[COMPILE_QUICKLY] = 'true'
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-CACHE = Path(os.environ.get('JAX_COMPILATION_CACHE_DIR', Path(__file__).parent.parent / '.jax_cache'))
-
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update('jax_compilation_cache_dir', str(CACHE))
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-# XLA leaves out what only makes code fast: compiling is most of the suite's work.
-jax.config.update('jax_disable_most_optimizations', True)
+def pytest_configure(config):
+    """XLA reads its flags once a process: they are set where none of the tests marked as_shipped will run."""
+    if config.getoption('-m') == 'not as_shipped' and jax.__version_info__ < (0, 11):  # Later releases dropped it.
+        # The older emitters of fused loops compile twice as quickly.
+        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_cpu_use_fusion_emitters=false'
 
 
-@pytest.fixture(scope='module')
-def compiled_as_shipped():
-    """With all of XLA's optimizations: for the kernels, and for proofs that no optimization changes a bit."""
+@pytest.fixture(scope='module', autouse=True)
+def _compiled_as_shipped(request):
+    """Where a module is marked as_shipped: with all of XLA's optimizations, for kernels and for proofs to the bit."""
+    if request.node.get_closest_marker('as_shipped') is None:
+        yield
+        return
+    os.environ[COMPILE_QUICKLY] = 'false'
     jax.config.update('jax_disable_most_optimizations', False)
     yield
+    os.environ[COMPILE_QUICKLY] = 'true'
     jax.config.update('jax_disable_most_optimizations', True)
 
 

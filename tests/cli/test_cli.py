@@ -365,8 +365,7 @@ def test_floats_of_what_is_unknown_are_refused():
 
 
 def test_another_process(converted, run):
-    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
-    environment['JAX_COMPILATION_CACHE_DIR'] = jax.config.jax_compilation_cache_dir
+    environment = os.environ | {'PYTHONPATH': str(ROOT)}
     command = partial(subprocess.run, cwd=run, env=environment, capture_output=True, text=True, timeout=300)
     done = command([sys.executable, '-W', 'error', '-m', 'bnn_jax', 'predict', converted, '0.png'])
     assert done.returncode == 0 and done.stderr == '' and 'probability' in done.stdout

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -338,14 +337,8 @@ def assert_schema(results: dict) -> None:
 def finished(tmp_path_factory):
     """The workdir of a short run in a process of its own, and what it printed."""
     workdir = tmp_path_factory.mktemp('runs') / 'digits'
-    environment = os.environ | {
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
     line = [sys.executable, '-W', 'error', '-m', 'experiments.digits_vgg_small', *SHORT, f'--workdir={workdir}']
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert 'Traceback' not in done.stderr and 'Warning' not in done.stderr
     return workdir, json.loads(done.stdout)

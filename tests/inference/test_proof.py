@@ -22,7 +22,7 @@ from bnn_jax.nn.stateless import LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import sign
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 
 def assert_same(actual, expected):

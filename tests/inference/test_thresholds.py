@@ -28,7 +28,7 @@ from bnn_jax.ops.bits import pack
 from bnn_jax.ops.deterministic import norm_coefficients
 from bnn_jax.ops.windows import Window
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 C = 16  # channels of most tests: one shape, one compilation
 

@@ -40,13 +40,16 @@ every_convolution = pytest.mark.parametrize(
 )
 
 
+pytestmark = pytest.mark.as_shipped
+
+
 @pytest.fixture(autouse=True)
-def _compiled_as_shipped(request):
-    """All but interpreted Pallas kernels: those are large programs that run so nowhere else."""
+def _but_interpreted_pallas_kernels(request):
+    """They are large programs that run so nowhere else."""
     backend = getattr(request.node, 'callspec', None) and request.node.callspec.params.get('backend')
     jax.config.update('jax_disable_most_optimizations', str(backend).startswith('pallas'))
     yield
-    jax.config.update('jax_disable_most_optimizations', True)
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 def random_signs(*shape, seed=0):

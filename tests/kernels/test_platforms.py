@@ -15,11 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import CACHE
 
 from bnn_jax.kernels import BACKENDS, native, packed_conv2d, packed_matmul
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 ROOT = Path(__file__).parents[2]
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -153,10 +152,8 @@ def test_a_batch_on_eight_devices():
     """Every device convolves its own images: nothing is sent. (C++ and Pallas need shard_map: XLA cannot look inside.)"""
     environment = {
         **os.environ,
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+        'JAX_NUM_CPU_DEVICES': '8',
         'PYTHONPATH': os.pathsep.join((str(ROOT), str(ROOT / 'tests'))),
-        'JAX_COMPILATION_CACHE_DIR': str(CACHE),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
     line = [sys.executable, '-W', 'error', __file__]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)

@@ -17,7 +17,7 @@ from bnn_jax.ops import convolution as module
 from bnn_jax.ops import native_convolution
 from bnn_jax.ops.convolution import convolution
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +182,7 @@ for channels in (3,):
 
 def test_a_sharded_batch_stays_where_it_is():
     """On eight devices the gradients are summed over them, and no operand is gathered."""
-    flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
-    run = subprocess.run([sys.executable, '-c', SHARDED], env=os.environ | flags, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, '-c', SHARDED], env=os.environ | {'JAX_NUM_CPU_DEVICES': '8'}, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]

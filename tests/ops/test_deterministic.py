@@ -10,7 +10,7 @@ import pytest
 
 from bnn_jax.ops.deterministic import norm_coefficients, normalize, ordered_mean, ordered_sum, rounded, wide
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 EPS = np.finfo(np.float32).eps
 

@@ -14,7 +14,7 @@ from bnn_jax.ops import convolution as module
 from bnn_jax.ops import native_convolution
 from bnn_jax.ops.convolution import convolution
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 SETS = library.instruction_sets()
 every_set = pytest.mark.parametrize('instructions', SETS)

@@ -12,7 +12,7 @@ from bnn_jax.ops.convolution import convolution
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import sign
 
-pytestmark = pytest.mark.usefixtures('compiled_as_shipped')
+pytestmark = pytest.mark.as_shipped
 
 # (N, H, W, C), F, pads.
 CASES = {

@@ -47,12 +47,7 @@ TESTS = Path(__file__).parents[1]
 def environment(devices: int) -> dict[str, str]:
     return os.environ | {
         'PYTHONPATH': os.pathsep.join(map(str, (TESTS.parent, TESTS))),
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+        'JAX_NUM_CPU_DEVICES': str(devices),
     }
 
 

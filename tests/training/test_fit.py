@@ -127,14 +127,7 @@ EVENTS = {
 
 def process(*arguments) -> subprocess.CompletedProcess:
     """This file as a script."""
-    environment = os.environ | {
-        'PYTHONPATH': str(TESTS.parent),
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
+    environment = os.environ | {'PYTHONPATH': str(TESTS.parent)}
     line = [sys.executable, '-W', 'error', __file__, *map(str, arguments)]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -269,14 +269,7 @@ def killed_in_the_second_stage(workdir: Path) -> None:
 def test_killed_in_the_second_stage_it_ends_the_same(tmp_path):
     whole, part = tmp_path / 'whole', tmp_path / 'part'
     state = both(whole)
-    environment = os.environ | {
-        'PYTHONPATH': str(TESTS.parent),
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-    }
+    environment = os.environ | {'PYTHONPATH': str(TESTS.parent)}
     line = [sys.executable, '-W', 'error', __file__, str(part)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
