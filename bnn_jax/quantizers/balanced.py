@@ -9,17 +9,29 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
 
 
-def balanced(w) -> jax.Array:
+def balanced(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
     """W - its mean over the filter, so that about half of a filter's signs are +1.
 
-    w: (..., out). Gradient: g - its mean over the filter, by JAX. Raises TypeError for a non-floating dtype, ValueError for
-    rank < 2. Source: IR-Net (arXiv:1909.10788).
+    Gradient: g - its mean over the filter, by JAX.
+
+    Args:
+        w: kernel with the filters last.
+
+    Returns:
+        Filters of mean 0, of the shape and dtype of w.
+
+    Raises:
+        TypeError: w is not floating.
+        ValueError: w has fewer than two axes.
+
+    Source: IR-Net (arXiv:1909.10788).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -66,12 +78,23 @@ def _inverse(deviation: jax.Array) -> jax.Array:
     return jnp.where(nothing, 0, rounded(1 / jnp.where(nothing, 1, deviation)))
 
 
-def power_of_two_scale(w) -> jax.Array:
+def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
     """IR-Net's scale of every filter: 2^round(log2(mean |u|)), u = (W - mean) / deviation of the filter.
 
-    w: (..., out). Returns (out,): exact powers of two, with which a product of signs is scaled by shifting bits; 0 for a
-    filter of equal weights. The deviation has n - 1 below the sum of squares. Gradient: 0, for the source stops it.
-    Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+    Gradient: 0; the source stops it.
+
+    Args:
+        w: kernel with the filters last.
+
+    Returns:
+        Exact powers of two, by which a product of signs is scaled with a shift; 0 for a filter of equal weights. The deviation
+        has n - 1 below the sum of squares.
+
+    Raises:
+        TypeError: w is not floating.
+        ValueError: w has fewer than two axes.
+
+    Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -98,12 +121,24 @@ def _sharp(x: jax.Array, t: jax.Array) -> jax.Array:
 
 
 @with_gradient(lambda x, t, g: (_sharp(x, t) * g.astype(wide(x.dtype))).astype(x.dtype))
-def sign_ede(x, t) -> jax.Array:
-    """Sign with IR-Net's error decay estimator, which sharpens as t grows.
+def sign_ede(x: Float[ArrayLike, '*shape'], t: Float[ArrayLike, '']) -> Float[Array, '*shape']:
+    """Sign with IR-Net's error decay estimator, whose gradient sharpens as t grows.
 
-    Forward: sign(x). Gradient: g k t (1 - tanh(t x)^2), k = max(1 / t, 1): near the identity for small t, near the sign's own
-    derivative for large t; none for t. Any shape; t: a scalar. Raises TypeError for a non-floating dtype.
-    Source: IR-Net (arXiv:1909.10788), as its code has it. t there goes from 0.1 to 10: `schemes.Geometric`.
+    Forward: sign(x).
+    Gradient: g k t (1 - tanh(t x)^2), k = max(1 / t, 1): near the identity for small t, near the sign's own derivative for
+    large t; none for t.
+
+    Args:
+        x: any shape.
+        t: a positive number. The source goes from 0.1 to 10, as `schemes.Geometric`.
+
+    Returns:
+        +1 and -1, of the shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: IR-Net (arXiv:1909.10788), as its code has it.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -123,11 +158,18 @@ def _through_balanced_sign(w, t, g):
 
 
 @with_gradient(_through_balanced_sign)
-def balanced_sign_ede(w, t) -> jax.Array:
+def balanced_sign_ede(w: Float[ArrayLike, '*window out'], t: Float[ArrayLike, '']) -> Float[Array, '*window out']:
     """IR-Net's weights: the signs of balanced weights times a power of two.
 
-    Forward: `power_of_two_scale`(W)_f sign(W - mean). Gradient, u = (W - mean) / deviation of the filter and sigma its scale:
-    g sigma k t (1 - tanh(t u)^2), k = max(1 / t, 1), through the derivative of u by W; none for t.
-    w: (..., out); t: a scalar. Raises as `balanced`. Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+    Forward: `power_of_two_scale`(W)_f sign(W - mean).
+    Gradient, u = (W - mean) / deviation of the filter, sigma its scale: g sigma k t (1 - tanh(t u)^2), k = max(1 / t, 1),
+    through the derivative of u by W; none for t.
+    Args, Raises: as `balanced` and `sign_ede`. Returns the shape and dtype of w.
+    Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.balanced_sign_ede(jnp.array([[1.0], [2.0], [6.0]]), 1.0)[:, 0]
+        Array([-1., -1.,  1.], dtype=float32)
     """
     return over_filters(power_of_two_scale(w), w) * sign(balanced(w))

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.quantizers.scaled import alpha
@@ -18,10 +19,25 @@ def _bits(bits: int) -> int:
     return 2 ** int(bits) - 1
 
 
-def layer_alpha(w) -> jax.Array:
-    """One scale for the whole layer: mean of |W| over all axes, repeated for every filter: (out,).
+def layer_alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
+    """One scale for the whole layer: the mean of |W| over all axes, repeated for every filter.
 
-    w: (..., out). Raises as `alpha`. Source: DoReFa-Net (arXiv:1606.06160) eq. 8.
+    Args:
+        w: kernel with the filters last.
+
+    Returns:
+        The same number for every filter.
+
+    Raises:
+        TypeError: w is not floating.
+        ValueError: w is a scalar.
+
+    Source: DoReFa-Net (arXiv:1606.06160) eq. 8.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.layer_alpha(jnp.array([[1.0, -4.0], [-3.0, 0.0]]))
+        Array([2., 2.], dtype=float32)
     """
     w = floating(w, 'layer_alpha')
     flat = w.reshape(-1, 1) if w.ndim else w
@@ -29,21 +45,55 @@ def layer_alpha(w) -> jax.Array:
 
 
 @with_gradient(lambda w, g: g)
-def layer_scaled_sign(w) -> jax.Array:
-    """One scale a layer, identity gradient.
+def layer_scaled_sign(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """One scale for the whole layer times the signs, with the identity as gradient.
 
-    Forward: mean(|W|) over the whole layer * sign(W). Gradient: g. w: (..., out), rank >= 1.
-    Raises TypeError for a non-floating dtype. Source: DoReFa-Net eq. 8 (its 1-bit weights).
+    Forward: `layer_alpha`(W) sign(W).
+    Gradient: g.
+
+    Args:
+        w: kernel with the filters last.
+
+    Returns:
+        Numbers of one magnitude, of the shape and dtype of w.
+
+    Raises:
+        TypeError: w is not floating.
+
+    Source: DoReFa-Net eq. 8, its 1-bit weights.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.layer_scaled_sign(jnp.array([[1.0], [-3.0]]))[:, 0]
+        Array([ 2., -2.], dtype=float32)
     """
     return over_filters(layer_alpha(w), w) * sign(w)
 
 
-def dorefa_weights(x, bits: int) -> jax.Array:
-    """DoReFa weights.
+def dorefa_weights(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array, '*shape']:
+    """DoReFa's weights of several bits, from -1 to 1.
 
-    Forward, bits > 1, n = 2^bits - 1, M = max|tanh(x)|: 2 round(n (tanh(x)/(2M) + 1/2))/n - 1, halves to even (0 where
-    M is 0 before rounding). Gradient: g (1 - tanh(x)^2)/M, M constant. bits = 1: `layer_scaled_sign`, identity gradient.
-    Any shape. Raises ValueError unless bits is an integer from 1 to 16. Source: DoReFa-Net eq. 8-9.
+    Forward, bits > 1, n = 2^bits - 1, M = max |tanh(x)|: 2 round(n (tanh(x) / (2 M) + 1/2)) / n - 1, halves to even; where M
+    is 0, tanh(x) / (2 M) is 0.
+    Gradient: g (1 - tanh(x)^2) / M, M a constant. bits = 1 is `layer_scaled_sign`.
+
+    Args:
+        x: any shape.
+        bits: from 1 to 16.
+
+    Returns:
+        Numbers of 2^bits levels, of the shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+        ValueError: bits is not an integer from 1 to 16.
+
+    Source: DoReFa-Net eq. 8-9.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.dorefa_weights(jnp.array([-9.0, 0.1, 9.0]), bits=2).round(3)
+        Array([-1.   ,  0.333,  1.   ], dtype=float32)
     """
     _bits(bits)
     return layer_scaled_sign(x) if bits == 1 else _dorefa_weights(x, int(bits))
@@ -74,11 +124,29 @@ def _dorefa_weights_bwd(bits, x, g):
 _dorefa_weights.defvjp(_dorefa_weights_fwd, _dorefa_weights_bwd)
 
 
-def dorefa_activations(x, bits: int) -> jax.Array:
-    """DoReFa activations: values in [0, 1], not +-1.
+def dorefa_activations(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array, '*shape']:
+    """DoReFa's activations of several bits: from 0 to 1, not +1 and -1.
 
-    Forward, n = 2^bits - 1: round(n clip(x, 0, 1))/n, halves to even. Gradient: g where 0 <= x <= 1 (inclusive), else 0.
-    Any shape. Raises ValueError unless bits is an integer from 1 to 16. Source: DoReFa-Net eq. 11.
+    Forward, n = 2^bits - 1: round(n clip(x, 0, 1)) / n, halves to even.
+    Gradient: g where 0 <= x <= 1, the edges included, else 0.
+
+    Args:
+        x: any shape.
+        bits: from 1 to 16.
+
+    Returns:
+        Numbers of 2^bits levels, of the shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+        ValueError: bits is not an integer from 1 to 16.
+
+    Source: DoReFa-Net eq. 11.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.dorefa_activations(jnp.array([-1.0, 0.4, 2.0]), bits=1)
+        Array([0., 0., 1.], dtype=float32)
     """
     _bits(bits)
     return _dorefa_activations(x, int(bits))

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bnn_jax.quantizers.scaled import alpha
 from bnn_jax.quantizers.straight_through import over_filters
@@ -48,49 +49,103 @@ _multiplied.defvjp(lambda factor, w: (w, w), _multiplied_bwd)
 
 
 def times_n(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times n, the weights a filter. Source: XNOR-Net's code in Lua (SGD) and in PyTorch."""
+    """The quantizer with its gradient times n, the number of weights of a filter.
+
+    Args:
+        quantizer: of weights, (..., out).
+
+    Returns:
+        A quantizer of the same values.
+
+    Source: XNOR-Net's code in Lua (SGD) and in PyTorch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> quantizer = bnn.quantizers.gradient_factors.times_n(bnn.quantizers.published.scaled_sign_identity)
+        >>> jax.grad(lambda w: quantizer(w).sum())(jnp.array([[0.5], [-3.5]])).ravel()
+        Array([2., 2.], dtype=float32)
+    """
     return WithFactor(quantizer, weights_of_a_filter)
 
 
 def times_1e9(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times 10^9: Adam's direction is unchanged; epsilon and L2 become negligible.
+    """The quantizer with its gradient times 10^9. Adam's direction is unchanged; epsilon and L2 become negligible.
 
-    Source: XNOR-Net's code in PyTorch for ImageNet; the Lua code has the factor on all parameters.
+    Args:
+        quantizer: of weights, (..., out).
+
+    Returns:
+        A quantizer of the same values.
+
+    Source: XNOR-Net's code in PyTorch for ImageNet. The Lua code has the factor on all parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> quantizer = bnn.quantizers.gradient_factors.times_1e9(bnn.quantizers.published.scaled_sign_identity)
+        >>> jax.grad(lambda w: quantizer(w).sum())(jnp.array([[0.5], [-3.5]])).ravel()
+        Array([1.e+09, 1.e+09], dtype=float32)
     """
     return WithFactor(quantizer, a_billion)
 
 
 def less_one_channel(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times 1 - 1/C, C the input channels (axis -2); times 1 where C is 1, for 0 would end training.
+    """The quantizer with its gradient times 1 - 1/C, C the number of input channels (axis -2): the diagonal of the
+    derivative of centering.
 
-    It is the diagonal of the derivative of centering. Source: XNOR-Net's code in Lua and in PyTorch, which has the 0.
+    Where C is 1 the factor is 1: 0, as the sources have it, would end training.
+
+    Args:
+        quantizer: of weights, (..., out).
+
+    Returns:
+        A quantizer of the same values.
+
+    Source: XNOR-Net's code in Lua and in PyTorch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> quantizer = bnn.quantizers.gradient_factors.less_one_channel(bnn.quantizers.published.scaled_sign_identity)
+        >>> jax.grad(lambda w: quantizer(w).sum())(jnp.array([[0.5], [-3.5]])).ravel()
+        Array([0.5, 0.5], dtype=float32)
     """
     return WithFactor(quantizer, all_channels_but_one)
 
 
 def times_alpha(quantizer: Quantizer) -> Quantizer:
-    """quantizer, its gradient times alpha of the filter.
+    """The quantizer with its gradient times alpha of the filter.
+
+    Args:
+        quantizer: of weights, (..., out).
+
+    Returns:
+        A quantizer of the same values.
 
     Source: XNOR-Net's code in Theano, as `times_alpha(published.scaled_sign_identity)`: alpha g, no mask.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> quantizer = bnn.quantizers.gradient_factors.times_alpha(bnn.quantizers.published.scaled_sign_identity)
+        >>> jax.grad(lambda w: quantizer(w).sum())(jnp.array([[0.5], [-3.5]])).ravel()
+        Array([2., 2.], dtype=float32)
     """
     return WithFactor(quantizer, alpha_of_a_filter)
 
 
-def weights_of_a_filter(w: jax.Array) -> int:
-    """n."""
+def weights_of_a_filter(w: Float[Array, '*window out']) -> int:
+    """n: how many weights a filter has."""
     return w.size // w.shape[-1]
 
 
-def a_billion(w: jax.Array) -> float:
+def a_billion(w: Float[Array, '*window out']) -> float:
     """10^9."""
     return 1e9
 
 
-def all_channels_but_one(w: jax.Array) -> float:
+def all_channels_but_one(w: Float[Array, '*window channels out']) -> float:
     """1 - 1/C, or 1 where C is 1."""
     return 1 if w.shape[-2] == 1 else 1 - 1 / w.shape[-2]
 
 
-def alpha_of_a_filter(w: jax.Array) -> jax.Array:
+def alpha_of_a_filter(w: Float[Array, '*window out']) -> Float[Array, '*ones out']:
     """alpha, with as many axes as W."""
     return over_filters(alpha(w), w)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
 from bnn_jax.ops.windows import Padding, Window
@@ -11,18 +11,36 @@ from bnn_jax.quantizers.straight_through import floating
 
 
 def input_scale(
-    x,
+    x: Float[ArrayLike, 'batch height width channels'],
     kernel_size: int | Sequence[int],
     strides: int | Sequence[int] = 1,
     padding: Padding = 'VALID',
     dilation: int | Sequence[int] = 1,
-) -> jax.Array:
-    """XNOR-Net's K, the scale of every input window: K = A * k with A = mean over channels of |x|, k = 1/(w h).
+) -> Float[Array, 'batch rows columns 1']:
+    """XNOR-Net's K, the scale of every input window: K = A * k, A the mean over channels of |x|, k = 1 / (w h) everywhere.
 
-    x: (N, H, W, C). Returns (N, H', W', 1), H' and W' as the layer's convolution gives them with this kernel size,
-    strides, padding ('SAME', 'VALID' or explicit pairs) and dilation. Outside the image A is 0 and the divisor stays w h.
-    Gradient: that of the formula (XNOR_K stops it). Raises TypeError for a non-floating dtype, ValueError for another
-    rank or a bad window. Source: XNOR-Net section 3.2, eq. 11.
+    Gradient: that of the formula, by JAX. The scheme XNOR_K stops it.
+
+    Args:
+        x: activations.
+        kernel_size: of the layer whose input is scaled; one number or (height, width).
+        strides: of that layer.
+        padding: 'SAME', 'VALID' or ((top, bottom), (left, right)). Outside the image A is 0; the divisor stays w h.
+        dilation: of that layer.
+
+    Returns:
+        One number for every pixel of the layer's output.
+
+    Raises:
+        TypeError: x is not floating.
+        ValueError: x has not four axes, or the window is none or does not fit.
+
+    Source: XNOR-Net section 3.2, eq. 11.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.input_scale(jnp.array([1.0, -3.0, 5.0]).reshape(1, 1, 3, 1), (1, 2))[0, 0, :, 0]
+        Array([2., 4.], dtype=float32)
     """
     x = floating(x, 'input_scale')
     if x.ndim != 4:

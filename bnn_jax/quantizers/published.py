@@ -1,24 +1,42 @@
 """Quantizers as the published codes have them where they differ from this library's conventions.
 
-`_zero` in a name: its sign is 0 at 0 (Torch's and PyTorch's); `_minus`: it is -1 there (Darknet's). Both are parity modes:
-a bit means sign(0) = +1, and `convert` refuses them. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the
-incoming gradient dC/dq, n the weights a filter, alpha the mean of |W| of a filter; layouts and dtypes as in `quantizers`.
+`_zero` in a name: the sign of 0 is 0, as in Torch and PyTorch. `_minus`: it is -1, as in Darknet. A bit means sign(0) = +1,
+so `convert` refuses both. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the incoming gradient, n the
+number of weights of a filter, alpha the mean of |W| of a filter.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.quantizers.scaled import alpha
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.quantizers.straight_through import inside, over_filters, with_gradient
 
 
-def sign_zero(x) -> jax.Array:
-    """+1 where x > 0, -1 where x < 0, 0 at 0 and -0.0, NaN where x is NaN.
+def sign_zero(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+    """Sign with sign(0) = 0.
 
-    Gradient: 0. Raises TypeError for a non-floating dtype. Source: sign of Torch and PyTorch.
+    Forward: +1 where x > 0, -1 where x < 0, 0 at 0 and -0.0. NaN stays NaN.
+    Gradient: 0.
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: sign of Torch and PyTorch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.sign_zero(jnp.array([-2.0, 0.0, 3.0]))
+        Array([-1.,  0.,  1.], dtype=float32)
     """
     return jnp.where(jnp.asarray(x) == 0, jnp.zeros_like(x), sign(x))
 
@@ -28,69 +46,158 @@ def _within(x, g):
 
 
 @with_gradient(_within)
-def sign_ste_exclusive(x) -> jax.Array:
-    """`quantizers.sign_ste`, but the gradient g * 1(|x| < 1) is 0 at the edges.
+def sign_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+    """`quantizers.sign_ste` without gradient at the edges.
 
-    Any shape. Raises TypeError for a non-floating dtype. Source: XNOR-Net's code in Lua and in PyTorch.
+    Forward: sign(x).
+    Gradient: g 1(|x| < 1).
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: XNOR-Net's code in Lua and in PyTorch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.vmap(jax.grad(bnn.quantizers.published.sign_ste_exclusive))(jnp.array([-1.0, 0.0, 0.5]))
+        Array([0., 1., 1.], dtype=float32)
     """
     return sign(x)
 
 
 @with_gradient(_within)
-def sign_zero_ste_exclusive(x) -> jax.Array:
-    """`sign_zero` with the gradient g * 1(|x| < 1), 0 at the edges.
+def sign_zero_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+    """`sign_zero` with the straight-through estimator, without gradient at the edges.
 
-    Any shape. Raises TypeError for a non-floating dtype. Source: the activations of XNOR-Net's code in Lua and PyTorch.
+    Forward: sign_zero(x).
+    Gradient: g 1(|x| < 1).
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: the activations of XNOR-Net's code in Lua and PyTorch.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.vmap(jax.grad(bnn.quantizers.published.sign_zero_ste_exclusive))(jnp.array([-1.0, 0.0, 0.5]))
+        Array([0., 1., 1.], dtype=float32)
     """
     return sign_zero(x)
 
 
-def sign_minus(x) -> jax.Array:
-    """+1 where x > 0, -1 where x < 0 and at 0 and -0.0, NaN where x is NaN.
+def sign_minus(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+    """Sign with sign(0) = -1.
 
-    Gradient: 0. Raises TypeError for a non-floating dtype. Source: Darknet, on CPU (a NaN is -1 there).
+    Forward: +1 where x > 0, -1 where x < 0 and at 0 and -0.0. NaN stays NaN.
+    Gradient: 0.
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: Darknet, on CPU (where NaN gives -1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.sign_minus(jnp.array([-2.0, 0.0, 3.0]))
+        Array([-1., -1.,  1.], dtype=float32)
     """
     return jnp.where(jnp.asarray(x) == 0, -jnp.ones_like(x), sign(x))
 
 
 @with_gradient(_within)
-def sign_minus_ste_exclusive(x) -> jax.Array:
-    """`sign_minus` with the gradient g * 1(|x| < 1), 0 at the edges.
+def sign_minus_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
+    """`sign_minus` with the straight-through estimator, without gradient at the edges.
 
-    Any shape. Raises TypeError for a non-floating dtype. Source: the activations of XNOR layers in Darknet.
+    Forward: sign_minus(x).
+    Gradient: g 1(|x| < 1).
+
+    Args:
+        x: any shape.
+
+    Returns:
+        The shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
+    Source: the activations of XNOR layers in Darknet.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.vmap(jax.grad(bnn.quantizers.published.sign_minus_ste_exclusive))(jnp.array([-1.0, 0.0, 0.5]))
+        Array([0., 1., 1.], dtype=float32)
     """
     return sign_minus(x)
 
 
-def unquantized(w) -> jax.Array:
-    """w itself, a real weight. Gradient: g.
+def unquantized(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """w itself: a real weight.
 
-    As `weight` and `sign` of a scheme whose `training_weight` draws: evaluated on the real weights, which `convert` refuses.
+    It is the `weight` and `sign` of a scheme whose `training_weight` draws: evaluated on the real weights. `convert` refuses
+    such networks.
+    Gradient: g.
     Source: BinaryConnect's code, which evaluates its stochastic runs so.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.unquantized(jnp.array([[0.5]]))
+        Array([[0.5]], dtype=float32)
     """
     return jnp.asarray(w)
 
 
-def _scaled(sign: Callable, w: jax.Array) -> jax.Array:
+def _scaled(sign: Callable, w: ArrayLike) -> jax.Array:
     return over_filters(alpha(w), w) * sign(w)
 
 
 @with_gradient(lambda w, g: g)
-def scaled_sign_identity(w) -> jax.Array:
-    """alpha * sign(W) with the identity as its gradient.
+def scaled_sign_identity(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with the identity as gradient.
 
-    Forward: alpha(W)_f sign(W). Gradient: g, everywhere. w: (..., out). Raises as `quantizers.alpha`.
+    Forward: alpha(W)_f sign(W).
+    Gradient: g, everywhere.
+    Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
     Source: XNOR-Net's Algorithm 1, line 9; its Caffe code.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.scaled_sign_identity(jnp.array([[0.0], [-3.0], [3.0]]))[:, 0]
+        Array([ 2., -2.,  2.], dtype=float32)
     """
     return _scaled(sign, w)
 
 
 @with_gradient(lambda w, g: g)
-def scaled_sign_minus_identity(w) -> jax.Array:
-    """alpha * sign(W), sign(0) = -1, with the identity as its gradient.
+def scaled_sign_minus_identity(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W), sign(0) = -1, with the identity as gradient.
 
-    Forward: alpha(W)_f sign_minus(W). Gradient: g, everywhere. w: (..., out). Raises as `quantizers.alpha`.
+    Forward: alpha(W)_f sign_minus(W).
+    Gradient: g, everywhere.
+    Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
     Source: XNOR layers in Darknet.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.scaled_sign_minus_identity(jnp.array([[0.0], [-3.0], [3.0]]))[:, 0]
+        Array([-2., -2.,  2.], dtype=float32)
     """
     return _scaled(sign_minus, w)
 
@@ -102,12 +209,19 @@ def _exact_gradient(w, g):
 
 
 @with_gradient(_exact_gradient)
-def scaled_sign_zero_ste(w) -> jax.Array:
-    """`quantizers.scaled_sign_ste` with sign(0) = 0: alpha * sign(W) with its exact gradient.
+def scaled_sign_zero_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """`quantizers.scaled_sign_ste` with sign(0) = 0: alpha sign(W) with its exact gradient.
 
-    Forward: alpha(W)_f s, s = sign_zero(W). Gradient: alpha_f g 1(|W| <= 1) + s/n * sum_j g_j s_j, the sum over filter f.
-    w: (..., out). Raises as `quantizers.alpha`. Source: XNOR-Net's code in PyTorch, without its factors (`factors`);
-    its mask never fires, for it meets weights clamped to [-1, 1], where the one here is 1 as well.
+    Forward: alpha(W)_f s, s = sign_zero(W).
+    Gradient: alpha_f g 1(|W| <= 1) + s/n sum_j g_j s_j, the sum over filter f.
+    Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
+    Source: XNOR-Net's code in PyTorch, without its factors (`gradient_factors`). Its mask never fires: it meets weights
+    clamped to [-1, 1], where the one here is 1 as well.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.scaled_sign_zero_ste(jnp.array([[0.0], [-3.0], [3.0]]))[:, 0]
+        Array([ 0., -2.,  2.], dtype=float32)
     """
     return _scaled(sign_zero, w)
 
@@ -118,11 +232,18 @@ def _lua_gradient(w, g):
 
 
 @with_gradient(_lua_gradient)
-def scaled_sign_zero_lua(w) -> jax.Array:
-    """alpha * sign(W), sign(0) = 0, with the element-wise gradient of XNOR-Net's Lua code.
+def scaled_sign_zero_lua(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W), sign(0) = 0, with the element-wise gradient of XNOR-Net's Lua code.
 
-    Forward: alpha(W)_f sign_zero(W). Gradient: g (alpha_f 1(|W| < 1) + 1/n). w: (..., out). Raises as `quantizers.alpha`.
-    Source: XNOR-Net's code in Lua, without its factors (`factors`), and the mask element by element: the code writes it
-    into an expanded view of alpha, where one weight at the edge may zero the alpha of its whole filter.
+    Forward: alpha(W)_f sign_zero(W).
+    Gradient: g (alpha_f 1(|W| < 1) + 1/n).
+    Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
+    Source: XNOR-Net's code in Lua, without its factors (`gradient_factors`), and the mask element by element. The code
+    writes the mask into an expanded view of alpha, where one weight at the edge may zero the alpha of its whole filter.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.published.scaled_sign_zero_lua(jnp.array([[0.0], [-3.0], [3.0]]))[:, 0]
+        Array([ 0., -2.,  2.], dtype=float32)
     """
     return _scaled(sign_zero, w)

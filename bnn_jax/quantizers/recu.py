@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.ops.deterministic import ordered_mean, rounded, wide
 from bnn_jax.quantizers.balanced import balanced, mean_magnitude_and_deviation, through_standardization
@@ -14,7 +15,7 @@ EPS = 1e-5
 SPREAD = 2 * np.sqrt(2)
 
 
-def _standardized(w: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _standardized(w: jax.Array, tau: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """W - mean; its deviation; u = 2 sqrt(2) (W - mean) / deviation; the largest |u| that is let through, one a layer."""
     centered = balanced(w)
     magnitude, deviation = mean_magnitude_and_deviation(centered, EPS)
@@ -25,12 +26,30 @@ def _standardized(w: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array, j
     return centered, deviation, u, largest
 
 
-def recu_scale(w, tau) -> jax.Array:
+def recu_scale(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> Float[Array, ' out']:
     """ReCU's scale of every filter: the mean of |clamp(u, -Q, Q)|, its least-squares scale.
 
-    u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), mean and variance (n - 1 below) of the filter; Q = -m log(2 - 2 tau), m
-    the mean of |u| over the layer: the quantile tau of Laplace's distribution. w: (..., out); tau: a scalar from 0.5 to
-    below 1. Returns (out,). Gradient: 0. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
+    u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), mean and variance (n - 1 below) of the filter. Q = -m log(2 - 2 tau),
+    m the mean of |u| over the layer: the quantile tau of Laplace's distribution.
+    Gradient: 0.
+
+    Args:
+        w: kernel with the filters last.
+        tau: from 0.5 to below 1.
+
+    Returns:
+        One number for every filter.
+
+    Raises:
+        TypeError: w is not floating.
+        ValueError: w has fewer than two axes.
+
+    Source: ReCU (arXiv:2103.12369).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> [round(float(scale), 2) for scale in bnn.quantizers.recu_scale(jnp.array([[1.0], [2.0], [6.0]]), 0.9)]
+        [2.14]
     """
     w = jax.lax.stop_gradient(floating(w, 'recu_scale'))
     _, _, u, largest = _standardized(w, tau)
@@ -45,22 +64,36 @@ def _revived(w, tau, g):
 
 
 @with_gradient(_revived)
-def recu_sign(w, tau) -> jax.Array:
+def recu_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> Float[Array, '*window out']:
     """ReCU's weights without a scale: the signs of balanced weights.
 
-    Forward: sign(W - mean); clamping changes no sign. Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in
-    `recu_scale`, Q without a gradient; none for tau. w: (..., out); tau: a scalar from 0.5 to below 1.
-    Raises as `balanced`. Source: ReCU's published code, which multiplies by a trained scale (`schemes.ReCUWeight`).
+    Forward: sign(W - mean). Clamping changes no sign.
+    Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in `recu_scale`, Q a constant; none for tau.
+    Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
+    Source: ReCU's published code, which multiplies by a trained scale (`schemes.ReCUWeight`).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.recu_sign(jnp.array([[1.0], [2.0], [6.0]]), 0.9)[:, 0]
+        Array([-1., -1.,  1.], dtype=float32)
     """
     return sign(balanced(w))
 
 
 @with_gradient(lambda w, tau, g: _revived(w, tau, over_filters(recu_scale(w, tau), w) * g))
-def recu_scaled_sign(w, tau) -> jax.Array:
+def recu_scaled_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> Float[Array, '*window out']:
     """ReCU's weights: the signs of balanced weights times the mean of their clamped magnitudes.
 
-    Forward: `recu_scale`(W, tau)_f sign(W - mean). Gradient: that of `recu_sign` from scale g, the scale a constant.
-    w: (..., out); tau: a scalar from 0.5 to below 1. Raises as `balanced`. Source: ReCU (arXiv:2103.12369).
+    Forward: `recu_scale`(W, tau)_f sign(W - mean).
+    Gradient: that of `recu_sign` from scale g, the scale a constant.
+    Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
+    Source: ReCU (arXiv:2103.12369).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> weights = bnn.quantizers.recu_scaled_sign(jnp.array([[1.0], [2.0], [6.0]]), 0.9)
+        >>> [round(float(weight), 2) for weight in weights[:, 0]]
+        [-2.14, -2.14, 2.14]
     """
     return over_filters(recu_scale(w, tau), w) * sign(balanced(w))
 
@@ -78,11 +111,27 @@ def _by_image(x, g):
 
 
 @with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
-def sign_approx_by_image(x) -> jax.Array:
+def sign_approx_by_image(x: Float[ArrayLike, 'batch *shape']) -> Float[Array, 'batch *shape']:
     """`sign_approx` of every image divided by its deviation, which widens or narrows the window of its gradient.
 
-    Forward: sign(x). Gradient: g max(2 - 2 |a|, 0), through the derivative of a = x / sqrt(variance + 1e-5) by x; the variance
-    (n - 1 below) is that of all numbers of an image. x: (N, ...). Raises TypeError for a non-floating dtype.
+    Forward: sign(x).
+    Gradient: g max(2 - 2 |a|, 0), through the derivative of a = x / sqrt(variance + 1e-5) by x. The variance (n - 1 below) is
+    that of all numbers of an image.
+
+    Args:
+        x: images along the first axis.
+
+    Returns:
+        +1 and -1, of the shape and dtype of x.
+
+    Raises:
+        TypeError: x is not floating.
+
     Source: ReCU's published code, which standardizes in training only: a sign does not change by it.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.sign_approx_by_image(jnp.array([[-1.0, 0.0, 3.0]]))
+        Array([[-1.,  1.,  1.]], dtype=float32)
     """
     return sign(x)

@@ -4,19 +4,35 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.ops.deterministic import apart_on_cpu, ordered_mean, wide
 from bnn_jax.quantizers.signs import sign
 from bnn_jax.quantizers.straight_through import floating, inside, over_filters, with_gradient
 
 
-def alpha(w) -> jax.Array:
+def alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
     """The scale of every filter: alpha_f = mean of |W_f|, the least-squares solution of W ~ alpha sign(W).
 
-    w: (..., out), HWIO or (in, out). Returns (out,): the mean over all axes but the last, summed pairwise in a fixed
-    order (in float32 for narrower dtypes), so that it is the same number in every compilation.
-    Gradient: sign(W)/n, by JAX. Raises TypeError for a non-floating dtype, ValueError for rank < 2.
+    Gradient: sign(W) / n, n weights a filter, by JAX.
+
+    Args:
+        w: HWIO, (in, out), or any other shape with the filters last.
+
+    Returns:
+        The mean over all axes but the last. It is added up pairwise in a fixed order, in float32 for narrower dtypes, so that
+        it is the same number in every compilation.
+
+    Raises:
+        TypeError: w is not floating.
+        ValueError: w has fewer than two axes.
+
     Source: XNOR-Net eq. 6.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.alpha(jnp.array([[1.0, -4.0], [-3.0, 0.0]]))
+        Array([2., 2.], dtype=float32)
     """
     w = floating(w, 'alpha')
     if w.ndim < 2:
@@ -24,12 +40,18 @@ def alpha(w) -> jax.Array:
     return ordered_mean(w.astype(wide(w.dtype)).reshape(-1, w.shape[-1]), term=jnp.abs).astype(w.dtype)
 
 
-def scaled_sign_ste(w) -> jax.Array:
-    """alpha * sign(W) with its exact gradient: alpha is differentiated too.
+def scaled_sign_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with its exact gradient: alpha is differentiated too.
 
-    Forward: alpha(W)_f sign(W). Gradient, n weights a filter: alpha_f g 1(|W| <= 1) + sign(W)/n * sum_j g_j sign(W_j),
-    the sum over filter f. w: (..., out). Raises as `alpha`.
+    Forward: alpha(W)_f sign(W).
+    Gradient, n weights a filter: alpha_f g 1(|W| <= 1) + sign(W)/n sum_j g_j sign(W_j), the sum over filter f.
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: derivative of XNOR-Net eq. 6 with the STE; as in the PyTorch implementation, without its extra factors.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.quantizers.scaled_sign_ste(jnp.array([[1.0], [-3.0]]))[:, 0]
+        Array([ 2., -2.], dtype=float32)
     """
     return _scaled_sign_ste(jnp.asarray(w))
 
@@ -64,22 +86,36 @@ _scaled_sign_ste.defvjp(_scaled_sign_ste_fwd, _scaled_sign_ste_bwd)
 
 
 @with_gradient(inside)
-def scaled_sign_plain_ste(w) -> jax.Array:
-    """alpha * sign(W) with the plain straight-through gradient, not multiplied by alpha.
+def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with the plain straight-through gradient, not multiplied by alpha.
 
-    Forward: alpha(W)_f sign(W). Gradient: g 1(|W| <= 1). w: (..., out). Raises as `alpha`.
-    Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py). Behind a normalization g grows as 1/alpha, so
-    under SGD these latent weights move 1/alpha times faster than those of `scaled_sign_ste_const_alpha`.
+    Forward: alpha(W)_f sign(W).
+    Gradient: g 1(|W| <= 1). Behind a normalization g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
+    times faster than those of `scaled_sign_ste_const_alpha`.
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_plain_ste(w).sum())(jnp.array([[0.5], [-3.0]]))[:, 0]
+        Array([1., 0.], dtype=float32)
     """
     return over_filters(alpha(w), w) * sign(w)
 
 
 @with_gradient(lambda w, g: inside(w, over_filters(alpha(w), w) * g))
-def scaled_sign_ste_const_alpha(w) -> jax.Array:
-    """alpha * sign(W), alpha taken as a constant.
+def scaled_sign_ste_const_alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W), alpha taken as a constant.
 
-    Forward: alpha(W)_f sign(W). Gradient: alpha_f g 1(|W| <= 1). w: (..., out). Raises as `alpha`.
-    Source: autodiff of alpha * sign(W) without the gradient through alpha; XNOR-Net's code in Theano, but for the mask.
+    Forward: alpha(W)_f sign(W).
+    Gradient: alpha_f g 1(|W| <= 1).
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: autodiff of alpha sign(W) without the gradient through alpha; XNOR-Net's code in Theano, but for the mask.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_ste_const_alpha(w).sum())(jnp.array([[0.5], [-3.5]]))[:, 0]
+        Array([2., 0.], dtype=float32)
     """
     return over_filters(alpha(w), w) * sign(w)
 
@@ -90,10 +126,17 @@ def _as_printed(w, g):
 
 
 @with_gradient(_as_printed)
-def scaled_sign_paper(w) -> jax.Array:
-    """alpha * sign(W) with the gradient as XNOR-Net prints it.
+def scaled_sign_paper(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with the gradient as XNOR-Net prints it.
 
-    Forward: alpha(W)_f sign(W). Gradient, n weights a filter: g (1/n + alpha_f 1(|W| <= 1)). w: (..., out).
-    Raises as `alpha`. Source: XNOR-Net section 3.1 (p. 6); its Algorithm 1 says plain g instead.
+    Forward: alpha(W)_f sign(W).
+    Gradient, n weights a filter: g (1/n + alpha_f 1(|W| <= 1)).
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: XNOR-Net section 3.1 (p. 6); its Algorithm 1 says plain g instead.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_paper(w).sum())(jnp.array([[0.5], [-3.5]]))[:, 0]
+        Array([2.5, 0.5], dtype=float32)
     """
     return over_filters(alpha(w), w) * sign(w)

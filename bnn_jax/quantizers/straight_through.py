@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 
 def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
@@ -49,7 +50,7 @@ def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[...,
     return decorate
 
 
-def floating(x, name: str) -> jax.Array:
+def floating(x: ArrayLike, name: str) -> Float[Array, '*shape']:
     """x as an array. Raises TypeError, naming the quantizer, for a dtype that is not floating."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -57,11 +58,11 @@ def floating(x, name: str) -> jax.Array:
     return x
 
 
-def inside(x: jax.Array, g: jax.Array) -> jax.Array:
+def inside(x: Float[Array, '*shape'], g: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """The straight-through gradient: g where |x| <= 1 (inclusive), else 0."""
     return jnp.where(jnp.abs(x) <= 1, g, 0).astype(x.dtype)
 
 
-def over_filters(scale: jax.Array, w: jax.Array) -> jax.Array:
+def over_filters(scale: Float[Array, ' out'], w: Float[ArrayLike, '*window out']) -> Float[Array, '*ones out']:
     """(out,) -> (1, ..., 1, out), to be broadcast to w: strict rank promotion wants it written out."""
-    return jnp.reshape(scale, (1,) * (w.ndim - 1) + scale.shape)
+    return jnp.reshape(scale, (1,) * (jnp.ndim(w) - 1) + scale.shape)

@@ -1,0 +1,66 @@
+"""The backends by name, and which of them 'auto' is."""
+
+from functools import partial
+
+import jax.numpy as jnp
+
+from bnn_jax.kernels import native, pallas_gpu, pallas_tpu
+from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.dense import EXACT, Dense
+from bnn_jax.kernels.dispatch import ByPlatform
+from bnn_jax.kernels.from_matmul import FromMatmul
+from bnn_jax.kernels.reference import Reference
+from bnn_jax.kernels.xla import Xla
+
+BACKENDS: dict[str, Backend] = {
+    'reference': Reference(),
+    'native': native.Native(),
+    'xla': Xla(),
+    'dense': Dense(),
+    'pallas_tpu': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.int8)),
+    'pallas_tpu_bfloat16': FromMatmul(partial(pallas_tpu.matrix, operand=jnp.bfloat16)),
+    'pallas_tpu_popcount': FromMatmul(pallas_tpu.popcount),
+    'pallas_gpu': FromMatmul(pallas_gpu.matrix),
+    'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
+}
+"""All give the integers of reference.py, on every platform, but `native`: that one is for CPUs, and only where its C++ is
+compiled. A Pallas backend runs interpreted, slowly, where its device is not; `pallas_tpu` needs a TPU with 8-bit integer
+products (v5 or later)."""
+
+AUTO: Backend = ByPlatform(
+    cpu=lambda: BACKENDS['native' if native.missing() is None else 'xla'],
+    default=BACKENDS['dense'],
+    largest=EXACT,
+    beyond=BACKENDS['xla'],
+)
+"""What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
+the faster one in every convolution that was measured but windows of 20 x 20 x 256, where they are equal; `xla` where its C++
+cannot run (`native.missing` says why). Elsewhere nothing has been measured: XLA's own product, whose lowering is the least in
+doubt."""
+
+
+def named(backend: str | Backend) -> Backend:
+    """The backend of that name, or the backend itself.
+
+    Args:
+        backend: a key of BACKENDS, 'auto', or a `Backend`.
+
+    Returns:
+        The backend.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    Example:
+        >>> from bnn_jax.kernels.backends import BACKENDS, named
+        >>> named('xla') is BACKENDS['xla']
+        True
+    """
+    if isinstance(backend, Backend):
+        return backend
+    if backend == 'auto':
+        return AUTO
+    if backend not in BACKENDS:
+        expected = ', '.join(map(repr, ['auto', *BACKENDS]))
+        raise ValueError(f'backend: got {backend!r}, expected one of {expected}, or a Backend')
+    return BACKENDS[backend]
