@@ -1,0 +1,64 @@
+"""alpha sign(W) with gradients other than its exact one."""
+
+from jaxtyping import Array, ArrayLike, Float
+
+from bnn_jax.quantizers.scaled import alpha
+from bnn_jax.quantizers.signs import sign
+from bnn_jax.quantizers.straight_through import inside, over_filters, with_gradient
+
+
+@with_gradient(inside)
+def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with the plain straight-through gradient, not multiplied by alpha.
+
+    Forward: alpha(W)_f sign(W).
+    Gradient: g 1(|W| <= 1). Behind a normalization g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
+    times faster than those of `scaled_sign_ste_const_alpha`.
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_plain_ste(w).sum())(jnp.array([[0.5], [-3.0]]))[:, 0]
+        Array([1., 0.], dtype=float32)
+    """
+    return over_filters(alpha(w), w) * sign(w)
+
+
+@with_gradient(lambda w, g: inside(w, over_filters(alpha(w), w) * g))
+def scaled_sign_ste_const_alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W), alpha taken as a constant.
+
+    Forward: alpha(W)_f sign(W).
+    Gradient: alpha_f g 1(|W| <= 1).
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: autodiff of alpha sign(W) without the gradient through alpha; XNOR-Net's code in Theano, but for the mask.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_ste_const_alpha(w).sum())(jnp.array([[0.5], [-3.5]]))[:, 0]
+        Array([2., 0.], dtype=float32)
+    """
+    return over_filters(alpha(w), w) * sign(w)
+
+
+def _as_printed(w, g):
+    n = w.size // w.shape[-1]
+    return (g * (1 / n)).astype(w.dtype) + inside(w, over_filters(alpha(w), w) * g)
+
+
+@with_gradient(_as_printed)
+def scaled_sign_paper(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
+    """alpha sign(W) with the gradient as XNOR-Net prints it.
+
+    Forward: alpha(W)_f sign(W).
+    Gradient, n weights a filter: g (1/n + alpha_f 1(|W| <= 1)).
+    Args, Returns, Raises: as `alpha`, but the result has the shape of w.
+    Source: XNOR-Net section 3.1 (p. 6); its Algorithm 1 says plain g instead.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda w: bnn.quantizers.scaled_sign_paper(w).sum())(jnp.array([[0.5], [-3.5]]))[:, 0]
+        Array([2.5, 0.5], dtype=float32)
+    """
+    return over_filters(alpha(w), w) * sign(w)
