@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bnn_jax.bounds import Integer, Number, at, shown
 from bnn_jax.data.augmentations import (
     Augmentation,
     Normalization,
@@ -21,6 +22,9 @@ from bnn_jax.data.images import decode
 _STEPS = {'resize_short': resize_short, 'resize_to': resize_to, 'centre_crop': center_crop}
 _NORMALIZATIONS = {'Standardize': Standardize, 'SubtractMean': SubtractMean, 'PlusMinusOne': PlusMinusOne}
 _NAMES = {kind: name for name, kind in (_STEPS | _NORMALIZATIONS).items()}
+
+SIDE, NUMBER, MOST_STEPS = Integer(1, 2**13), Number(), 16
+"""A side of an image, in pixels; a number of a normalization; how many steps there are at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +47,18 @@ class Preprocessing:
         shape = self.input_shape
         whole = len(shape) == 3 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
         if not whole or shape[2] not in (1, 3):
-            raise ValueError(f'input_shape: got {shape}, expected (height, width, 1 or 3 channels)')
+            raise ValueError(f'input_shape: got {shown(shape)}, expected (height, width, 1 or 3 channels)')
+        with at('input_shape'):
+            tuple(map(SIDE, shape))
+        if len(self.steps) > MOST_STEPS:
+            raise ValueError(f'preprocessing: got {len(self.steps)} steps, expected {MOST_STEPS} at most')
         for part, kinds in (*((step, _STEPS) for step in self.steps), (self.normalization, _NORMALIZATIONS)):
             if type(part) not in kinds.values():
                 raise ValueError(f'preprocessing: got {part!r}, expected one of {", ".join(kinds)}')
             _check_numbers(part)
-        if not np.isfinite(self.normalization(np.zeros((1, 1, shape[2]), np.uint8))).all():
+        with np.errstate(all='ignore'):
+            normal = self.normalization(np.zeros((1, 1, shape[2]), np.uint8))
+        if not np.isfinite(normal).all():
             raise ValueError(f'preprocessing: {self.normalization} gives numbers that are not finite')
 
     def __call__(self, data: bytes, name: str) -> np.ndarray:
@@ -87,7 +97,7 @@ class Preprocessing:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f'preprocessing: got {described!r} ({type(error).__name__}: {error}), expected input_shape, steps, '
+                f'preprocessing: got {shown(described)} ({type(error).__name__}: {error}), expected input_shape, steps, '
                 'normalisation and classes as docs/format.md has them'
             ) from error
 
@@ -104,16 +114,15 @@ def _built(described: dict[str, Any], kinds: dict[str, Any]):
     fields = dict(described)
     kind = fields.pop('kind')
     if kind not in kinds:
-        raise ValueError(f'preprocessing: got {kind!r}, expected one of {", ".join(kinds)}')
+        raise ValueError(f'preprocessing: got {shown(kind)}, expected one of {", ".join(kinds)}')
     return kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def _check_numbers(part) -> None:
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        kind = (int, float) if isinstance(value, tuple) else int
-        if not all(isinstance(n, kind) and not isinstance(n, bool) for n in numbers):
-            raise ValueError(f'preprocessing: {type(part).__name__}.{field.name} is {value!r}, expected numbers')
-        if kind is int and numbers[0] < 1:
-            raise ValueError(f'preprocessing: {type(part).__name__}.{field.name} is {value}, expected at least 1')
+        with at(f'preprocessing: {type(part).__name__}.{field.name}'):
+            if isinstance(value, tuple):
+                tuple(map(NUMBER, value))
+            else:
+                SIDE(value)

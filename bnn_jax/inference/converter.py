@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 
 from bnn_jax.inference.thresholds import in_bits
-from bnn_jax.nn.layer import Container, KeptModule, Layer, kept, label_of
+from bnn_jax.nn.layer import KeptModule, Layer, kept, label_of
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
 from bnn_jax.nn.report import Report, Row
+from bnn_jax.nn.slots import Container
 from bnn_jax.nn.walk import arrays_beside, arrays_of, expect_module, is_container, joined, slots, walk
 from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 

@@ -6,13 +6,14 @@ from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequen
 from bnn_jax.nn.drop_in import Conv, Linear
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
 from bnn_jax.nn.head import with_classes
-from bnn_jax.nn.layer import BinaryWeights, Container, Cost, Layer, Slot
+from bnn_jax.nn.layer import BinaryWeights, Cost, Layer
 from bnn_jax.nn.names import register
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.report import Report, Row
+from bnn_jax.nn.slots import Container, Slot
 from bnn_jax.nn.stateless import (
     AvgPool,
     Flatten,

@@ -9,9 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
-from bnn_jax.nn.layer import Container, Slot
 from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedBranches, PackedNetwork, PackedResidual, PackedSequential
+from bnn_jax.nn.slots import Container, Slot
 from bnn_jax.ops.deterministic import rounded, wide
 from bnn_jax.ops.meshes import is_explicit
 

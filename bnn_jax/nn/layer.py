@@ -7,7 +7,7 @@ class if its networks are to be saved.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from flax import nnx
 from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
 from bnn_jax.nn.report import Row
+from bnn_jax.ops.shapes import Shape, traced
 from bnn_jax.ops.signs import Signs
 
 
@@ -83,6 +84,15 @@ class Layer:
     def use_batch_statistics(self) -> None:
         """Evaluate with the mean and variance of each batch as a whole, where the layer has running ones."""
 
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shapes of what the layer makes of one image, its output last, as far as they are known.
+
+        shape: of its input, without the batch. Raises ValueError where it does not fit. Asked before a network runs that
+        comes from a file; by default the layer is traced.
+        """
+        layer: Any = self
+        yield traced(layer, shape)
+
     def packed(self) -> Any:
         """The layer in packed arithmetic. Raises ValueError with the reason where it cannot be converted."""
         return kept(self)
@@ -102,47 +112,6 @@ class Layer:
     def on_signs(self, signs: Signs, highest: Any) -> Signs:
         """What the layer makes of a map of signs. highest: words with a bit set where it picks the larger number."""
         raise NotImplementedError(f'{type(self).__name__} says that it moves signs, but has no method on_signs')
-
-
-class Container:
-    """A module made of layers: `walk` goes through its slots, `convert` puts the converted layers together again."""
-
-    def slots(self) -> list['Slot']:
-        """Where its layers stand, in the order in which they run."""
-        raise NotImplementedError
-
-    def packed(self, layers: Sequence[Any]) -> Any:
-        """The container in packed arithmetic, made of its converted layers, one for each slot."""
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """A place that holds a layer: an attribute of a module, or an item of a list or dictionary."""
-
-    name: str
-    holder: Any
-    key: Any
-
-    def get(self) -> Any:
-        """The layer that stands there."""
-        return self.holder[self.key] if self._is_item() else getattr(self.holder, self.key)
-
-    def put(self, layer: Any) -> None:
-        """Put another layer there."""
-        holder: Any = self.holder
-        if isinstance(holder, tuple):
-            raise ValueError(f'{self.name}: layers in a tuple cannot be replaced, expected nnx.List')
-        # Flax asks to be told where a module takes the place of a function, or the other way round.
-        if isinstance(self.holder, nnx.Module):
-            layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
-        if self._is_item():
-            holder[self.key] = layer
-        else:
-            setattr(holder, self.key, layer)
-
-    def _is_item(self) -> bool:
-        return isinstance(self.holder, tuple) or hasattr(type(self.holder), '__setitem__')
 
 
 def kept(layer: Any) -> PackedLayer:
@@ -199,6 +168,12 @@ class Unchanged(PackedLayer):
     def row(self, path: str) -> Row:
         return Row(path, 'float32, no parameters', 0, self.label())
 
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        if isinstance(self.function, Layer):
+            yield from self.function.maps(shape)
+        else:
+            yield traced(self.function, shape)
+
     def direction(self, channels: int) -> np.ndarray | None:
         return self.function.direction(channels) if isinstance(self.function, Layer) else None
 
@@ -239,6 +214,13 @@ class KeptModule(PackedLayer):
     def stored_bytes(self) -> int:
         return sum(leaf.size * leaf.dtype.itemsize for _, leaf in _arrays(self.state))
 
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        module = self.module()
+        if isinstance(module, Layer):
+            yield from module.maps(shape)
+        else:
+            yield traced(module, shape)
+
     def direction(self, channels: int) -> np.ndarray | None:
         module = self.module()
         return module.direction(channels) if isinstance(module, Layer) else None
@@ -259,24 +241,30 @@ class KeptModule(PackedLayer):
 
     @classmethod
     def from_file(cls, described: dict[str, Any], load: Callable[[str], Any]) -> 'KeptModule':
-        """The inverse of `to_file`. load: the name of a tensor -> the array."""
-        entry = registered(described['name'])
+        """The inverse of `to_file`. load: the name of a tensor -> the array. Raises ValueError for what does not fit."""
+        name, fields, arrays = (described.get(key) for key in ('name', 'fields', 'arrays'))
+        if len(described) != 3 or not (isinstance(name, str) and isinstance(fields, dict) and isinstance(arrays, dict)):
+            raise ValueError('expected name, fields (an object) and arrays (an object)')
+        entry = registered(name)
         maker = entry.make or entry.layer
         # Of a Flax module's class, its metaclass hides the arguments.
         signed = maker.__init__ if isinstance(maker, type) else maker
         takes_rngs = 'rngs' in inspect.signature(signed).parameters
-        module = maker(**described['fields'], **({'rngs': nnx.Rngs(0)} if takes_rngs else {}))
-        layer = cls.of(module)
-        expected = dict((jax.tree_util.keystr(path), leaf) for path, leaf in _arrays(layer.state))
-        if set(expected) != set(described['arrays']):
-            raise ValueError(
-                f'{described["name"]} has arrays {sorted(described["arrays"])}, expected {sorted(expected)}'
-            )
-        loaded = {name: load(tensor) for name, tensor in described['arrays'].items()}
-        for name, array in loaded.items():
-            if array.shape != expected[name].shape or array.dtype != expected[name].dtype:
-                got, wanted = (f'{a.dtype}{list(a.shape)}' for a in (array, expected[name]))
-                raise ValueError(f'{described["name"]}{name} is {got}, expected {wanted}')
+
+        def made() -> KeptModule:
+            return cls.of(maker(**fields, **({'rngs': nnx.Rngs(0)} if takes_rngs else {})))
+
+        # Shapes first: no array is made that is larger than those of the file.
+        abstract = jax.eval_shape(lambda: made().state)
+        expected = {jax.tree_util.keystr(path): leaf for path, leaf in _arrays(abstract)}
+        if set(expected) != set(arrays):
+            raise ValueError(f'{name} has arrays {sorted(arrays)}, expected {sorted(expected)}')
+        loaded = {array: load(tensor) for array, tensor in arrays.items()}
+        for path, array in loaded.items():
+            if array.shape != expected[path].shape or array.dtype != expected[path].dtype:
+                got, wanted = (f'{a.dtype}{list(a.shape)}' for a in (array, expected[path]))
+                raise ValueError(f'{name}{path} is {got}, expected {wanted}')
+        layer = made()
 
         def put(path, leaf):
             return loaded.get(jax.tree_util.keystr(path), leaf)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bnn_jax.nn.names import register
 from bnn_jax.nn.report import Report, Row
+from bnn_jax.ops.shapes import Shape, traced
 from bnn_jax.ops.signs import Signs
 
 
@@ -80,6 +81,10 @@ class PackedLayer:
     # Whether it is a whole network, from images to logits: what `save` and `float_twin` take, and no layer inside another.
     is_network: bool = False
 
+    def __call__(self, x: Any) -> Any:
+        """The layer's output for a batch."""
+        raise NotImplementedError
+
     def row(self, path: str) -> Row:
         """What a report says of this layer."""
         raise NotImplementedError
@@ -106,6 +111,10 @@ class PackedLayer:
             if role(field) == 'child':
                 held = getattr(self, field.name)
                 yield from held if isinstance(held, tuple) else (held,)
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        """As `Layer.maps`: the shapes of what the layer makes of one image, its output last. By default it is traced."""
+        yield traced(self, shape)
 
     def acts_on_rows(self) -> bool:
         """Whether each vector along the last axis is an input of its own; else each image is."""
@@ -139,6 +148,10 @@ class PackedLayer:
         """Whether the method `signs` gives the signs of the output directly."""
         return False
 
+    def signs(self, x: jax.Array) -> Signs:
+        """The signs of the output, where `gives_signs` says so."""
+        raise NotImplementedError
+
     def direction(self, channels: int) -> np.ndarray | None:
         """As `Layer.direction`: whether the layer keeps order, and how; None if it does not."""
         return None
@@ -160,9 +173,10 @@ class PackedLayer:
         return type(self).__name__
 
     def stored_bytes(self) -> int:
-        """Bytes of the tensors that a file stores."""
+        """Bytes of the tensors that a file stores, those of layers inside among them."""
         stored = (getattr(self, f.name) for f in dataclasses.fields(self) if role(f) == 'tensor')  # pyright: ignore
-        return sum(array.size * array.dtype.itemsize for array in stored if array is not None)
+        own = sum(array.size * array.dtype.itemsize for array in stored if array is not None)
+        return own + sum(layer.stored_bytes() for layer in self._inside())
 
     def __repr__(self) -> str:
         static = [f for f in dataclasses.fields(self) if role(f) == 'static']  # pyright: ignore[reportArgumentType]

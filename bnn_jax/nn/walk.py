@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.layer import Container, Layer, Slot
+from bnn_jax.nn.layer import Layer
+from bnn_jax.nn.slots import Container, Slot
 
 
 @dataclasses.dataclass(frozen=True)

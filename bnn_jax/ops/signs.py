@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax.ops.bits import WORD_BITS, pack, unpack
-from bnn_jax.ops.windows import Window
+from bnn_jax.ops.windows import FEW_TAPS, Window
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=['words'], meta_fields=['channels'])
@@ -44,7 +44,9 @@ class Signs:
         image counts. (N, H, W, channels) -> (N, H', W', channels).
         """
         taps = window.taps(self.flipped(highest).words, 0)
-        return Signs(reduce(jnp.bitwise_or, list(taps)), self.channels).flipped(highest)
+        # Slices of few taps are joined into one pass; of many, each would be an operation.
+        any_set = reduce(jnp.bitwise_or, list(taps)) if len(taps) <= FEW_TAPS else jnp.bitwise_or.reduce(taps, axis=0)
+        return Signs(any_set, self.channels).flipped(highest)
 
     def flattened(self) -> 'Signs':
         """(N, ...) -> (N, all the rest), row-major: the words as they lie, unless unused bits would come between pixels."""

@@ -1,19 +1,27 @@
 """The geometry of a sliding window over an image, shared by convolution, pooling and the input scale K."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bnn_jax.bounds import OneOf, Pairs
 from bnn_jax.ops.deterministic import ordered_mean
 from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.pooling import max_pool
+from bnn_jax.ops.shapes import Shape, as_map
 
 Padding = str | Sequence[Sequence[int]]
+
+LARGEST = 4096
+"""Pixels from a window's first row to its last one, and its strides, at most, in a file."""
+FEW_TAPS = 64
+"""Up to so many, each tap is a slice of its own, which is the fastest; more would take the compiler minutes."""
 
 
 def _pair(value, name: str, smallest: int = 1) -> Pair:
@@ -33,10 +41,10 @@ class Window:
     Dilation d: neighboring taps are d pixels apart. Make one with `Window.of`, which checks and normalizes.
     """
 
-    size: Pair
-    strides: Pair = (1, 1)
-    padding: str | Pads = 'VALID'
-    dilation: Pair = (1, 1)
+    size: Annotated[Pair, Pairs(1, 1, LARGEST)]
+    strides: Annotated[Pair, Pairs(1, 1, LARGEST)] = (1, 1)
+    padding: Annotated[str | Pads, OneOf(('VALID', 'SAME'), Pairs(2, 0, LARGEST))] = 'VALID'
+    dilation: Annotated[Pair, Pairs(1, 1, LARGEST)] = (1, 1)
 
     @staticmethod
     def of(
@@ -57,6 +65,22 @@ class Window:
                 raise ValueError(f'padding: got {padding!r}, expected ((top, bottom), (left, right))')
             padding = (_pair(pairs[0], 'padding', 0), _pair(pairs[1], 'padding', 0))
         return Window(_pair(size, 'window size'), _pair(strides, 'strides'), padding, _pair(dilation, 'dilation'))
+
+    @staticmethod
+    def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
+        """As `of`, for a window in a file. Raises ValueError for one that is too long, or a padding longer than it."""
+        window = Window.of(size, strides, padding, dilation)
+        if max(window.extent) > LARGEST:
+            raise ValueError(
+                f'window: {window.extent} pixels from its first tap to its last one, expected {LARGEST} at most'
+            )
+        if not isinstance(window.padding, str) and any(
+            max(pad) > extent for pad, extent in zip(window.padding, window.extent, strict=True)
+        ):
+            raise ValueError(
+                f'padding: got {window.padding}, expected at most {window.extent}, the extent of the window'
+            )
+        return window
 
     @property
     def extent(self) -> Pair:
@@ -88,6 +112,16 @@ class Window:
         )
         return rows, columns
 
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        """Of a map (H, W, C): its shape with the padding, and that of what the window gives. Raises ValueError."""
+        height, width, channels = as_map('window', shape)
+        if height is None or width is None:
+            yield None, None, channels
+            return
+        (top, bottom), (left, right) = self.pads(height, width)
+        yield height + top + bottom, width + left + right, channels
+        yield *self.output_size(height, width), channels
+
     @partial(jax.jit, static_argnums=0)
     def taps(self, x: jax.Array, pad_with) -> jax.Array:
         """The image as every position of the window sees it: (N, H, W, C) -> (kh kw, N, H', W', C), padded with pad_with."""
@@ -96,6 +130,16 @@ class Window:
         pad_with = jnp.broadcast_to(jnp.asarray(pad_with, x.dtype), x.shape[-1:])
         x = pad_channels(x, pads, pad_with)
         (stride_h, stride_w) = self.strides
+        if self.size[0] * self.size[1] > FEW_TAPS:
+            seen = [
+                np.arange(size)[:, None] * apart + np.arange(count) * stride
+                for size, apart, count, stride in zip(
+                    self.size, self.dilation, (rows, columns), self.strides, strict=True
+                )
+            ]
+            # (N, kh, H', kw, W', C) by one gather along each axis.
+            taken = jnp.take(jnp.take(x, seen[0], axis=1), seen[1], axis=3)
+            return jnp.transpose(taken, (1, 3, 0, 2, 4, 5)).reshape(-1, x.shape[0], rows, columns, x.shape[3])
         return jnp.stack(
             [
                 x[:, i : i + (rows - 1) * stride_h + 1 : stride_h, j : j + (columns - 1) * stride_w + 1 : stride_w]

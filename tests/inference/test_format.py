@@ -12,13 +12,19 @@ import pytest
 from networks import build
 
 import bnn_jax as bnn
-from bnn_jax.inference import serialization
+from bnn_jax.bounds import rule_of
+from bnn_jax.data.preprocessing import MOST_STEPS, SIDE
+from bnn_jax.inference import container, serialization
+from bnn_jax.inference.container import LARGEST_TEXT
+from bnn_jax.inference.description import DEEPEST, MOST_NODES, fields_in_files
 from bnn_jax.nn.layer import Unchanged
 from bnn_jax.nn.names import known_names, registered
 from bnn_jax.nn.operations import Dense
 from bnn_jax.nn.packed import PackedNetwork, PackedProduct, PackedSequential
+from bnn_jax.nn.packed.budget import ALL_MAPS, LARGEST_MAP
 from bnn_jax.nn.packed_layer import name_in_files, role
 from bnn_jax.nn.stateless import Flatten
+from bnn_jax.ops.windows import LARGEST
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'format.md').read_text()
 
@@ -53,14 +59,32 @@ def test_every_kind_and_field_is_in_the_table():
         assert stated <= rows[name], name
 
 
+def test_every_bound_is_in_the_table():
+    section = PAGE.partition('## Bounds\n')[2].partition('\n## ')[0]
+    rows = {}
+    for field, kinds, bound in re.findall(r'^\| `(\w+)` of (`.*?) \| (.*) \|$', section, re.M):
+        rows |= {(kind, field): bound for kind in re.findall(r'`(\w+)`', kinds)}
+    kinds = {name: registered(name).layer for name in known_names()}
+    stated = {
+        (name, name_in_files(field)): str(rule)
+        for name, kind in kinds.items()
+        if kind.__module__.startswith('bnn_jax.') and dataclasses.is_dataclass(kind)
+        for field, hint in fields_in_files(kind)
+        if (rule := rule_of(hint)) is not None
+    }
+    assert rows == stated
+    for bound in (LARGEST_TEXT, MOST_NODES, DEEPEST, LARGEST, LARGEST_MAP, ALL_MAPS, SIDE.most, MOST_STEPS):
+        assert re.search(rf'\b{bound:,}\b', section), bound
+
+
 def test_the_example_is_what_is_written(example):
     network, path = example
     header, data = parts(path)
     tree = re.search(r'```json\n(.*?)\n```', PAGE, re.S)
-    assert tree and serialization._decompressed(header['__metadata__']['network']) == tree[1]
+    assert tree and container.decompressed(header['__metadata__']['network']) == tree[1]
     for name, dtype, shape, content in (
-        ('1', 'F32', [2], '00 00 00 3f 00 00 80 3e'),
         ('0', 'U32', [2, 1], '05 00 00 00 02 00 00 00'),
+        ('1', 'F32', [2], '00 00 00 3f 00 00 80 3e'),
     ):
         described = header[name]
         assert (described['dtype'], described['shape']) == (dtype, shape)

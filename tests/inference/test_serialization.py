@@ -1,9 +1,11 @@
 """The file of a packed network: round trip, size, and everything that is refused."""
 
+import dataclasses
 import errno
 import io
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 import bnn_jax as bnn
-from bnn_jax.inference import serialization
+from bnn_jax.inference import container, serialization
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +61,16 @@ def test_bytes_are_those_promised(architecture, scheme, tmp_path):
     assert promised < path.stat().st_size <= promised + 16 * 1024
 
 
+def test_the_same_network_gives_the_same_bytes(packed):
+    files = [io.BytesIO() for _ in range(4)]
+    for file in files:
+        bnn.save(packed, file, preprocessing={'classes': []})
+    assert len({file.getvalue() for file in files}) == 1
+    content = files[0].getvalue()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], 'little')])
+    assert list(header['__metadata__']) == sorted(header['__metadata__'])
+
+
 def test_header_of_the_deepest_network_stays_small(tmp_path):
     packed = bnn.convert(build('resnet18', bnn.XNOR, blocks=(3, 4, 6, 3), width=0.05))
     path = bnn.save(packed, tmp_path / 'network.safetensors')
@@ -93,13 +105,13 @@ def rewritten(saved, **changes) -> None:
     with safe_open(saved, framework='numpy') as file:
         metadata = {**file.metadata(), **changes}
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-    metadata['sha256'] = serialization._digest(tensors, metadata)
+    metadata['sha256'] = container.digest(tensors, metadata)
     saved.write_bytes(safetensors_bytes(tensors, metadata))
 
 
 def network_of(saved) -> dict:
     with safe_open(saved, framework='numpy') as file:
-        return json.loads(serialization._decompressed(file.metadata()['network']))
+        return json.loads(container.decompressed(file.metadata()['network']))
 
 
 def test_foreign_and_newer_files_are_refused(saved):
@@ -114,6 +126,46 @@ def test_foreign_and_newer_files_are_refused(saved):
         bnn.load(saved)
     with pytest.raises(FileNotFoundError, match='there is no file'):
         bnn.load(saved.parent / 'missing.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('change', 'place'),
+    [
+        (lambda layer: layer.update(out=2**63), 'layers[0].out: got 9223372036854775808, expected an integer, 1 to'),
+        (lambda layer: layer.update(out=True), 'layers[0].out: got True'),
+        (lambda layer: layer.update(bias=layer['kernel']), 'layers[0].bias: tensor'),
+        (lambda layer: layer.update(tap_sums='0'), "layers[0]: got ['tap_sums'], which FloatProduct has not"),
+        (lambda layer: layer.pop('into'), 'layers[0]: lacks into'),
+        (
+            lambda layer: layer['product']['window'].update(padding=[[4, 0], [0, 0]]),
+            'expected at most (3, 3), the extent',
+        ),
+        (
+            lambda layer: layer['product']['window'].update(dilation=[4096, 1]),
+            'pixels from its first tap to its last one',
+        ),
+        (lambda layer: layer['product'].update(groups=2), 'convolution in 2 groups'),
+    ],
+)
+def test_a_refusal_names_the_place(saved, change, place):
+    tree = network_of(saved)
+    change(tree['body']['layers'][0])
+    rewritten(saved, network=container.compressed(json.dumps(tree)))
+    with pytest.raises(ValueError, match=re.escape(place)):
+        bnn.load(saved)
+
+
+def test_images_that_a_file_states_must_fit(packed, saved):
+    with pytest.raises(ValueError, match=r'layers\[\d+\]: dense layer: got input of shape \(N, \d+\), expected'):
+        bnn.load(bnn.save(packed, saved, preprocessing={'input_shape': [99, 9, 3]}))
+
+
+def test_numbers_that_are_not_finite_are_not_saved(packed, tmp_path):
+    layer = packed.body.layers[0]
+    broken = dataclasses.replace(layer, kernel=layer.kernel.at[0].set(np.nan))
+    body = dataclasses.replace(packed.body, layers=(broken, *packed.body.layers[1:]))
+    with pytest.raises(ValueError, match='save: FloatProduct: tensor 0: .* NaN or infinite'):
+        bnn.save(dataclasses.replace(packed, body=body), tmp_path / 'network.safetensors')
 
 
 @pytest.mark.parametrize(
@@ -140,13 +192,13 @@ def test_foreign_and_newer_files_are_refused(saved):
 def test_a_tree_that_is_no_network_is_refused(saved, change):
     tree = network_of(saved)
     change(tree)
-    rewritten(saved, network=serialization._compressed(json.dumps(tree)))
+    rewritten(saved, network=container.compressed(json.dumps(tree)))
     with pytest.raises(ValueError, match='does not describe a network|expected a PackedNetwork'):
         bnn.load(saved)
 
 
 def test_a_tree_without_end_is_refused(saved):
-    rewritten(saved, network=serialization._compressed('[' * 100_000))
+    rewritten(saved, network=container.compressed('[' * 100_000))
     with pytest.raises(ValueError, match='does not describe a network'):
         bnn.load(saved)
 
@@ -168,8 +220,6 @@ def test_a_file_has_the_permissions_of_its_user(packed, tmp_path):
 
 
 def test_bits_beyond_the_last_channel_are_refused(packed):
-    import dataclasses
-
     layer = next(inner for inner in packed.body.layers if hasattr(inner, 'words') and inner.in_features % 32)
     words = np.asarray(layer.words) | np.uint32(1 << 31)
     fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.init}

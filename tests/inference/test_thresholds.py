@@ -1,5 +1,7 @@
 """Thresholds: the sign after every integer a product can give, where they apply, and that no answer changes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from networks import SCHEMES, build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
-from bnn_jax.inference import serialization
+from bnn_jax.inference.description import describe
+from bnn_jax.inference.description import stored as stored_in
 from bnn_jax.inference.thresholds import Run, bisect, in_bits, runs
 from bnn_jax.nn.layer import Unchanged
 from bnn_jax.nn.names import known_names
@@ -194,7 +197,6 @@ NOT_HERE = {
     'average': stateless(AvgPool(Window.of(2, 2))),
     'global average': stateless(GlobalAveragePool()),
     'falling leaky ReLU': stateless(LeakyRelu(-0.1)),
-    'windows outside the image': stateless(MaxPool(Window.of(2, 2, ((2, 0), (0, 0))))),
     'norm of features': [*stateless(Flatten()), random_norm(C)],
     'norm of other channels': [random_norm(C + 1)],
     'a real product': [FloatProduct(Dense(), C, C, jnp.ones((C, C)), None)],
@@ -215,6 +217,14 @@ def test_where_thresholds_apply(between):
 @pytest.mark.parametrize('between', NOT_HERE.values(), ids=NOT_HERE)
 def test_where_they_do_not(between):
     assert runs([conv(C, C), *between, conv(C, C)]) == []
+
+
+@pytest.mark.parametrize('window', [Window.of(2, 2, ((2, 0), (0, 0))), Window.of(2, 2, 'VALID', 2)])
+def test_a_maximum_of_nothing_is_refused(window):
+    with pytest.raises(
+        ValueError, match='expected a padding smaller than the window, so that each window sees a pixel'
+    ):
+        MaxPool(window)
 
 
 def test_where_a_product_forbids_them():
@@ -259,7 +269,9 @@ def test_a_chain_gives_the_same_integers(channels, pad_value, window):
 def stored(network) -> tuple:
     """All that its file holds."""
     tensors = {}
-    return serialization._describe(network, tensors), {name: array.tobytes() for name, array in tensors.items()}
+    return describe(network, partial(stored_in, tensors=tensors)), {
+        name: array.tobytes() for name, array in tensors.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -317,11 +329,11 @@ def test_the_report_says_what_is_done_in_bits():
 def test_an_image_of_another_size_is_refused_as_before():
     packed = network(conv(C, C), random_norm(C), *stateless(Flatten()), product(C * 12, 5))
     assert len(packed.body.runs) == 1 and packed(jnp.zeros((1, 3, 4, C))).shape == (1, 5)
-    with pytest.raises(ValueError, match=rf'input of shape \(1, {C * 20}\), expected \(N, {C * 12}\); give the model'):
+    with pytest.raises(ValueError, match=rf'input of shape \(N, {C * 20}\), expected \(N, {C * 12}\); give the model'):
         packed(jnp.zeros((1, 5, 4, C)))
 
 
 def test_no_file_states_runs(tmp_path):
     packed = network(conv(C, C), random_norm(C), conv(C, 5), *stateless(GlobalAveragePool()))
-    described = serialization._describe(packed, {})
+    described = describe(packed, partial(stored_in, tensors={}))
     assert 'runs' not in described['body'] and 'Run' not in known_names()

@@ -1,23 +1,27 @@
 """A convolution as a value: in floats, and on packed words."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from bnn_jax import quantizers
+from bnn_jax.bounds import Integer, OneOf, Size
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, signed_conv2d
 from bnn_jax.kernels.groups import is_narrow
 from bnn_jax.kernels.zero_padding import narrow_tap_sums, tap_sums
 from bnn_jax.nn.names import register
 from bnn_jax.ops.bits import pack, unpack, words_for
 from bnn_jax.ops.general_convolution import general_convolution
+from bnn_jax.ops.shapes import Shape, as_map
 from bnn_jax.ops.signs import Signs
 from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.ops.windows import Window, pad_channels
 
 # A window is described in files as part of its operation or pooling.
-register('Window', make=Window.of)(Window)
+register('Window', make=Window.stored)(Window)
 
 
 @register('Convolution')
@@ -31,11 +35,11 @@ class Convolution:
     acts_on_rows = False
 
     window: Window
-    pad_value: int = 0
-    groups: int = 1
+    pad_value: Annotated[int, OneOf((0, 1, -1))] = 0
+    groups: Size = 1
     # The number of filters where words run along the filters, not along a group's input channels. Conversion sets it where
     # these channels do not fill a word (`stored`); files of version 0.1.0 never have it.
-    filters: int | None = None
+    filters: Annotated[int | None, OneOf((None,), Integer(1, 2**24))] = None
 
     def __post_init__(self):
         if self.pad_value not in (0, 1, -1):
@@ -71,6 +75,13 @@ class Convolution:
         """Raises ValueError unless x fits a layer with `in_features` input channels."""
         if x.ndim != 4 or x.shape[3] != in_features:
             raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {in_features})')
+
+    def maps(self, shape: Shape, in_features: int, out_features: int) -> Iterator[Shape]:
+        """As `Layer.maps`, of a layer with so many input channels and filters."""
+        *padded, output = self.window.maps(as_map('convolution', shape, in_features))
+        rows, columns, _ = as_map('convolution', output)
+        yield from padded
+        yield rows, columns, out_features
 
     def input_scale(self, x: jax.Array) -> jax.Array:
         """K with this window; zeros outside the image whatever the pad value. Raises ValueError for groups."""

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -12,6 +13,7 @@ from bnn_jax.kernels.backend import below
 from bnn_jax.nn.names import register
 from bnn_jax.ops.bits import pack, unpack, words_for
 from bnn_jax.ops.products import dot
+from bnn_jax.ops.shapes import Shape
 from bnn_jax.ops.signs import Signs
 
 
@@ -59,10 +61,19 @@ class Dense:
     def check(self, x: jax.Array | Signs, in_features: int) -> None:
         """Raises ValueError unless x fits a layer with `in_features` inputs."""
         if x.ndim < 2 or x.shape[-1] != in_features:
-            raise ValueError(
-                f'dense layer: got input of shape {x.shape}, expected (N, {in_features}); '
-                'give the model the image size it was built for (input_shape)'
-            )
+            raise ValueError(self._unfit(x.shape, in_features))
+
+    def maps(self, shape: Shape, in_features: int, out_features: int) -> Iterator[Shape]:
+        """As `Layer.maps`, of a layer with so many inputs and outputs."""
+        if shape is not None and shape[-1] not in (None, in_features):
+            raise ValueError(self._unfit(('N', *shape), in_features))
+        yield None if shape is None else (*shape[:-1], out_features)
+
+    def _unfit(self, shape: tuple[Any, ...], in_features: int) -> str:
+        return (
+            f'dense layer: got input of shape ({", ".join(map(str, shape))}), expected (N, {in_features}); '
+            'give the model the image size it was built for (input_shape)'
+        )
 
     def input_scale(self, x: jax.Array) -> jax.Array:
         """K of a dense layer: mean |x| over its inputs, (N, ..., 1)."""

@@ -1,34 +1,33 @@
 """Packed layers that compute in floats: binary weights on real inputs, real weights, normalization, the float twin."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bnn_jax.bounds import Size
 from bnn_jax.kernels import packed_signs
 from bnn_jax.nn.affine import affine_sum, affine_sums
 from bnn_jax.nn.epilogue import epilogue, scaled
-from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
-from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, named_in_files, packed_layer, tensor
+from bnn_jax.nn.packed.stored import PackedOperation, expect, expect_bits, product_row
+from bnn_jax.nn.packed_layer import PackedLayer, decided, derived, packed_layer, tensor
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.deterministic import normalize, rounded, wide
+from bnn_jax.ops.shapes import Shape, expect_last
 from bnn_jax.ops.signs import Signs
 from bnn_jax.quantizers.signs import sign
 
 
 @packed_layer('UnpackedProduct')
-class UnpackedProduct(PackedLayer):
+class UnpackedProduct(PackedOperation):
     """Binary weights, real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
 
     in_order: whether the sums go in the order of training, so that a sign that reads them is training's: the first layer of
     a network with binary inputs. Else they are faster, and their floats never exist as a whole: tile by tile.
     """
 
-    operation: Convolution | Dense = named_in_files('product')
-    in_features: int = named_in_files('into')
-    out_features: int = named_in_files('out')
     words: jax.Array = tensor()
     scale: jax.Array | None = tensor()
     bias: jax.Array | None = tensor()
@@ -63,12 +62,9 @@ class UnpackedProduct(PackedLayer):
 
 
 @packed_layer('FloatProduct')
-class FloatProduct(PackedLayer):
+class FloatProduct(PackedOperation):
     """Real weights, real input: kept in float32 as trained."""
 
-    operation: Convolution | Dense = named_in_files('product')
-    in_features: int = named_in_files('into')
-    out_features: int = named_in_files('out')
     kernel: jax.Array = tensor()
     bias: jax.Array | None = tensor()
 
@@ -86,15 +82,12 @@ class FloatProduct(PackedLayer):
 
 
 @packed_layer(None)
-class SignProduct(PackedLayer):
+class SignProduct(PackedOperation):
     """A product with signs held as float32 +-1: of the signs of x where `binary_input`, of x itself else; then the epilogue.
 
     The float twin of a packed layer, to compare with; no file holds it.
     """
 
-    operation: Convolution | Dense = named_in_files('product')
-    in_features: int = named_in_files('into')
-    out_features: int = named_in_files('out')
     binary_input: bool
     use_k: bool
     signs: jax.Array = derived(init=True)
@@ -124,7 +117,7 @@ class SignProduct(PackedLayer):
 class PackedNorm(PackedLayer):
     """Batch normalization as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
 
-    channels: int
+    channels: Size
     coefficients: jax.Array = tensor()
 
     def __post_init__(self):
@@ -136,6 +129,10 @@ class PackedNorm(PackedLayer):
     def signs(self, x: jax.Array) -> Signs:
         """The signs of what it gives, for a product that reads no more. Raises ValueError for other channels than its own."""
         return Signs(packed_signs(x.astype(jnp.float32), self.coefficients), self.channels)
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        expect_last('normalization', shape, self.channels)
+        yield shape
 
     in_bits = 'in the thresholds, found from these numbers once'
 

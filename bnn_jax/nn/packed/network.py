@@ -1,4 +1,4 @@
-"""Containers of packed layers, and the whole packed network."""
+"""A chain of packed layers, and the whole packed network."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,18 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bnn_jax.bounds import Size, at
 from bnn_jax.nn.images import check_images, nan_unless_finite
+from bnn_jax.nn.packed.budget import expect_within
 from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient
 from bnn_jax.nn.report import Row
-from bnn_jax.ops.deterministic import rounded
 from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
+from bnn_jax.ops.shapes import Shape
 
 
 @packed_layer('Chain')
 class PackedSequential(PackedLayer):
     """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
 
-    layers: tuple = child()
+    layers: tuple[PackedLayer, ...] = child()
     runs: tuple = derived(init=True, default=())
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,6 +36,15 @@ class PackedSequential(PackedLayer):
             x = layer.signs(x) if only_signs else layer(x)
         return x
 
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        for i, layer in enumerate(self.layers):
+            with at(f'layers[{i}]'):
+                *before, shape = layer.maps(shape)
+            yield from before
+            if i + 1 < len(self.layers):
+                yield shape
+        yield shape
+
     def rows(self, path: str) -> Iterator[Row]:
         runs = {i: run for run in self.runs for i in range(run.start, run.stop)}
         for i, inner in enumerate(self.layers):
@@ -47,35 +58,6 @@ class PackedSequential(PackedLayer):
         return PackedSequential(self.layers)
 
 
-@packed_layer('Sum')
-class PackedResidual(PackedLayer):
-    """body(x) + shortcut(x)."""
-
-    body: PackedSequential = child()
-    shortcut: PackedSequential = child()
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return rounded(self.body(x)) + rounded(self.shortcut(x))
-
-    def rows(self, path: str) -> Iterator[Row]:
-        yield from self.body.rows(f'{path}.body')
-        yield from self.shortcut.rows(f'{path}.shortcut')
-
-
-@packed_layer('Concat')
-class PackedBranches(PackedLayer):
-    """What several chains make of one input, side by side: their channels concatenated."""
-
-    branches: tuple = child()
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
-
-    def rows(self, path: str) -> Iterator[Row]:
-        for i, branch in enumerate(self.branches):
-            yield from branch.rows(f'{path}.branch{i}')
-
-
 @packed_layer('PackedNetwork')
 class PackedNetwork(PackedLayer):
     """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
@@ -87,15 +69,23 @@ class PackedNetwork(PackedLayer):
 
     is_network = True
 
-    channels: int
-    num_classes: int
+    channels: Size
+    num_classes: Size
     body: PackedSequential = child()
 
     def __call__(self, images) -> jax.Array:
         images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
+        self.expect_fits(images.shape[1:])
         if is_explicit(images):
             return automatically(_logits, along_batch(images), self.body, images)
         return _logits(self.body, images)
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        yield from self.body.maps(shape)
+
+    def expect_fits(self, shape: tuple[Any, ...]) -> None:
+        """As `budget.expect_within`."""
+        expect_within(self, shape)
 
     def rows(self, path: str) -> Iterator[Row]:
         yield from self.body.rows(path)

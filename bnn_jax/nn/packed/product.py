@@ -9,25 +9,20 @@ import numpy as np
 from bnn_jax.kernels import packed_signs
 from bnn_jax.nn.affine import affine_sum, affine_sums
 from bnn_jax.nn.epilogue import epilogue, scaled
-from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed.floats import SignProduct
-from bnn_jax.nn.packed.stored import expect, expect_bits, product_row
-from bnn_jax.nn.packed_layer import IntegerForm, PackedLayer, derived, named_in_files, packed_layer, tensor
+from bnn_jax.nn.packed.stored import PackedOperation, expect, expect_bits, product_row
+from bnn_jax.nn.packed_layer import IntegerForm, derived, packed_layer, tensor
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.signs import Signs
 
 
 @packed_layer('PackedProduct')
-class PackedProduct(PackedLayer):
+class PackedProduct(PackedOperation):
     """Binary weights, binary input: signs packed, XNOR and popcount, then the epilogue of training.
 
     A weight is scale * sign + offset and an input distance * sign(x + shift) + center, where these numbers are there.
     """
 
-    # The operation, and its channels.
-    operation: Convolution | Dense = named_in_files('product')
-    in_features: int = named_in_files('into')
-    out_features: int = named_in_files('out')
     # Whether K of the input multiplies the product.
     use_k: bool
     # The signs, in `operation.words_shape`.

@@ -1,9 +1,32 @@
-"""What packed layers check of their tensors, and say of them in a report."""
+"""What packed products have in common: channels, checks of their tensors, shapes, a row in a report."""
+
+import math
+from collections.abc import Iterator
 
 import numpy as np
 
+from bnn_jax.bounds import Size
+from bnn_jax.nn.operations import Convolution, Dense
+from bnn_jax.nn.packed_layer import PackedLayer, named_in_files, packed_layer
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
+from bnn_jax.ops.shapes import Shape
+
+MOST_TERMS = 2**24
+"""Of a sum of signs: so far float32 has every integer."""
+
+
+@packed_layer(None)
+class PackedOperation(PackedLayer):
+    """The fields of a packed product that are no tensors."""
+
+    # The operation, and its channels.
+    operation: Convolution | Dense = named_in_files('product')
+    in_features: Size = named_in_files('into')
+    out_features: Size = named_in_files('out')
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        yield from self.operation.maps(shape, self.in_features, self.out_features)
 
 
 def expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
@@ -18,6 +41,9 @@ def expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
 
 def expect_bits(layer) -> None:
     """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
+    terms = math.prod(layer.operation.kernel_shape(layer.in_features, layer.out_features)[:-1])
+    if terms > MOST_TERMS:
+        raise ValueError(f'{type(layer).__name__}: a sum of {terms:,} signs, expected {MOST_TERMS:,} at most')
     expect(layer, 'words', layer.operation.words_shape(layer.in_features, layer.out_features), np.uint32)
     channels = layer.operation.signs_in_words(layer.in_features, layer.out_features)
     used = channels - WORD_BITS * (words_for(channels) - 1)

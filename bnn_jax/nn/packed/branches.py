@@ -1,0 +1,67 @@
+"""Packed layers that give one input to several chains."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from bnn_jax.bounds import at
+from bnn_jax.nn.packed.network import PackedSequential
+from bnn_jax.nn.packed_layer import PackedLayer, child, packed_layer
+from bnn_jax.nn.report import Row
+from bnn_jax.ops.deterministic import rounded
+from bnn_jax.ops.shapes import Shape, merged
+
+
+@packed_layer('Sum')
+class PackedResidual(PackedLayer):
+    """body(x) + shortcut(x)."""
+
+    body: PackedSequential = child()
+    shortcut: PackedSequential = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rounded(self.body(x)) + rounded(self.shortcut(x))
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        ends = []
+        for name, branch in (('body', self.body), ('shortcut', self.shortcut)):
+            with at(name):
+                *before, end = branch.maps(shape)
+            yield from before
+            ends.append(end)
+        yield merged('body and shortcut', *ends)
+
+    def rows(self, path: str) -> Iterator[Row]:
+        yield from self.body.rows(f'{path}.body')
+        yield from self.shortcut.rows(f'{path}.shortcut')
+
+
+@packed_layer('Concat')
+class PackedBranches(PackedLayer):
+    """What several chains make of one input, side by side: their channels concatenated."""
+
+    branches: tuple[PackedSequential, ...] = child()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
+
+    def maps(self, shape: Shape) -> Iterator[Shape]:
+        if not self.branches:
+            raise ValueError('branches: got none, expected at least one')
+        pixels, channels = None, []
+        for i, branch in enumerate(self.branches):
+            with at(f'branches[{i}]'):
+                *before, end = branch.maps(shape)
+            yield from before
+            if end is None:
+                yield None
+                return
+            pixels = merged('branches', pixels, end[:-1])
+            channels.append(end[-1])
+        assert pixels is not None
+        yield (*pixels, None if None in channels else sum(channels))
+
+    def rows(self, path: str) -> Iterator[Row]:
+        for i, branch in enumerate(self.branches):
+            yield from branch.rows(f'{path}.branch{i}')

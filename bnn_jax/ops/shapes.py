@@ -1,0 +1,59 @@
+"""Shapes of what a network makes of one image, and whether they fit."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+# Without the batch: (height, width, channels), or (features,). None for a number that is not known, and for a shape of which
+# nothing is known.
+Shape = tuple[int | None, ...] | None
+
+
+def as_map(what: str, shape: Shape, channels: int | None = None) -> tuple[int | None, int | None, int | None]:
+    """The three numbers of a map. Raises ValueError for another shape, or other channels than `channels`."""
+    if shape is None:
+        return None, None, channels
+    if len(shape) != 3:
+        raise ValueError(f'{what}: got {text(shape)}, expected a map (height, width, channels)')
+    expect_last(what, shape, channels)
+    return shape[0], shape[1], shape[2]
+
+
+def expect_last(what: str, shape: Shape, channels: int | None) -> None:
+    """Raises ValueError where the last axis is known to be another one."""
+    if shape is not None and channels is not None and shape[-1] not in (None, channels):
+        raise ValueError(f'{what}: got {text(shape)}, expected {channels} channels')
+
+
+def merged(what: str, a: Shape, b: Shape) -> Shape:
+    """One shape of two that are to be equal, as far as either is known. Raises ValueError where they differ."""
+    if a is None or b is None:
+        return a or b
+    if len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in zip(a, b, strict=True)):
+        raise ValueError(f'{what}: got {text(a)} and {text(b)}, expected equal shapes')
+    return tuple(n if m is None else m for n, m in zip(a, b, strict=True))
+
+
+def numbers(shape: Shape) -> int | None:
+    """How many there are; None where that is not known."""
+    if shape is None:
+        return None
+    count = 1
+    for n in shape:
+        if n is None:
+            return None
+        count *= n
+    return count
+
+
+def text(shape: Shape) -> str:
+    """A shape as an error shows it, ? for what is not known."""
+    return '?' if shape is None else f'({", ".join("?" if n is None else str(n) for n in shape)})'
+
+
+def traced(layer: Callable, shape: Shape) -> Shape:
+    """The shape of what a layer makes of an image, found by tracing it; None where the image's is not known."""
+    if shape is None or None in shape:
+        return None
+    return jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
