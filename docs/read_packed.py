@@ -101,8 +101,7 @@ def affine(
     x, kernel, layer, numbers
 ):  # The product of (scale s + offset) with (distance t + center), from sums of signs
     product, (scale, offset, levels) = layer['product'], numbers
-    groups, all_ones = product.get('groups', 1), np.ones_like(x[:1])
-    one_filter = np.ones((*kernel.shape[:-1], groups), F32)
+    all_ones, one_filter = np.ones_like(x[:1]), np.ones((*kernel.shape[:-1], 1), F32)
 
     def level(of_signs, of_ones):
         if levels is None:
@@ -114,7 +113,7 @@ def affine(
     if offset is None:
         return y
     sums = level(multiplied(x, one_filter, product), multiplied(all_ones, one_filter, product))
-    return rounded(y + rounded(np.repeat(sums, kernel.shape[-1] // groups, -1) * offset))
+    return rounded(y + rounded(sums * offset))
 
 
 def input_scale(x, product):  # K

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from bnn_jax.bounds import Integer, Number, at, shown
 from bnn_jax.data.augmentations import (
     Augmentation,
     Normalization,
@@ -17,6 +16,7 @@ from bnn_jax.data.augmentations import (
     resize_to,
 )
 from bnn_jax.data.images import decode
+from bnn_jax.files.bounds import Integer, Number, at, shown
 
 # By their names in files, which stay when a class is renamed.
 _STEPS = {'resize_short': resize_short, 'resize_to': resize_to, 'centre_crop': center_crop}

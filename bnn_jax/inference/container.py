@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from bnn_jax.bounds import shown
+from bnn_jax.files.bounds import shown
 
 FORMAT, VERSION = 'bnn_jax', 1
 
@@ -48,7 +48,7 @@ def written(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
     if len(text) > LARGEST_TEXT:
-        raise ValueError(f'save: the header would have {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
+        raise ValueError(f'the header would have {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
     return b''.join([len(text).to_bytes(8, 'little'), text, *contents])
 
 
@@ -107,7 +107,7 @@ def _expect_ours(name: str, metadata: dict[str, str]) -> None:
 def compressed(text: str) -> str:
     """A description as metadata hold it. Raises ValueError for one that is too long."""
     if len(text) > LARGEST_TEXT:
-        raise ValueError(f'save: the description has {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
+        raise ValueError(f'the description has {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bounds import at, rule_of, shown
+from bnn_jax.files.bounds import at, rule_of, shown
 from bnn_jax.inference.container import CODES
 from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
 
-MOST_NODES, DEEPEST = 2**15, 64
+MOST_NODES, DEEPEST = 2**13, 64
 """Objects of a description, and objects and lists within each other, at most."""
 TINY = np.finfo(np.float32).tiny
 
@@ -34,7 +34,7 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
         if isinstance(value, bool | int | float | str | None):
             return value
         raise ValueError(
-            f'save: {value!r} has no name in files, expected a registered layer; '
+            f'{value!r} has no name in files, expected a registered layer; '
             f'register it once: bnn_jax.nn.register({getattr(value, "__name__", type(value).__name__)!r})(...)'
         )
     described: dict[str, Any] = {'kind': name}
@@ -43,7 +43,7 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
     if not dataclasses.is_dataclass(value):
         return described
     make = registered(name).make
-    with at(f'save: {name}'):
+    with at(name):
         for field, hint in fields_in_files(type(value)):
             inner = getattr(value, field.name)
             if role(field) == 'tensor':
@@ -192,10 +192,10 @@ def stored(array: Any, tensors: dict[str, np.ndarray]) -> str:
     """Adds an array to the tensors of a file; its name there. Raises ValueError for one that a file cannot hold."""
     dtype = str(getattr(array, 'dtype', np.asarray(array).dtype))
     if dtype not in CODES:
-        raise ValueError(f'save: got an array of {dtype}, expected one of {", ".join(CODES)}')
+        raise ValueError(f'got an array of {dtype}, expected one of {", ".join(CODES)}')
     # How many there are so far: a name that no other has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
-    with at(f'save: tensor {name}'):
+    with at(f'tensor {name}'):
         expect_finite(tensors[name])
     return name

@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 
 from flax import nnx
 
-from bnn_jax.bounds import Pairs, at
 from bnn_jax.files import write
+from bnn_jax.files.bounds import Pairs, at
 from bnn_jax.inference.container import compressed, decompressed, parsed, read, written
 from bnn_jax.inference.description import Description, describe, stored
 from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
@@ -46,25 +46,26 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     def store(array: Any) -> str:
         return stored(array, tensors)
 
-    if isinstance(network, PackedLayer) and network.is_network:
-        entry, described = 'network', describe(network, store)
-    elif packed := packed_layers(network):
-        described = {'packed': {place.path: describe(place.layer.layer, store) for place in packed}}
-        described['arrays'] = {name: store(array) for name, array in arrays_beside(module).items()}
-        entry = 'module'
-    elif isinstance(network, PackedLayer):
-        raise TypeError(
-            f'save: got a {type(network).__name__}, a packed layer alone, expected a whole network; convert a '
-            'bnn_jax.nn.Network(layers, channels=..., num_classes=...), or a module of your own that holds the layers'
-        )
-    else:
-        raise TypeError(
-            f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
-        )
-    metadata = {entry: compressed(json.dumps(described, separators=(',', ':')))}
-    if preprocessing is not None:
-        metadata['preprocessing'] = json.dumps(preprocessing)
-    content = written(tensors, metadata)
+    with at('save'):
+        if isinstance(network, PackedLayer) and network.is_network:
+            entry, described = 'network', describe(network, store)
+        elif packed := packed_layers(network):
+            described = {'packed': {place.path: describe(place.layer.layer, store) for place in packed}}
+            described['arrays'] = {name: store(array) for name, array in arrays_beside(module).items()}
+            entry = 'module'
+        elif isinstance(network, PackedLayer):
+            raise TypeError(
+                f'save: got a {type(network).__name__}, a packed layer alone, expected a whole network; convert a '
+                'bnn_jax.nn.Network(layers, channels=..., num_classes=...), or a module of your own that holds the layers'
+            )
+        else:
+            raise TypeError(
+                f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
+            )
+        metadata = {entry: compressed(json.dumps(described, separators=(',', ':')))}
+        if preprocessing is not None:
+            metadata['preprocessing'] = json.dumps(preprocessing)
+        content = written(tensors, metadata)
     if not isinstance(path, str | os.PathLike):
         if not hasattr(path, 'write') or isinstance(path, io.TextIOBase):
             raise TypeError(f'save: got a {type(path).__name__}, expected a path, or a file opened in binary mode')
@@ -91,6 +92,7 @@ def load(path: Source, *, into: nnx.Module | None = None) -> Any:
     """
     name, content = _content(path)
     metadata, tensors = read(name, content)
+    del content  # So that no number is held three times.
     entry = 'module' if 'module' in metadata else 'network'
     if entry == 'module' and into is None:
         raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bnn_jax.bounds import Integer, Number
+from bnn_jax.files.bounds import Integer, Number
 from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.names import register
 from bnn_jax.ops.deterministic import ordered_mean, rounded, wide

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bnn_jax.bounds import OneOf, Pairs
+from bnn_jax.files.bounds import OneOf, Pairs
 from bnn_jax.ops.deterministic import ordered_mean
 from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.pooling import max_pool

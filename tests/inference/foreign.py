@@ -160,6 +160,36 @@ def numbers_of_all_kinds(seed: int) -> Network:
     return w.network(w.conv(3, 6), grouped, affine, slope, of('Flatten'), w.dense(150, 4))
 
 
+def any_windows(seed: int) -> Network:
+    """Products and pooling with windows of any geometry, some of which lie partly outside or do not fit."""
+    w = Writer(seed)
+
+    def pair(least: int, most: int) -> list[int]:
+        return w.rng.integers(least, most + 1, 2).tolist()
+
+    def any_window(reach: int, dilated: bool) -> dict:
+        size, dilation = pair(1, 2 + dilated), pair(1, 2) if dilated else [1, 1]
+        ends = [d * (k - 1) + reach for d, k in zip(dilation, size, strict=True)]
+        pads = [w.rng.integers(0, end + 1, 2).tolist() for end in ends]
+        padding = [pads, 'SAME', 'VALID'][w.rng.integers(3)]
+        return {'size': size, 'strides': pair(1, 2), 'padding': padding, 'dilation': dilation}
+
+    def product(into: int, out: int, groups: int = 1, **more: Any) -> dict:
+        of_product = {'pad_value': int(w.rng.integers(-1, 2)), 'groups': groups}
+        layer = w.conv(into, out, 1, window=any_window(1, True), product=of_product, **more)
+        kh, kw = layer['product']['window']['size']
+        name = w.words(kh, kw, -(-into // groups // 32), out, axis=2, signs=into // groups)
+        w.tensors[layer['words']] = w.tensors.pop(name)
+        return layer
+
+    groups = int(w.rng.choice([1, 2, 4]))
+    more = {'use_k': w.rng.random() < 0.5, 'levels': w.numbers(2), 'offset': w.numbers(12)} if groups == 1 else {}
+    inner = product(8, 12, groups, **more)
+    pools = [of(kind, window={'kind': 'Window', **any_window(0, False)}) for kind in ('MaxPool', 'AvgPool')]
+    head = w.dense(12, 4)
+    return w.network(product(3, 8), pools[0], w.norm(8), inner, pools[w.rng.integers(2)], of('GlobalAveragePool'), head)
+
+
 NETWORKS = (dense_network, convolutions, branches, numbers_of_all_kinds)
 
 # What may stand where an integer, a number, a word or an object should.
@@ -383,10 +413,11 @@ def mutants(seed: int, networks: tuple = NETWORKS) -> Iterator[tuple[str, bytes]
 
 
 def main() -> None:
-    """Judges so many mutants; status 1 where one is neither refused nor right, takes 5 seconds, or much memory."""
+    """Judges networks of any geometry, then mutants; status 1 where one is neither refused nor right, or takes 5 seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--count', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--windows', type=int, default=40, help='networks with windows of any geometry, unchanged')
     options = parser.parse_args()
     said, bad, slowest, began = collections.Counter(), 0, 0.0, time.time()
     with tempfile.TemporaryDirectory() as folder:
@@ -395,6 +426,10 @@ def main() -> None:
             for base_seed in range(3):
                 # Warm: what is compiled for every network alike is not the mutant's.
                 assert judged(written(make(base_seed)), path) in ('right', 'right, up to rounding'), make.__name__
+        fit: collections.Counter = collections.Counter()
+        for seed in range(options.windows):
+            fit[judged(written(any_windows(1000 * options.seed + seed)), path)] += 1
+        print(f'{options.windows} networks with windows of any geometry: {dict(fit)}', flush=True)
         peak = first_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for i, (done, content) in zip(range(options.count), mutants(options.seed), strict=False):
             start = time.perf_counter()

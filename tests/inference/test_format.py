@@ -12,8 +12,8 @@ import pytest
 from networks import build
 
 import bnn_jax as bnn
-from bnn_jax.bounds import rule_of
 from bnn_jax.data.preprocessing import MOST_STEPS, SIDE
+from bnn_jax.files.bounds import rule_of
 from bnn_jax.inference import container, serialization
 from bnn_jax.inference.container import LARGEST_TEXT
 from bnn_jax.inference.description import DEEPEST, MOST_NODES, fields_in_files

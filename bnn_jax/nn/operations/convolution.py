@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from bnn_jax import quantizers
-from bnn_jax.bounds import Integer, OneOf, Size
+from bnn_jax.files.bounds import Integer, OneOf, Size
 from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs, signed_conv2d
 from bnn_jax.kernels.groups import is_narrow
 from bnn_jax.kernels.zero_padding import narrow_tap_sums, tap_sums
@@ -85,13 +85,17 @@ class Convolution:
 
     def input_scale(self, x: jax.Array) -> jax.Array:
         """K with this window; zeros outside the image whatever the pad value. Raises ValueError for groups."""
+        self.expect_one_group()
+        window = self.window
+        return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
+
+    def expect_one_group(self) -> None:
+        """Raises ValueError for several: K, and the sums of a product that is affine in its bits, are over all channels."""
         if self.groups > 1:
             raise ValueError(
                 f'K: got a convolution in {self.groups} groups, expected one: K is the mean over all channels, of which a '
-                'filter sees some; use a scheme without input_scale'
+                'filter sees some (and so are the sums that levels or an offset need); use a scheme without input_scale'
             )
-        window = self.window
-        return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
     def stored(self, in_features: int, out_features: int) -> 'Convolution':
         """The operation as conversion stores its weights: words along the filters where groups are narrow."""

@@ -79,6 +79,9 @@ class Dense:
         """K of a dense layer: mean |x| over its inputs, (N, ..., 1)."""
         return _by_rows(lambda rows: quantizers.input_scale(rows[:, None, None, :], 1)[:, 0, 0], x)
 
+    def expect_one_group(self) -> None:
+        """Nothing: a dense layer has no groups."""
+
     def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
         return out_features, words_for(in_features)
 

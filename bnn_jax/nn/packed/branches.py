@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from bnn_jax.bounds import at
+from bnn_jax.files.bounds import at
 from bnn_jax.nn.packed.network import PackedSequential
 from bnn_jax.nn.packed_layer import PackedLayer, child, packed_layer
 from bnn_jax.nn.report import Row

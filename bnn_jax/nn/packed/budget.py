@@ -13,7 +13,7 @@ ALL_MAPS = 4096
 def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
     """Raises ValueError unless an image of this shape gives logits, of num_classes, and no map larger than a file explains.
 
-    So that a small file asks for no terabytes: a real network stays far below these bounds.
+    So that a small file asks for no terabytes; a real network stays far below these bounds.
 
     Args:
         network: a `PackedNetwork`.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.bounds import Size
+from bnn_jax.files.bounds import Size
 from bnn_jax.kernels import packed_signs
 from bnn_jax.nn.affine import affine_sum, affine_sums
 from bnn_jax.nn.epilogue import epilogue, scaled

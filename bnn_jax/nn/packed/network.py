@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bnn_jax.bounds import Size, at
+from bnn_jax.files.bounds import Size, at
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.packed.budget import expect_within
 from bnn_jax.nn.packed_layer import PackedLayer, child, derived, packed_layer, without_gradient

@@ -44,6 +44,8 @@ class PackedProduct(PackedOperation):
         for name, shape in (('shift', (self.in_features,)), ('offset', (self.out_features,)), ('levels', (2,))):
             if getattr(self, name) is not None:
                 expect(self, name, shape, np.float32)
+        if self.use_k or self.is_affine():
+            self.operation.expect_one_group()
         # Once, not in every call; the class is frozen, hence not by assignment.
         object.__setattr__(self, 'tap_sums', self.operation.tap_sums(self.words, self.in_features))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnn_jax.bounds import Size
+from bnn_jax.files.bounds import Size
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed_layer import PackedLayer, named_in_files, packed_layer
 from bnn_jax.nn.report import Row
