@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 
+from bnn_jax.command import one_line
 from bnn_jax.training import Recipe
 
 
@@ -34,7 +35,7 @@ def print_help(text: str | None) -> None:
 
 
 def run_command(main: Callable, name: str, description: str | None, arguments: Sequence[str] | None) -> None:
-    """Call main with the options of the command line; an expected error ends with its message and exit status 1.
+    """Call main with the options of the command line; an error ends with its message and exit status 1.
 
     Args:
         main: its parameters are the options.
@@ -44,7 +45,5 @@ def run_command(main: Callable, name: str, description: str | None, arguments: S
     """
     import tyro
 
-    try:
+    with one_line():
         tyro.cli(main, prog=f'python -m experiments.{name}', description=description, args=arguments)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None

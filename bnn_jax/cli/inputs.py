@@ -1,10 +1,13 @@
 """What several commands are given: images' shape and preprocessing, names of classes, images to try."""
 
-import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from bnn_jax.files import read_json
+from bnn_jax.training.memory import check_fits
 
 if TYPE_CHECKING:
     from bnn_jax.data.preprocessing import Preprocessing
@@ -23,6 +26,8 @@ def random_images(shape: tuple[int, ...]) -> np.ndarray:
     """Normal numbers, always the same. Raises ValueError for a shape that is not positive."""
     if min(shape) < 1:
         raise ValueError(f'images: got shape {shape}, expected positive numbers')
+    # Drawn with 64 bits, rounded to 32.
+    check_fits(f'images: {shape[0]:,} of {"x".join(map(str, shape[1:]))}:', 12 * math.prod(shape))
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
@@ -42,16 +47,19 @@ def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}); expected something like {EXAMPLE}') from error
+        raise ValueError(f'{error}; expected something like {EXAMPLE}') from error
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
     """A name a line; () without a path. Raises ValueError for another number of them."""
     if path is None:
         return ()
-    names = tuple(path.read_text().splitlines())
+    try:
+        names = tuple(path.read_text('utf-8').splitlines())
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no text in UTF-8 ({error}); expected a class name a line') from error
     if len(names) != num_classes:
         raise ValueError(f'{path}: got {len(names)} lines, expected {num_classes} class names, one a line')
     return names

@@ -10,6 +10,12 @@ from bnn_jax.data.source import Source, Subset
 from bnn_jax.data.threads import in_threads
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')
+LARGEST = 2**25
+"""Pixels beyond which an image is read smaller: 100 MB in color. No network sees more than a few thousandths of them."""
+
+STRIP = 2**22
+"""Pixels of an image that are an array at a time, about, while it is made smaller."""
+
 SHOWN = 5
 """How many damaged images a message names."""
 
@@ -31,7 +37,10 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS
     and torchvision).
     CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
-    C. Raises CorruptImage where Pillow cannot decode the whole image, and for pixels of 32 bits; a JPEG whose
+    C. An image of more than `LARGEST` pixels, such as a scan, is read at a half, a quarter or an eighth of its size, the
+    largest that has no more: a JPEG by the sums that its decoder leaves out, others by the means of squares of pixels.
+
+    Raises CorruptImage where Pillow cannot decode the whole image, and for pixels of 32 bits; a JPEG whose
     entropy-coded data were altered, not cut short, is decoded to something.
     """
     from PIL import Image, UnidentifiedImageError
@@ -40,8 +49,13 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
         raise ValueError(f'channels: got {channels}, expected 1 (gray) or 3 (RGB)')
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            wanted = smaller_by(*image.size)
+            if wanted > 1:  # where the format can do so; most cannot
+                image.draft(None, (max(1, image.width // wanted), max(1, image.height // wanted)))
             image.load()
-            return _pixels(image, 'RGB' if channels == 3 else 'L')
+            left = smaller_by(*image.size)
+            mode = 'RGB' if channels == 3 else 'L'
+            return _pixels(image, mode) if left == 1 else _means(image, mode, left)
     except MemoryError:
         raise
     except (
@@ -53,6 +67,27 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
             f'{name}: {len(data)} bytes that cannot be decoded as an image ({reason}); '
             'restore the file, or leave such files out: bnn_jax.data.skip_corrupt(source)'
         ) from error
+
+
+def smaller_by(width: int, height: int) -> int:
+    """The least power of two by which both sides must be divided for an image to have at most `LARGEST` pixels."""
+    factor = 1
+    while -(-width // factor) * -(-height // factor) > LARGEST:
+        factor *= 2
+    return factor
+
+
+def _means(image, mode: str, factor: int) -> np.ndarray:
+    """The means of factor x factor pixels, of strips of the image, for all of it as an array would be as large again."""
+    from PIL import Image
+
+    lines = max(1, STRIP // image.width // factor) * factor
+    strips = []
+    for top in range(0, image.height, lines):
+        pixels = _pixels(image.crop((0, top, image.width, min(top + lines, image.height))), mode)
+        strips.append(np.asarray(Image.fromarray(pixels.squeeze(-1) if mode == 'L' else pixels).reduce(factor)))
+    means = np.concatenate(strips)
+    return means if means.ndim == 3 else means[..., None]
 
 
 def _pixels(image, mode: str) -> np.ndarray:

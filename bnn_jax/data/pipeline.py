@@ -3,17 +3,25 @@
 Whatever decodes and augments them, one thread or many worker processes, on one host or many, batches are the same.
 """
 
+import contextlib
 import dataclasses
 import functools
+import multiprocessing
+import os
 import signal
-from collections.abc import Generator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, cast
 
 import grain
 import numpy as np
 
 from bnn_jax.data.augmentations import Augmentation, Normalization
-from bnn_jax.data.source import Source
+from bnn_jax.data.source import Source, check_unmasked
+
+WORKERS_A_PROCESSOR = 16
+"""Processes that read images, at most: each takes memory and a second to start."""
 
 WHOLE = (0, 1)
 """The shard of a host that is alone."""
@@ -26,6 +34,8 @@ class _Prepare:
 
     def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         image = element['image']
+        check_unmasked('image', image)
+        check_unmasked('label', element.get('label'))
         try:
             for augmentation in self.augmentations:
                 image = augmentation(image, rng)
@@ -159,18 +169,23 @@ def _checked_shard(shard: tuple[int, int], batch_size: int) -> tuple[int, int]:
 
 
 def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None]:
-    if workers < 0:
-        raise ValueError(f'workers: got {workers}, expected 0 (threads) or more')
+    most = WORKERS_A_PROCESSOR * (os.cpu_count() or 1)
+    if not 0 <= workers <= most:
+        raise ValueError(f'workers: got {workers}, expected 0 (threads) to {most}, {WORKERS_A_PROCESSOR} a processor')
     if workers and len(batches):
         _mark_flags_as_parsed()
         # In a worker one thread does everything: there is a worker for every core.
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
-        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)
     else:
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     iterator = iter(dataset)
     try:
+        with _interrupts_held_back() if workers else contextlib.nullcontext():
+            first = next(iterator, None)
+        if first is not None:
+            yield first
         yield from iterator
     except RuntimeError as error:
         if 'Worker process' not in str(error):
@@ -182,10 +197,36 @@ def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None
         iterator.close()
 
 
-def _ignore_interrupts(index: int, count: int) -> None:
-    """Ctrl-C, and SIGTERM to a group, reach every process; the main one decides, and may want batches before it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes that start meanwhile, from this thread or from those it starts, get no Ctrl-C, from their first moment on.
+
+    Ctrl-C, and SIGTERM to a group, reach every process; the main one decides, and may want batches before it ends. What it
+    is sent meanwhile it gets afterwards.
+    """
+    resource_tracker.ensure_running()  # When it starts it lets them through again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """No interrupts, and an end soon after that of the process that started this one, even if it was killed."""
+    for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _mark_flags_as_parsed() -> None:

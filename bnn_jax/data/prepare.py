@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bnn_jax.command import one_line
 from bnn_jax.data.authors import READERS, read_cifar10, read_idx, read_splits
 
 __all__ = ['READERS', 'prepare', 'read_cifar10', 'read_idx', 'write']
@@ -96,10 +97,8 @@ def main() -> None:
         """
         print(prepare(name, source, data_dir))
 
-    try:
+    with one_line():
         tyro.cli(command, prog='python -m bnn_jax.data.prepare', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

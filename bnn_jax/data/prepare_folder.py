@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bnn_jax.command import one_line
 from bnn_jax.data.augmentations import scale_short_side
 from bnn_jax.data.folder import FolderSource, folder_source
 from bnn_jax.data.images import CorruptImage, printable, skipped_message
@@ -123,10 +124,8 @@ def main() -> None:
             total = sum(len(folder_source(source, split)) for split in splits)
             print(skipped_message(tuple(str(error) for error in skipped), total))
 
-    try:
+    with one_line():
         tyro.cli(command, prog='python -m bnn_jax.data.prepare_folder', description=__doc__)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

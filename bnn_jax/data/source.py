@@ -20,6 +20,12 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
+def check_unmasked(name: str, array: Any) -> None:
+    """Raises ValueError for a masked array: NumPy would show what lies under the mask."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f'{name}: got a masked array, expected numbers everywhere; give {name}.filled(VALUE)')
+
+
 class ArraySource:
     """A source held in memory.
 
@@ -39,6 +45,8 @@ class ArraySource:
     """
 
     def __init__(self, images: ArrayLike, labels: ArrayLike, classes: Sequence[str] = ()):
+        check_unmasked('images', images)
+        check_unmasked('labels', labels)
         pixels, targets = np.asanyarray(images), np.asarray(labels)
         if pixels.ndim == 3:
             pixels = pixels[..., None]
@@ -111,6 +119,9 @@ def in_memory(examples: Iterable, count: int | None = None) -> ArraySource:
     if not pairs:
         raise ValueError('in_memory: got no examples, expected at least one')
     images, labels = zip(*pairs, strict=True)
+    for pair in pairs:
+        check_unmasked('images', pair[0])
+        check_unmasked('labels', pair[1])
     shapes = list(dict.fromkeys(map(np.shape, images)))
     if len(shapes) > 1:
         raise ValueError(
@@ -119,14 +130,37 @@ def in_memory(examples: Iterable, count: int | None = None) -> ArraySource:
     return ArraySource(np.stack(images), np.asarray(labels))
 
 
-def check_labels(source: Source, num_classes: int) -> None:
-    """Raises ValueError for a source without images, and for one whose `labels`, in memory, are no classes."""
+def check_labels(source: Source, num_classes: int, classes: bool = True) -> None:
+    """Raises ValueError for a source without images, and for labels that are not what a network takes.
+
+    Args:
+        source: its `labels`, in memory, are looked at, or where it has none its first example.
+        num_classes: of the network.
+        classes: whether every label must be a class, or the shares of all classes; if not, only integers are looked at.
+    """
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
-    labels = getattr(source, 'labels', None)
-    if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
-        return
-    if not (labels.min() >= 0 and labels.max() < num_classes):
+    labels = np.asarray(getattr(source, 'labels', None))
+    if labels.ndim == 0:
+        if not classes:
+            return
+        example = source[0]
+        if not (isinstance(example, Mapping) and 'image' in example):
+            raise ValueError(
+                f"data set: got a {type(example).__name__} as example, expected {{'image': ..., 'label': ...}}"
+            )
+        labels = np.asarray(example.get('label'))[None]
+    integers = np.issubdtype(labels.dtype, np.integer)
+    if (
+        classes
+        and not integers
+        and not (np.issubdtype(labels.dtype, np.floating) and labels.shape[1:] == (num_classes,))
+    ):
+        raise ValueError(
+            f'labels: got {labels.dtype}{list(labels.shape)}, the first is {labels[0]}, expected integers, a class an image, '
+            f'or a share of each of {num_classes} classes; labels of another kind want a loss of your own'
+        )
+    if integers and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
             f'labels: got values from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; '
             'is num_classes that of the data set?'

@@ -1,7 +1,10 @@
 """Any TFDS image set prepared as ArrayRecord, read without TensorFlow."""
 
+import contextlib
 import dataclasses
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +13,7 @@ import numpy as np
 from bnn_jax.data.authors import READERS, read_splits
 from bnn_jax.data.images import CorruptImage, decode
 from bnn_jax.data.source import ArraySource
+from bnn_jax.files import read_object
 
 CHUNK = 1000
 
@@ -113,6 +117,37 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
     return ArraySource(*splits[split], READERS[name].classes)
 
 
+OURS = 'tensorflow_datasets.core.features.'
+"""Where the classes lie that a data set may name; TFDS would import any module."""
+
+
+def _check_features(folder: Path) -> None:
+    """Raises ValueError for a data set that names classes of other modules: reading data must run no code of theirs."""
+    for path in folder.glob('**/features.json'):
+        for name in _class_names(read_object(path, 'the data set is damaged, prepare it again')):
+            if not (name.startswith(OURS) and name.removeprefix(OURS).replace('.', '_').isidentifier()):
+                raise ValueError(
+                    f'{path}: names the class {name!r}, which would be imported, expected one in {OURS}*; prepare the data set '
+                    'with features of TFDS'
+                )
+
+
+def _class_names(described: Any) -> Iterator[str]:
+    """Every name of a class in features.json, wherever it stands, in JSON inside of strings too; `type` is TFDS's old key."""
+    if isinstance(described, list):
+        for inner in described:
+            yield from _class_names(inner)
+    if isinstance(described, dict):
+        for key, inner in described.items():
+            if key in ('pythonClassName', 'python_class_name', 'type') and isinstance(inner, str):
+                yield inner
+            elif isinstance(inner, str) and inner.lstrip()[:1] in ('{', '['):
+                with contextlib.suppress(ValueError, RecursionError):  # a text, or what TFDS refuses too
+                    yield from _class_names(json.loads(inner))
+            else:
+                yield from _class_names(inner)
+
+
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
     """Split `split` (a TFDS split expression) of the data set `name` under `data_dir`, prepared as ArrayRecord.
 
@@ -125,6 +160,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
 
     if not is_prepared(name, data_dir):
         raise FileNotFoundError(_missing(name, data_dir))
+    _check_features(Path(data_dir).expanduser() / name)
     try:
         records: Any = tfds.data_source(name, split=split, data_dir=str(Path(data_dir).expanduser()))
     except (ValueError, NotImplementedError, AssertionError, FileNotFoundError) as error:

@@ -72,6 +72,8 @@ def _parts(batch: Batch) -> Mapping[str, Any]:
 
 def _array(key: str, value: Any) -> Any:
     """A JAX or NumPy array of what was given; a PyTorch tensor is taken off its graph and device."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f'batch: got a masked array as {key}, expected numbers everywhere; give {key}.filled(VALUE)')
     if isinstance(value, jax.Array | np.ndarray):
         array = value
     else:
@@ -85,8 +87,13 @@ def _array(key: str, value: Any) -> Any:
             ) from error
         if isinstance(value, list | tuple) and array.dtype == np.float64:
             array = array.astype(np.float32)  # Python's numbers say nothing of a width.
-    if array.dtype == object or array.dtype.kind in 'USMm':
-        raise TypeError(f'batch: got {key} of dtype {array.dtype} and shape {array.shape}, expected numbers')
+    # Of numbers wider than 64 bits JAX knows nothing.
+    if array.dtype == object or array.dtype.kind in 'USMm' or array.dtype.fields or array.dtype.char in 'gG':
+        raise TypeError(
+            f'batch: got {key} of dtype {array.dtype} and shape {array.shape}, expected numbers of at most 64 bits'
+        )
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder('='))  # JAX has one order of bytes.
     return array
 
 

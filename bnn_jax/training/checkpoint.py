@@ -3,6 +3,9 @@
 import errno
 import hashlib
 import json
+import logging
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,24 @@ from bnn_jax.training.state import TrainState
 class Checkpoints:
     """The checkpoints of one working directory: the newest states of a run and the config it was made with.
 
-    kept: how many of them; the one before is for when the newest is damaged.
+    kept: how many of them; the one before is for when the newest is damaged. read_only: another process may be writing there.
     """
 
-    def __init__(self, directory: Path, config: dict, kept: int = 2):
+    def __init__(self, directory: Path, config: dict, kept: int = 2, read_only: bool = False):
         import orbax.checkpoint as ocp
 
         self._ocp, self.directory, self.config = ocp, directory, config
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=kept, enable_async_checkpointing=not read_only, read_only=read_only
+        )
+        logging.getLogger('absl').addFilter(_told_by_us)
+        try:
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        except Exception as error:  # Orbax raises errors of every kind for folders that are not as it left them.
+            reason = _short(f'{type(error).__name__}: {error}')
+            raise ValueError(
+                f'checkpoints {directory} cannot be opened ({reason}); mend or move that folder, or choose another --workdir'
+            ) from error
         # It would ask JAX about steps, in between the numbers that `signals.Signals` counts.
         self._manager.reached_preemption = lambda step: False
 
@@ -66,12 +78,15 @@ class Checkpoints:
         if step is None:
             return state
         meta = self._read(step, 'meta', self._ocp.args.JsonRestore())
+        if not (isinstance(meta, dict) and all(isinstance(meta.get(key), dict) for key in ('config', 'arrays'))):
+            raise self._damaged(step, 'its meta has no config and no arrays')
         digest = meta.pop('sha256', None)
         theirs, ours = meta['config'], self.config
-        if extended and 'epochs' in ours and theirs.get('epochs', 0) < ours['epochs']:
+        epochs = theirs.get('epochs')
+        if extended and 'epochs' in ours and isinstance(epochs, int) and 0 < epochs < ours['epochs']:
             same = {**theirs, 'epochs': ours['epochs']}
             if first_difference('', same, json.loads(json.dumps(ours))) is None:
-                extended(theirs['epochs'], step)
+                extended(epochs, step)
                 theirs = same
         self._check({**meta, 'config': theirs}, state)
         arrays = self._read(step, 'state', self._ocp.args.StandardRestore(_arrays(state)))
@@ -85,12 +100,12 @@ class Checkpoints:
     def _read(self, step: int, item: str, arguments):
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: arguments}))[item]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # as for folders
             raise self._damaged(step, f'{type(error).__name__}: {error}') from error
 
     def _damaged(self, step: int, reason: str) -> ValueError:
         return ValueError(
-            f'checkpoint {self.directory}/{step} cannot be read ({reason}); '
+            f'checkpoint {self.directory}/{step} cannot be read ({_short(reason)}); '
             'delete that folder to go on from the one before, or choose another --workdir'
         )
 
@@ -113,11 +128,16 @@ class Checkpoints:
 
     def __exit__(self, *_):
         self._manager.close()
+        logging.getLogger('absl').removeFilter(_told_by_us)
 
     def _failed(self, error: OSError | ValueError) -> OSError:
+        # TensorStore tells in a page what the system said in a word.
+        said = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
+        number = getattr(error, 'errno', None) or (int(said[1] or said[2]) if said else errno.EIO)
+        reason = os.strerror(number) if said else getattr(error, 'strerror', None) or _short(str(error))
         return OSError(
-            getattr(error, 'errno', None) or errno.EIO,
-            f'could not write a checkpoint ({getattr(error, "strerror", None) or error}); earlier checkpoints are kept. '
+            number,
+            f'could not write a checkpoint ({reason}); earlier checkpoints are kept. '
             'Free space, then start the same command again',
             str(self.directory),
         )
@@ -142,6 +162,15 @@ class Checkpoints:
                 raise ValueError(
                     f'checkpoint {self.directory}: is of another model: {key} is {theirs}, this model has {ours}; {remedy}'
                 )
+
+
+def _told_by_us(record: logging.LogRecord) -> bool:
+    """Not the tracebacks that Orbax's threads log: what went wrong there, `wait` and `save` raise."""
+    return not (record.exc_info and 'orbax' in record.pathname)
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= 300 else f'{reason[:300]} ...'
 
 
 def _arrays(state: TrainState) -> dict[str, np.ndarray]:

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 import inspect
-import math
 import zlib
 from collections.abc import Callable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -16,14 +16,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from bnn_jax.training.loss import CrossEntropy
+from bnn_jax.training.memory import check_fits
 from bnn_jax.training.names import name_of, public_name
-from bnn_jax.training.options import option
+from bnn_jax.training.options import check_types, option
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
 
 DESCRIPTION = 2
 """The form in which configs are described; another one is refused (`check_description`)."""
+
+WIDEST = 1000
+"""Of `Config.width`."""
 
 PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
@@ -97,11 +101,14 @@ class Config:
     data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
 
     def __post_init__(self):
+        check_types(self)
         for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate', 'evaluate_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected at least 1')
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+        if not self.learning_rate > 0:
             raise ValueError(f'learning_rate: got {self.learning_rate}, expected a positive number')
+        if not 0 < self.width <= WIDEST:
+            raise ValueError(f'width: got {self.width}, expected a number above 0 and at most {WIDEST}')
         for name in ('seed', 'workers', 'watch_every', 'max_minutes', 'mixup', 'cutout', 'clip_gradient', 'patience'):
             if not getattr(self, name) >= 0:
                 raise ValueError(f'{name}: got {getattr(self, name)}, expected 0 or more')
@@ -162,7 +169,16 @@ class Config:
         """
         factory = factory or self.model
         options = {'width': self.width} if _takes(factory, 'width') else {}
-        return factory(rngs=nnx.Rngs(self.seed), **options)
+
+        def made() -> Any:
+            return factory(rngs=nnx.Rngs(self.seed), **options)
+
+        if self.width > 1:
+            leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(made)))
+            # Weights, their gradient, and a copy: what every optimizer needs at least.
+            needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if hasattr(leaf.dtype, 'itemsize'))
+            check_fits(f'width: got {self.width}; its training', needed)
+        return made()
 
     def objective(self) -> Any:
         """What is minimized: what `loss` makes, or `loss` itself where that is a function of logits and labels."""

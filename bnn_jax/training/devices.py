@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bnn_jax import command
 from bnn_jax.training.options import option
 
 AUTO = 'auto'
@@ -149,11 +150,12 @@ def no_host_waits() -> Iterator[None]:
     would wait for it for ever, then end as well."""
     try:
         yield
-    except Exception:
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
-        sys.stderr.flush()
+        if command.debugging():
+            traceback.print_exc()
+        print(f'error: host {jax.process_index()}: {command.sentence(error)}', file=sys.stderr, flush=True)
         # Not sys.exit: on its way out JAX would wait for the other hosts.
         os._exit(1)
 

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bnn_jax import command
 from bnn_jax.files import write
 from bnn_jax.inference.converter import convert
 from bnn_jax.inference.serialization import load, save
@@ -27,7 +28,7 @@ from bnn_jax.nn.summary import summarize
 from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
-from bnn_jax.training.fit import NonFiniteLoss, fit
+from bnn_jax.training.fit import fit
 from bnn_jax.training.images import test_batches
 from bnn_jax.training.loss import CrossEntropy
 from bnn_jax.training.memory import allocate_for_training
@@ -37,6 +38,7 @@ from bnn_jax.training.plots import plot, plot_watch
 from bnn_jax.training.recipe import Recipe, unprepared
 from bnn_jax.training.state import model_of
 from bnn_jax.training.step import evaluate, have_cross_entropy, logits_of
+from bnn_jax.training.workdir import held
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -51,26 +53,29 @@ SCHEMA, VERSION = 'bnn_jax.results', 1
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     """Run a row of a recipe with the options of the command line, and print its results.
 
-    --scheme chooses the row, every scalar field of its config is an option, and an unknown option is refused. Expected errors
-    end with their message and exit status 1, an interruption with 128 + the signal's number.
+    --scheme chooses the row, every scalar field of its config is an option, and an unknown option is refused. An error
+    ends with its message and exit status 1, an interruption with 128 + the signal's number (`bnn_jax.command`).
 
     Args:
         recipe: what to run.
         arguments: the options; by default those of this process.
     """
-    name, config, command = chosen(recipe, arguments)
-    if command.evaluate:
-        options = _given(config, EVALUATED_WITH, sys.argv[1:] if arguments is None else arguments)
-        folders = [Path(each.workdir).expanduser() for each in seeds_of(config, command.seeds)]
-        results = [evaluated_or_exit(name, recipe, folder, **options) for folder in folders]
-    else:
-        results = [run_or_exit(name, each, recipe.prepare) for each in seeds_of(config, command.seeds)]
-    if not is_first_host():
-        return
-    for result in results:
-        print(json.dumps({k: v for k, v in result.items() if k not in ('config', 'versions')}, indent=2))
-    if len(results) > 1:
-        print(over_seeds(name, results))
+    if arguments is None:
+        command.begin()
+    with command.one_line():
+        name, config, asked = chosen(recipe, arguments)
+        if asked.evaluate:
+            options = _given(config, EVALUATED_WITH, sys.argv[1:] if arguments is None else arguments)
+            folders = [Path(each.workdir).expanduser() for each in seeds_of(config, asked.seeds)]
+            results = [evaluated(name, recipe, folder, **options) for folder in folders]
+        else:
+            results = [run_or_exit(name, each, recipe.prepare) for each in seeds_of(config, asked.seeds)]
+        if not is_first_host():
+            return
+        for result in results:
+            print(json.dumps({k: v for k, v in result.items() if k not in ('config', 'versions')}, indent=2))
+        if len(results) > 1:
+            print(over_seeds(name, results))
 
 
 EVALUATED_WITH = 'data_dir', 'workers'
@@ -97,13 +102,15 @@ class Command:
             raise ValueError(f'seeds: got {self.seeds}, expected at least 1')
 
 
-def seeds_of(config: Config, count: int) -> list[Config]:
+def seeds_of(config: Config, count: int) -> Iterator[Config]:
     """The config with `count` seeds from its own on; of several, each in a workdir of its own, WORKDIR-SEED."""
     if count == 1:
-        return [config]
+        yield config
+        return
     root = config.workdir.removesuffix(f'-{config.seed}')
     seeds = range(config.seed, config.seed + count)
-    return [dataclasses.replace(config, seed=seed, workdir=f'{root}-{seed}') for seed in seeds]
+    for seed in seeds:
+        yield dataclasses.replace(config, seed=seed, workdir=f'{root}-{seed}')
 
 
 def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
@@ -123,10 +130,8 @@ def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str,
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('--scheme', '--preset', dest='scheme', default=recipe.default)
     row = first.parse_known_args(arguments)[0].scheme
-    try:
+    with command.one_line():
         config = recipe.row(row)
-    except ValueError as error:
-        raise SystemExit(f'error: {error}') from None
     text = f'a row ({", ".join(recipe.rows)})'
     text += ', or any scheme of bnn_jax.schemes or preset of bnn_jax.presets' if recipe.other else ''
     name = recipe.run_name(row)
@@ -138,7 +143,7 @@ def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str,
 
 
 def with_options(
-    command: str,
+    name: str,
     description: str | None,
     config: Config,
     arguments: Sequence[str] | None = None,
@@ -150,11 +155,11 @@ def with_options(
     """config with the options of the command line. Where they name a coordinator, this process joins the others of the run.
 
     Args:
-        command: the name of the module that is run, for the usage line.
+        name: of the module that is run, for the usage line.
         description: what --help says.
         config: what the options replace the scalar fields of.
         arguments: the options; by default those of this process.
-        run_name: the default workdir is runs/RUN_NAME-SEED; by default the command.
+        run_name: the default workdir is runs/RUN_NAME-SEED; by default the name.
         scheme: value and help of the option --scheme, where there is one. It is shown here and read before (`chosen`).
         asked: where the options of `Command` go; by default there are none.
     """
@@ -178,36 +183,32 @@ def with_options(
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
     # The usage line shows the command by which this process was started.
     started = sys.modules['__main__'].__spec__
-    module = started.name if started and started.name.rpartition('.')[2] == command else f'experiments.{command}'
+    module = started.name if started and started.name.rpartition('.')[2] == name else f'experiments.{name}'
     values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
     values.pop('scheme', None)
-    try:
+    with command.one_line():
         Hosts(**{field.name: values.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
         if asked is not None:
             asked.append(Command(**{field.name: values.pop(field.name) for field in dataclasses.fields(Command)}))
         config = dataclasses.replace(config, **values)
-    except ValueError as error:
-        raise SystemExit(f'error: {error}') from None
-    return dataclasses.replace(config, workdir=config.workdir or f'runs/{run_name or command}-{config.seed}')
+    return dataclasses.replace(config, workdir=config.workdir or f'runs/{run_name or name}-{config.seed}')
 
 
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
-    """`run` of what `prepare` makes of config; an expected error becomes its message and exit status 1.
+    """`run` of what `prepare` makes of config; an error becomes its message and exit status 1.
 
     This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`), and compiled programs are
     kept on disk meanwhile (`compilation_cache`).
     """
-    allocate_for_training()
     began = time.monotonic()
-    try:
+    with command.one_line():
+        allocate_for_training()
         with no_host_waits(), compilation_cache():
             config = prepare(config)
             if config.max_minutes:  # of all stages together
                 left = config.max_minutes - (time.monotonic() - began) / 60
                 config = dataclasses.replace(config, max_minutes=max(left, 1e-9))
             return run(name, config)
-    except (OSError, ValueError, NonFiniteLoss) as error:
-        raise SystemExit(f'error: {error}') from None
 
 
 def run(name: str, config: Config) -> dict[str, Any]:
@@ -232,16 +233,16 @@ def run(name: str, config: Config) -> dict[str, Any]:
     config = dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
     if is_first_host():
         print(f'{name}: {device()}, in {config.workdir}; reading the data, then compiling', file=sys.stderr, flush=True)
-    model = model_of(fit(config))
-    if not is_first_host():
-        return {}
-    workdir = Path(config.workdir).expanduser()
-    records = _records(workdir)
-    plot(workdir / 'curves.png', name, records)
-    plot_watch(workdir / 'watch.png', name, records)
-    results = results_of(name, config, model, records)
-    write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
-    return results
+    with held(config) as workdir:
+        model = model_of(fit(config))
+        if not is_first_host():
+            return {}
+        records = _records(workdir)
+        plot(workdir / 'curves.png', name, records)
+        plot_watch(workdir / 'watch.png', name, records)
+        results = results_of(name, config, model, records)
+        write(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
+        return results
 
 
 def _records(workdir: Path) -> list[dict]:
@@ -253,22 +254,18 @@ def _records(workdir: Path) -> list[dict]:
     return records
 
 
-def evaluated_or_exit(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
+def evaluated(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """The results of the newest checkpoint in workdir; nothing is trained, and results.json stays as it is.
 
     packed.safetensors and report.txt are those of this checkpoint afterwards; options: as `trained`. On several hosts the first
-    one does this, the others return no results. An expected error becomes its message and exit
-    status 1.
+    one does this, the others return no results.
     """
     from bnn_jax.training.restore import trained
 
-    try:
-        found = trained(recipe, workdir, **options)
-        if not is_first_host():
-            return {}
-        return results_of(name, found.config, found.model, _records(workdir)) | {'step': found.step}
-    except (OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from None
+    found = trained(recipe, workdir, **options)
+    if not is_first_host():
+        return {}
+    return results_of(name, found.config, found.model, _records(workdir)) | {'step': found.step}
 
 
 def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
@@ -397,9 +394,9 @@ def _commit() -> str:
 
     That is the user's own, where there is one; what the library is stands in its version.
     """
-    command = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
+    describe = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(describe, capture_output=True, text=True)
     except OSError:
         return 'unknown'
     return done.stdout.strip() or 'unknown'

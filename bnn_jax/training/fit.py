@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bnn_jax.files import write
+from bnn_jax.files import read_object, write
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.compilation_cache import compilation_cache
 from bnn_jax.training.config import Config
@@ -32,13 +32,16 @@ from bnn_jax.training.devices import (
 from bnn_jax.training.diagnostics import alphas, signs, statistics_record, watch
 from bnn_jax.training.health import Health
 from bnn_jax.training.images import DeviceImages, images_of
+from bnn_jax.training.loss import takes_classes
 from bnn_jax.training.metrics import MetricsLog, read
+from bnn_jax.training.options import LARGEST
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.scores import Scores
 from bnn_jax.training.signals import Deadline, Signals
 from bnn_jax.training.start import beginning, check_extension, step_of
 from bnn_jax.training.state import TrainState, model_of
 from bnn_jax.training.step import means
+from bnn_jax.training.workdir import held
 
 COMPARED = 512
 """Test images that are evaluated by batch statistics too, at the end of every epoch."""
@@ -72,6 +75,7 @@ def fit(config: Config) -> TrainState:
     workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
     number of devices or hosts: the same batches, summed in another order; and with more epochs, where its rates do not
     depend on these (`start.check_extension`). Returns the state as one device holds it.
+    One process at a time may do so in a workdir (`workdir.held`).
     Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
     gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
     checkpoint of another model or config and for bad data. The process's
@@ -79,18 +83,25 @@ def fit(config: Config) -> TrainState:
     (`compilation_cache`).
     """
     config.described()  # A config that cannot be described is refused before anything is written.
-    deadline = Deadline(config.max_minutes)
-    mesh = all_devices()
-    check_shares(config.batch_size, mesh, config.accumulate)
-    workdir = prepare_workdir(config)
+    check_shares(config.batch_size, all_devices(), config.accumulate)
+    with held(config) as workdir:
+        return _fitted(config, workdir)
+
+
+def _fitted(config: Config, workdir: Path) -> TrainState:
+    deadline, mesh = Deadline(config.max_minutes), all_devices()
     images, remark = images_of(dataclasses.replace(config, on_device=_as_begun(config, workdir)), mesh)
     config = dataclasses.replace(config, on_device=isinstance(images, DeviceImages))
     described, decisive = config.described(), config.decisive()
     epoch_steps = images.epoch_steps
     last_step = config.epochs * epoch_steps
+    if last_step > LARGEST:
+        raise ValueError(
+            f'epochs: got {config.epochs} of {epoch_steps} steps, expected at most {LARGEST:,} steps in all'
+        )
     state, schedule = beginning(config, last_step)
     if state.num_classes is not None:
-        images.check(state.num_classes)
+        images.check(state.num_classes, takes_classes(state.loss))
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
     first_state = state
     start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
@@ -209,8 +220,8 @@ def _as_begun(config: Config, workdir: Path) -> bool | None:
     if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return config.on_device
     try:
-        return bool(json.loads((workdir / 'config.json').read_text()).get('on_device'))
-    except (OSError, ValueError, AttributeError):
+        return bool(read_object(workdir / 'config.json', '').get('on_device'))
+    except ValueError:
         return None
 
 
@@ -270,20 +281,3 @@ def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
         f'step {number}: got {got}, expected finite numbers; {kept}. '
         'Try a smaller --learning_rate in another --workdir, and check the images for NaN'
     )
-
-
-def prepare_workdir(config: Config) -> Path:
-    """The working directory, made if need be. Raises OSError where it cannot be written."""
-    if not config.workdir:
-        raise ValueError("workdir: got '', expected a folder for everything the run writes")
-    workdir = Path(config.workdir).expanduser()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / '.writable'
-        probe.write_text('')
-        probe.unlink(missing_ok=True)  # Another host may have been here.
-    except OSError as error:
-        raise OSError(
-            error.errno, f'workdir cannot be written ({error.strerror}); choose another --workdir', str(workdir)
-        ) from error
-    return workdir

@@ -86,11 +86,11 @@ class HostImages:
         )
         self.pace, self.seconds_between_saves = Pace(1), 0.0
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, classes: bool = True) -> None:
         """Raises ValueError for labels of test images that are no classes; those of training are checked batch by batch."""
         from bnn_jax.data import check_labels
 
-        check_labels(self._test, num_classes)
+        check_labels(self._test, num_classes, classes)
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
@@ -138,12 +138,12 @@ class DeviceImages:
         )  # as all hosts must agree
         self._evaluation: Evaluation | None = None
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, classes: bool = True) -> None:
         """Raises ValueError for labels that are no classes."""
         from bnn_jax.data import check_labels
 
         for source in (self._train, self._test):
-            check_labels(source, num_classes)
+            check_labels(source, num_classes, classes)
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:

@@ -5,7 +5,9 @@ that trains on CPU may call it first.
 """
 
 import ctypes
+import os
 import sys
+from pathlib import Path
 
 import jax
 
@@ -40,6 +42,30 @@ def allocate_for_training() -> None:
     one_heap()
     if jax.devices()[0].platform == 'cpu':
         keep_freed_memory()
+
+
+def check_fits(what: str, needed: int) -> None:
+    """Raises ValueError where so many bytes are more than this machine has: the system would kill the process.
+
+    Args:
+        what: needs them, for the message.
+        needed: how many.
+    """
+    there = _bytes_of_memory()
+    if there is not None and needed > there:
+        raise ValueError(f'{what} takes {needed / 1e9:,.1f} GB or more, this machine has {there / 1e9:,.1f}')
+
+
+def _bytes_of_memory() -> int | None:
+    """What this machine has, or this container may use; None where the system does not say."""
+    try:
+        there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(there, int(Path('/sys/fs/cgroup/memory.max').read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return there
 
 
 def _set(*parameters: tuple[int, int]) -> bool:

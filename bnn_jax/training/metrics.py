@@ -1,7 +1,10 @@
 """Metrics as people and programs want them: one JSON line a record, one event a record for TensorBoard."""
 
+import contextlib
+import errno
 import itertools
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -16,28 +19,40 @@ class MetricsLog:
     some steps what `watch` sees), one of every epoch (`epoch`, means over it, test results, `images_per_second` by its
     median step, the same test images by running and by batch statistics) and one of every warning (`warning`, a sentence,
     which TensorBoard does not get).
-    Opened again at the step a run resumes from, it drops what lies beyond; `seconds` is where the run's
-    clock goes on. path None: nothing is written, as on all hosts but one.
+    Opened again at the step a run resumes from, it drops what lies beyond, and damaged lines, of which the whole file is kept
+    beside it as metrics.damaged.jsonl; `seconds` is where the run's clock goes on.
+    path None: nothing is written, as on all hosts but one.
     """
 
     def __init__(self, path: Path | None, resumed_at: int):
         self.path = path
-        self._records = [record for record in (read(path) if path else []) if record['step'] <= resumed_at]
+        parsed = _parsed(path) if path else []
+        self._records = [record for record in parsed if record and record['step'] <= resumed_at]
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
         self._file, self._events = None, None
         if path:
+            if None in parsed[:-1]:  # More than a last line that a kill cut short.
+                write(path.with_suffix('.damaged.jsonl'), path.read_bytes())
             # Written anew, whole: what lies beyond the step at which the run resumes is dropped.
             write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
-            self._file = path.open('a')
+            self._file = path.open('ab', buffering=0)
             self._events = Events(path.parent / 'tensorboard', resumed_at)
 
     def write(self, **record) -> None:
-        """Append a record, at once."""
+        """Append a record, at once. Raises OSError, with the remedy."""
         self._records.append(record)
         if self._file and self._events:
-            self._file.write(f'{json.dumps(record)}\n')
-            self._file.flush()
-            self._events.write(record)
+            try:
+                line = f'{json.dumps(record)}\n'.encode()
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._events.write(record)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f'could not write a record ({error.strerror}); free space, then start the same command again',
+                    str(self.path),
+                ) from error
 
     def epoch(
         self,
@@ -68,23 +83,36 @@ class MetricsLog:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._file and self._events:
             self._file.close()
-            self._events.close()
+            # After a record that could not be written the rest of it cannot be either.
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                self._events.close()
 
 
 def read(path: Path) -> list[dict]:
-    """The records of a metrics.jsonl; a last line cut short by a kill is left out. Empty if there is no file."""
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    """The records of a metrics.jsonl; a line that is none, such as a last one cut short by a kill, is left out.
+
+    Empty if there is no file.
+    """
+    return [record for record in _parsed(path) if record is not None]
+
+
+def _parsed(path: Path) -> list[dict | None]:
+    return list(map(_record, path.read_bytes().splitlines())) if path.exists() else []
+
+
+def _record(line: bytes) -> dict | None:
+    """What a line says; None for a damaged one: a step, the seconds so far, and numbers or, of a warning, a sentence."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or type(record.get('step')) is not int or 'seconds' not in record:
+        return None
+    kinds = {'warning': str, 'step': int}
+    return record if all(isinstance(value, kinds.get(name, int | float)) for name, value in record.items()) else None
 
 
 def seconds_per_step(records: list[dict]) -> float | None:

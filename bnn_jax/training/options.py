@@ -1,9 +1,36 @@
 """Options of the command line: scalar fields of a dataclass, with the words that --help says."""
 
 import dataclasses
+import math
+import typing
 from typing import Any
 
 
 def option(default, text: str) -> Any:
     """A scalar field that the command line can set."""
     return dataclasses.field(default=default, metadata={'help': text})
+
+
+LARGEST = 2**31 - 1
+"""Of a whole number: JAX counts steps in 32 bits. A seed may have 63."""
+
+
+def check_types(options: Any) -> None:
+    """Raises ValueError for options of a dataclass whose values are not of their types, as a file may hold them."""
+    for field in dataclasses.fields(options):
+        if 'help' in field.metadata:
+            _check_type(field.name, getattr(options, field.name), field.type)
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    kinds = typing.get_args(kind) or (kind,)
+    if float in kinds:
+        kinds = (*kinds, int)
+    if type(value) not in kinds:
+        words = ' or '.join(getattr(each, '__name__', str(each)) for each in typing.get_args(kind) or (kind,))
+        raise ValueError(f'{name}: got {value!r} ({type(value).__name__}), expected {words}')
+    largest = 2**63 - 1 if name == 'seed' else LARGEST
+    if type(value) is int and abs(value) > largest:
+        raise ValueError(f'{name}: got {value:.6g}, expected at most {largest:,}')
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f'{name}: got {value}, expected a finite number')

@@ -80,9 +80,10 @@ def recipe_of(module: str) -> Recipe:
     """
     try:
         recipe = getattr(importlib.import_module(module), 'RECIPE', None)
-    except (ImportError, ValueError) as error:
+    except (Exception, SystemExit) as error:
+        reason = error if isinstance(error, ImportError | ValueError) else f'{type(error).__name__}: {error}'
         raise ValueError(
-            f'{module} cannot be imported ({error}); expected the module that started the run, such as '
+            f'{module} cannot be imported ({reason}); expected the module that started the run, such as '
             'experiments.digits_vgg_small, from the folder where `python -m` finds it'
         ) from error
     if not isinstance(recipe, Recipe):

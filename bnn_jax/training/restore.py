@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bnn_jax.files import read_object
 from bnn_jax.nn.containers import Network
 from bnn_jax.training.checkpoint import Checkpoints, first_difference
 from bnn_jax.training.config import Config, check_description
@@ -48,7 +49,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, **options: Any) -
             f'{folder}: its run is of the recipe {stated.get("recipe") or "?"}, got {recipe.name}; name the module that '
             'started that run'
         )
-    config = recipe.prepare(_as_run(recipe.row(stated.get('row', '')), stated | options, folder))
+    config = recipe.prepare(_as_run(recipe.row(_row(stated, folder)), stated | options, folder))
     described = json.loads(json.dumps(config.decisive()))
     if difference := first_difference('', {key: stated.get(key) for key in described}, described):
         key, theirs, ours = difference
@@ -65,27 +66,34 @@ def _stated(workdir: Path) -> dict[str, Any]:
         raise ValueError(
             f'{workdir} has no checkpoints, expected the folder that a run wrote; name it: --workdir FOLDER'
         )
-    try:
-        stated = dict(json.loads((workdir / 'config.json').read_text()))
-    except (OSError, TypeError, ValueError) as error:
-        raise ValueError(
-            f'{workdir}/config.json cannot be read ({error}); start the run again, it writes it anew'
-        ) from error
+    stated = read_object(workdir / 'config.json', 'start the run again, it writes it anew')
     check_description(stated, str(workdir), 'train again in another --workdir')
     return stated
+
+
+def _row(stated: dict[str, Any], workdir: Path) -> str:
+    row = stated.get('row', '')
+    if not isinstance(row, str):
+        raise ValueError(
+            f'{workdir}/config.json: row: got {row!r}, expected a name; start the run again, it writes it anew'
+        )
+    return row
 
 
 def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
     """config with the options of the run in workdir."""
     options = {f.name: stated[f.name] for f in dataclasses.fields(config) if 'help' in f.metadata and f.name in stated}
-    return dataclasses.replace(config, **options | {'workdir': str(workdir)})
+    try:
+        return dataclasses.replace(config, **options | {'workdir': str(workdir)})
+    except ValueError as error:
+        raise ValueError(f'{workdir}/config.json: {error}; start the run again, it writes it anew') from error
 
 
 def _restored(config: Config, workdir: Path) -> TrainedRun:
     # How many steps a schedule has does not show in the state, and only the data would tell; so many that a warm-up of a
     # part of an epoch leaves some for the schedule.
     state, _ = beginning(config, 1000 * config.epochs)
-    with Checkpoints(workdir / 'checkpoints', config.decisive()) as checkpoints:
+    with Checkpoints(workdir / 'checkpoints', config.decisive(), read_only=True) as checkpoints:
         if checkpoints.last() is None:
             raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')
         state = checkpoints.restore(state)

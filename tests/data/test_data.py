@@ -32,6 +32,8 @@ from bnn_jax.data import (
     PlusMinusOne,
     Splits,
     Standardize,
+    Unchanged,
+    check_labels,
     crop,
     data_set,
     digits,
@@ -886,3 +888,98 @@ def test_the_command_refuses_other_arguments(arguments, monkeypatch, capsys):
     with pytest.raises(SystemExit) as error:
         prepare.main()
     assert error.value.code == 2
+
+
+# Arrays of every kind.
+
+
+SQUARES = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1)
+
+
+@pytest.mark.parametrize(
+    'images',
+    [SQUARES.astype('>f4'), SQUARES.astype('>f8'), np.asfortranarray(SQUARES).astype(np.float64)[:, ::-1][:, ::-1]],
+    ids=['>f4', '>f8', 'strided'],
+)
+def test_bytes_in_any_order(images):
+    images.flags.writeable = False
+    source = ArraySource(images, np.arange(4).astype('>i8') % 2)
+    batches, _ = training_batches(source, batch_size=4, seed=0, standardize=Unchanged())
+    batch = batches[0]
+    assert batch['image'].dtype.isnative and batch['label'].dtype == np.int32
+    np.testing.assert_array_equal(np.sort(batch['image'].ravel()), np.sort(SQUARES.ravel()))
+
+
+def test_masked_arrays_are_refused():
+    """What lies under the mask would be trained on."""
+    masked, labels = np.ma.masked_array(SQUARES, SQUARES > 3), np.zeros(4, int)
+    for make in (
+        lambda: ArraySource(masked, labels),
+        lambda: ArraySource(SQUARES, np.ma.masked_array(labels, labels == 0)),
+        lambda: in_memory(zip(masked, labels, strict=True)),
+    ):
+        with pytest.raises(
+            ValueError, match=r'got a masked array, expected numbers everywhere; give (images|labels)\.filled'
+        ):
+            make()
+    batches, _ = training_batches([{'image': masked[0], 'label': 0}], batch_size=1, seed=0, standardize=PlusMinusOne())
+    with pytest.raises(ValueError, match='got a masked array'):
+        batches[0]
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        ArraySource(SQUARES, np.full(4, 1.7)),
+        ArraySource(SQUARES, np.eye(3)[[0, 1, 2, 0]]),
+        [{'image': SQUARES[0], 'label': 1.7}],
+        [{'image': SQUARES[0], 'label': 'cat'}],
+        [{'image': SQUARES[0]}],
+        [(SQUARES[0], 1)],
+        [{'image': SQUARES[0], 'label': 2}],
+    ],
+    ids=['1.7', 'three shares', 'a 1.7', 'a name', 'none', 'a pair', 'too large'],
+)
+def test_labels_that_are_no_classes(source):
+    with pytest.raises(ValueError, match='labels: got |got a tuple as example'):
+        check_labels(source, 2)
+
+
+@pytest.mark.parametrize(
+    'source', [ArraySource(SQUARES, np.eye(2)[[0, 1, 1, 0]]), [{'image': SQUARES[0], 'label': np.int64(1)}]]
+)
+def test_labels_that_are_classes_or_shares_of_them(source):
+    check_labels(source, 2)
+
+
+def test_labels_for_a_loss_of_ones_own():
+    check_labels(ArraySource(SQUARES, np.full(4, 1.7)), 2, classes=False)
+
+
+@pytest.mark.parametrize('key', ['pythonClassName', 'type'])
+def test_a_data_set_that_names_a_module_imports_nothing(tmp_path, monkeypatch, key):
+    """Neither at once nor inside of a string."""
+    folder = tmp_path / 'set' / '1.0.0'
+    folder.mkdir(parents=True)
+    (tmp_path / 'lies_beside.py').write_text('raise SystemExit("it runs")')
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / 'dataset_info.json').write_text('{}')
+    dictionary = {'pythonClassName': 'tensorflow_datasets.core.features.features_dict.FeaturesDict'}
+    inner = {key: 'lies_beside.X', 'content': {}}
+    for described in (
+        inner,
+        dictionary | {'featuresDict': {'features': {'image': inner}}},
+        dictionary | {'jsonFeature': {'json': json.dumps({'feature': [inner]})}},
+        {key: 'tensorflow_datasets.core.features.x/../../lies_beside.X'},
+    ):
+        (folder / 'features.json').write_text(json.dumps(described))
+        with pytest.raises(
+            ValueError, match='which would be imported, expected one in tensorflow_datasets.core.features'
+        ):
+            tfds_source('set', 'train', tmp_path)
+
+
+def test_more_workers_than_a_machine_can_start():
+    source = ArraySource(SQUARES, np.zeros(4, int))
+    with pytest.raises(ValueError, match='workers: got 100000, expected 0'):
+        next(evaluation_batches(source, batch_size=1, standardize=PlusMinusOne(), workers=100_000))

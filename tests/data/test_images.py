@@ -29,6 +29,7 @@ from bnn_jax.data import (
     evaluation_batches,
     flip,
     folder_source,
+    images,
     inception_crop,
     lighting,
     random_crop,
@@ -797,6 +798,33 @@ def test_the_command(photo_tree, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert f'{tmp_path}/tfds/small/1.0.0\n' in printed and 'skipped 1 of 6 images' in printed
     assert len(tfds_source('small', 'train', tmp_path / 'tfds')) == 3
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', 'RGBA', 'I;16', 'CMYK'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_an_image_that_is_too_large_is_read_smaller(monkeypatch, mode, channels):
+    """By means of squares of its pixels, here of 4 x 4 in strips of 8 lines; those at the border may be smaller."""
+    monkeypatch.setattr(images, 'LARGEST', 81)
+    monkeypatch.setattr(images, 'STRIP', 8 * 34)
+    pixels = RNG.integers(0, 256, (33, 34), dtype=np.uint8)
+    image = Image.fromarray(pixels.astype(np.uint16) << 8) if mode == 'I;16' else Image.fromarray(pixels).convert(mode)
+    data = encoded(image, 'TIFF' if mode == 'CMYK' else 'PNG')
+    with monkeypatch.context() as whole:
+        whole.setattr(images, 'LARGEST', 10**6)
+        all_of_it = decode(data, 'x', channels).astype(float)
+    expected = [[all_of_it[i : i + 4, j : j + 4].mean((0, 1)) for j in range(0, 34, 4)] for i in range(0, 33, 4)]
+    result = decode(data, 'x', channels)
+    assert result.dtype == np.uint8 and result.shape == (9, 9, channels)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=0.51)
+
+
+def test_a_jpeg_that_is_too_large_is_decoded_smaller(monkeypatch):
+    """Smooth, so that all ways of making it smaller agree."""
+    monkeypatch.setattr(images, 'LARGEST', 5000)
+    ramp = np.add.outer(np.arange(160), np.arange(120)) * 0.9
+    data = encoded(Image.fromarray(np.rint(ramp).astype(np.uint8)), 'JPEG', quality=95)
+    expected = ramp.reshape(80, 2, 60, 2).mean((1, 3))
+    np.testing.assert_allclose(decode(data, 'x', 1)[..., 0], expected, rtol=0, atol=4)
 
 
 # The picture, its page, the benchmark.

@@ -644,14 +644,14 @@ def test_an_empty_test_set_is_refused_before_the_first_step(tmp_path):
 def test_what_only_data_and_model_can_check(tmp_path):
     with pytest.raises(ValueError, match='batch_size: got 2000, expected 1 to 1437'):
         fit(config(tmp_path, batch_size=2000))
-    with pytest.raises(ValueError, match='width: got 0.0, expected a positive factor'):
+    with pytest.raises(ValueError, match='width: got 0.0, expected a number above 0'):
         fit(config(tmp_path, width=0.0))
 
 
 # metrics.jsonl.
 
 
-@pytest.mark.parametrize('rest', ['', '{"step": 3, "lo', '\n', 'x\n{"step": 4, "seconds": 9}\n'])
+@pytest.mark.parametrize('rest', ['', '{"step": 3, "lo', '\n'])
 def test_metrics_with_a_damaged_end(tmp_path, rest):
     path = tmp_path / 'metrics.jsonl'
     path.write_text('{"step": 1, "loss": 2.0, "seconds": 0.5}\n{"step": 2, "loss": 1.0, "seconds": 1.5}\n' + rest)
@@ -663,6 +663,27 @@ def test_metrics_with_a_damaged_end(tmp_path, rest):
     with MetricsLog(path, 0) as log:
         assert log.seconds == 0
     assert read(path) == []
+    assert not (tmp_path / 'metrics.damaged.jsonl').exists()
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [b'{"step": 2, "lo', b'\xff\xfe', b'[]', b'{}', b'{"step": "2", "seconds": 1}', b'{"step": 2}', b'[' * 100_000]
+    + [
+        b'{"step": 2, "seconds": 1, "loss": "x"}',
+        b'{"step": 2, "seconds": null}',
+        b'{"step": 2, "seconds": 1, "warning": 3}',
+    ],
+)
+def test_a_damaged_line_among_good_ones_is_all_that_is_left_out(tmp_path, damage):
+    path, good = tmp_path / 'metrics.jsonl', [{'step': step, 'seconds': 0.5 * step} for step in (1, 3, 4)]
+    lines = [json.dumps(record).encode() for record in good]
+    before = b'\n'.join([lines[0], damage, *lines[1:], b''])
+    path.write_bytes(before)
+    with MetricsLog(path, 4) as log:
+        assert log.seconds == 2
+    assert read(path) == good
+    assert (tmp_path / 'metrics.damaged.jsonl').read_bytes() == before
 
 
 def test_no_metrics_yet(tmp_path):
