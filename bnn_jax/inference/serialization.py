@@ -46,12 +46,16 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     def store(array: Any) -> str:
         return stored(array, tensors)
 
+    def named(name: str, array: Any) -> str:
+        with at(name):
+            return store(array)
+
     with at('save'):
         if isinstance(network, PackedLayer) and network.is_network:
             entry, described = 'network', describe(network, store)
         elif packed := packed_layers(network):
             described = {'packed': {place.path: describe(place.layer.layer, store) for place in packed}}
-            described['arrays'] = {name: store(array) for name, array in arrays_beside(module).items()}
+            described['arrays'] = {name: named(name, array) for name, array in arrays_beside(module).items()}
             entry = 'module'
         elif isinstance(network, PackedLayer):
             raise TypeError(

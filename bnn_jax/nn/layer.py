@@ -255,7 +255,10 @@ class KeptModule(PackedLayer):
             return cls.of(maker(**fields, **({'rngs': nnx.Rngs(0)} if takes_rngs else {})))
 
         # Shapes first: no array is made that is larger than those of the file.
-        abstract = jax.eval_shape(lambda: made().state)
+        try:
+            abstract = jax.eval_shape(lambda: made().state)
+        except Exception as error:  # What a user's constructor does with wrong arguments is not known.
+            raise ValueError(f'{name} cannot be made of these fields ({type(error).__name__}: {error})') from error
         expected = {jax.tree_util.keystr(path): leaf for path, leaf in _arrays(abstract)}
         if set(expected) != set(arrays):
             raise ValueError(f'{name} has arrays {sorted(arrays)}, expected {sorted(expected)}')

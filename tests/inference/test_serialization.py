@@ -16,6 +16,9 @@ from safetensors.numpy import save as safetensors_bytes
 
 import bnn_jax as bnn
 from bnn_jax.inference import container, serialization
+from bnn_jax.nn.layer import Unchanged
+from bnn_jax.nn.packed import PackedNetwork, PackedSequential
+from bnn_jax.nn.stateless import GlobalAveragePool, PadChannels
 
 
 @pytest.fixture(scope='module')
@@ -158,6 +161,17 @@ def test_a_refusal_names_the_place(saved, change, place):
 def test_images_that_a_file_states_must_fit(packed, saved):
     with pytest.raises(ValueError, match=r'layers\[\d+\]: dense layer: got input of shape \(N, \d+\), expected'):
         bnn.load(bnn.save(packed, saved, preprocessing={'input_shape': [99, 9, 3]}))
+
+
+def test_a_map_larger_than_its_file_explains_is_refused(tmp_path):
+    """A million channels of zeros, for an image of 64 numbers and no tensor."""
+    layers = (Unchanged(PadChannels(0, 10**6)), Unchanged(GlobalAveragePool()))
+    network = PackedNetwork(1, 10**6 + 1, PackedSequential(layers))
+    with pytest.raises(ValueError, match='expected at most 256 in a map and 4096 in all'):
+        network(np.zeros((1, 8, 8, 1), np.float32))
+    saved = bnn.save(network, tmp_path / 'network.safetensors', preprocessing={'input_shape': [8, 8, 1]})
+    with pytest.raises(ValueError, match='expected at most 256 in a map'):
+        bnn.load(saved)
 
 
 def test_numbers_that_are_not_finite_are_not_saved(packed, tmp_path):
