@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint style types imports clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -12,6 +12,10 @@ demo: $(VENV)/.train
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m as_shipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not as_shipped'
+
+# The documentation site, into site/. Warnings are errors.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: style types imports
 
@@ -62,5 +66,9 @@ $(VENV)/.test: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) .jax_cache site

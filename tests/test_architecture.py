@@ -9,7 +9,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import jax
 import pytest
 from packaging.requirements import Requirement
 
@@ -85,8 +84,7 @@ def test_the_readme_example_and_commands_are_real():
         assert (ROOT / name).exists(), name
     for module in re.findall(r'-m experiments\.([a-z0-9_]+)', readme):
         assert (ROOT / 'experiments' / f'{module}.py').exists(), module
-    first, second, *others = re.findall(r'```python\n(.*?)```', readme, re.S)
-    own, built = (block for block in others if 'class Net(' in block or 'NetworkBuilder(' in block)
+    (first,) = re.findall(r'```python\n(.*?)```', readme, re.S)
     smaller = first.replace('224, 224', '32, 32').replace(
         'resnet18(num', 'resnet18(width=0.1, filters=(64, 128), blocks=(1, 1), num'
     )
@@ -94,16 +92,12 @@ def test_the_readme_example_and_commands_are_real():
     namespace = {'path': str(ROOT / '.pytest_cache' / 'readme.safetensors')}
     (ROOT / '.pytest_cache').mkdir(exist_ok=True)
     exec(smaller, namespace)
-    exec(second, namespace)
-    with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):  # Flax's own layers rely on both.
-        exec(own.replace("'net.safetensors'", 'path'), namespace)
-    exec(built, namespace)
 
 
-PAGES = [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_names_in_documents_exist(page):
     """Names that begin with the library, or in backticks with one of its packages."""
     packages = {path.name for path in (ROOT / 'bnn_jax').iterdir() if (path / '__init__.py').exists()}

@@ -222,7 +222,7 @@ class inception_crop:
 class lighting:
     """Another light: one color drawn for the image is added to all its pixels.
 
-    Color c: 255 sum over axes i of `RGB_AXES`[c][i] `RGB_DEVIATIONS`[i] a_i, a_i normal with mean 0 and deviation std; rounded
+    Color c: 255 sum over axes i of `RGB_AXES[c][i] RGB_DEVIATIONS[i]` a_i, a_i normal with mean 0 and deviation std; rounded
     (halves to even) and clipped to 0..255, for images stay uint8. Raises ValueError for an image that is not RGB, and a std
     below 0. Source: AlexNet (Krizhevsky et al. 2012, section 4.1) with the numbers of fb.resnet.torch, which adds it to
     floats, not rounded or clipped; Bi-Real Net's code, after its crop and before its flip, has std 0.1.

@@ -36,6 +36,7 @@ from experiments import (
     fashion_mnist_lenet5,
     gpu_day,
     picture_augmentations,
+    picture_quantizers,
     pictures,
     pieces,
     short_runs,
@@ -46,12 +47,22 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     'README.md',
     'experiments/README.md',
-    *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md')),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').rglob('*.md')),
 ]
 RECIPES = experiments.recipes()
 COMMANDS = {
     module.__name__.removeprefix('experiments.'): module
-    for module in (ablation, demo, gpu_day, picture_augmentations, pictures, pieces, short_runs, table)
+    for module in (
+        ablation,
+        demo,
+        gpu_day,
+        picture_augmentations,
+        picture_quantizers,
+        pictures,
+        pieces,
+        short_runs,
+        table,
+    )
 }
 SCALARS = [field.name for field in dataclasses.fields(Config) if 'help' in field.metadata]
 SHORT = ['--epochs=1', '--width=0.03125']
@@ -117,7 +128,7 @@ def commands_of(document: str) -> list[str]:
 def test_the_commands_of_the_documents(document, capsys):
     """Each is a recipe with a row, or another command, and takes these options."""
     commands = commands_of(document)
-    assert commands or not document.endswith('README.md')
+    assert commands or document != 'experiments/README.md'
     for command in commands:
         help_of(command, capsys)
 
@@ -185,9 +196,9 @@ def test_a_recipe_without_other_schemes_has_its_rows_only():
         recipe.row('BNN')
 
 
-def test_the_recipe_of_the_readme_is_one():
+def test_the_recipe_of_the_guide_is_one():
     """Its code, up to the command line."""
-    (block,) = re.findall(r'```python\n(# mine.py.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    (block,) = re.findall(r'```python\n(# mine.py.*?)```', (ROOT / 'docs' / 'guide' / 'train.md').read_text(), re.S)
     namespace = {'__name__': 'mine'}
     exec(block, namespace)
     recipe = namespace['RECIPE']
