@@ -1,5 +1,6 @@
-"""What MkDocs cannot do by itself: pages from outside docs/, links to them, formulas as MathML, examples in docstrings."""
+"""What MkDocs cannot do by itself: pages from outside docs/ and links to them, the API reference, formulas as MathML."""
 
+import ast
 import html
 import posixpath
 import re
@@ -20,13 +21,36 @@ OUTSIDE = {
     },
 }
 PAGES = {source: page for page, source in OUTSIDE.items()}
+# The packages of the API reference, a page each.
+PACKAGES = 'quantizers schemes nn models training optim inference interop kernels ops data'.split()
 
 
 def on_files(files, config):
     """Adds the pages whose source lies outside docs/."""
     for page, source in OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for package in PACKAGES:
+        files.append(File.generated(config, f'reference/{package}.md', content=reference(package)))
     return files
+
+
+def reference(package: str) -> str:
+    """The page of a package: its docstring, and every name that it exports."""
+    folder = ROOT / 'bnn_jax' / package
+    tree = ast.parse((folder / '__init__.py').read_text())
+    (exported,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__'
+    )
+    sections = [f'# bnn_jax.{package}', ast.get_docstring(tree) or '']
+    for name in sorted(exported, key=str.lower):
+        path, file = f'bnn_jax.{package}.{name}', folder / f'{name}.py'
+        # A file hides the function of the same name that it defines.
+        if file.exists() and re.search(rf'^def {name}\(', file.read_text(), re.MULTILINE):
+            path = f'{path}.{name}'
+        sections.append(f'::: {path}')
+    return '\n\n'.join(sections)
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -61,9 +85,17 @@ def on_page_content(content, page, config, files):
     )
 
 
-class Examples(griffe.Extension):
-    """Our docstrings say Example, one each; Griffe knows the section as Examples."""
+class Docstrings(griffe.Extension):
+    """What Griffe would not see of our docstrings."""
 
     def on_object(self, *, obj, **kwargs):
+        """We say Example, one each; Griffe knows the section as Examples."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r'^Example:$', 'Examples:', obj.docstring.value, flags=re.MULTILINE)
+
+    def on_attribute_instance(self, *, node, attr, **kwargs):
+        """The text of a scheme is an argument of the call that makes it."""
+        call = getattr(node, 'value', None)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == 'named_scheme':
+            attr.docstring = griffe.Docstring(ast.literal_eval(call.args[1]), parent=attr)
+            attr.value = None

@@ -13,7 +13,8 @@ import numpy as np
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Normalization = Callable[[np.ndarray], np.ndarray]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
 
 
