@@ -22,7 +22,19 @@ OUTSIDE = {
 }
 PAGES = {source: page for page, source in OUTSIDE.items()}
 # The packages of the API reference, a page each.
-PACKAGES = 'quantizers schemes nn models training optim inference interop kernels ops data'.split()
+PACKAGES = [
+    'quantizers',
+    'schemes',
+    'nn',
+    'models',
+    'training',
+    'optim',
+    'inference',
+    'interop',
+    'kernels',
+    'ops',
+    'data',
+]
 
 
 def on_files(files, config):
