@@ -129,7 +129,9 @@ def _no_device() -> str:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """sys.excepthook of a command."""
+    """sys.excepthook of a command. C code may call it in threads of its own, whose errors the main thread gets."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     if isinstance(error, BrokenPipeError):
         _give_up_stdout()
     elif isinstance(error, KeyboardInterrupt):

@@ -30,7 +30,7 @@ class Checkpoints:
 
         self._ocp, self.directory, self.config = ocp, directory, config
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=kept, enable_async_checkpointing=not read_only, read_only=read_only
+            max_to_keep=None if read_only else kept, enable_async_checkpointing=not read_only, read_only=read_only
         )
         logging.getLogger('absl').addFilter(_told_by_us)
         try:
@@ -165,8 +165,8 @@ class Checkpoints:
 
 
 def _told_by_us(record: logging.LogRecord) -> bool:
-    """Not the tracebacks that Orbax's threads log: what went wrong there, `wait` and `save` raise."""
-    return not (record.exc_info and 'orbax' in record.pathname)
+    """Not what Orbax logs, tracebacks of its threads among it: what went wrong there, `wait` and `save` raise."""
+    return 'orbax' not in record.pathname
 
 
 def _short(reason: str) -> str:

@@ -9,7 +9,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -23,6 +25,9 @@ from bnn_jax.training.options import option
 
 AUTO = 'auto'
 """A coordinator that JAX finds by itself: on TPU pods and under SLURM, Open MPI or Kubernetes."""
+
+WAIT_FOR_COORDINATOR = 300
+"""Seconds for which the other hosts look for process 0."""
 
 WAIT_FOR_RESULTS = 24 * 3600
 """Seconds for which the other hosts wait at the end, while the first one converts the network and tests it."""
@@ -42,17 +47,49 @@ class Hosts:
                 raise ValueError(
                     f'hosts, host: got {self.hosts} and {self.host}, expected --coordinator=HOST:PORT with them'
                 )
-        elif not 0 <= self.host < self.hosts:
+            return
+        if not 0 <= self.host < self.hosts:
             raise ValueError(f'host: got {self.host} of {self.hosts} hosts, expected 0 to {self.hosts - 1}')
+        name, _, port = self.coordinator.rpartition(':')
+        if not (name and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+            raise ValueError(f'coordinator: got {self.coordinator!r}, expected HOST:PORT with a port from 1 to 65535')
 
     def join(self) -> None:
         """Meet the others; to be called before anything is asked of a device."""
         if self.coordinator == AUTO:
             jax.distributed.initialize(shutdown_timeout_seconds=WAIT_FOR_RESULTS)
         elif self.coordinator:
+            self._reach()
             jax.distributed.initialize(
                 self.coordinator, self.hosts, self.host, shutdown_timeout_seconds=WAIT_FOR_RESULTS
             )
+
+    def _reach(self) -> None:
+        """Raises ValueError for an address that process 0 cannot open or the others do not reach: JAX would end the process."""
+        name, _, port = self.coordinator.rpartition(':')
+        address, said = (name.strip('[]'), int(port)), None
+        try:
+            socket.getaddrinfo(*address)
+            if self.host == 0:
+                with socket.socket() as tried:
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    tried.bind(('', address[1]))
+                return
+        except (OSError, UnicodeError) as error:
+            raise ValueError(
+                f'coordinator: {self.coordinator} cannot be used ({error}); name process 0, and a free port'
+            ) from error
+        last = time.monotonic() + WAIT_FOR_COORDINATOR
+        while time.monotonic() < last:
+            try:
+                socket.create_connection(address, timeout=5).close()
+                return
+            except OSError as error:
+                said = error
+                time.sleep(0.5)
+        raise ValueError(
+            f'coordinator: nobody answers at {self.coordinator} in {WAIT_FOR_COORDINATOR} seconds ({said}); start host 0 there'
+        )
 
 
 def all_devices() -> Mesh:
