@@ -6,7 +6,6 @@ Prints Markdown: one row an experiment, named by its command, with mean and spre
 """
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from bnn_jax.files import read_object
 from bnn_jax.training.metrics import read
 from experiments import run_command
 
@@ -25,7 +25,7 @@ def rows(workdirs: Sequence[Path]) -> dict[str, list[dict]]:
         path = workdir / 'results.json'
         if not path.exists():
             raise FileNotFoundError(f'{workdir} has no results.json, expected a finished run; start it again to go on')
-        results = json.loads(path.read_text())
+        results = read_object(path, 'start the run again, it writes it anew')
         found[results['experiment']].append(results)
     return dict(found)
 
@@ -78,7 +78,7 @@ def picture(workdirs: Sequence[Path], path: Path) -> None:
 
     curves = defaultdict(list)
     for workdir in workdirs:
-        name = json.loads((workdir / 'results.json').read_text())['experiment']
+        name = read_object(workdir / 'results.json', 'start the run again, it writes it anew')['experiment']
         curves[name].append([r['test_accuracy'] for r in read(workdir / 'metrics.jsonl') if 'epoch' in r])
     figure = Figure(figsize=(8, 4.5), layout='constrained')
     axes = figure.subplots()
