@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs lint style types imports clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports sanitize clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -29,6 +29,13 @@ types: $(VENV)/.test
 # Which package may import which: the contracts are in pyproject.toml.
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
+
+# The runtime's C++ under the sanitizers of addresses, of undefined behavior, and of threads, with mutants of files.
+MUTANTS ?= 2000
+
+sanitize: $(VENV)/.test
+	$(BIN)/python tests/runtime/stress.py address,undefined --mutants=$(MUTANTS)
+	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
 
 # A day with a GPU: make pieces and wheels where there is a network, copy the checkout with both folders, and there `make gpu`.
 PIECES ?= gpu_pieces

@@ -17,13 +17,13 @@ class NativeKernels(BuildHookInterface):
         spec.loader.exec_module(kernels)
         jaxlib = importlib.util.find_spec('jaxlib')
         try:
-            if jaxlib is None:
-                raise RuntimeError('jaxlib 0.10, whose headers they need, is not there for this platform')
-            library = kernels.build(Path(jaxlib.origin).parent / 'include')
+            # Where there is no jaxlib 0.10 for this platform, what XLA calls is left out; `bnn_jax.runtime` needs none.
+            library = kernels.build(None if jaxlib is None else Path(jaxlib.origin).parent / 'include')
         except RuntimeError as error:
             self.app.display_warning(
                 'bnn_jax: installed without its C++ kernels. Answers are the same; on CPU the backend `xla` gives them, whose '
-                f'binary convolutions take about twice the time (docs/performance.md, AVX2). {error}'
+                'binary convolutions take about twice the time (docs/performance.md, AVX2), and `bnn_jax.runtime` has none. '
+                f'{error}'
             )
             return
         if version == 'editable':

@@ -8,13 +8,14 @@ import contextlib
 import io
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket  # What few processes need is imported where they need it: every process that imports bnn_jax comes here.
 
 EXPECTED = (OSError, ValueError, ArithmeticError)
 """Errors whose messages say what was got, what was expected and what to do; of others the kind is shown too."""
@@ -24,7 +25,7 @@ LONGEST = 1000
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_numbers: tuple[socket.socket, ...] = ()
+_numbers: 'tuple[socket.socket, ...]' = ()
 """The ends of a line for the numbers of signals, from the system to the thread that waits for them; () before `begin`."""
 
 
@@ -38,6 +39,8 @@ def begin() -> None:
     global _numbers
     if _numbers or threading.current_thread() is not threading.main_thread():
         return
+    import socket
+
     _numbers = socket.socketpair()
     _numbers[1].setblocking(False)
     for stream in (sys.stdout, sys.stderr):
@@ -139,6 +142,8 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     elif isinstance(error, Exception):
         _say(f'error: {sentence(error)}')
     else:
+        import traceback
+
         traceback.print_exception(kind, error, trace)
 
 
@@ -180,6 +185,8 @@ def _refused_flags() -> str:
     flags = os.environ.get('XLA_FLAGS')
     if not flags:
         return ''
+    import subprocess
+
     ask = [sys.executable, '-c', 'from jaxlib import _jax; _jax.CompileOptions()']
     done = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
     if done.returncode == 0 or 'Error' in done.stderr.rpartition('\n')[2]:

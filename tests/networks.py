@@ -1,5 +1,11 @@
 """Networks small enough for tests, with normalization as training never leaves it: gamma negative, zero, tiny."""
 
+import base64
+import io
+import json
+import zlib
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -66,3 +72,39 @@ def randomize_norms(model, seed: int = 0) -> None:
 def evaluated(model, x) -> np.ndarray:
     """Logits in evaluation mode, jitted, parameters as arguments; compiled once for networks of one structure."""
     return np.asarray(logits_of(model)(x))
+
+
+def contents(packed) -> bytes:
+    """The file of a packed network."""
+    return bnn.save(packed, io.BytesIO()).getvalue()
+
+
+def tree_of(content: bytes) -> dict[str, Any]:
+    """The tree in a file (docs/format.md)."""
+    start = 8 + int.from_bytes(content[:8], 'little')
+    return json.loads(zlib.decompress(base64.b64decode(json.loads(content[8:start])['__metadata__']['network'])))
+
+
+def _has_open_sums(node: Any) -> bool:
+    """Whether a product of real numbers is added up in an order that docs/format.md leaves to XLA."""
+    if isinstance(node, list):
+        return any(map(_has_open_sums, node))
+    if not isinstance(node, dict):
+        return False
+    if node.get('kind') in ('FloatProduct', 'UnpackedProduct'):
+        product = node['product']
+        window = product.get('window', {})
+        return product['kind'] == 'Dense' or 'groups' in product or 'dilation' in window
+    return any(map(_has_open_sums, node.values()))
+
+
+def assert_runs_without_jax(packed, x: np.ndarray, logits: np.ndarray) -> None:
+    """The runtime gives these logits of the packed network: to the bit, or to 4e-6 of the largest where an order is open."""
+    content = contents(packed)
+    network = bnn.runtime.load(io.BytesIO(content))
+    actual = network(x)
+    tolerance = 4e-6 * np.abs(logits).max() if _has_open_sums(tree_of(content)) else 0
+    np.testing.assert_allclose(actual, logits, rtol=0, atol=tolerance, strict=True)
+    # Whatever the batch and the threads.
+    one_by_one = np.concatenate([network(image[None], threads=3) for image in x])
+    np.testing.assert_array_equal(one_by_one, actual)

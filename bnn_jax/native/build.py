@@ -1,15 +1,11 @@
-"""Compiles the C++ kernels, for the build of a wheel (hatch_build.py) and for `python -m bnn_jax.kernels`.
+"""Compiles the C++ library, for the build of a wheel (hatch_build.py), `python -m bnn_jax.kernels` and `... bnn_jax.runtime`.
 
 Imports nothing of this library and no JAX, for a wheel is built where neither is installed.
 """
 
 import hashlib
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -20,7 +16,7 @@ LIBRARY = Path(os.environ.get('BNN_LIBRARY', HERE / 'libbnn_native.so'))
 RECORD = '.sha256'
 """Ends the name of a file beside the library: the SHA-256 of its bytes, without which it is not mapped."""
 
-FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall')
+FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall', '-pthread')
 """No contraction: what is added after a multiplication is added to its rounded result, as in training."""
 
 INSTRUCTIONS = {
@@ -49,33 +45,29 @@ def record(library: Path) -> Path:
 
 def compiler() -> list[str] | None:
     """$CXX, or else the first of c++, g++ and clang++ that is there."""
+    import shlex
+    import shutil
+
     named = os.environ.get('CXX')
     candidates = [shlex.split(named)] if named else [['c++'], ['g++'], ['clang++']]
     return next((words for words in candidates if shutil.which(words[0])), None)
 
 
-def build(include: Path) -> Path:
+def build(include: Path | None) -> Path:
     """Compile and link `LIBRARY` with XLA's headers in `include`: those of the oldest jaxlib that is to run it.
 
-    An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. Returns LIBRARY, put
-    in place whole. Raises RuntimeError, with the compiler's words, where there is no compiler or it fails, or nothing
-    can be written there.
+    An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. None: without what XLA
+    calls, for `bnn_jax.runtime` alone. Returns LIBRARY, put in place whole. Raises RuntimeError, with the compiler's words,
+    where there is no compiler or it fails, or nothing can be written there.
     """
-    words = compiler()
-    if words is None:
-        raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
-    # Systems differ in what they call the same processors.
-    machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
-    files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'native': (f'-DBNN_SOURCES="{digest()}"', '-pthread')}
+    # Here, for the runtime asks this module no more than where the library is, and starts in the time of an import.
+    import tempfile
+
+    words = expect_compiler()
     try:
         with tempfile.TemporaryDirectory(dir=LIBRARY.parent) as folder:
-            objects = []
-            for name, flags in files.items():
-                objects.append(f'{folder}/{name}.o')
-                source = ['-isystem', str(include), '-c', str(SOURCES / f'{name}.cc')]
-                _run([*words, *FLAGS, *flags, *source, '-o', objects[-1]])
             linked = Path(folder) / LIBRARY.name
-            _run([*words, '-shared', '-pthread', *objects, '-o', str(linked)])
+            _run([*words, '-shared', '-pthread', *objects(Path(folder), include), '-o', str(linked)])
             written = Path(folder) / 'record'
             written.write_text(sha256(linked))
             os.replace(written, record(LIBRARY))
@@ -86,7 +78,35 @@ def build(include: Path) -> Path:
     return LIBRARY
 
 
+def objects(folder: Path, include: Path | None, more: Sequence[str] = ()) -> list[str]:
+    """Compile the sources into a folder, with more flags than FLAGS; include: as in `build`. Returns the object files."""
+    import platform
+
+    words = expect_compiler()
+    # Systems differ in what they call the same processors.
+    machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
+    files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'layers': (), 'runtime': (f'-DBNN_SOURCES="{digest()}"',)}
+    if include is not None:
+        files['native'] = ('-isystem', str(include))
+    made = []
+    for name, flags in files.items():
+        made.append(f'{folder}/{name}.o')
+        _run([*words, *FLAGS, *flags, *more, '-c', str(SOURCES / f'{name}.cc'), '-o', made[-1]])
+    return made
+
+
+def expect_compiler() -> list[str]:
+    """`compiler`. Raises RuntimeError where there is none."""
+    words = compiler()
+    if words is None:
+        raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
+    return words
+
+
 def _run(command: list[str]) -> None:
+    import shlex
+    import subprocess
+
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f'{shlex.join(command)} failed:\n{done.stderr.strip() or done.stdout.strip()}')

@@ -13,6 +13,7 @@ import jax
 import jax.export
 
 from bnn_jax.native import build
+from bnn_jax.native.opened import opened
 
 HANDLERS = (
     'bnn_jax_convolution',
@@ -59,23 +60,12 @@ def why_not(path: Path, sources: str, interface: int | None) -> str | None:
         sources: the digest of the sources that it must have been compiled from.
         interface: what the installed jaxlib has, 65536 major + minor; None where it is unknown.
     """
-    if not path.exists():
-        return 'they are not built; `python -m bnn_jax.kernels` builds them, or says why not'
     try:
-        # Before it is mapped: of one cut short, pages that are not there would end the process with a signal.
-        stated, found = build.record(path).read_text().strip(), build.sha256(path)
-    except (OSError, ValueError) as error:
-        return f'{path.name} cannot be compared with its record ({error}); run `python -m bnn_jax.kernels`'
-    if stated != found:
-        return f'{path.name} is not as it was built: cut short or altered; run `python -m bnn_jax.kernels`'
-    try:
-        library = ctypes.CDLL(str(path))
-        library.bnn_sources.restype = ctypes.c_char_p
-        compiled, built = library.bnn_sources().decode(), library.bnn_interface()
-    except (OSError, AttributeError) as error:
-        return f'{path.name} cannot be loaded: {error}'
-    if compiled != sources:
-        return 'they were built from other sources than those here; run `python -m bnn_jax.kernels`'
+        built = opened(path, sources).bnn_interface()
+    except RuntimeError as error:
+        return str(error)
+    except AttributeError:
+        return 'they were built without what XLA calls; run `python -m bnn_jax.kernels`'
     # The same major version, and a minor one that the installed jaxlib has reached.
     if interface is None or built >> 16 != interface >> 16 or built > interface:
         has = interface and hex(interface)

@@ -371,14 +371,15 @@ def metadata(tree, tensors, beside, rng) -> Network:
 MUTATIONS: list[Callable[..., Network]] = [*3 * [a_value], a_field, an_item, a_shape, *2 * [a_number], a_name, metadata]
 
 
-def judged(content: bytes, path: Path) -> str:
-    """'refused', 'right', 'right, up to rounding' or 'beyond float32'. Raises AssertionError for anything else."""
-    import bnn_jax as bnn
+def judged(content: bytes, path: Path, load: Callable[[Path], Any]) -> str:
+    """'refused', 'right', 'right, up to rounding' or 'beyond float32'. Raises AssertionError for anything else.
 
+    load: `bnn_jax.load`, or `bnn_jax.runtime.load`.
+    """
     path.write_bytes(content)
     x = images()
     try:
-        found = np.asarray(bnn.load(path)(x))
+        found = np.asarray(load(path)(x))
     except ValueError as error:
         assert len(str(error)) < 2000, 'a refusal that nobody reads'
         return 'refused'
@@ -418,23 +419,27 @@ def main() -> None:
     parser.add_argument('--count', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--windows', type=int, default=40, help='networks with windows of any geometry, unchanged')
+    parser.add_argument('--runtime', action='store_true', help='by bnn_jax.runtime')
     options = parser.parse_args()
+    import bnn_jax
+
+    load = bnn_jax.runtime.load if options.runtime else bnn_jax.load
     said, bad, slowest, began = collections.Counter(), 0, 0.0, time.time()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'network.safetensors'
         for make in NETWORKS:
             for base_seed in range(3):
                 # Warm: what is compiled for every network alike is not the mutant's.
-                assert judged(written(make(base_seed)), path) in ('right', 'right, up to rounding'), make.__name__
+                assert judged(written(make(base_seed)), path, load) in ('right', 'right, up to rounding'), make.__name__
         fit: collections.Counter = collections.Counter()
         for seed in range(options.windows):
-            fit[judged(written(any_windows(1000 * options.seed + seed)), path)] += 1
+            fit[judged(written(any_windows(1000 * options.seed + seed)), path, load)] += 1
         print(f'{options.windows} networks with windows of any geometry: {dict(fit)}', flush=True)
         peak = first_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for i, (done, content) in zip(range(options.count), mutants(options.seed), strict=False):
             start = time.perf_counter()
             try:
-                verdict = judged(content, path)
+                verdict = judged(content, path, load)
             except Exception as error:
                 verdict = f'WRONG: {done}: {type(error).__name__}: {str(error)[:300]}'
             seconds = time.perf_counter() - start

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, evaluated, images, randomize_norms, two_modules
+from networks import SMALL, assert_runs_without_jax, build, evaluated, images, randomize_norms, two_modules
 
 import bnn_jax as bnn
 from bnn_jax import schemes, training
@@ -44,7 +44,9 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
             randomize_norms(model, seed)
         expected = evaluated(model, x)
         assert np.isfinite(expected).all() and np.unique(expected).size > 2
-        assert_same(evaluated(bnn.convert(model), x), expected)
+        packed = bnn.convert(model)
+        assert_same(evaluated(packed, x), expected)
+        assert_runs_without_jax(packed, x, expected)
 
 
 def two_blocks(scheme, seed=0):
@@ -84,6 +86,7 @@ def test_every_reading_of_a_residual_block_is_bit_identical(scheme, tmp_path):
     packed, expected = bnn.convert(model), evaluated(model, x)
     assert np.unique(expected).size > 2
     assert_same(evaluated(packed, x), expected)
+    assert_runs_without_jax(packed, x, expected)
     assert_same(evaluated(bnn.load(bnn.save(packed, tmp_path / 'network.safetensors')), x), expected)
     no_relu_before_a_sign(model.body.layers, False)
 
@@ -98,6 +101,7 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
         packed, expected = bnn.convert(model), evaluated(model, x)
         assert np.unique(expected).size > 2
         assert_same(evaluated(packed, x), expected)
+        assert_runs_without_jax(packed, x, expected)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert_same(evaluated(loaded, x), expected)
     summary = bnn.summarize(model, (1, 9, 8, 3))
@@ -139,6 +143,7 @@ def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad
     packed, expected = bnn.convert(model), evaluated(model, x)
     assert np.unique(expected).size > 2
     assert_same(evaluated(packed, x), expected)
+    assert_runs_without_jax(packed, x, expected)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert_same(evaluated(loaded, x), expected)
     assert loaded.report == packed.report and packed.report.bytes == bnn.summarize(model, (1, 13, 14, 3)).packed_bytes
@@ -149,8 +154,10 @@ def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad
 def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
     model = two_blocks(scheme)
     x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
-    expected = evaluated(model, x)
-    assert np.abs(evaluated(bnn.convert(model), x) - expected).max() <= 1e-5 * np.ptp(expected)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    logits = evaluated(packed, x)
+    assert np.abs(logits - expected).max() <= 1e-5 * np.ptp(expected)
+    assert_runs_without_jax(packed, x, logits)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +169,10 @@ def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))
     randomize_norms(model)
     x = images(architecture)
-    expected = evaluated(model, x)
-    difference = np.abs(evaluated(bnn.convert(model), x) - expected).max()
-    assert difference <= 1e-5 * np.ptp(expected)
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    logits = evaluated(packed, x)
+    assert np.abs(logits - expected).max() <= 1e-5 * np.ptp(expected)
+    assert_runs_without_jax(packed, x, logits)
 
 
 def test_every_way_to_compile_gives_the_same_bits():

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks import assert_runs_without_jax
 
 import bnn_jax as bnn
 from bnn_jax import nn, training
@@ -318,6 +319,7 @@ def test_trained_scheduled_and_affine_quantizers_train_and_convert(scheme, tmp_p
     np.testing.assert_allclose(bnn.inference.float_twin(packed)(x), packed(x), rtol=1e-6, atol=1e-6)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     np.testing.assert_array_equal(loaded(x), packed(x))
+    assert_runs_without_jax(packed, x, np.asarray(packed(x)))
 
 
 def test_a_trained_scale_by_hand():

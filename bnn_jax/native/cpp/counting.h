@@ -10,6 +10,7 @@
 
 #include "narrow.h"
 #include "floats.h"
+#include "maps.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -114,7 +115,7 @@ int64_t limit(int64_t times) {
 int64_t room(const Geometry& g) { return g.size_h * g.size_w * g.words * kBlock; }
 
 constexpr Kernels kKernels = {1, room, convolve, convolve_floats, dot, dot_floats, pack,
-                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels};
+                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels, kMapKernels};
 
 }  // namespace
 }  // namespace bnn

@@ -75,6 +75,27 @@ struct FloatKernels {
                     int64_t last_image, int64_t first_part, int64_t last_part, float* room);
 };
 
+// What the runtime does with a map, number by number (maps.h). n numbers, or pixels times channels; y may be x.
+struct MapKernels {
+  // x scale[c], then times k[pixel], then plus bias[c]; what is nullptr is left out.
+  void (*of_integers)(const int32_t* x, const float* scale, const float* k, const float* bias, float* y, int64_t channels,
+                      int64_t pixels);
+  void (*of_floats)(const float* x, const float* scale, const float* k, const float* bias, float* y, int64_t channels,
+                    int64_t pixels);
+  // (x + shift) scale, coefficients being (2, channels), scale and shift; shift alone where scale is 0.
+  void (*normalize)(const float* x, const float* coefficients, float* y, int64_t channels, int64_t pixels);
+  void (*add)(const float* a, const float* b, float* y, int64_t n);
+  void (*relu)(const float* x, float* y, int64_t n);
+  void (*hard_tanh)(const float* x, float* y, int64_t n);
+  void (*leaky_relu)(const float* x, float slope, float* y, int64_t n);
+  void (*prelu)(const float* x, const float* slopes, float* y, int64_t channels, int64_t pixels);
+  // y = max(y, x).
+  void (*highest)(const float* x, float* y, int64_t n);
+  // Words of (y < thresholds) ^ flip.
+  void (*compare)(const int32_t* y, const int32_t* thresholds, const uint32_t* flip, uint32_t* words, int64_t channels,
+                  int64_t pixels);
+};
+
 struct Kernels {
   // How many blocks of filters `convolve` takes at a time, and how many words of room it wants for them.
   int64_t blocks;
@@ -109,6 +130,7 @@ struct Kernels {
   // Returns how many products of signs that was, for `times` rounds.
   int64_t (*limit)(int64_t times);
   FloatKernels floats;
+  MapKernels maps;
 };
 
 // A tile of unpacked signs, 32 channels by kBlock filters, and the sums of kStrip pixels: 4 and 16 KiB.

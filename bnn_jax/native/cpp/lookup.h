@@ -5,6 +5,7 @@
 
 #include "narrow.h"
 #include "floats.h"
+#include "maps.h"
 #include "tiles.h"
 
 namespace bnn {
@@ -239,7 +240,7 @@ int64_t limit(int64_t times) {
 }
 
 constexpr Kernels kKernels = {kTogether, room, convolve, convolve_floats, dot, dot_floats, pack,
-                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels};
+                              narrow_words, narrow_room, narrow_prepare, convolve_narrow, limit, kFloatKernels, kMapKernels};
 
 }  // namespace
 }  // namespace bnn

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
 
-#include "kernels.h"
+#include "instructions.h"
+#include "products.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -29,100 +28,25 @@ using Numbers = ffi::Span<const int64_t>;
 namespace bnn {
 namespace {
 
-struct Named {
-  const char* name;
-  const Kernels* kernels;
-  bool (*there)();
-};
-
-// The widest first. `there` may only ask, for it runs on every processor.
-const Named kAll[] = {
-#if defined(__x86_64__)
-    {"avx512", &kAvx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vpopcntdq");
-     }},
-    {"avx2", &kAvx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
-#elif defined(__aarch64__)
-    {"neon", &kNeon, [] { return true; }},
-#endif
-    {"portable", &kPortable, [] { return true; }},
-};
-
 // The kernels of an instruction set; where the name is empty it becomes $BNN_INSTRUCTIONS, and if that is empty the widest
 // are meant. None that the processor lacks.
 const Kernels* kernels_of(std::string_view& name) {
   static const char* chosen = getenv("BNN_INSTRUCTIONS");
   if (name.empty() && chosen != nullptr) name = chosen;
-  for (const Named& set : kAll)
-    if ((name.empty() || name == set.name) && set.there()) return set.kernels;
-  return nullptr;
+  const Named* set = instruction_set(name);
+  return set == nullptr ? nullptr : set->kernels;
 }
 
-// Calls work(task) for each task in [0, tasks), on the calling thread and as many others as the pool has free. Returns
-// when all are done. A helper that starts late finds nothing left and touches nothing of the caller's.
-// (noexcept: without memory for its bookkeeping the process ends here, rather than later, with helpers at work on nothing.)
-void share(ffi::ThreadPool& pool, int64_t tasks, const std::function<void(int64_t)>& work) noexcept {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  const auto state = std::make_shared<State>();
-  const auto run = [state, tasks, call = &work] {
-    for (int64_t task; (task = state->next.fetch_add(1)) < tasks; state->done.fetch_add(1)) (*call)(task);
-  };
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule(std::function<void()>(run));
-  run();
-  // The others are at their last task: it would take longer to be woken than to wait.
-  while (state->done.load() < tasks) std::this_thread::yield();
-}
+// XLA's own threads. (Without memory for bookkeeping the process ends here, for XLA takes no exception.)
+class Threads : public Pool {
+ public:
+  explicit Threads(ffi::ThreadPool& pool) : pool_(pool) {}
+  int64_t threads() const override { return pool_.num_threads(); }
+  void schedule(std::function<void()> work) override { pool_.Schedule(std::move(work)); }
 
-// Tasks of one core each are a loss below this many words' comparisons.
-constexpr int64_t kWorthATask = 1 << 17;
-
-// How many parts to cut `whole` into, where each thread is to have a few and none less than its worth.
-int64_t parts(const ffi::ThreadPool& pool, int64_t whole, int64_t cost) {
-  const int64_t wanted = pool.num_threads() <= 1 ? 1 : 4 * pool.num_threads();
-  return std::max<int64_t>(1, std::min({whole, wanted, cost / kWorthATask}));
-}
-
-// Calls work(block, first line, last line, room) for every `together` blocks of `out` filters and every strip of lines; room:
-// aligned, of `words` words.
-template <typename Work>
-void by_blocks(ffi::ThreadPool& pool, int64_t out, int64_t lines, int64_t cost, int64_t together, int64_t words,
-               const Work& work) {
-  const int64_t groups = (out + together * kBlock - 1) / (together * kBlock);
-  if (groups == 0 || lines == 0) return;
-  const int64_t wanted = parts(pool, groups * lines, cost);
-  const int64_t by_group = std::min(groups, wanted), by_line = std::min(lines, (wanted + by_group - 1) / by_group);
-  share(pool, by_group * by_line, [&](int64_t task) {
-    const int64_t part = task % by_group, strip = task / by_group;
-    const std::unique_ptr<uint32_t[]> room(new uint32_t[words + 16]);
-    uint32_t* aligned = room.get() + (64 - reinterpret_cast<uintptr_t>(room.get()) % 64) % 64 / sizeof(uint32_t);
-    for (int64_t group = groups * part / by_group; group < groups * (part + 1) / by_group; ++group)
-      work(group * together, lines * strip / by_line, lines * (strip + 1) / by_line, aligned);
-  });
-}
-
-int64_t depth(const Geometry& g) { return g.size_h * g.size_w * g.words; }
-
-void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const uint32_t* x,
-              const Weights& weights, const Result& to) {
-  const int64_t lines = g.columns == 0 ? 0 : g.images * g.rows, cost = lines * g.columns * g.out * depth(g);
-  const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
-    kernels.convolve(g, x, weights, to, block, first, last, room);
-  };
-  by_blocks(pool, g.out, lines, cost, kernels.blocks, kernels.room(g), work);
-}
-
-void convolve(ffi::ThreadPool& pool, const Kernels& kernels, const Geometry& g, const float* x, const Weights& weights,
-              float* y) {
-  const int64_t lines = g.columns == 0 ? 0 : g.images * g.rows, cost = lines * g.columns * g.out * depth(g) * 8;
-  by_blocks(pool, g.out, lines, cost, 1, kFloatRoom, [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
-    kernels.convolve_floats(g, x, weights, y, block, first, last, reinterpret_cast<float*>(room));
-  });
-}
+ private:
+  ffi::ThreadPool& pool_;
+};
 
 ffi::Error no_such_set(std::string_view name) {
   return ffi::Error::InvalidArgument("instruction set: got '" + std::string(name) + "', which this processor lacks");
@@ -147,7 +71,8 @@ ffi::Error convolution(ffi::ThreadPool pool, Words4 x, Words4 w, ffi::Result<Int
   if (error.failure()) return error;
   if (x.dimensions()[3] != g.words || y->dimensions()[3] != g.out)
     return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
-  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, {y->typed_data(), nullptr, nullptr, nullptr});
+  Threads threads(pool);
+  convolve(threads, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, {y->typed_data(), nullptr, nullptr, nullptr});
   return error;
 }
 
@@ -163,7 +88,8 @@ ffi::Error convolution_signs(ffi::ThreadPool pool, Words4 x, Words4 w, Integers1
       flip.dimensions()[0] != blocks)
     return ffi::Error::InvalidArgument("convolution: shapes that do not fit");
   const Result to = {nullptr, thresholds.typed_data(), flip.typed_data(), y->typed_data()};
-  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, to);
+  Threads threads(pool);
+  convolve(threads, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, to);
   return error;
 }
 
@@ -174,7 +100,8 @@ ffi::Error convolution_floats(ffi::ThreadPool pool, Floats4 x, Words4 w, ffi::Re
   Geometry g;
   auto error = fill(g, x.dimensions(), w.dimensions(), y->dimensions(), geometry, x.dimensions()[3]);
   if (error.failure()) return error;
-  convolve(pool, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, y->typed_data());
+  Threads threads(pool);
+  convolve(threads, *kernels, g, x.typed_data(), {w.typed_data(), g.out, 1}, y->typed_data());
   return error;
 }
 
@@ -189,16 +116,8 @@ ffi::Error convolve_narrow(ffi::ThreadPool& pool, std::string_view instructions,
     return ffi::Error::InvalidArgument("convolution in narrow groups: shapes that do not fit");
   const Geometry g = {of_x[1],    of_x[2],    of_x[3],    of_w[2],    of_w[3],    of_w[0], of_w[1], numbers[0],
                       numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], y[1],    y[2],    out};
-  if (x.element_count() == 0 || w.element_count() == 0 || g.rows == 0 || g.columns == 0) return ffi::Error::Success();
-  const std::unique_ptr<uint32_t[]> prepared(new uint32_t[kernels->narrow_words(g)]);
-  kernels->narrow_prepare(g, w.typed_data(), to, prepared.get());
-  const int64_t lines = g.images * g.rows, room = kernels->narrow_room(g);
-  const int64_t tasks = parts(pool, lines, lines * g.columns * depth(g) * g.channels);
-  share(pool, tasks, [&](int64_t task) {
-    const std::unique_ptr<uint64_t[]> own(new uint64_t[room / 2 + 1]);
-    kernels->convolve_narrow(g, x.typed_data(), prepared.get(), to, lines * task / tasks, lines * (task + 1) / tasks,
-                             reinterpret_cast<uint32_t*>(own.get()));
-  });
+  Threads threads(pool);
+  convolve_narrow(threads, *kernels, g, x.typed_data(), w.typed_data(), to);
   return ffi::Error::Success();
 }
 
@@ -217,39 +136,14 @@ ffi::Error narrow_signs(ffi::ThreadPool pool, Words5 x, Words4 w, Integers1 thre
   return convolve_narrow(pool, instructions, x, w, to, y->dimensions(), out, geometry);
 }
 
-// Up to so many rows, putting w's words in the order of `convolve` would cost more than the product; and up to kFewDeep where
-// a row has kDeep words, so that adding up its sums at the end costs little.
-constexpr int64_t kFew = 4, kFewDeep = 12, kDeep = 64;
-
-// A product of matrices as a convolution: each row is a pixel, kRowsOfAPart of them or more a thread's part.
-constexpr int64_t kRowsOfAPart = 48;
-int64_t parts_of(int64_t rows) { return (rows + kRowsOfAPart - 1) / kRowsOfAPart; }
-Geometry of_matrices(int64_t rows, int64_t k, int64_t words, int64_t out) {
-  return {1, 1, rows, k, words, 1, 1, 1, 1, 0, 0, 1, 1, 1, rows, out};
-}
-
 ffi::Error product(ffi::ThreadPool pool, Words2 x, Words2 w, ffi::Result<Integers2> y, std::string_view instructions,
                    int64_t k) {
   const Kernels* kernels = kernels_of(instructions);
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], words = x.dimensions()[1], out = w.dimensions()[0];
   if (words < 1 || w.dimensions()[1] != words) return ffi::Error::InvalidArgument("product: shapes that do not fit");
-  if (rows > (words < kDeep ? kFew : kFewDeep)) {
-    const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
-      const int64_t from = first * kRowsOfAPart, some = std::min(last * kRowsOfAPart, rows) - from;
-      const Result to = {y->typed_data() + from * out, nullptr, nullptr, nullptr};
-      kernels->convolve(of_matrices(some, k, words, out), x.typed_data() + from * words, {w.typed_data(), 1, words}, to,
-                        block, 0, 1, room);
-    };
-    const int64_t room = kernels->room(of_matrices(rows, k, words, out));
-    by_blocks(pool, out, parts_of(rows), rows * out * words, kernels->blocks, room, work);
-    return ffi::Error::Success();
-  }
-  const int64_t tasks = parts(pool, out, rows * out * words);
-  share(pool, tasks, [&](int64_t task) {
-    kernels->dot(x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out, out * task / tasks,
-                 out * (task + 1) / tasks);
-  });
+  Threads threads(pool);
+  multiply(threads, *kernels, x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out);
   return ffi::Error::Success();
 }
 
@@ -259,20 +153,8 @@ ffi::Error product_floats(ffi::ThreadPool pool, Floats2 x, Words2 w, ffi::Result
   if (kernels == nullptr) return no_such_set(instructions);
   const int64_t rows = x.dimensions()[0], k = x.dimensions()[1], out = w.dimensions()[0], words = w.dimensions()[1];
   if (words < 1 || words != (k + 31) / 32) return ffi::Error::InvalidArgument("product: shapes that do not fit");
-  if (rows > kFew) {
-    const auto work = [&](int64_t block, int64_t first, int64_t last, uint32_t* room) {
-      const int64_t from = first * kRowsOfAPart, some = std::min(last * kRowsOfAPart, rows) - from;
-      kernels->convolve_floats(of_matrices(some, k, words, out), x.typed_data() + from * k, {w.typed_data(), 1, words},
-                               y->typed_data() + from * out, block, 0, 1, reinterpret_cast<float*>(room));
-    };
-    by_blocks(pool, out, parts_of(rows), rows * out * words * 8, 1, kFloatRoom, work);
-    return ffi::Error::Success();
-  }
-  const int64_t tasks = parts(pool, out, rows * out * words * 8);
-  share(pool, tasks, [&](int64_t task) {
-    kernels->dot_floats(x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out, out * task / tasks,
-                        out * (task + 1) / tasks);
-  });
+  Threads threads(pool);
+  multiply_floats(threads, *kernels, x.typed_data(), rows, w.typed_data(), words, k, y->typed_data(), out);
   return ffi::Error::Success();
 }
 
@@ -286,18 +168,12 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::
   if (n_words != (channels + 31) / 32 || (numbers != 0 && numbers != 2 * channels))
     return ffi::Error::InvalidArgument("packing: shapes that do not fit");
   const float* c = numbers == 0 ? nullptr : coefficients.typed_data();
-  const int64_t tasks = parts(pool, rows, rows * channels / 4);
-  share(pool, tasks, [&](int64_t task) {
-    const int64_t first = rows * task / tasks;
-    kernels->pack(x.typed_data(), c, channels, words->typed_data() + first * n_words, first, rows * (task + 1) / tasks);
-  });
+  Threads threads(pool);
+  pack_signs(threads, *kernels, x.typed_data(), c, channels, rows, words->typed_data());
   return ffi::Error::Success();
 }
 
 // Convolutions of floats. numbers: strides (height, width), padding at the top and at the left.
-using Room = std::unique_ptr<float[]>;
-Room room_for(int64_t floats) { return Room(new float[floats]); }
-
 ffi::Error do_not_fit() { return ffi::Error::InvalidArgument("convolution: shapes that do not fit"); }
 
 // x: (images, height, width, channels) and w: (height, width, channels, out) of the window; y: (images, rows, columns, out).
@@ -310,26 +186,18 @@ Sliding sliding(Numbers x, Numbers w, Numbers y, Numbers numbers) {
           numbers[3], y[1],       y[2], y[3], y[1] * y[2] * y[3], y[2] * y[3], y[3]};
 }
 
-int64_t products_of_a_line(const Sliding& s) { return s.columns * s.out * s.channels * (s.size_h * s.size_w + 1); }
-
-void slide(ffi::ThreadPool& pool, const FloatKernels& kernels, const Sliding& s, int64_t images, const float* x,
-           const Strided& w, float* y) {
-  const int64_t lines = s.columns * s.out == 0 ? 0 : images * s.rows;
-  if (lines == 0) return;
+void slide(Pool& pool, const FloatKernels& kernels, const Sliding& s, int64_t images, const float* x, const Strided& w,
+           float* y) {
   const Room packed = room_for(kernels.packed_floats(s));
   kernels.pack(s, w, packed.get());
-  const int64_t tasks = parts(pool, lines, lines * products_of_a_line(s) / 16);
-  share(pool, tasks, [&](int64_t task) {
-    const Room room = room_for(kernels.slide_room(s));
-    kernels.slide(s, x, packed.get(), y, lines * task / tasks, lines * (task + 1) / tasks, room.get());
-  });
+  slide(pool, kernels, s, images, x, packed.get(), y);
 }
 
 // Where x and w are signs alone, y is counted in bits: the same numbers, as float sums of so few integers are exact. Returns
 // whether they were; else nothing is to be read from y.
 constexpr int64_t kFewChannels = 8, kMostTerms = 1 << 24, kPixelsAtOnce = 256;
 
-bool counted(ffi::ThreadPool& pool, const Kernels& kernels, const Sliding& s, int64_t images, const float* x,
+bool counted(Pool& pool, const Kernels& kernels, const Sliding& s, int64_t images, const float* x,
              const float* w, float* y) {
   const int64_t taps = s.size_h * s.size_w, words = (s.channels + 31) / 32, pixels = images * s.height * s.width;
   const int64_t lines = images * s.rows;
@@ -380,9 +248,10 @@ ffi::Error float_convolution(ffi::ThreadPool pool, Floats4 x, Floats4 w, ffi::Re
   const Numbers of_x = x.dimensions(), of_w = w.dimensions(), of_y = y->dimensions();
   if (!fit(of_x, of_w, of_y, geometry)) return do_not_fit();
   const Sliding s = sliding(of_x, of_w, of_y, geometry);
-  if (counted(pool, *kernels, s, of_x[0], x.typed_data(), w.typed_data(), y->typed_data())) return ffi::Error::Success();
+  Threads threads(pool);
+  if (counted(threads, *kernels, s, of_x[0], x.typed_data(), w.typed_data(), y->typed_data())) return ffi::Error::Success();
   const Strided weights = {w.typed_data(), of_w[1] * of_w[2] * of_w[3], of_w[2] * of_w[3], of_w[3], 1};
-  slide(pool, kernels->floats, s, of_x[0], x.typed_data(), weights, y->typed_data());
+  slide(threads, kernels->floats, s, of_x[0], x.typed_data(), weights, y->typed_data());
   return ffi::Error::Success();
 }
 
@@ -406,13 +275,14 @@ ffi::Error float_input_gradient(ffi::ThreadPool pool, Floats4 w, Floats4 g, ffi:
   if (!fit(of_x, of_w, of_g, geometry)) return do_not_fit();
   const int64_t channels = of_x[3], filters = of_w[3], stride_h = geometry[0], stride_w = geometry[1];
   const int64_t column = channels * filters, row = of_w[1] * column;
+  Threads threads(pool);
   for (int64_t u = 0; u < std::min(stride_h, of_x[1]); ++u)
     for (int64_t v = 0; v < std::min(stride_w, of_x[2]); ++v) {
       const Phase h = phase(u, stride_h, of_w[0], geometry[2], of_x[1]), l = phase(v, stride_w, of_w[1], geometry[3], of_x[2]);
       const Sliding s = {of_g[1], of_g[2], filters,  h.taps,   l.taps,   1, 1, h.before, l.before, h.pixels, l.pixels,
                          channels, of_x[1] * of_x[2] * channels, stride_h * of_x[2] * channels, stride_w * channels};
       const Strided weights = {w.typed_data() + h.last * row + l.last * column, -stride_h * row, -stride_w * column, 1, filters};
-      slide(pool, kernels->floats, s, of_x[0], g.typed_data(), weights, x->typed_data() + (u * of_x[2] + v) * channels);
+      slide(threads, kernels->floats, s, of_x[0], g.typed_data(), weights, x->typed_data() + (u * of_x[2] + v) * channels);
     }
   return ffi::Error::Success();
 }
@@ -434,7 +304,8 @@ ffi::Error float_kernel_gradient(ffi::ThreadPool pool, Floats4 x, Floats4 g, ffi
   const int64_t images = of_x[0], size = floats.correlate_floats(s), wide = size / (all / s.out);
   const int64_t groups = std::max<int64_t>(1, std::min({images, kTotals, kLargeTotals / size}));
   const Room totals = room_for(groups * size);
-  const int64_t wanted = parts(pool, images * s.rows * s.size_h, images * s.rows * products_of_a_line(s) / 16);
+  Threads threads(pool);
+  const int64_t wanted = parts(threads, images * s.rows * s.size_h, images * s.rows * products_of_a_line(s) / 16);
   const int64_t by_part = std::min(floats.correlate_parts(s), (wanted + groups - 1) / groups);
   const int64_t rows = s.size_h * s.size_w * s.channels;
   if (s.rows * s.columns * images == 0) {
@@ -442,7 +313,7 @@ ffi::Error float_kernel_gradient(ffi::ThreadPool pool, Floats4 x, Floats4 g, ffi
     return ffi::Error::Success();
   }
   std::fill_n(totals.get(), groups * size, 0.f);
-  share(pool, groups * by_part, [&](int64_t task) {
+  share(threads, groups * by_part, [&](int64_t task) {
     const int64_t group = task / by_part, part = task % by_part, every = floats.correlate_parts(s);
     const Room room = room_for(floats.correlate_room(s));
     floats.correlate(s, x.typed_data(), g.typed_data(), totals.get() + group * size, images * group / groups,
@@ -568,24 +439,10 @@ extern "C" {
 // 65536 major + minor of the interface that these handlers were built against: an older framework refuses them.
 int32_t bnn_interface() { return XLA_FFI_API_MAJOR * 65536 + XLA_FFI_API_MINOR; }
 
-// The instruction sets of this processor, widest first, separated by spaces.
-const char* bnn_instruction_sets() {
-  static const std::string names = [] {
-    std::string all;
-    for (const bnn::Named& set : bnn::kAll)
-      if (set.there()) all += (all.empty() ? "" : " ") + std::string(set.name);
-    return all;
-  }();
-  return names.c_str();
-}
-
 // Runs the limit's rounds on the calling thread (kernels.h); -1 where the processor lacks the instruction set.
 int64_t bnn_limit(const char* instructions, int64_t times) {
   std::string_view name = instructions;
   const bnn::Kernels* kernels = bnn::kernels_of(name);
   return kernels == nullptr ? -1 : kernels->limit(times);
 }
-
-// A digest of the sources, given by the build: what is loaded is what is read.
-const char* bnn_sources() { return BNN_SOURCES; }
 }
