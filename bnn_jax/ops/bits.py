@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float32, Real, UInt32
 
 from bnn_jax.ops.deterministic import negative
 
@@ -12,17 +13,37 @@ WORD_BITS = 32
 
 
 def words_for(k: int) -> int:
-    """How many words hold k signs."""
+    """How many words hold k signs.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.bits.words_for(33)
+        2
+    """
     return -(-k // WORD_BITS)
 
 
 @partial(jax.jit, static_argnames='axis')
-def pack(x, axis: int = -1) -> jax.Array:
+def pack(x: Real[ArrayLike, '*shape'], axis: int = -1) -> UInt32[Array, '*packed']:
     """Signs of x along `axis` as uint32 words: bit j of word i is set where x[32 i + j] < 0; tail bits are 0.
 
-    x: (..., k, ...), any real dtype. Returns uint32 with ceil(k / 32) in place of k. The predicate is that of
-    `quantizers.sign`: 0, -0.0 and subnormal numbers give bit 0; a NaN, which no bit can hold, gives a set bit.
-    Raises TypeError for bool and complex, ValueError for an axis that is not there or is empty.
+    Zero, -0.0 and subnormal numbers give bit 0, as in `quantizers.sign`. NaN, which no bit can hold, gives a set bit.
+
+    Args:
+        x: real numbers, k of them along `axis`.
+        axis: along which words are filled.
+
+    Returns:
+        The shape of x with ceil(k / 32) in place of k.
+
+    Raises:
+        TypeError: x is bool or complex.
+        ValueError: there is no such axis, or it is empty.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.bits.pack(jnp.array([1.0, -1.0, 0.0, -3.0]))
+        Array([10], dtype=uint32)
     """
     x = jnp.asarray(x)
     if x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.complexfloating):
@@ -41,11 +62,25 @@ def pack(x, axis: int = -1) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=('k', 'axis'))
-def unpack(words, k: int, axis: int = -1) -> jax.Array:
-    """The k signs held by `words` along `axis`: +1 for a bit 0, -1 for a set bit, as float32; the inverse of `pack`.
+def unpack(words: UInt32[ArrayLike, '*packed'], k: int, axis: int = -1) -> Float32[Array, '*shape']:
+    """The k signs that `words` hold along `axis`: +1 for a bit 0, -1 for a set bit. The inverse of `pack`.
 
-    words: (..., ceil(k / 32), ...) uint32. Returns (..., k, ...) float32.
-    Raises TypeError for another dtype, ValueError if the number of words is not ceil(k / 32).
+    Args:
+        words: as made by `pack`.
+        k: how many signs there are along the axis.
+        axis: along which words lie.
+
+    Returns:
+        The shape of words with k in place of ceil(k / 32).
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: there are not ceil(k / 32) words.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.bits.unpack(jnp.array([10], jnp.uint32), 4)
+        Array([ 1., -1.,  1., -1.], dtype=float32)
     """
     words = jnp.asarray(words)
     if words.dtype != jnp.uint32:

@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from bnn_jax.native.library import varying_as
 
@@ -21,19 +22,30 @@ LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a con
 
 
 def wide(dtype) -> np.dtype:
-    """The dtype to compute in: float64 for float64, float32 for all narrower ones."""
+    """The dtype to compute in: float64 for float64, float32 for all narrower ones.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.ops.wide(jnp.bfloat16)
+        dtype('float32')
+    """
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 @jax.custom_jvp
-def rounded(x: jax.Array) -> jax.Array:
+def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """x itself, rounded to its dtype before anything follows.
 
-    Forward: max(x, the most negative finite number): the identity on every finite x and on NaN. No compiler may remove
-    it (it does change -inf), and none can look through it, so `rounded(a * b) + c` is never contracted and
-    `rounded(a + b) + c` never joined. A division is safe as `a * rounded(1 / b)`.
+    Forward: max(x, the most negative finite number), which is x for every finite x and NaN. No compiler may remove it, as it
+    changes -inf, and none can look through it: `rounded(a * b) + c` is never contracted into a fused multiply-add, and the
+    constants of `rounded(a + b) + c` are never joined. Write a division as `a * rounded(1 / b)`.
     `lax.optimization_barrier` does none of this on CPU (measured, jax 0.10).
-    Gradient: that of the identity (the maximum's own would compare and select once more in every layer).
+    Gradient: that of the identity. The maximum's own would compare and select once more in every layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, bnn_jax as bnn
+        >>> jax.grad(lambda x: bnn.ops.rounded(x * x))(jnp.float32(3))
+        Array(6., dtype=float32)
     """
     return jnp.maximum(x, jnp.finfo(x.dtype).min)
 
@@ -79,10 +91,22 @@ def _itself(x: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames='term')
 def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
-    """Sum over axis 0 of term(*operands), pairwise, always in the same order (and with an error that grows as log n, not n).
+    """Sum over axis 0 of term(*operands), pairwise, in the same order in every compilation. Its error grows as log n, not as n.
 
-    First half + second half, again and again; rows left over where the number is odd are added at the end, the first
-    left over first. operands: (n, ...) each, n >= 1; term: number by number. Returns (...). Differentiable.
+    The first half is added to the second half, again and again. Rows left over where the number is odd are added at the end,
+    the first left over first. Differentiable.
+
+    Args:
+        operands: (n, ...) each, n >= 1.
+        term: what is added up, made of the operands number by number.
+
+    Returns:
+        (...).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.ops.ordered_sum(jnp.array([[1.0], [-2.0], [3.0]]), term=jnp.abs)
+        Array([6.], dtype=float32)
     """
     left_over = []
     while (n := operands[0].shape[0]) > 1:
@@ -114,13 +138,25 @@ def _halved(term, *operands):
 
 @partial(jax.jit, static_argnames='term')
 def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
-    """Mean over axis 0: `ordered_sum` times the nearest number to 1/n (a division by a constant may be rewritten)."""
+    """Mean over axis 0: `ordered_sum` times the nearest number to 1/n (a compiler may rewrite a division by a constant).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.ops.ordered_mean(jnp.array([[1.0], [-2.0], [3.0], [4.0]]))
+        Array([1.5], dtype=float32)
+    """
     total = ordered_sum(*operands, term=term)
     return rounded(total * np.asarray(1.0 / operands[0].shape[0], total.dtype))
 
 
 @jax.jit
-def norm_coefficients(gamma: jax.Array, beta: jax.Array, mean: jax.Array, var: jax.Array, eps) -> jax.Array:
+def norm_coefficients(
+    gamma: Float[Array, ' channels'],
+    beta: Float[Array, ' channels'],
+    mean: Float[Array, ' channels'],
+    var: Float[Array, ' channels'],
+    eps: float,
+) -> Float[Array, '2 channels']:
     """Batch normalization with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
 
     scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
@@ -142,8 +178,23 @@ def _normal(x: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def normalize(x: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """(x + shift) * scale per channel (last axis), or the constant `shift` where scale is 0 (`norm_coefficients`)."""
+def normalize(
+    x: Float[Array, '*batch channels'], coefficients: Float[Array, '2 channels']
+) -> Float[Array, '*batch channels']:
+    """(x + shift) * scale per channel, or the constant `shift` where scale is 0.
+
+    Args:
+        x: channels last.
+        coefficients: the rows scale and shift, as `norm_coefficients` makes them.
+
+    Returns:
+        The shape of x.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.ops.normalize(jnp.array([[1.0, 1.0]]), jnp.array([[2.0, 0.0], [-3.0, 5.0]]))
+        Array([[-4.,  5.]], dtype=float32)
+    """
     scale, shift = coefficients
     scale, shift = (jnp.broadcast_to(c, x.shape) for c in (scale, shift))
     # The addition comes first: a product of a sum has nothing that could be contracted.
