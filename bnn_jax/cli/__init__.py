@@ -9,6 +9,7 @@ except ModuleNotFoundError:
 
 from bnn_jax.cli.bench import bench
 from bnn_jax.cli.convert import convert
+from bnn_jax.cli.export import export
 from bnn_jax.cli.predict import predict
 from bnn_jax.cli.summary import summary
 from bnn_jax.command import begin, one_line
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         begin()
     app = tyro.extras.SubcommandApp()
-    for each in (summary, convert, predict, bench):
+    for each in (summary, convert, predict, bench, export):
         app.command(each)
     with one_line(), compilation_cache():
         app.cli(prog='bnn-jax', description='Binary networks from the command line.', args=arguments)

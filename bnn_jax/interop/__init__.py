@@ -1,5 +1,6 @@
-"""Networks and bits of other programs."""
+"""Networks and bits of other programs, and programs made of networks."""
 
 from bnn_jax.interop import bit_layouts, torch
+from bnn_jax.interop.c_source import Library, c_library
 
-__all__ = ['bit_layouts', 'torch']
+__all__ = ['Library', 'bit_layouts', 'c_library', 'torch']

@@ -347,6 +347,13 @@ def test_bench(converted, unprepared, start, capsys):
     assert 'expected at least 1' in refused(start, 'bench', converted, '--batch=0')
 
 
+def test_export(converted, unprepared, start, tmp_path, capsys):
+    start('export', converted, '--c', tmp_path / 'c')
+    assert 'weights' in (said := capsys.readouterr().out) and 'scratch' in said and 'code: about' in said
+    assert 'void network_bytes(' in (tmp_path / 'c' / 'network.h').read_text()
+    assert 'expected --input HEIGHT WIDTH CHANNELS' in refused(start, 'export', unprepared, '--c', tmp_path)
+
+
 @pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])
 def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     model = build(architecture, getattr(bnn, scheme))

@@ -88,6 +88,10 @@ LAYERS = {
         {'kind': 'Sum', 'body': chain(function('Relu')), 'shortcut': chain()},
         lambda x: np.maximum(x, 0) + x,
     ),
+    'Sum, the shortcut changed': (
+        {'kind': 'Sum', 'body': chain(), 'shortcut': chain(function('Relu'))},
+        lambda x: np.maximum(x, 0) + x,
+    ),
     'Sum of itself': (
         {'kind': 'Sum', 'body': chain(), 'shortcut': chain()},
         lambda x: x + x,

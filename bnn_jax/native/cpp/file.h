@@ -53,9 +53,42 @@ inline bool all_finite(const float* numbers, int64_t n) {
   return largest < 0x7f800000u;
 }
 
+// A file's bytes, laid so that the tensors, behind the header, begin at a multiple of 64.
+class Bytes {
+ public:
+  // The first 8 bytes, as far as there are so many, say how long the header is.
+  void begin(const char* first, size_t n, size_t size) {
+    uint64_t header = 0;
+    if (n == 8) memcpy(&header, first, 8);
+    reserve(size + 128);
+    const size_t tensors = static_cast<size_t>((8 + header) % 64);
+    start_ = (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64 + (64 - tensors) % 64;
+    append(first, n);
+  }
+  void append(const char* from, size_t n) {
+    if (start_ + size_ + n > room_) {
+      Bytes larger;
+      larger.reserve(2 * room_ + n + 128);
+      // The same place modulo 64.
+      larger.start_ = (64 + (reinterpret_cast<uintptr_t>(memory_.get()) + start_) % 64 - reinterpret_cast<uintptr_t>(larger.memory_.get()) % 64) % 64;
+      memcpy(larger.memory_.get() + larger.start_, memory_.get() + start_, size_);
+      larger.size_ = size_;
+      std::swap(*this, larger);
+    }
+    memcpy(memory_.get() + start_ + size_, from, n);
+    size_ += n;
+  }
+  std::string_view view() const { return {memory_.get() + start_, size_}; }
+
+ private:
+  void reserve(size_t room) { memory_.reset(new char[room]), room_ = room; }
+  std::unique_ptr<char[]> memory_;
+  size_t room_ = 0, start_ = 0, size_ = 0;
+};
+
 class File {
  public:
-  // bytes: there as long as the tensors are read, with the byte behind the header aligned to 4.
+  // bytes: laid by Bytes, there as long as the tensors are read.
   explicit File(std::string_view bytes) {
     if (bytes.size() < 8) throw Refused("it is shorter than 8 bytes, expected a safetensors file");
     uint64_t length = 0;

@@ -40,12 +40,10 @@ class Json {
 
   // An integer in [least, most]; `what` names it in the error.
   int64_t integer(const std::string& what, int64_t least, int64_t most) const {
-    bool fits = kind == kNumber && text.size() < 20 && text.find_first_of(".eE") == std::string::npos;
+    // So few digits that 64 bits hold them.
+    const bool fits = kind == kNumber && text.size() < 19 && text.find_first_of(".eE") == std::string::npos;
     int64_t value = 0;
-    for (size_t i = text[0] == '-'; fits && i < text.size(); ++i) {
-      fits = value <= (INT64_MAX - 9) / 10;
-      value = 10 * value + (text[i] - '0');
-    }
+    for (size_t i = text[0] == '-'; fits && i < text.size(); ++i) value = 10 * value + (text[i] - '0');
     if (fits && text[0] == '-') value = -value;
     if (!fits || value < least || value > most)
       throw Refused(what + " is " + shown() + ", expected an integer from " + std::to_string(least) + " to " + std::to_string(most));

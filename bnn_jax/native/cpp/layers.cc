@@ -1256,7 +1256,9 @@ class Sum : public Layer {
 
   Value run(const Context& context, Value x) const override {
     Value a = body_->run(context, x.borrowed());
-    Value b = shortcut_->run(context, std::move(x));
+    // Where the body hands x itself on, the shortcut must not change it.
+    const bool shared = a.data == x.data;
+    Value b = shortcut_->run(context, shared ? x.borrowed() : std::move(x));
     const float *left = a.floats(), *right = b.floats();
     Value y = in_place_of(context, a.block ? a : b);
     float* to = y.block.as<float>();
