@@ -21,7 +21,7 @@ OUTSIDE = {
     },
 }
 PAGES = {source: page for page, source in OUTSIDE.items()}
-# The packages of the API reference, a page each.
+# The packages and modules of the API reference, a page each.
 PACKAGES = [
     'quantizers',
     'schemes',
@@ -34,6 +34,7 @@ PACKAGES = [
     'kernels',
     'ops',
     'data',
+    'runtime',
 ]
 
 
@@ -49,6 +50,8 @@ def on_files(files, config):
 def reference(package: str) -> str:
     """The page of a package: its docstring, and every name that it exports."""
     folder = ROOT / 'bnn_jax' / package
+    if not folder.is_dir():
+        return f'# bnn_jax.{package}\n\n::: bnn_jax.{package}\n    options: {{show_root_heading: false}}'
     tree = ast.parse((folder / '__init__.py').read_text())
     (exported,) = (
         ast.literal_eval(node.value)
