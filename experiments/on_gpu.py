@@ -20,8 +20,8 @@ from bnn_jax.files import write
 from bnn_jax.kernels import native, packed_conv2d, packed_matmul
 from bnn_jax.ops.bits import pack
 from bnn_jax.training import logits_of
-from bnn_jax.training.experiment import device, versions
 from bnn_jax.training.on_device import Draw, batched, many, pixel_table
+from bnn_jax.training.results import device, versions
 from bnn_jax.training.state import init
 from bnn_jax.training.step import update
 from experiments import print_help, recipes

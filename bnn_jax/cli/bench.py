@@ -34,8 +34,8 @@ def bench(
     from bnn_jax.inference.float_twin import float_twin
     from bnn_jax.inference.serialization import load, preprocessing_of
     from bnn_jax.nn.tables import listing
-    from bnn_jax.training.experiment import device, versions
-    from bnn_jax.training.step import logits_of
+    from bnn_jax.training.evaluation import logits_of
+    from bnn_jax.training.results import device, versions
 
     if batch < 1 or calls < 1:
         raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1')

@@ -21,17 +21,19 @@ def convert(
     module: tyro.conf.Positional[str],
     output: Annotated[Path, tyro.conf.arg(aliases=['-o'])],
     workdir: Path | None = None,
+    best: bool = False,
     samples: int = 64,
     input: Shape | None = None,
     classes: Path | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """The newest checkpoint of a run to a packed file, with a report, if both give the same logits.
+    """The newest or best checkpoint of a run to a packed file, with a report, if both give the same logits.
 
     Args:
         module: what started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
         output: the file to write; it appears, or is replaced, only when all is well.
         workdir: the run's folder, which says its scheme and options; by default that of the module's first row.
+        best: convert the checkpoint of the best test result, which a run with --keep_best has, not the newest one.
         samples: how many test images of the run to compare on.
         input: height, width and channels of random images to compare on, where the test images are not at hand.
         classes: a text file with a class name a line, to keep in the file; by default the data set's own names.
@@ -40,16 +42,16 @@ def convert(
     """
     from bnn_jax.inference import serialization
     from bnn_jax.inference.converter import convert as packed_of
-    from bnn_jax.training.experiment import deployed, preprocessing
     from bnn_jax.training.memory import allocate_for_training
     from bnn_jax.training.recipe import recipe_of
     from bnn_jax.training.restore import trained
+    from bnn_jax.training.results import deployed, preprocessing
 
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where `python -m MODULE` finds it
     recipe = recipe_of(module)
     allocate_for_training()  # A teacher that is gone is trained again.
-    run = trained(recipe, workdir)
+    run = trained(recipe, workdir, best=best)
     images, which, known = _sample_images(run, samples, input)
     stated = preprocessing(run.config, images.shape[1:], class_names(classes, run.model.num_classes) or known)
     described = None if stated is None else stated.described()
@@ -75,8 +77,8 @@ def _sample_images(
     run: 'TrainedRun', samples: int, input_shape: Shape | None
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
     """Images as the network takes them, what they are, and the names of their classes, where they are known."""
-    from bnn_jax.training.experiment import class_names as names_of
     from bnn_jax.training.images import test_batches
+    from bnn_jax.training.results import class_names as names_of
 
     if samples < 1:
         raise ValueError(f'samples: got {samples}, expected at least 1')
@@ -98,7 +100,7 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
 
     None: as `convert` says of its default.
     """
-    from bnn_jax.training.step import logits_of
+    from bnn_jax.training.evaluation import logits_of
 
     ours, theirs = (np.asarray(logits_of(network)(images)) for network in (model, packed))
     if tolerance is None:

@@ -46,7 +46,7 @@ def predict(
     """
     from bnn_jax.data.images import printable
     from bnn_jax.inference.serialization import load
-    from bnn_jax.training.step import logits_of
+    from bnn_jax.training.evaluation import logits_of
 
     network, prepare = load(file), preparation(file, preprocessing)
     if prepare.input_shape[2] != network.channels:

@@ -5,14 +5,17 @@ from bnn_jax.optim.projected import projected
 from bnn_jax.training import two_stage
 from bnn_jax.training.config import Config
 from bnn_jax.training.distillation import Distillation, distillation, soft_cross_entropy
+from bnn_jax.training.evaluation import evaluate, logits_of
 from bnn_jax.training.experiment import run
-from bnn_jax.training.fit import Interrupted, NonFiniteLoss, OutOfTime, fit
+from bnn_jax.training.fit import Interrupted, OutOfTime, fit
 from bnn_jax.training.loss import CrossEntropy, Loss, SquaredHinge, cross_entropy, squared_hinge
+from bnn_jax.training.measures import accuracies, gradient_norm
 from bnn_jax.training.names import named
 from bnn_jax.training.recipe import Recipe
+from bnn_jax.training.records import NonFiniteLoss
 from bnn_jax.training.schedules import constant
 from bnn_jax.training.state import TrainState, init, model_of
-from bnn_jax.training.step import accuracies, evaluate, gradient_norm, logits_of, train_step
+from bnn_jax.training.step import train_step
 
 __all__ = [
     'two_stage',

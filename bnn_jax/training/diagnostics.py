@@ -15,11 +15,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from bnn_jax.nn.layer import Layer
+from bnn_jax.nn.variables import Latent
 from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.devices import own_devices, replicated, spread
+from bnn_jax.training.evaluation import logits_of, network_logits
 from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
-from bnn_jax.training.step import logits_of, network_logits
 
 
 def signs(state: TrainState) -> dict[str, jax.Array]:
@@ -33,6 +34,12 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
         for place in _layers(_model(state))
         if (weights := place.layer.binary_weights()) is not None
     }
+
+
+def latent_weights(model: Any) -> dict[str, np.ndarray]:
+    """Layer -> its latent weights, as they are stored."""
+    found = ((place.path, leaf) for place in _layers(model) for leaf in vars(place.layer).values())
+    return {path: np.asarray(leaf[...]) for path, leaf in found if isinstance(leaf, Latent)}
 
 
 def alphas(state: TrainState) -> dict[str, jax.Array]:

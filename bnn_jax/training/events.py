@@ -1,14 +1,25 @@
-"""TensorBoard: the records of a run as event files."""
+"""TensorBoard: the records of a run as event files, with its settings, its latent weights and what it sees."""
 
+import json
 import socket
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MOST_WEIGHTS = 2**20
+"""Of a layer, at most, that a histogram counts."""
+
+IMAGES = 8
+"""Images that are shown side by side."""
 
 
 class Events:
     """An event file in `directory`, begun at the first record and whole after each one.
 
-    Records beyond resumed_at in the files of earlier starts are marked as superseded: TensorBoard drops them.
+    Records beyond resumed_at in the files of earlier starts are marked as superseded: TensorBoard drops them. Every method
+    raises OSError.
     """
 
     def __init__(self, directory: Path, resumed_at: int):
@@ -16,11 +27,42 @@ class Events:
         self._file = None
 
     def write(self, record: dict[str, float | str]) -> None:
-        """One scalar for every number of a record but its `step`, which is where they stand. Raises OSError."""
-        file = self._file or self._begin()
+        """One scalar for every number of a record but its `step`, which is where they stand."""
         numbers = {name: value for name, value in record.items() if name != 'step' and not isinstance(value, str)}
         scalars = [{'tag': name, 'simple_value': value} for name, value in numbers.items()]
-        file.write(_event(step=record['step'], summary={'value': scalars}))
+        self._write(step=record['step'], summary={'value': scalars})
+
+    def settings(self, described: dict[str, Any]) -> None:
+        """The hyperparameters of a run, as `Config.described` has them; its test results stand beside them."""
+        from tensorboardX.summary import hparams
+
+        plain = (bool, int, float, str, type(None))
+        values = {name: v if isinstance(v, plain) else json.dumps(v) for name, v in described.items()}
+        for summary in hparams(values, {'test_accuracy': 0, 'test_loss': 0}):
+            self._write(summary=summary)
+
+    def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
+        """A histogram of the latent weights of every layer."""
+        from tensorboardX.summary import histogram
+
+        for layer, array in latent.items():
+            some = np.ravel(array)[:: max(1, array.size // MOST_WEIGHTS)]
+            self._write(step=step, summary=histogram(f'latent/{layer}', some, 64))
+
+    def images(self, step: int, images: np.ndarray) -> None:
+        """The first images of a batch, (N, H, W, channels), side by side, each from its smallest number to its largest."""
+        from tensorboardX.summary import image
+
+        some = np.asarray(images[:IMAGES], np.float32)
+        if some.shape[-1] not in (1, 3):
+            some = some.mean(-1, keepdims=True)
+        lowest, highest = (end(some, axis=(1, 2, 3), keepdims=True) for end in (np.min, np.max))
+        shown = (some - lowest) / np.maximum(highest - lowest, 1e-12)
+        self._write(step=step, summary=image('images', np.concatenate([*shown], axis=1), dataformats='HWC'))
+
+    def _write(self, **fields: Any) -> None:
+        file = self._file or self._begin()
+        file.write(_event(**fields))
         file.flush()
 
     def _begin(self):

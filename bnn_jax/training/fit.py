@@ -1,19 +1,16 @@
 """fit: a config to a trained state, resumable at any step; read from top to bottom."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from bnn_jax.files import read_object, write
@@ -29,26 +26,23 @@ from bnn_jax.training.devices import (
     replicated,
     sum_over_hosts,
 )
-from bnn_jax.training.diagnostics import alphas, signs, statistics_record, watch
+from bnn_jax.training.diagnostics import alphas, latent_weights, signs, statistics_record, watch
+from bnn_jax.training.evaluation import means
 from bnn_jax.training.health import Health
 from bnn_jax.training.images import DeviceImages, images_of
 from bnn_jax.training.loss import takes_classes
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.options import LARGEST
 from bnn_jax.training.progress import Progress
+from bnn_jax.training.records import Call, StepRecords, check_parameters
 from bnn_jax.training.scores import Scores
 from bnn_jax.training.signals import Deadline, Signals
 from bnn_jax.training.start import beginning, check_extension, step_of
 from bnn_jax.training.state import TrainState, model_of
-from bnn_jax.training.step import means
 from bnn_jax.training.workdir import held
 
 COMPARED = 512
 """Test images that are evaluated by batch statistics too, at the end of every epoch."""
-
-
-class NonFiniteLoss(ArithmeticError):
-    """Training diverged: the loss or its gradient is NaN or infinite."""
 
 
 class Interrupted(SystemExit):
@@ -92,33 +86,12 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     deadline, mesh = Deadline(config.max_minutes), all_devices()
     images, remark = images_of(dataclasses.replace(config, on_device=_as_begun(config, workdir)), mesh)
     config = dataclasses.replace(config, on_device=isinstance(images, DeviceImages))
-    described, decisive = config.described(), config.decisive()
+    state, schedule, start, checkpoints, best = _begun(config, images, workdir)
     epoch_steps = images.epoch_steps
-    last_step = config.epochs * epoch_steps
-    if last_step > LARGEST:
-        raise ValueError(
-            f'epochs: got {config.epochs} of {epoch_steps} steps, expected at most {LARGEST:,} steps in all'
-        )
-    state, schedule = beginning(config, last_step)
-    if state.num_classes is not None:
-        images.check(state.num_classes, takes_classes(state.loss))
-    checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
-    first_state = state
-    start = _start(state) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
-    state = checkpoints.restore(
-        state, lambda epochs, done: check_extension(config, epochs, epoch_steps, done, first_state)
-    )
-    if is_first_host() and int(state.step) == 0:  # Anew: the best of the run before is none of this one's.
-        shutil.rmtree(workdir / 'best', ignore_errors=True)
-    check_same_on_hosts(int(state.step), decisive)  # Here the others wait for the first one.
-    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
+    first_step, last_step = int(state.step), config.epochs * epoch_steps
     state = replicated(state, mesh)
-    if is_first_host():
-        write(workdir / 'config.json', json.dumps(described, indent=2) + '\n')
-    first_step = int(state.step)
     step = functools.partial(_step, step_of(config), schedule)
     see_signs, see = jax.jit(signs), jax.jit(watch)
-    pending: collections.deque[Call] = collections.deque()
 
     with (
         checkpoints,
@@ -131,10 +104,13 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
         if remark:
             progress.say(remark)
         before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
-        health, scores = Health(before_now), Scores(before_now, config.patience)
+        records = StepRecords(log, progress, Health(before_now), images.pace, checkpoints)
+        scores = Scores(before_now, config.patience)
         if scores.ended:
             last_step = first_step
-        number, read_at, saved_at = first_step, progress.seconds(), progress.seconds()
+        if config.watch_every:
+            log.settings(config.described())
+        number, saved_at, shown = first_step, progress.seconds(), False
         while number < last_step:
             watched = config.watch_every and (number + 1) % config.watch_every == 0
             before = see_signs(state) if watched else {}  # before the step, which reuses the state's buffers
@@ -142,52 +118,37 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
             state, metrics, batch_images = advance(state, count)
             if watched:
                 metrics |= see(before, state, batch_images()[:: config.accumulate], start)
-            pending.append(Call(number + 1, count, metrics))
+            records.add(Call(number + 1, count, metrics))
             number += count
             ends, ends_epoch = number == last_step, number % epoch_steps == 0
             evaluates = ends or (ends_epoch and number // epoch_steps % config.evaluate_every == 0)
-            stops, late = signals.stop_now(), deadline.stop_now()
+            stops, late = signals.stop_now(), deadline.stop_now(count)
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)
-            # One call behind, so that the host waits for no step; nothing is pending when a checkpoint is made.
-            ready = [pending.popleft() for _ in range(len(pending) - (0 if saves or evaluates else 1))]
-            if ready:
-                records = [record for call in ready for record in _read(call)]
-                took, began_at = (progress.seconds() - read_at) / len(records), read_at
-                for i, record in enumerate(records, start=1):
-                    _check_finite(checkpoints, record)
-                    read_at = began_at + i * took
-                    log.write(**record, seconds=round(read_at, 6))
-                    _warn(health, record, log, progress)
-                for call in ready:
-                    images.pace.took(call.count, call.count * took)
-                progress.step(records[-1])
+            # Nothing is pending when a checkpoint is made.
+            records.write(all_calls=bool(saves or evaluates))
+            if watched and not shown:
+                shown = True
+                log.images(number, batch_images().addressable_data(0))
             if evaluates:
-                compared_batches = _compared_batches(config, epoch_steps)
-                totals, compared = images.tested(model_of(own_copy(state)), compared_batches, state.loss)
-                test = means(sum_over_hosts(totals), state.num_classes)
-                compared = statistics_record(sum_over_hosts(compared))
-                record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
-                progress.epoch(record)
-                _warn(health, record, log, progress)
+                record = _evaluated(config, images, state, number, log, progress)
+                records.warn(record)
                 if scores.improved_by(record) and best:
-                    _check_parameters(checkpoints, number, state)
+                    check_parameters(checkpoints, number, state)
                     best.save(state)
                 if scores.ended and not ends:
                     progress.say(f'ended at step {number}: no better test result in {config.patience} evaluations')
                     ends, saves, last_step = True, True, number
             if saves:
-                _check_parameters(checkpoints, number, state)
+                check_parameters(checkpoints, number, state)
                 checkpoints.save(state)
                 saved_at = progress.seconds()
             if stops or (late and not ends):
                 checkpoints.wait()
-                why = f'by signal {stops}' if stops else f'after {config.max_minutes:.3g} minutes'
-                progress.say(f'stopped at step {number} {why}, saved; start again to go on')
-                raise Interrupted(128 + stops) if stops else OutOfTime(OUT_OF_TIME)
+                raise _stopped(config, number, int(stops), progress)
             if saves or evaluates:
-                read_at = progress.seconds()
+                records.leave_out()
         checkpoints.wait()
         if best:
             best.wait()
@@ -196,14 +157,64 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     return own_copy(state)
 
 
-class Call(NamedTuple):
-    """What one call of the compiled step gives, not yet read."""
+class _Begun(NamedTuple):
+    """Where a run begins, or goes on."""
 
-    # number of its first step, from 1; how many steps it took
-    first: int
-    count: int
-    # of one step, or arrays that begin with those of each
-    metrics: dict[str, jax.Array]
+    # of the newest checkpoint
+    state: TrainState
+    schedule: optax.Schedule
+    # Alpha of every layer before the first step, where it is watched.
+    start: dict[str, float]
+    checkpoints: Checkpoints
+    # where the best one is kept
+    best: Checkpoints | None
+
+
+def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
+    """The state to go on from, on every host the same, and the folders of checkpoints; writes config.json."""
+    decisive = config.decisive()
+    last_step = config.epochs * images.epoch_steps
+    if last_step > LARGEST:
+        raise ValueError(
+            f'epochs: got {config.epochs} of {images.epoch_steps} steps, expected at most {LARGEST:,} steps in all'
+        )
+    first, schedule = beginning(config, last_step)
+    if first.num_classes is not None:
+        images.check(first.num_classes, takes_classes(first.loss))
+    start = _start(first) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
+    checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
+    state = checkpoints.restore(
+        first, lambda epochs, done: check_extension(config, epochs, images.epoch_steps, done, first)
+    )
+    if is_first_host() and int(state.step) == 0:  # Anew: the best of the run before is none of this one's.
+        shutil.rmtree(workdir / 'best', ignore_errors=True)
+    check_same_on_hosts(int(state.step), decisive)  # Here the others wait for the first one.
+    best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
+    if is_first_host():
+        write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
+    return _Begun(state, schedule, start, checkpoints, best)
+
+
+def _evaluated(
+    config: Config, images: Any, state: TrainState, number: int, log: MetricsLog, progress: Progress
+) -> dict:
+    """The record of the epoch that ends at step `number`, written and shown."""
+    model, epoch_steps = model_of(own_copy(state)), images.epoch_steps
+    totals, compared = images.tested(model, _compared_batches(config, epoch_steps), state.loss)
+    test = means(sum_over_hosts(totals), state.num_classes)
+    compared = statistics_record(sum_over_hosts(compared))
+    record = log.epoch(number, epoch_steps, test, progress.seconds(), config.batch_size, compared)
+    progress.epoch(record)
+    if config.watch_every and is_first_host():
+        log.weights(number, latent_weights(model))
+    return record
+
+
+def _stopped(config: Config, number: int, signal: int, progress: Progress) -> Interrupted:
+    """What ends a run that was stopped by a signal, or for 0 by the end of its time, after its state was saved."""
+    why = f'by signal {signal}' if signal else f'after {config.max_minutes:.3g} minutes'
+    progress.say(f'stopped at step {number} {why}, saved; start again to go on')
+    return Interrupted(128 + signal) if signal else OutOfTime(OUT_OF_TIME)
 
 
 def _step(
@@ -244,40 +255,3 @@ def _compared_batches(config: Config, epoch_steps: int) -> int:
         return 0
     # A batch costs two forward passes, about the time of a step: this is a hundredth of an epoch, or one batch.
     return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))
-
-
-def _warn(health: Health, record: dict, log: MetricsLog, progress: Progress) -> None:
-    for warning in health.warnings(record):
-        log.write(step=record['step'], warning=warning, seconds=progress.seconds())
-        progress.say(f'step {record["step"]}: warning: {warning}')
-
-
-def _read(call: Call) -> list[dict[str, float]]:
-    """A record of each step of a call, once the devices are done with it."""
-    values = {name: np.atleast_1d(np.asarray(value)) for name, value in call.metrics.items()}
-    return [
-        {'step': call.first + i} | {name: float(value[i]) for name, value in values.items()} for i in range(call.count)
-    ]
-
-
-def _check_finite(checkpoints: Checkpoints, record: dict[str, float]) -> None:
-    """Raises NonFiniteLoss."""
-    if not all(math.isfinite(record[name]) for name in ('loss', 'gradient_norm')):
-        got = f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}'
-        raise _diverged(checkpoints, int(record['step']), got)
-
-
-def _check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:
-    """Raises NonFiniteLoss for parameters that no good checkpoint holds: an infinite update shows in the next loss only."""
-    for leaf in jax.tree.leaves(own_copy((state.params, state.rest))):
-        if not np.isfinite(np.asarray(leaf, np.float32)).all():
-            raise _diverged(checkpoints, number, 'parameters that are NaN or infinite')
-
-
-def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:
-    last = checkpoints.last()
-    kept = 'there is no checkpoint yet' if last is None else f'the last good checkpoint is {last}'
-    return NonFiniteLoss(
-        f'step {number}: got {got}, expected finite numbers; {kept}. '
-        'Try a smaller --learning_rate in another --workdir, and check the images for NaN'
-    )

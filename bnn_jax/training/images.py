@@ -5,7 +5,7 @@ Both ways have the same methods, so that `fit` reads the same for either.
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from bnn_jax.training.batch import as_batch
 from bnn_jax.training.config import Config
 from bnn_jax.training.devices import own_devices, replicated, spread, whole
 from bnn_jax.training.diagnostics import by_statistics
+from bnn_jax.training.evaluation import evaluation_loss, have_cross_entropy, totals_of, totals_of_logits
 from bnn_jax.training.loss import Loss, takes_classes
 from bnn_jax.training.on_device import Draw, looked_up, many, once_and_anew, pixel_table, prepared, reason_against
 from bnn_jax.training.state import TrainState
-from bnn_jax.training.step import have_cross_entropy, totals_of, totals_of_logits
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
@@ -112,13 +112,16 @@ class HostImages:
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches.
 
-        The loss is cross-entropy; where labels are no classes of the network it is that of training, and nothing is compared.
+        The loss is `evaluation_loss`. Where labels are no classes of the network, nothing is compared.
         """
-        batches = test_batches(self._config, self._test, self._shard)
-        first = list(itertools.islice(batches, max(1, compared)))
-        if not have_cross_entropy(model, first[0], loss):
-            return totals_of(model, itertools.chain(first, batches), loss=loss), by_statistics(model, ())
-        return totals_of(model, itertools.chain(first, batches)), by_statistics(model, first[:compared])
+        return _tested(model, test_batches(self._config, self._test, self._shard), compared, loss)
+
+
+def _tested(model: Any, batches: Iterator[dict[str, Any]], compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
+    first = list(itertools.islice(batches, max(1, compared)))
+    of_classes = have_cross_entropy(model, first[0], loss)
+    totals = totals_of(model, itertools.chain(first, batches), loss=evaluation_loss(loss, first[0]['label']))
+    return totals, by_statistics(model, first[:compared] if of_classes else ())
 
 
 class DeviceImages:
@@ -166,12 +169,10 @@ class DeviceImages:
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """As `HostImages.tested`."""
         if not takes_classes(loss):
+            # It may ask for the images as the network sees them, which the host makes.
             batches = test_batches(self._config, self._test, (jax.process_index(), jax.process_count()))
             with contextlib.closing(batches):
-                first = next(batches)
-                if not have_cross_entropy(model, first, loss):
-                    # A loss may ask for the images as the network sees them, which the host makes.
-                    return totals_of(model, itertools.chain([first], batches), loss=loss), by_statistics(model, ())
+                return _tested(model, batches, compared, loss)
         if self._evaluation is None:
             self._evaluation = Evaluation(self._config, self._test, compared, self._table)
         return self._evaluation(model)

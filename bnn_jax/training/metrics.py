@@ -6,7 +6,11 @@ import itertools
 import json
 import os
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bnn_jax.files import write
 from bnn_jax.training.events import Events
@@ -42,17 +46,41 @@ class MetricsLog:
         """Append a record, at once. Raises OSError, with the remedy."""
         self._records.append(record)
         if self._file and self._events:
-            try:
+            with self._writing():
                 line = f'{json.dumps(record)}\n'.encode()
                 if self._file.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._events.write(record)
-            except OSError as error:
-                raise OSError(
-                    error.errno,
-                    f'could not write a record ({error.strerror}); free space, then start the same command again',
-                    str(self.path),
-                ) from error
+
+    def settings(self, described: dict[str, Any]) -> None:
+        """For TensorBoard alone: the settings of the run, as `Config.described` has them."""
+        if self._events:
+            with self._writing():
+                self._events.settings(described)
+
+    def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
+        """For TensorBoard alone: a histogram of the latent weights of every layer."""
+        if self._events:
+            with self._writing():
+                self._events.weights(step, latent)
+
+    def images(self, step: int, images: Any) -> None:
+        """For TensorBoard alone: the first images of a batch, (N, H, W, channels)."""
+        if self._events:
+            with self._writing():
+                self._events.images(step, images)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """An error of storage says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f'could not write a record ({error.strerror}); free space, then start the same command again',
+                str(self.path),
+            ) from error
 
     def epoch(
         self,

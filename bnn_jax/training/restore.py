@@ -16,7 +16,7 @@ from bnn_jax.training.state import model_of
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run's network as its newest checkpoint has it."""
+    """A run's network as one of its checkpoints has it."""
 
     # with the options of the run
     config: Config
@@ -27,7 +27,7 @@ class TrainedRun:
     workdir: Path
 
 
-def trained(recipe: Recipe, workdir: str | Path | None = None, **options: Any) -> TrainedRun:
+def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = False, **options: Any) -> TrainedRun:
     """The network of a run: the recipe says how it is built, config.json which row and options, the checkpoint the parameters.
 
     The checkpoint is checked against the config as `fit` does, so that another experiment's is refused by name. What was
@@ -36,6 +36,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, **options: Any) -
     Args:
         recipe: of the module that started the run (`recipe.recipe_of`).
         workdir: the run's folder; by default that of the recipe's default row.
+        best: the checkpoint of the best test result, which a run with `keep_best` has; by default the newest one.
         options: fields of the config that decide nothing (`data_dir`, `workers`), in place of the run's.
 
     Raises:
@@ -57,7 +58,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, **options: Any) -
             f'{folder}: its run has {key} = {theirs!r}, {recipe.name} now has {ours!r}; restore the recipe as it was, or train '
             'again in another --workdir'
         )
-    return _restored(config, folder)
+    return _restored(config, folder, best)
 
 
 def _stated(workdir: Path) -> dict[str, Any]:
@@ -89,12 +90,15 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
         raise ValueError(f'{workdir}/config.json: {error}; start the run again, it writes it anew') from error
 
 
-def _restored(config: Config, workdir: Path) -> TrainedRun:
+def _restored(config: Config, workdir: Path, best: bool) -> TrainedRun:
     # How many steps a schedule has does not show in the state, and only the data would tell; so many that a warm-up of a
     # part of an epoch leaves some for the schedule.
     state, _ = beginning(config, 1000 * config.epochs)
-    with Checkpoints(workdir / 'checkpoints', config.decisive(), read_only=True) as checkpoints:
+    folder = workdir / ('best' if best else 'checkpoints')
+    if best and not folder.is_dir():
+        raise ValueError(f'{folder} is not there, expected that of a run with --keep_best; leave --best out')
+    with Checkpoints(folder, config.decisive(), read_only=True) as checkpoints:
         if checkpoints.last() is None:
-            raise ValueError(f'{workdir}/checkpoints is empty, expected at least one checkpoint; start the run again')
+            raise ValueError(f'{folder} is empty, expected at least one checkpoint; start the run again')
         state = checkpoints.restore(state)
     return TrainedRun(config, model_of(state), int(state.step), workdir)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 HOSTS_ASK_EVERY = 16
-"""Calls of several steps after which several hosts ask the first one whether the time is over."""
+"""Steps after which several hosts ask the first one whether the time is over."""
 
 
 class Signals:
@@ -55,18 +55,20 @@ class Deadline:
     """The end of the minutes that a run may take, from now; 0: none. Of several hosts the first one's clock decides."""
 
     def __init__(self, minutes: float):
-        self._calls = itertools.count(1)
+        self._steps = 0
         self._at = time.monotonic() + 60 * minutes if minutes else None
 
-    def stop_now(self) -> bool:
-        """Whether to stop. Of several hosts all ask equally often."""
+    def stop_now(self, steps: int = 1) -> bool:
+        """Whether to stop. steps: so many since it was asked last; of several hosts all say the same."""
         if self._at is None:
             return False
         over = time.monotonic() >= self._at
         if jax.process_count() == 1:
             return over
-        if next(self._calls) % HOSTS_ASK_EVERY:
+        self._steps += steps
+        if self._steps < HOSTS_ASK_EVERY:
             return False
+        self._steps = 0
         from jax.experimental.multihost_utils import broadcast_one_to_all
 
         return bool(broadcast_one_to_all(np.array(over)))

@@ -120,6 +120,15 @@ def test_convert_reports_compares_and_writes(run, start, capsys):
     assert not list(run.glob('.bnn-jax-*'))
 
 
+def test_the_best_checkpoint_is_read_where_it_is_asked_for(run, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    shutil.copy(run / 'runs/ours_xnor-0/config.json', tmp_path)
+    shutil.copytree(run / 'runs/ours_xnor-0/checkpoints', tmp_path / 'best')
+    assert trained(OURS, tmp_path, best=True).step > 0
+    with pytest.raises(ValueError, match='checkpoints is empty'):
+        trained(OURS, tmp_path)
+
+
 def test_what_is_converted_is_the_trained_network(run, converted, monkeypatch):
     monkeypatch.chdir(run)
     model = trained(OURS).model
@@ -198,6 +207,7 @@ def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_
         (('ours', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
         (('ours', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
         (('ours', '-o', 'x', '--samples', '0'), 'samples: got 0'),
+        (('ours', '-o', 'x', '--best'), 'runs/ours_xnor-0/best is not there, expected that of a run with --keep_best'),
     ],
 )
 def test_what_cannot_be_converted(start, arguments, message):

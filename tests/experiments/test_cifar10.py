@@ -14,7 +14,8 @@ from bnn_jax import quantizers, schemes
 from bnn_jax.data import PlusMinusOne, Standardize, crop, flip
 from bnn_jax.nn.variables import Latent
 from bnn_jax.schemes import initializers, presets, residuals_norm_before
-from bnn_jax.training import Config, CrossEntropy, SquaredHinge, experiment
+from bnn_jax.training import Config, CrossEntropy, SquaredHinge
+from bnn_jax.training.results import deployed
 from experiments import (
     cifar10_nin,
     cifar10_resnet18,
@@ -134,7 +135,7 @@ def test_what_it_trains_converts(row):
     config = dataclasses.replace(row[2], width=1 / 16)
     model = config.model(rngs=nnx.Rngs(0), width=config.width)
     model.eval()
-    packed = bnn.convert(experiment.deployed(config, model))
+    packed = bnn.convert(deployed(config, model))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     if row[0] != 'cifar10_nin XNOR_PYTORCH_CIFAR':  # whose sign(0) is another one while it trains
         np.testing.assert_array_equal(packed(images), model(images))

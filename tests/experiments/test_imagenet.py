@@ -23,8 +23,9 @@ from bnn_jax.data import (
     resize_to,
 )
 from bnn_jax.schemes import presets
-from bnn_jax.training import Config, experiment
+from bnn_jax.training import Config
 from bnn_jax.training.progress import Progress
+from bnn_jax.training.results import deployed
 from experiments import imagenet, imagenet_alexnet, imagenet_extraction, imagenet_resnet18, shared
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +188,7 @@ def test_what_it_trains_converts(row):
     width = 1 / 64
     model = config.model(rngs=nnx.Rngs(0), width=width)
     model.eval()
-    packed = bnn.convert(experiment.deployed(dataclasses.replace(config, width=width), model))
+    packed = bnn.convert(deployed(dataclasses.replace(config, width=width), model))
     assert (
         packed.report.bytes < bnn.summarize(model, (1, *config.model.keywords.get('input_shape', (224, 224, 3)))).bytes
     )

@@ -15,6 +15,7 @@ from flax import nnx
 from networks import SCHEMES, build, images, two_modules
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 import bnn_jax as bnn
 from bnn_jax.data import Standardize, digits
@@ -27,9 +28,9 @@ from bnn_jax.training import Config, evaluate, fit, init, model_of, train_step
 from bnn_jax.training.diagnostics import _share, all_equal, alphas, by_statistics, signs, statistics_record, watch
 from bnn_jax.training.events import Events
 from bnn_jax.training.health import Health, unhealthy
+from bnn_jax.training.measures import in_top5
 from bnn_jax.training.metrics import MetricsLog, read, seconds_per_step
 from bnn_jax.training.plots import plot_watch
-from bnn_jax.training.step import in_top5
 
 EPS = np.finfo(np.float32).eps
 
@@ -308,7 +309,8 @@ def shown(folder) -> dict[tuple[int, str], float]:
     for event in events(folder):
         if event.session_log.status == SessionLog.START:
             values = {key: value for key, value in values.items() if key[0] < event.step}
-        values |= {(event.step, value.tag): value.simple_value for value in event.summary.value}
+        scalars = [value for value in event.summary.value if value.WhichOneof('value') == 'simple_value']
+        values |= {(event.step, value.tag): value.simple_value for value in scalars}
     return values
 
 
@@ -343,6 +345,17 @@ def test_the_epoch_has_images_a_second(finished):
 def test_tensorboard_has_the_same_numbers(finished):
     assert shown(finished / 'tensorboard') == logged(finished / 'metrics.jsonl')
     assert events(finished / 'tensorboard')[0].file_version == 'brain.Event:2'
+
+
+def test_tensorboard_has_settings_latent_weights_and_images(finished):
+    values = [(event.step, value) for event in events(finished / 'tensorboard') for value in event.summary.value]
+    (images,) = (value.image for step, value in values if value.tag == 'images' and step == 4)
+    assert (images.height, images.width) == (8, 8 * 8)
+    (latent,) = (value.histo for step, value in values if value.tag == 'latent/5' and step == 11)
+    assert latent.num == sum(latent.bucket) == 16 * 16 and -1 <= latent.min < latent.max <= 1
+    (stated,) = (value.metadata for _, value in values if value.tag == '_hparams_/session_start_info')
+    settings = HParamsPluginData.FromString(stated.plugin_data.content).session_start_info.hparams
+    assert settings['learning_rate'].number_value == 0.5 and settings['batch_size'].number_value == 128
 
 
 def test_watching_changes_nothing_and_can_be_left_out(finished, tmp_path):

@@ -454,9 +454,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path, below):
 
 
 def full_disk(log: MetricsLog) -> None:
-    """The first checkpoint is whole; from now on no file may grow beyond 4 KiB."""
+    """The first checkpoint is whole; from now on no file may grow beyond 16 KiB."""
     first_checkpoint(log)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def outcome_of(case: str, action) -> dict:

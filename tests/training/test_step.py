@@ -19,7 +19,7 @@ from bnn_jax.nn.variables import Latent, Noise
 from bnn_jax.schemes import BC, BC_STOCHASTIC, BNN, BWN, FLOAT, XNOR, XNOR_K, itself
 from bnn_jax.schemes.projections import center_and_clip
 from bnn_jax.training import CrossEntropy, SquaredHinge, evaluate, init, logits_of, model_of, squared_hinge, train_step
-from bnn_jax.training.step import have_cross_entropy
+from bnn_jax.training.evaluation import evaluation_loss, have_cross_entropy
 
 SCHEMES = {
     'FLOAT': FLOAT,
@@ -461,6 +461,13 @@ def test_other_keys_of_a_batch_are_ignored(fresh):
     batch = BATCHES[0]
     other = batch | {'name': np.array(['x'])}
     assert same(train_step(fresh, other), train_step(fresh, batch))
+
+
+def test_a_loss_of_ones_own_is_evaluated_as_it_is():
+    classes, shares = np.array([0, 1]), np.eye(2, dtype=np.float32)
+    assert evaluation_loss(SquaredHinge(), classes) == CrossEntropy()
+    assert evaluation_loss(SquaredHinge(), shares) == SquaredHinge()
+    assert evaluation_loss(optax.l2_loss, classes) is optax.l2_loss
 
 
 def test_integers_that_count_have_no_cross_entropy():
