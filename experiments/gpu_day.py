@@ -18,16 +18,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnn_jax.files import write
 from bnn_jax.training.metrics import read
 from experiments import run_command
+from experiments.jobs import Day, Job
 
 LARGEST = 58_000_000
 """Bytes of the output folder, at most; checkpoints are left out before that."""
@@ -37,9 +37,6 @@ FINISH = 60.0
 
 FOR_MEASURING = 0.2, 300.0
 """Share of the time, and seconds at most, that is kept for throughput and benchmarks while they are not done."""
-
-OUT_OF_TIME = 75
-"""The exit status of a run that saved and wants to be started again (`training.fit`)."""
 
 
 class Row(NamedTuple):
@@ -88,114 +85,6 @@ BENCHMARKS = {
     'training': ('benchmarks.training', '--models', 'resnet18', 'alexnet', '--batch_size=256', '--seconds=5'),
 }
 """Name -> module and options."""
-
-
-# The plan: what is a process of its own, and when it is started.
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One process."""
-
-    name: str
-    # (minutes that it may take) -> its command
-    command: Callable[[float], Sequence[str]]
-    # whether there is nothing left to do, asked before and after
-    done: Callable[[], bool]
-    # of the card
-    share: float = 1.0
-    # what is done with its exit status when it ends
-    after: Callable[[int], None] = lambda status: None
-
-
-class Day:
-    """Runs jobs until the time is over, and says in a log what became of them."""
-
-    def __init__(self, output: Path):
-        self._output = output
-        self._running: dict[subprocess.Popen, tuple[Job, float]] = {}
-        self._environment = {
-            'PYTHONUNBUFFERED': '1',
-            'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', f'{output}.work/compiled'),
-        }
-        (output / 'logs').mkdir(parents=True, exist_ok=True)
-        self._stopped = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def say(self, text: str) -> None:
-        """A line to the log and to people."""
-        line = f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}'
-        print(line, flush=True)
-        with (self._output / 'log.txt').open('a') as log:
-            log.write(f'{line}\n')
-
-    def run(self, jobs: Sequence[Job], end: float, finish: float = 0.0) -> None:
-        """Run what is not done, in order, as much at once as fits on the card, until the time `end` (`time.monotonic`).
-
-        Args:
-            jobs: the most important first.
-            end: when all must have ended; what has not is asked to stop `finish` seconds before, and killed then.
-            finish: for which a job is told to leave time (its minutes are shorter by it).
-        """
-        waiting = [job for job in jobs if not job.done()]
-        while (waiting or self._running) and not self._stopped:
-            left = end - time.monotonic() - finish
-            while (
-                waiting
-                and left > 0
-                and sum(job.share for job, _ in self._running.values()) + waiting[0].share <= 1.0001
-            ):
-                self._start(waiting.pop(0), left / 60)
-            if left <= 0:
-                waiting = []
-            if time.monotonic() > end:
-                break
-            self._collect()
-            time.sleep(0.05)
-        self._end()
-
-    def _start(self, job: Job, minutes: float) -> None:
-        environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
-        with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
-            # In a session of its own: a terminal's Ctrl-C would reach it beside the SIGTERM of `_end`, and a second signal
-            # ends it unsaved.
-            process = subprocess.Popen(
-                job.command(minutes), env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        self._running[process] = job, time.monotonic()
-        self.say(f'{job.name}: started, {minutes:.1f} minutes left')
-
-    def _collect(self) -> None:
-        for process in [process for process in self._running if process.poll() is not None]:
-            job, started = self._running.pop(process)
-            try:
-                job.after(process.returncode)
-            except OSError as error:
-                self.say(f'{job.name}: what it left could not be copied ({error})')
-            minutes = (time.monotonic() - started) / 60
-            state = 'done' if job.done() else 'not finished' if process.returncode == OUT_OF_TIME else 'failed'
-            self.say(
-                f'{job.name}: {state} after {minutes:.1f} minutes, status {process.returncode}; see logs/{job.name}.txt'
-            )
-
-    def _end(self) -> None:
-        """Have what still runs save and end."""
-        for process in self._running:
-            process.terminate()
-        patience = time.monotonic() + 20
-        while self._running:
-            self._collect()
-            if time.monotonic() > patience:
-                for process in self._running:
-                    process.kill()
-            time.sleep(0.05)
-        if self._stopped:
-            self.say(f'stopped by signal {self._stopped}; the same command goes on')
-            raise SystemExit(128 + self._stopped)
-
-    def _stop(self, number, frame) -> None:
-        self._stopped = number
 
 
 def this(part: str, output: Path, *options: str) -> list[str]:
@@ -308,48 +197,56 @@ def main(
         row: the number of the row that is trained.
     """
     rows = TINY if tiny else ROWS
-    work = Path(f'{output}.work')
     if part:
         _end_with_parent()
     if part == 'train':
         chosen = rows[row]
-        train(chosen, work / chosen.name, pieces, minutes, tiny)
+        train(chosen, _work(output) / chosen.name, pieces, minutes, tiny)
         return
     if part:
         from experiments import on_gpu
 
         {'checks': on_gpu.checks, 'throughput': on_gpu.throughput}[part](output, tiny)
         return
-    end, day = time.monotonic() + 60 * minutes, Day(output)
-    options = ['--tiny'] if tiny else []
-
-    def measured(name: str) -> Job:
-        done = lambda: _complete(output / f'{name}.json')
-        return Job(name, lambda minutes: this(name, output, *options), done)
-
-    def trained(number: int, row: Row) -> Job:
-        def command(minutes: float) -> list[str]:
-            restore(row, work / row.name, output)
-            return this('train', output, f'--row={number}', f'--minutes={minutes}', f'--pieces={pieces}', *options)
-
-        done = lambda: (output / 'rows' / row.name / 'results.json').exists()
-        return Job(row.name, command, done, row.share, lambda status: keep(row, work / row.name, output))
-
-    measuring = [measured('throughput'), *([] if tiny else [_benchmark(name, output) for name in BENCHMARKS])]
+    end, day, options = time.monotonic() + 60 * minutes, Day(output), ['--tiny'] if tiny else []
+    benchmarks = [] if tiny else [_benchmark(name, output) for name in BENCHMARKS]
+    measuring = [_measured('throughput', output, options), *benchmarks]
     kept_free = 0.0 if all(job.done() for job in measuring) else min(FOR_MEASURING[0] * 60 * minutes, FOR_MEASURING[1])
     from experiments.pieces import missing
 
-    day.run([measured('checks')], end)
+    day.run([_measured('checks', output, options)], end)
     if lacking := missing(pieces):
         day.say(f'no rows: {pieces} lacks {", ".join(lacking)}')
     else:
         there, others = known(rows)
         for other in others:
             day.say(f'{other.name}: the recipes have no such row')
-        jobs = [trained(rows.index(row), row) for row in there]
+        jobs = [_trained(row, rows.index(row), output, [f'--pieces={pieces}', *options]) for row in there]
         day.run(jobs, end - kept_free, 0.0 if tiny else FINISH)
     day.run(measuring, end)
     day.say(f'the time is over or all is done; {output} has {size(output) / 1e6:.1f} MB')
+
+
+def _work(output: Path) -> Path:
+    """Where the runs themselves lie."""
+    return Path(f'{output}.work')
+
+
+def _measured(name: str, output: Path, options: Sequence[str]) -> Job:
+    """A part that writes its results as NAME.json."""
+    return Job(name, lambda minutes: this(name, output, *options), lambda: _complete(output / f'{name}.json'))
+
+
+def _trained(row: Row, number: int, output: Path, options: Sequence[str]) -> Job:
+    """The training of a row; number: its place among all rows."""
+    workdir = _work(output) / row.name
+
+    def command(minutes: float) -> list[str]:
+        restore(row, workdir, output)
+        return this('train', output, f'--row={number}', f'--minutes={minutes}', *options)
+
+    done = (output / 'rows' / row.name / 'results.json').exists
+    return Job(row.name, command, done, row.share, lambda status: keep(row, workdir, output))
 
 
 def _end_with_parent() -> None:

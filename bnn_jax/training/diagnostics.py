@@ -86,8 +86,8 @@ def watch(
             continue
         changed = weights.signs.astype(jnp.int8) != before[place.path]
         flipped, count = flipped + jnp.sum(changed, dtype=jnp.int32), count + changed.size
-        watched[f'flips/{place.path}'] = _share(changed)
-        watched[f'at_clip/{place.path}'] = _share(jnp.abs(weights.latent) >= 1)
+        watched[f'flips/{place.path}'] = share(changed)
+        watched[f'at_clip/{place.path}'] = share(jnp.abs(weights.latent) >= 1)
         if weights.scale is not None:
             alpha = watched[f'alpha/{place.path}'] = weights.scale.mean()
             if start is not None and place.path in start:
@@ -104,11 +104,11 @@ def _forward_pass(model: Any, images: jax.Array) -> dict[str, jax.Array]:
     def see(place: Place, x: jax.Array, _: jax.Array) -> None:
         passes = place.layer.passes_gradient(x) if isinstance(place.layer, Layer) else None
         if passes is not None:
-            seen[place.path] = _share(passes)
+            seen[place.path] = share(passes)
 
     observe(model, see)
     logits = model(images)
-    return {f'in_window/{name}': share for name, share in seen.items()} | {'equal_logits': _share(all_equal(logits))}
+    return {f'in_window/{name}': share for name, share in seen.items()} | {'equal_logits': share(all_equal(logits))}
 
 
 def all_equal(logits: jax.Array) -> jax.Array:
@@ -173,7 +173,7 @@ def _model(state: TrainState) -> Any:
     return nnx.merge(state.graphdef, state.params, state.rest, copy=True)
 
 
-def _share(mask: jax.Array) -> jax.Array:
+def share(mask: jax.Array) -> jax.Array:
     """Share of True, float32, 1 if all are; counted in integers, for a float32 sum of ones ends at 2^24."""
     return _of(jnp.sum(mask, dtype=jnp.int32), mask.size)
 

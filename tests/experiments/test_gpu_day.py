@@ -14,7 +14,8 @@ from bnn_jax.data import ArraySource, PlusMinusOne
 from bnn_jax.training import Config, OutOfTime, Recipe, experiment
 from bnn_jax.training.metrics import read
 from experiments import gpu_day, on_gpu, pieces
-from experiments.gpu_day import Day, Job, Row
+from experiments.gpu_day import Row
+from experiments.jobs import Day, Job
 
 
 def pretend(count: int, seed: int) -> ArraySource:

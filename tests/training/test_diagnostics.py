@@ -25,7 +25,7 @@ from bnn_jax.nn.operations import Dense
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.stateless import Relu
 from bnn_jax.training import Config, evaluate, fit, init, model_of, train_step
-from bnn_jax.training.diagnostics import _share, all_equal, alphas, by_statistics, signs, statistics_record, watch
+from bnn_jax.training.diagnostics import all_equal, alphas, by_statistics, share, signs, statistics_record, watch
 from bnn_jax.training.events import Events
 from bnn_jax.training.health import Health, unhealthy
 from bnn_jax.training.measures import in_top5
@@ -111,9 +111,9 @@ def test_equal_logits():
     """Two filters with the same weights give every image two equal logits; NaN equals nothing."""
     same = np.repeat(SECOND[:, :1], 2, axis=1)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 2, 1, 1)), jnp.float32)
-    for second, share in ((same, 1), (SECOND, 0)):
+    for second, expected in ((same, 1), (SECOND, 0)):
         state = state_with(bnn.XNOR, FIRST, second)
-        assert float(watch(signs(state), state, x)['equal_logits']) == share
+        assert float(watch(signs(state), state, x)['equal_logits']) == expected
     logits = jnp.asarray([[0.0, 0, 0], [1, 1, 1], [1, 1, 2], [np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(all_equal(logits), [True, True, False, False])
 
@@ -170,17 +170,22 @@ def test_weights_are_seen_as_they_are_read():
 @pytest.mark.parametrize('scheme', ['BC', 'BC_STOCHASTIC', 'BNN', 'XNOR', 'BIREAL', 'FLOAT'])
 def test_every_scheme_has_what_it_has(scheme):
     """Names are those of `summarize`; compiled once, over steps that reuse buffers; the state stays what it was."""
+    traced = []
+
+    def counted(function):
+        return lambda *arguments: (traced.append(function), function(*arguments))[1]
+
     model = build('mlp', SCHEMES[scheme], width=1.0, hidden=(9, 12))
     x = np.random.default_rng(0).normal(size=(8, 5, 7, 3)).astype(np.float32)
     batch = {'image': x, 'label': np.arange(8)}
-    state, read_signs, see = init(model, optax.adam(0.2)), jax.jit(lambda s: signs(s)), jax.jit(lambda *a: watch(*a))
+    state, read_signs, see = init(model, optax.adam(0.2)), jax.jit(counted(signs)), jax.jit(counted(watch))
     for _ in range(2):
         before = read_signs(state)
         last = state
         state, _ = train_step(state, batch)
         kept = [np.array(leaf) for leaf in jax.tree.leaves(state)]
         seen = numbers(see(before, state, x))
-    assert read_signs._cache_size() == see._cache_size() == 1
+    assert traced == [signs, watch]
     assert all(np.array_equal(a, b) for a, b in zip(kept, jax.tree.leaves(state), strict=True))
 
     rows = bnn.summarize(model, x.shape).layers
@@ -235,12 +240,12 @@ def _watched(network, x):
 def test_many_inputs_are_counted_exactly():
     """More than 2^24, beyond which a float32 sum of ones stays where it is."""
     mask = jnp.ones(2**24 + 2**23, bool).at[: 2**22].set(False)
-    assert float(_share(mask)) == np.float32(20 / 24)
+    assert float(share(mask)) == np.float32(20 / 24)
 
 
 @pytest.mark.parametrize('n', [1, 41, 55])
 def test_all_are_a_share_of_one(n):
-    assert float(jax.jit(lambda x: _share(x > 0))(jnp.ones(n))) == 1
+    assert float(jax.jit(lambda x: share(x > 0))(jnp.ones(n))) == 1
 
 
 # Top five.

@@ -1,0 +1,117 @@
+"""Processes that share a card until their time is over."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+OUT_OF_TIME = 75
+"""The exit status of a run that saved and wants to be started again (`training.fit`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One process."""
+
+    name: str
+    # (minutes that it may take) -> its command
+    command: Callable[[float], Sequence[str]]
+    # whether there is nothing left to do, asked before and after
+    done: Callable[[], bool]
+    # of the card
+    share: float = 1.0
+    # what is done with its exit status when it ends
+    after: Callable[[int], None] = lambda status: None
+
+
+class Day:
+    """Runs jobs until the time is over, and says in a log what became of them."""
+
+    def __init__(self, output: Path):
+        self._output = output
+        self._running: dict[subprocess.Popen, tuple[Job, float]] = {}
+        self._environment = {
+            'PYTHONUNBUFFERED': '1',
+            'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', f'{output}.work/compiled'),
+        }
+        (output / 'logs').mkdir(parents=True, exist_ok=True)
+        self._stopped = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+
+    def say(self, text: str) -> None:
+        """A line to the log and to people."""
+        line = f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}'
+        print(line, flush=True)
+        with (self._output / 'log.txt').open('a') as log:
+            log.write(f'{line}\n')
+
+    def run(self, jobs: Sequence[Job], end: float, finish: float = 0.0) -> None:
+        """Run what is not done, in order, as much at once as fits on the card, until the time `end` (`time.monotonic`).
+
+        Args:
+            jobs: the most important first.
+            end: when all must have ended; what has not is asked to stop `finish` seconds before, and killed then.
+            finish: for which a job is told to leave time (its minutes are shorter by it).
+        """
+        waiting = [job for job in jobs if not job.done()]
+        while (waiting or self._running) and not self._stopped:
+            left = end - time.monotonic() - finish
+            while (
+                waiting
+                and left > 0
+                and sum(job.share for job, _ in self._running.values()) + waiting[0].share <= 1.0001
+            ):
+                self._start(waiting.pop(0), left / 60)
+            if left <= 0:
+                waiting = []
+            if time.monotonic() > end:
+                break
+            self._collect()
+            time.sleep(0.05)
+        self._end()
+
+    def _start(self, job: Job, minutes: float) -> None:
+        environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
+        with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
+            # In a session of its own: a terminal's Ctrl-C would reach it beside the SIGTERM of `_end`, and a second signal
+            # ends it unsaved.
+            process = subprocess.Popen(
+                job.command(minutes), env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self._running[process] = job, time.monotonic()
+        self.say(f'{job.name}: started, {minutes:.1f} minutes left')
+
+    def _collect(self) -> None:
+        for process in [process for process in self._running if process.poll() is not None]:
+            job, started = self._running.pop(process)
+            try:
+                job.after(process.returncode)
+            except OSError as error:
+                self.say(f'{job.name}: what it left could not be copied ({error})')
+            minutes = (time.monotonic() - started) / 60
+            state = 'done' if job.done() else 'not finished' if process.returncode == OUT_OF_TIME else 'failed'
+            self.say(
+                f'{job.name}: {state} after {minutes:.1f} minutes, status {process.returncode}; see logs/{job.name}.txt'
+            )
+
+    def _end(self) -> None:
+        """Have what still runs save and end."""
+        for process in self._running:
+            process.terminate()
+        patience = time.monotonic() + 20
+        while self._running:
+            self._collect()
+            if time.monotonic() > patience:
+                for process in self._running:
+                    process.kill()
+            time.sleep(0.05)
+        if self._stopped:
+            self.say(f'stopped by signal {self._stopped}; the same command goes on')
+            raise SystemExit(128 + self._stopped)
+
+    def _stop(self, number, frame) -> None:
+        self._stopped = number
