@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs lint style types imports sanitize clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports bench-deploy sanitize clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -29,6 +29,10 @@ types: $(VENV)/.test
 # Which package may import which: the contracts are in pyproject.toml.
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
+
+# Ways to run a network beside each other: docs/deploy.md.
+bench-deploy: $(VENV)/.test
+	$(BIN)/python -m benchmarks.deploy
 
 # The runtime's C++ under the sanitizers of addresses, of undefined behavior, and of threads, with mutants of files.
 MUTANTS ?= 2000

@@ -201,7 +201,7 @@ static void input_scale(const geometry *g, const cell *x, cell *magnitudes, cell
 /* Real weights (size_h, size_w, channels of a group, out): products added one after the other, each with one rounding. */
 static void floats(const geometry *g, const cell *x, const float *weights, const float *bias, cell *y) {
   const int each = g->channels / g->groups, of_group = g->out / g->groups;
-  int row, column, i, j, c, f;
+  int row, column, i, j, group, c, f;
   for (row = 0; row < g->rows; ++row)
     for (column = 0; column < g->columns; ++column, y += g->out) {
       const float *w = weights;
@@ -211,10 +211,10 @@ static void floats(const geometry *g, const cell *x, const float *weights, const
           const int a = row * g->stride_h - g->top + i * g->dilation_h, b = column * g->stride_w - g->left + j * g->dilation_w;
           const int inside = a >= 0 && a < g->height && b >= 0 && b < g->width;
           if (!inside && g->pad_value == 0) continue;
-          for (f = 0; f < g->out; ++f)
+          for (group = 0; group < g->groups; ++group)
             for (c = 0; c < each; ++c) {
-              const float seen = inside ? x[(a * g->width + b) * g->channels + f / of_group * each + c].f : (float)g->pad_value;
-              y[f].f = fmaf(seen, w[c * g->out + f], y[f].f);
+              const float seen = inside ? x[(a * g->width + b) * g->channels + group * each + c].f : (float)g->pad_value;
+              for (f = group * of_group; f < (group + 1) * of_group; ++f) y[f].f = fmaf(seen, w[c * g->out + f], y[f].f);
             }
         }
       for (f = 0; bias != NULL && f < g->out; ++f) y[f].f = y[f].f + bias[f];
@@ -226,7 +226,7 @@ static void floats(const geometry *g, const cell *x, const float *weights, const
 static void signed_floats(const geometry *g, const cell *x, const uint32_t *weights, const float *scale, const float *bias,
                           cell *y) {
   const int each = g->channels / g->groups, of_group = g->out / g->groups;
-  int row, column, i, j, c, f;
+  int row, column, i, j, group, c, f;
   for (row = 0; row < g->rows; ++row)
     for (column = 0; column < g->columns; ++column, y += g->out) {
       const uint32_t *w = weights;
@@ -236,10 +236,11 @@ static void signed_floats(const geometry *g, const cell *x, const uint32_t *weig
           const int a = row * g->stride_h - g->top + i * g->dilation_h, b = column * g->stride_w - g->left + j * g->dilation_w;
           const int inside = a >= 0 && a < g->height && b >= 0 && b < g->width;
           if (!inside && g->pad_value == 0) continue;
-          for (f = 0; f < g->out; ++f)
+          for (group = 0; group < g->groups; ++group)
             for (c = 0; c < each; ++c) {
-              const float seen = inside ? x[(a * g->width + b) * g->channels + f / of_group * each + c].f : (float)g->pad_value;
-              y[f].f = w[c / 32 * g->out + f] >> c % 32 & 1 ? y[f].f - seen : y[f].f + seen;
+              const float seen = inside ? x[(a * g->width + b) * g->channels + group * each + c].f : (float)g->pad_value;
+              for (f = group * of_group; f < (group + 1) * of_group; ++f)
+                y[f].f = w[c / 32 * g->out + f] >> c % 32 & 1 ? y[f].f - seen : y[f].f + seen;
             }
         }
       for (f = 0; f < g->out; ++f) {
