@@ -20,7 +20,7 @@ from benchmarks.float_in_pytorch import in_pytorch
 from benchmarks.layers import Clock, milliseconds, speedup, why_not_native
 from benchmarks.peak_memory import STATUS, leaves_to
 from benchmarks.training import take_turns
-from bnn_jax import kernels
+from bnn_jax.kernels import BACKENDS, backends
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.tables import listing
@@ -63,7 +63,7 @@ def evaluated(network: Network, images: jax.Array) -> Step:
 
 def packed_step(network: PackedNetwork, images: jax.Array, backend: str) -> Step:
     """Logits of a packed network, compiled where 'auto' means this backend."""
-    with mock.patch.object(kernels, 'AUTO', kernels.BACKENDS[backend]):
+    with mock.patch.object(backends, 'AUTO', BACKENDS[backend]):
         # A new function: JAX would find what it has traced of an old one.
         call = jax.jit(lambda network, images: network(images)).lower(network, images).compile()
     return lambda: jax.block_until_ready(call(network, images))

@@ -66,11 +66,11 @@ def made_up(folder: Path, name: str, accuracy: float, flips: dict[int, dict[str,
     """What a finished run leaves, as far as two of the pictures read it. flips: step -> layer -> share."""
     folder.mkdir()
     write_results(folder, name, accuracy, **results)
-    records = [{'step': step, 'loss': 1.0} for step in range(1, 9)]
+    records = [{'step': step, 'seconds': 1.0, 'loss': 1.0} for step in range(1, 9)]
     for record in records:
         record |= {f'flips/{layer}': share for layer, share in flips.get(record['step'], {}).items()}
         record |= {'alpha/3': 0.5, 'in_window/3': 0.25} if record['step'] in flips else {}
-    records.append({'step': 8, 'epoch': 1, 'test_accuracy': accuracy})
+    records.append({'step': 8, 'seconds': 1.0, 'epoch': 1, 'test_accuracy': accuracy})
     (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(record)}\n' for record in records))
     return folder
 
