@@ -454,9 +454,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path, below):
 
 
 def full_disk(log: MetricsLog) -> None:
-    """The first checkpoint is whole; from now on no file may grow beyond 16 KiB."""
+    """The first checkpoint is whole; from now on no file may grow beyond 8 KiB; the parameters alone take 10."""
     first_checkpoint(log)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def outcome_of(case: str, action) -> dict:
