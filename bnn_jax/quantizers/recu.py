@@ -111,7 +111,7 @@ def _by_image(x, g):
 
 
 @with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
-def sign_approx_by_image(x: Float[ArrayLike, 'batch *shape']) -> Float[Array, 'batch *shape']:
+def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, ' batch *shape']:
     """`sign_approx` of every image divided by its deviation, which widens or narrows the window of its gradient.
 
     Forward: sign(x).
