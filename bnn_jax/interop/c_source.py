@@ -49,8 +49,8 @@ def c_library(
     Raises:
         ValueError: for images that do not fit, a name that is no identifier, a layer of the user's own.
     """
-    if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', name):
-        raise ValueError(f'name: got {name!r}, expected a C identifier')
+    if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', name) or name in _taken() or re.fullmatch(r'[ag]\d+', name):
+        raise ValueError(f'name: got {name!r}, expected a C identifier that the library does not use itself')
     if not getattr(network, 'is_network', False):
         raise ValueError(
             f'c_library: got {type(network).__name__}, expected a PackedNetwork as convert or load gives it'
@@ -69,6 +69,14 @@ def c_library(
     header.write_text(_header(name, input_shape, classes, writer.peak, normalization is not None))
     source.write_text(_source(name, writer, input_shape, logits, normalization is not None))
     return Library(header, source, writer.bytes, 4 * writer.peak)
+
+
+def _taken() -> set[str]:
+    """Names of C and of the kernels."""
+    words = 'auto break case char const continue default do double else enum extern float for goto if inline int long register '
+    words += 'restrict return short signed sizeof static struct switch typedef union unsigned void volatile while '
+    words += 'main run cell bytes geometry'
+    return {*words.split(), *re.findall(r'^static [\w ]+?(\w+)\(', KERNELS.read_text(), re.M)}
 
 
 def _source(name: str, writer: Writer, shape: tuple[int, int, int], logits: Value, has_bytes: bool) -> str:

@@ -76,8 +76,9 @@ def test_every_image_of_the_digits_to_the_bit(architecture, scheme, sizes, tmp_p
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
     network = bnn.load(packed_files.GOLDEN)
-    with pytest.raises(ValueError, match="got 'a b', expected a C identifier"):
-        c_library(network, tmp_path, (9, 8, 3), name='a b')
+    for name in ('a b', 'load', 'int', 'a0'):
+        with pytest.raises(ValueError, match=f"got '{name}', expected a C identifier"):
+            c_library(network, tmp_path, (9, 8, 3), name=name)
     with pytest.raises(ValueError, match='expected 3 channels'):
         c_library(network, tmp_path, (9, 8, 1))
     with pytest.raises(ValueError, match='got a Chain|got PackedSequential, expected a PackedNetwork'):

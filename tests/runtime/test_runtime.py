@@ -276,6 +276,24 @@ def test_many_threads_call_one_network():
     assert same == [True] * 6
 
 
+FORKED = """
+import os, sys, numpy as np
+from bnn_jax import runtime
+network, x = runtime.load(sys.argv[1]), np.ones((2, 9, 8, 3), np.float32)
+expected = network(x, threads=3)
+if (child := os.fork()) == 0:
+    same = np.array_equal(network(x, threads=3), expected)
+    del network
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_goes_on_with_a_network_and_closes_it():
+    """Its threads run in the other process alone."""
+    assert subprocess.run([sys.executable, '-c', FORKED, GOLDEN], cwd=ROOT, timeout=60).returncode == 0
+
+
 PREPARED = {
     'Standardize': ({'mean': [0.4, 0.5, 0.6], 'std': [0.2, 0.25, 0.3]}, lambda x, m, s: (x / np.float32(255) - m) / s),
     'SubtractMean': ({'mean': [0.4, 0.5, 0.6]}, lambda x, m, s: x - m),
@@ -333,6 +351,7 @@ def test_what_is_no_network_is_refused(tmp_path):
     for file, reason in (
         (b'', 'shorter than 8 bytes'),
         (b'PK: something else entirely', 'no safetensors file'),
+        ((17).to_bytes(8, 'little') + b'{"a": 1, "a": {}}', 'a key occurs twice'),
         (written(tree, version='2'), "format version '2'"),
         (written(tree, format='other'), 'not a bnn_jax network'),
         (written(tree, {'0': numbers(3)}), "tensor '0' belongs to no layer"),

@@ -9,7 +9,8 @@
  *
  * Functions that can fail return a bnn_status, and write why, a sentence with its ending 0, to `error`: room for BNN_ERROR
  * characters, or NULL. Nothing is kept outside of a network, and no exception and no signal leaves a function. An open network
- * is only read: any number of threads may call bnn_run on one at a time. */
+ * is only read: any number of threads may call bnn_run on one at a time. A forked process may go on with it, where no call was
+ * under way at the fork. */
 #ifndef BNN_RUNTIME_H
 #define BNN_RUNTIME_H
 

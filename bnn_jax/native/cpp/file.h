@@ -1,5 +1,6 @@
 // A file of a packed network as docs/format.md has it: its tensors, and the tree that says how they fit together. All that a file
-// states is checked before it is believed; nothing is allocated that its own size does not explain, but kMostText bytes.
+// states is checked before it is believed; its size bounds what is allocated, but for the text and the values of its tree (at most
+// kMostText bytes and kMostValues values).
 #pragma once
 
 #include <stdint.h>

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <unordered_set>
 #include <vector>
 
 #include "refused.h"
@@ -108,6 +109,7 @@ class JsonParser {
     if (made_++ == most_) fail("more than " + std::to_string(most_) + " values");
     space();
     Json value;
+    std::unordered_set<std::string> keys;
     switch (peek()) {
       case '{':
         ++at_;
@@ -117,7 +119,7 @@ class JsonParser {
         do {
           space();
           std::string key = string();
-          if (value.find(key) != nullptr) fail("a key occurs twice");
+          if (!keys.insert(key).second) fail("a key occurs twice");
           space();
           if (!take(':')) fail("no colon follows a key");
           Json inner = one(depth + 1);

@@ -117,6 +117,14 @@ struct Workspace {
   bnn::Threads threads;
 };
 
+// A workspace from before a fork is left as it is: its threads run in the other process.
+struct Discard {
+  void operator()(Workspace* workspace) const {
+    if (!workspace->threads.inherited()) delete workspace;
+  }
+};
+using Own = std::unique_ptr<Workspace, Discard>;
+
 }  // namespace
 
 struct bnn_network {
@@ -126,7 +134,7 @@ struct bnn_network {
   std::string preprocessing;
   Preprocessing prepared;
   mutable std::mutex mutex;
-  mutable std::vector<std::unique_ptr<Workspace>> idle;
+  mutable std::vector<Own> idle;
 };
 
 namespace {
@@ -200,12 +208,12 @@ void run(const bnn_network& network, const Number* images, int64_t n, int64_t he
   const int64_t largest = measured(network, height, width), at_once = std::max<int64_t>(1, std::min(n, kNumbersAtOnce / largest));
   if (threads == 0) threads = static_cast<int>(std::min(std::max(1u, std::thread::hardware_concurrency()), static_cast<unsigned>(kMostThreads)));
 
-  std::unique_ptr<Workspace> own;
+  Own own;
   {
     const std::lock_guard<std::mutex> lock(network.mutex);
     if (!network.idle.empty()) own = std::move(network.idle.back()), network.idle.pop_back();
   }
-  if (own == nullptr) own = std::make_unique<Workspace>();
+  if (own == nullptr || own->threads.inherited()) own = Own(new Workspace);
   own->threads.take(threads);
   const bnn::Flushing flushing;
   const bnn::Context context = {*network.set->kernels, own->threads, own->memory};

@@ -1,6 +1,8 @@
 // The runtime's own threads: as many as a call was told to take, less the one that calls.
 #pragma once
 
+#include <unistd.h>
+
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -40,6 +42,9 @@ class Threads : public Pool {
 
   int64_t threads() const override { return wanted_; }
 
+  // Whether this process is a fork of the one that made them: then they run in the other, and can be neither used nor joined.
+  bool inherited() const { return owner_ != getpid(); }
+
   void schedule(std::function<void()> work) override {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -68,6 +73,7 @@ class Threads : public Pool {
   std::deque<std::function<void()>> work_;
   std::vector<std::thread> helpers_;
   int64_t wanted_ = 1;
+  const pid_t owner_ = getpid();
   bool ending_ = false;
 };
 
