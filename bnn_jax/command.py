@@ -174,8 +174,11 @@ def _watch() -> None:
     """The thread that ends the process."""
     received = 0
     while data := _numbers[0].recv(1):
-        number, received = data[0], received + 1
-        if number in SIGNALS and (received > 1 or signal.getsignal(number) is _left_to_the_thread):
+        number = data[0]
+        if number not in SIGNALS:
+            continue
+        received += 1
+        if received > 1 or signal.getsignal(number) is _left_to_the_thread:
             _say(f'stopped by {signal.Signals(number).name}')
             os._exit(128 + number)
 
@@ -189,7 +192,7 @@ def _refused_flags() -> str:
 
     ask = [sys.executable, '-c', 'from jaxlib import _jax; _jax.CompileOptions()']
     done = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
-    if done.returncode == 0 or 'Error' in done.stderr.rpartition('\n')[2]:
+    if done.returncode == 0 or 'Error' in done.stderr.rstrip().rpartition('\n')[2]:
         return ''
     said = done.stderr.strip().partition('\n')[0].rpartition('] ')[2]
     return f'XLA_FLAGS: got {flags!r}, which XLA refuses ({said[:LONGEST]})'

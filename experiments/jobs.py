@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-OUT_OF_TIME = 75
-"""The exit status of a run that saved and wants to be started again (`training.fit`)."""
+from bnn_jax.training.fit import OUT_OF_TIME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Day:
 
         Args:
             jobs: the most important first.
-            end: when all must have ended; what has not is asked to stop `finish` seconds before, and killed then.
-            finish: for which a job is told to leave time (its minutes are shorter by it).
+            end: when what still runs is asked to save and end; twenty seconds later it is killed.
+            finish: seconds before the end at which jobs are told that their time is over.
         """
         waiting = [job for job in jobs if not job.done()]
         while (waiting or self._running) and not self._stopped:

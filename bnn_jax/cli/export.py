@@ -43,6 +43,11 @@ def _code(source: Path, weights: int) -> str:
         return 'code: not measured, for there is no cc or no size here'
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / 'network.o'
-        subprocess.run([compiler, '-std=c99', '-Os', '-c', str(source), '-o', str(compiled)], check=True)
-        text = subprocess.run([size, str(compiled)], check=True, capture_output=True, text=True).stdout.splitlines()[1]
-    return f'code: about {max(0, int(text.split()[0]) - weights):,} bytes (cc -std=c99 -Os, here)'
+        compile = [compiler, '-std=c99', '-Os', '-c', str(source), '-o', str(compiled)]
+        try:
+            subprocess.run(compile, check=True, capture_output=True)
+            text = subprocess.run([size, str(compiled)], check=True, capture_output=True, text=True).stdout
+            bytes_ = int(text.splitlines()[1].split()[0])
+        except (OSError, subprocess.CalledProcessError, IndexError, ValueError) as error:
+            return f'code: not measured ({error})'
+    return f'code: about {max(0, bytes_ - weights):,} bytes (cc -std=c99 -Os, here)'

@@ -130,7 +130,7 @@ def digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     # Sorted: the order in which the keys were written does not count.
     sha256.update(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = np.asarray(tensors[name], order='C')  # Not ascontiguousarray, which gives a scalar an axis.
         sha256.update(f'{name} {array.dtype.str} {array.shape}'.encode())
         # bfloat16 has no buffer of its own.
         sha256.update(array.view(np.uint8).data if array.ndim else array.tobytes())

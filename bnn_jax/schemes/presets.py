@@ -26,48 +26,18 @@ from bnn_jax.schemes.balanced import RECU
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
 from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
+from bnn_jax.schemes.real_layers import (
+    RealInputDropped,
+    RealWithEps,
+    real_pool_norm,
+    real_undropped,
+    real_without_affine,
+)
 from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
-from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real, real_input
+from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real
 from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)
-
-
-def real_without_affine(scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalization without gamma and beta."""
-    return dataclasses.replace(real(scheme), affine=False)
-
-
-def real_undropped(scheme: Scheme) -> Scheme:
-    """`schemes.real` without dropout."""
-    return dataclasses.replace(real(scheme), dropout=0.0)
-
-
-def real_pool_norm(scheme: Scheme) -> Scheme:
-    """`schemes.real` in the order product, pool, norm, without a ReLU."""
-    return dataclasses.replace(real(scheme), chain=orders.product_pool_norm)
-
-
-@dataclasses.dataclass(frozen=True)
-class RealWithEps:
-    """`schemes.real`, its normalization with this epsilon."""
-
-    eps: float
-
-    def __call__(self, scheme: Scheme) -> Scheme:
-        return dataclasses.replace(real(scheme), eps=self.eps)
-
-
-@dataclasses.dataclass(frozen=True)
-class RealInputDropped:
-    """`schemes.real_input`, the image dropped at this rate."""
-
-    rate: float
-
-    def __call__(self, scheme: Scheme) -> Scheme:
-        return dataclasses.replace(real_input(scheme), dropout=self.rate)
-
-
 _last_1e_3, _first_1e_5 = RealWithEps(1e-3), RealWithEps(1e-5)
 
 

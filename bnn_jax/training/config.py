@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import inspect
-import zlib
 from collections.abc import Callable
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,9 +13,9 @@ import optax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from bnn_jax.training.described import described
 from bnn_jax.training.loss import CrossEntropy
 from bnn_jax.training.memory import check_fits
-from bnn_jax.training.names import name_of, public_name
 from bnn_jax.training.options import check_types, option
 
 if TYPE_CHECKING:
@@ -214,7 +212,7 @@ class Config:
         fields = {}
         for field in dataclasses.fields(self):
             try:
-                fields[field.name] = _described(getattr(self, field.name))
+                fields[field.name] = described(getattr(self, field.name))
             except ValueError as error:
                 raise ValueError(f'{field.name}: {error}') from None
         return {'description': DESCRIPTION, **fields}
@@ -275,37 +273,3 @@ def _takes(factory: Callable, name: str) -> bool:
     except ValueError:
         return True
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _code(code: CodeType) -> int:
-    """A checksum of what a function does, wherever it stands."""
-    inner = [_code(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
-    return zlib.crc32(repr((code.co_code, code.co_names, inner)).encode())
-
-
-def _described(value) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [_described(inner) for inner in value]
-    if isinstance(value, functools.partial):
-        arguments = {str(i): argument for i, argument in enumerate(value.args)} | value.keywords
-        return {'function': _described(value.func)} | {k: _described(v) for k, v in arguments.items()}
-    if isinstance(value, type) or hasattr(value, '__qualname__'):
-        declared = public_name(value)
-        anonymous = declared is None and '<lambda>' in value.__qualname__ and hasattr(value, '__code__')
-        name = declared or (f'{value.__module__}.{value.__qualname__}' if anonymous else name_of(value))
-        cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
-        variables = [_described(cell.cell_contents) for cell in cells or ()]
-        if anonymous:  # It has no name that tells it from another one: what it does must.
-            defaults = [_described(default) for default in (value.__defaults__ or ())]
-            return {'function': name, 'code': _code(value.__code__), 'variables': variables + defaults}
-        return {'function': name, 'variables': variables} if variables else name
-    if isinstance(described := getattr(value, 'described', None), Callable):
-        return _described(described())
-    if isinstance(value, dict):
-        return {str(key): _described(inner) for key, inner in value.items()}
-    kind = name_of(type(value))
-    if dataclasses.is_dataclass(value):
-        return {'kind': kind} | {f.name: _described(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return kind

@@ -23,6 +23,7 @@ PUBLIC = {
         'bnn_jax.schemes.projections',
         'bnn_jax.schemes.dropout',
         'bnn_jax.schemes.initializers',
+        'bnn_jax.schemes.real_layers',
     ),
     'models': ('bnn_jax.models', 'bnn_jax.models.resnet'),
     'nn': ('bnn_jax.nn', 'bnn_jax.nn.containers'),

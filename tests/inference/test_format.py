@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from networks import build
 
 import bnn_jax as bnn
@@ -101,11 +102,24 @@ def test_the_order_of_the_examples_tensors(example):
     assert set(header) == {'__metadata__', '0', '1'}
 
 
-@pytest.mark.parametrize('which', ['example', 'network'])
+class Scaled(nnx.Module):
+    """A user's module with a scalar."""
+
+    def __init__(self):
+        self.scale = nnx.Param(jnp.float32(2))
+        self.layer = bnn.nn.Linear(33, 4, scheme=bnn.BNN, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.scale[...] * self.layer(x)
+
+
+@pytest.mark.parametrize('which', ['example', 'network', 'scalar'])
 def test_the_checksum_by_its_recipe(which, example, tmp_path):
     path = example[1]
     if which == 'network':
         path = bnn.save(bnn.convert(build('lenet5', bnn.XNOR)), tmp_path / 'network.safetensors')
+    if which == 'scalar':
+        path = bnn.save(bnn.convert(Scaled()), tmp_path / 'scalar.safetensors')
     header, data = parts(path)
     metadata = header.pop('__metadata__')
     stated = metadata.pop('sha256')

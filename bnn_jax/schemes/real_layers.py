@@ -1,0 +1,42 @@
+"""What published codes make of their real layers: values for `first` and `last` of a scheme."""
+
+import dataclasses
+
+from bnn_jax.schemes import orders
+from bnn_jax.schemes.scheme import Scheme
+from bnn_jax.schemes.standard import real, real_input
+
+
+def real_without_affine(scheme: Scheme) -> Scheme:
+    """`schemes.real`, its normalization without gamma and beta."""
+    return dataclasses.replace(real(scheme), affine=False)
+
+
+def real_undropped(scheme: Scheme) -> Scheme:
+    """`schemes.real` without dropout."""
+    return dataclasses.replace(real(scheme), dropout=0.0)
+
+
+def real_pool_norm(scheme: Scheme) -> Scheme:
+    """`schemes.real` in the order product, pool, norm, without a ReLU."""
+    return dataclasses.replace(real(scheme), chain=orders.product_pool_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class RealWithEps:
+    """`schemes.real`, its normalization with this epsilon."""
+
+    eps: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real(scheme), eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class RealInputDropped:
+    """`schemes.real_input`, the image dropped at this rate."""
+
+    rate: float
+
+    def __call__(self, scheme: Scheme) -> Scheme:
+        return dataclasses.replace(real_input(scheme), dropout=self.rate)
