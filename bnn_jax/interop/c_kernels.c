@@ -297,8 +297,9 @@ static void max_pool(const geometry *g, const cell *x, cell *y) {
       for (i = 0; i < g->size_h; ++i)
         for (j = 0; j < g->size_w; ++j) {
           const int a = row * g->stride_h - g->top + i, b = column * g->stride_w - g->left + j;
-          const cell *at = x + (a * g->width + b) * g->channels;
+          const cell *at;
           if (a < 0 || a >= g->height || b < 0 || b >= g->width) continue;
+          at = x + (a * g->width + b) * g->channels;
           for (c = 0; c < g->channels; ++c)
             if (at[c].f > y[c].f) y[c].f = at[c].f;
         }
@@ -316,8 +317,9 @@ static void pool_signs(const geometry *g, const cell *x, const uint32_t *highest
       for (i = 0; i < g->size_h; ++i)
         for (j = 0; j < g->size_w; ++j) {
           const int a = row * g->stride_h - g->top + i, b = column * g->stride_w - g->left + j;
-          const cell *at = x + (a * g->width + b) * words;
+          const cell *at;
           if (a < 0 || a >= g->height || b < 0 || b >= g->width) continue;
+          at = x + (a * g->width + b) * words;
           for (k = 0; k < words; ++k) y[k].u |= at[k].u ^ highest[k];
         }
       for (k = 0; k < words; ++k) y[k].u ^= highest[k];
