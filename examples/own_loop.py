@@ -25,6 +25,7 @@ def main(file: str = 'runs/own_loop.safetensors', steps: int = 60) -> dict:
     """Train, evaluate in training arithmetic and from bits, save."""
     model = bnn.models.lenet5(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.4, input_shape=(16, 16, 3))
     state = training.init(model, optax.adam(1e-2))  # Latent weights are clipped and centered as the scheme says.
+    metrics = {}
     for batch in batches(steps):
         state, metrics = training.train_step(state, batch)
     print({name: float(value) for name, value in metrics.items()})

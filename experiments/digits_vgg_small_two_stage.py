@@ -21,6 +21,7 @@ from experiments import digits_vgg_small
 
 def after_the_first(second: Config) -> Config:
     """The second stage from the first one's network, which is trained, or read if it is already."""
+    assert isinstance(second.model, partial)  # as `digits_vgg_small.config` makes it
     model = digits_vgg_small.config(activations_only(second.model.keywords['scheme'])).model
     first = fit(dataclasses.replace(second, model=model, deployed=None, workdir=f'{second.workdir}/first'))
     return dataclasses.replace(second, model=partial(started, model_of(first), second.model))

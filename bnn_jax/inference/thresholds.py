@@ -83,7 +83,8 @@ class Run(PackedLayer):
         highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(form, between))
         return Run(start, stop, jax.device_put(thresholds), _words(flip), highest)
 
-    def __call__(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
+    def signs_of(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
+        """The signs that layers[start:stop] give of x, by comparison with the thresholds."""
         product, *between = layers[self.start : self.stop]
         signs = product.compared(x, self.thresholds, self.flip)
         moving = [layer for layer in between if layer.moves_signs()]

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,18 @@ from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
 """Signs that are unpacked at a time, at most, where there are more than 32 filters: 4 MiB of floats."""
+
+
+Method = TypeVar('Method', bound=Callable)
+
+
+def compiled(*static_argnums: int) -> Callable[[Method], Method]:
+    """`jax.jit` of a method. It keeps the method's type, so a type checker can compare an override with what it overrides.
+
+    Args:
+        static_argnums: Positions of the arguments that are no arrays; `self` is 0.
+    """
+    return lambda method: cast(Method, jax.jit(method, static_argnums=static_argnums))
 
 
 class Backend:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.backend import Backend, compiled
 from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window, pad_channels
 
@@ -21,7 +21,7 @@ EXACT = 2**24
 class Dense(Backend):
     """XLA's own products of the unpacked signs. Raises ValueError for sums of more than 2^24 products."""
 
-    @partial(jax.jit, static_argnums=(0, 3))
+    @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """Product of the unpacked signs."""
         _expect_exact(k)
@@ -35,7 +35,7 @@ class Dense(Backend):
         floats = partial(product, operand=jnp.float32, out=jnp.float32)
         return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    @compiled(0, 4, 5, 6, 7)
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:

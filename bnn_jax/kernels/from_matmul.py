@@ -2,11 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 
-from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.backend import Backend, compiled
 from bnn_jax.ops.windows import Window
 
 
@@ -19,12 +18,12 @@ class FromMatmul(Backend):
 
     product: Callable[[jax.Array, jax.Array, int], jax.Array]
 
-    @partial(jax.jit, static_argnums=(0, 3))
+    @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """The product itself: tail bits are 0 in both operands and never differ."""
         return self.product(x_words.T, w_words.T, k)
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    @compiled(0, 4, 5, 6, 7)
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:

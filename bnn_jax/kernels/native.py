@@ -5,13 +5,12 @@ a mesh they run within `jax.shard_map`, for XLA does not look into them. No grad
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.backend import Backend, compiled
 from bnn_jax.kernels.groups import along_filters, by_groups, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import padding_words
 from bnn_jax.native.library import DISABLED_CHECKS as DISABLED_CHECKS
@@ -31,14 +30,14 @@ class Native(Backend):
     # One of `instruction_sets()`; empty for the first.
     instructions: str = ''
 
-    @partial(jax.jit, static_argnums=(0, 3))
+    @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """k - 2 popcount(x xor w), shared out by filters."""
         shape = (x_words.shape[0], w_words.shape[0])
         # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    @compiled(0, 4, 5, 6, 7)
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
@@ -52,7 +51,7 @@ class Native(Backend):
         static = {'channels': np.int64(channels), 'geometry': geometry}
         return self._call('bnn_jax_convolution', shape, jnp.int32, x_words, w_words, **static)
 
-    @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+    @compiled(0, 6, 7, 8, 9)
     def conv2d_signs(
         self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
@@ -77,7 +76,7 @@ class Native(Backend):
         operands = (x_words, w_words, thresholds, flip)
         return self._call('bnn_jax_convolution_signs', shape, jnp.uint32, *operands, **static)
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+    @compiled(0, 4, 5, 6, 7, 8)
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
@@ -85,7 +84,7 @@ class Native(Backend):
         x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
         return self._call('bnn_jax_narrow', shape, jnp.int32, x, w_words, geometry=geometry)
 
-    @partial(jax.jit, static_argnums=(0, 6, 7, 8, 9, 10))
+    @compiled(0, 6, 7, 8, 9, 10)
     def narrow_conv2d_signs(
         self,
         x_words,
@@ -104,14 +103,14 @@ class Native(Backend):
         shape = (*shape[:3], words_for(filters))
         return self._call('bnn_jax_narrow_signs', shape, jnp.uint32, x, w_words, thresholds, flip, geometry=geometry)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(0)
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
         """Few rows along the words, each x added or taken off; many with tiles of signs of 32 filters and 32 inputs."""
         if x.dtype != jnp.float32:
             return super().signed_matmul(x, w_words)
         return self._call('bnn_jax_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
 
-    @partial(jax.jit, static_argnums=(0, 3, 4, 5))
+    @compiled(0, 3, 4, 5)
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
         """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
         # The kernels are written for float32, and for one group.
@@ -120,7 +119,7 @@ class Native(Backend):
         x, shape, geometry = _placed(x, w_words, window, pad_value, jnp.full(x.shape[3:], pad_value, x.dtype))
         return self._call('bnn_jax_convolution_floats', shape, jnp.float32, x, w_words, geometry=geometry)
 
-    @partial(jax.jit, static_argnums=0)
+    @compiled(0)
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
         """Of float32 without the normalized map being written."""
         if x.dtype != jnp.float32:

@@ -1,12 +1,10 @@
 """The definition: unpack, then multiply and add integers. Obvious rather than fast; every other backend equals it exactly."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bnn_jax.kernels.backend import Backend
+from bnn_jax.kernels.backend import Backend, compiled
 from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window
 
@@ -14,13 +12,13 @@ from bnn_jax.ops.windows import Window
 class Reference(Backend):
     """Integer products of the unpacked signs."""
 
-    @partial(jax.jit, static_argnums=(0, 3))
+    @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """out[i, j] = sum over the k signs of x[i] * w[j]."""
         x, w = (unpack(words, k).astype(jnp.int32) for words in (x_words, w_words))
         return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32)
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
+    @compiled(0, 4, 5, 6, 7)
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:

@@ -6,12 +6,11 @@ one word the output is read and written once a word, and a fusion of so little a
 of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorization.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bnn_jax.kernels.backend import compiled
 from bnn_jax.kernels.from_matmul import FromMatmul
 from bnn_jax.kernels.groups import along_filters, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import narrow_tap_sums, outside_sum, padding_words
@@ -92,7 +91,7 @@ class Xla(FromMatmul):
     def __init__(self):
         super().__init__(product)
 
-    @partial(jax.jit, static_argnums=(0, 3))
+    @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """Row by row along the words as they lie where x has few rows, else by `product`."""
         if x_words.shape[0] > FEW:
@@ -111,7 +110,7 @@ class Xla(FromMatmul):
         filters, w_words = w_words.shape[3], along_filters(w_words, channels // groups)
         return self.narrow_conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups, filters)
 
-    @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7, 8))
+    @compiled(0, 4, 5, 6, 7, 8)
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:

@@ -63,7 +63,8 @@ class Norm(Layer, nnx.BatchNorm):
         assert self.bias is not None
         return self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    # BatchNorm's own arguments, a mask and whether to use running statistics, have no place in a network of layers.
+    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
         if is_explicit(x):

@@ -12,7 +12,8 @@ Schedule = float | optax.Schedule
 class BopState(NamedTuple):
     """count: how many updates were made. momentum: m, a tree like the parameters."""
 
-    count: jax.Array
+    # A field like those of optax's states; it hides the method of tuples.
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     momentum: Any
 
 

@@ -24,7 +24,7 @@ class Call(NamedTuple):
 
     # number of its first step, from 1; how many steps it took
     first: int
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # it hides the method of tuples
     # of one step, or arrays that begin with those of each
     metrics: dict[str, jax.Array]
 

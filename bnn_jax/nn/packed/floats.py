@@ -90,7 +90,7 @@ class SignProduct(PackedOperation):
 
     binary_input: bool
     use_k: bool
-    signs: jax.Array = derived(init=True)
+    weights: jax.Array = derived(init=True)
     scale: jax.Array | None = tensor()
     bias: jax.Array | None = tensor()
     shift: jax.Array | None = tensor(default=None)
@@ -104,9 +104,9 @@ class SignProduct(PackedOperation):
         if self.binary_input:
             x = sign(x)
         if self.offset is None and self.levels is None:
-            return epilogue(scaled(self.operation(x, self.signs).astype(jnp.float32), self.scale), k, self.bias)
-        ones, one_filter = jnp.ones_like(x[:1]), jnp.ones_like(self.signs[..., :1])
-        sums = affine_sums(self.operation, x, ones, self.signs, one_filter)
+            return epilogue(scaled(self.operation(x, self.weights).astype(jnp.float32), self.scale), k, self.bias)
+        ones, one_filter = jnp.ones_like(x[:1]), jnp.ones_like(self.weights[..., :1])
+        sums = affine_sums(self.operation, x, ones, self.weights, one_filter)
         return epilogue(affine_sum(*sums, (self.scale, self.offset, self.levels)), k, self.bias)
 
     def row(self, path: str) -> Row:

@@ -25,7 +25,7 @@ class PackedSequential(PackedLayer):
     def __call__(self, x: jax.Array) -> jax.Array:
         done = 0
         for run in self.runs:
-            x = run(self.layers, self._through(done, run.start, x))
+            x = run.signs_of(self.layers, self._through(done, run.start, x))
             done = run.stop
         return self._through(done, len(self.layers), x)
 
