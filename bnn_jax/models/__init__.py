@@ -1,4 +1,4 @@
-"""Architectures, each written once for every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
+"""Architectures, each for every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
 
 from bnn_jax.models.alexnet import alexnet
 from bnn_jax.models.extraction import extraction
@@ -7,7 +7,8 @@ from bnn_jax.models.lenet5 import lenet5
 from bnn_jax.models.mlp import mlp
 from bnn_jax.models.nin import nin
 from bnn_jax.models.resnet import resnet18, resnet20, resnet34, small_stem, strided_stem
-from bnn_jax.models.vgg_small import vgg_small, vgg_small_one_dense
+from bnn_jax.models.vgg_small import vgg_small
+from bnn_jax.models.vgg_small_one_dense import vgg_small_one_dense
 
 __all__ = [
     'alexnet',

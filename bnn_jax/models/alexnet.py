@@ -1,4 +1,4 @@
-"""AlexNet without groups and local response normalization, with batch normalization: XNOR-Net's."""
+"""XNOR-Net's AlexNet: batch normalization in place of local response normalization, and no groups."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,29 @@ def alexnet(
 ) -> Network:
     """Five convolutions, three 3/2 poolings, two dense layers of 4096, dense head.
 
-    62,367,776 weights at width 1, 224 x 224 and 1000 classes. width: factor on all filters and units.
-    input_shape: (H, W, C) of one image. padding: of the first convolution: 2 for 224 x 224 (the published code), 0 for
-    227 x 227 (the PyTorch implementation); both see 55 x 55 pixels after it.
+    It has 62,367,776 weights at width 1, 224 x 224 pixels and 1000 classes.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters and units.
+        input_shape: (H, W, C) of one image.
+        padding: the padding of the first convolution: 2 for 224 x 224 (the published code), 0 for 227 x 227 (the PyTorch
+            implementation). Both give 55 x 55 pixels.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
     Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.alexnet, 1000, scheme=bnn.XNOR)  # what `training.Config` takes
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(3, 2))

@@ -1,4 +1,4 @@
-"""Darknet's Extraction network: the branch-free network that XNOR-Net's paper calls a GoogLeNet variant."""
+"""Darknet's Extraction network. It has no branches; XNOR-Net's paper calls it a variant of GoogLeNet."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,29 @@ def extraction(
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
 ) -> Network:
-    """Twenty-one convolutions, four 2/2 poolings, leaky ReLU 0.1, last a 1x1 convolution to the classes and the mean.
+    """Twenty-one convolutions with leaky ReLU 0.1 and four 2/2 poolings; the last, 1x1, gives the classes, then the mean.
 
-    23,418,048 weights at width 1 and 1000 classes, 22,384,640 of them in its nineteen inner convolutions. width: factor on
-    all filters. input_shape: (H, W, C) of one image, at least 31 x 31.
+    It has 23,418,048 weights at width 1 and 1000 classes, 22,384,640 of them in the nineteen inner convolutions.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters.
+        input_shape: (H, W, C) of one image, at least 31 x 31.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
     Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.extraction, 1000, scheme=bnn.XNOR)  # what `training.Config` takes
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs, activation=LeakyRelu(0.1))
     pool = MaxPool(Window.of(2, 2))

@@ -11,7 +11,7 @@ from bnn_jax.nn.stateless import AvgPool, MaxPool
 from bnn_jax.ops.windows import Window
 from bnn_jax.schemes.scheme import Scheme
 
-# 1x1; 1x1 before the 3x3, 3x3; 1x1 before the 5x5, 5x5; 1x1 after the pooling
+# Filters of each module, in the order of the arguments of `inception`.
 STAGE_3 = ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64))
 STAGE_4 = (
     (192, 96, 208, 16, 48, 64),
@@ -36,19 +36,43 @@ def googlenet(
 ) -> Network:
     """Three convolutions, nine Inception modules in stages of 2, 5 and 2, mean, dense head.
 
-    6,990,272 weights at width 1 and 1000 classes. width: factor on all filters and units. input_shape: (H, W, C) of one
-    image, at least 31 x 31. auxiliary: weights of the losses of the two heads after modules 4a and 4d, (0.3, 0.3) in the
-    paper, which only training sees (`Network.with_auxiliary`; images of at least 79 x 79); (): no such heads. Raises
-    ValueError for another number of weights. dropout: the rate at which the last dense layer's input is dropped in
-    training, 0.4 in the paper; auxiliary_dropout: the same in the auxiliary heads, 0.7; None: as the scheme says.
-    Poolings of stride 2 end beyond the last even row, as Caffe's. Source: arXiv:1409.4842 table 1, section 5 for the
-    auxiliary heads; with batch normalization in place of local response normalization.
+    It has 6,990,272 weights at width 1 and 1000 classes. As in Caffe, a pooling of stride 2 covers the last row and column
+    of an image of even size too. Batch normalization takes the place of local response normalization.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters and units.
+        input_shape: (H, W, C) of one image, at least 31 x 31.
+        auxiliary: weights of the losses of the two auxiliary heads, after modules 4a and 4d; the paper has (0.3, 0.3). Only
+            training uses the heads (`Network.with_auxiliary`), and they need images of at least 79 x 79. (): no such heads.
+        dropout: the rate at which training drops inputs of the last dense layer; the paper has 0.4. None: as the scheme
+            says.
+        auxiliary_dropout: the same in the auxiliary heads; the paper has 0.7.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or auxiliary has another
+            number of weights than 0 or 2.
+
+    Source: arXiv:1409.4842 table 1; section 5 for the auxiliary heads.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(  # what `training.Config` takes
+        ...     bnn.models.googlenet, 1000, scheme=bnn.XNOR, auxiliary=(0.3, 0.3), dropout=0.4, auxiliary_dropout=0.7
+        ... )
     """
     if len(auxiliary) not in (0, 2):
         raise ValueError(
             f'auxiliary: got {auxiliary!r}, expected the weights of two losses, or () for no auxiliary heads'
         )
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
+    # Caffe rounds the size after a pooling up; a row and a column of padding at the end do the same.
     pool = MaxPool(Window.of(3, 2, ((0, 1), (0, 1))))
     builder.conv(64, 7, strides=2, padding=3, pool=pool)
     builder.conv(64, 1)
@@ -71,7 +95,19 @@ def googlenet(
 def inception(
     builder: NetworkBuilder, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int
 ) -> None:
-    """1x1 | 1x1, 3x3 | 1x1, 5x5 | 3x3 max pooling, 1x1: concatenated. The numbers are those of the filters."""
+    """An Inception module: four branches, concatenated along the channels.
+
+    The branches are 1x1; 1x1, 3x3; 1x1, 5x5; and 3x3 max pooling, 1x1.
+
+    Args:
+        builder: the network so far; the module is added to it.
+        one: filters of the 1x1 branch.
+        before_3: filters of the 1x1 convolution before the 3x3 one.
+        three: filters of the 3x3 convolution.
+        before_5: filters of the 1x1 convolution before the 5x5 one.
+        five: filters of the 5x5 convolution.
+        pooled: filters of the 1x1 convolution after the pooling.
+    """
     builder.branches(
         partial(_convs, filters=((one, 1),)),
         partial(_convs, filters=((before_3, 1), (three, 3))),

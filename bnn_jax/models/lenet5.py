@@ -1,4 +1,4 @@
-"""LeNet-5 as the PyTorch implementation of XNOR-Net has it for MNIST."""
+"""LeNet-5, as in the PyTorch implementation of XNOR-Net for MNIST."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,30 @@ def lenet5(
     width: float = 1.0,
     input_shape: Sequence[int] = (28, 28, 1),
 ) -> Network:
-    """20 and 50 filters of 5x5, each pooled 2/2, 500 hidden units, dense head.
+    """Two 5x5 convolutions of 20 and 50 filters, a 2/2 pooling after each, a dense layer of 500, dense head.
 
-    width: factor on 20, 50 and 500. input_shape: (H, W, C) of one image, at least 16 x 16.
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on 20, 50 and 500.
+        input_shape: (H, W, C) of one image, at least 16 x 16.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
+    Source: the PyTorch implementation of XNOR-Net (jiecaoyu/XNOR-Net-PyTorch).
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = nnx.eval_shape(lambda: bnn.models.lenet5(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))  # shapes alone
+        >>> sum(array.size for array in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        431690
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     pool = MaxPool(Window.of(2, 2))

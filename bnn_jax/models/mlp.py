@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: BinaryConnect's and BinaryNet's network for MNIST."""
+"""The multi-layer perceptron of BinaryConnect and BinaryNet for MNIST."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,34 @@ def mlp(
     input_shape: Sequence[int] = (28, 28, 1),
     hidden: Sequence[int] = (4096, 4096, 4096),
 ) -> Network:
-    """Flattened image, hidden dense blocks, dense head.
+    """The flattened image, dense blocks, dense head.
 
-    width: factor on `hidden`. input_shape: (H, W, C) of one image. Default sizes: BinaryNet (arXiv:1602.02830) section
-    2.1 (MNIST); its dropout is `presets.BNN_THEANO_MNIST`'s.
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on `hidden`.
+        input_shape: (H, W, C) of one image.
+        hidden: the number of units of each dense block.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
+    Source: BinaryNet (arXiv:1602.02830) section 2.1 (MNIST) for the default sizes; its dropout is part of
+    `presets.BNN_THEANO_MNIST`.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> def logits():
+        ...     model = bnn.models.mlp(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0), hidden=(4,), input_shape=(2, 2, 1))
+        ...     return model(np.ones((5, 2, 2, 1), np.float32))
+        >>> nnx.eval_shape(logits).shape  # shapes alone
+        (5, 3)
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     for features in hidden:

@@ -1,4 +1,4 @@
-"""Network in network for CIFAR-10, as the PyTorch implementation of XNOR-Net has it."""
+"""Network in network for CIFAR-10, as in the PyTorch implementation of XNOR-Net."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,33 @@ def nin(
     width: float = 1.0,
     input_shape: Sequence[int] = (32, 32, 3),
 ) -> Network:
-    """Eight convolutions, one max and one average pooling of 3/2, a 1x1 convolution to the classes and the mean.
+    """Eight convolutions, a max and an average pooling of 3/2, a 1x1 convolution to the classes, the mean.
 
-    width: factor on all filters. input_shape: (H, W, C) of one image. The average counts the zeros of its padding.
-    Source: arXiv:1312.4400, in the PyTorch implementation of XNOR-Net, whose dropout is `presets.XNOR_PYTORCH_CIFAR`'s.
+    The average pooling counts the zeros of its padding.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters.
+        input_shape: (H, W, C) of one image.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
+    Source: arXiv:1312.4400, as in the PyTorch implementation of XNOR-Net; its dropout is part of
+    `presets.XNOR_PYTORCH_CIFAR`.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = nnx.eval_shape(lambda: bnn.models.nin(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))  # shapes alone
+        >>> model.channels, model.num_classes
+        (3, 10)
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     window = Window.of(3, 2, ((1, 1), (1, 1)))

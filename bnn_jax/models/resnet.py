@@ -1,4 +1,4 @@
-"""ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each stem also for the other."""
+"""ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each with the stem of the other where you ask for it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +13,32 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 def strided_stem(builder: NetworkBuilder, filters: int) -> None:
-    """A 7x7 convolution and a 3/2 max pooling, each of stride 2: for large images."""
+    """A 7x7 convolution and a 3/2 max pooling, each of stride 2: for large images.
+
+    Args:
+        builder: the network so far; the stem is added to it.
+        filters: of the convolution.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> from bnn_jax.models import resnet20, strided_stem
+        >>> model = functools.partial(resnet20, 10, scheme=bnn.XNOR, stem=strided_stem, input_shape=(224, 224, 3))
+    """
     builder.conv(filters, 7, strides=2, padding=3, pool=MaxPool(Window.of(3, 2, ((1, 1), (1, 1)))))
 
 
 def small_stem(builder: NetworkBuilder, filters: int) -> None:
-    """A 3x3 convolution of stride 1: for images of about 32 x 32."""
+    """A 3x3 convolution of stride 1: for images of about 32 x 32.
+
+    Args:
+        builder: the network so far; the stem is added to it.
+        filters: of the convolution.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> from bnn_jax.models import resnet18, small_stem
+        >>> model = functools.partial(resnet18, 10, scheme=bnn.XNOR, stem=small_stem, input_shape=(32, 32, 3))
+    """
     builder.conv(filters, 3, padding=1)
 
 
@@ -33,15 +53,33 @@ def resnet(
     filters: Sequence[int] = (64, 128, 256, 512),
     stem: Callable[[NetworkBuilder, int], None] = strided_stem,
 ) -> Network:
-    """Stem, one stage for each of `filters` with as many residual blocks as `blocks` says, mean, dense head.
+    """A stem, stages of residual blocks, the mean over height and width, dense head.
 
-    width: factor on all filters. input_shape: (H, W, C) of one image; other sizes work with the same weights. stem:
-    `strided_stem` (7x7/2, pooling 3/2) or `small_stem` (3x3); it is given the filters of the first stage. Stages after the
-    first begin with stride 2. Raises ValueError if `blocks` and `filters` differ in length.
-    The scheme's `residual` says whether one shortcut spans both convolutions of a block (`schemes.residual_...`) or each
-    has its own (`schemes.residuals_...`), `downsample` and `shortcut` what it is where the shape changes: a strided 1x1
-    convolution with normalization by default, real unless the scheme says otherwise. Source: arXiv:1512.03385; for
-    XNOR-Net, whose paper does not give its block, norm - sign - product twice; arXiv:1808.00278 for Bi-Real Net.
+    The scheme decides the block. Its `residual` says whether one shortcut spans both convolutions (`schemes.residual_...`) or
+    each convolution has its own (`schemes.residuals_...`). Its `downsample` and `shortcut` say what a shortcut is where the
+    shape changes: by default a strided 1x1 convolution with normalization, real unless the scheme says otherwise.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        blocks: how many residual blocks each stage has.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters.
+        input_shape: (H, W, C) of one image; other sizes work with the same weights.
+        filters: how many filters the convolutions of each stage have. Every stage but the first begins with stride 2.
+        stem: what comes before the stages, `strided_stem` (7x7/2, pooling 3/2) or `small_stem` (3x3). It is called with the
+            builder and the filters of the first stage.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or `blocks` and `filters`
+            differ in length.
+
+    Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. The paper of XNOR-Net does not give its block: here it is
+    norm - sign - product, twice.
     """
     if len(blocks) != len(filters):
         raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number a stage in each')
@@ -56,24 +94,70 @@ def resnet(
 def resnet18(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
     """ResNet-18: 11,678,912 weights at width 1 and 1000 classes, 10,985,472 of them in its sixteen 3x3 convolutions.
 
-    sizes: arguments of `resnet`, such as width and input_shape. For CIFAR: stem=models.small_stem, input_shape=(32, 32, 3).
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        sizes: further arguments of `resnet.resnet`, such as `width`, `input_shape` and `stem`.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Source: arXiv:1512.03385 table 1.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.resnet18, 1000, scheme=bnn.BIREAL)  # what `training.Config` takes
     """
     own: dict[str, Any] = {'blocks': (2, 2, 2, 2)}
     return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)
 
 
 def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
-    """ResNet-34. sizes: arguments of `resnet`, such as width and input_shape."""
+    """ResNet-34: stages of 3, 4, 6 and 3 blocks.
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        sizes: further arguments of `resnet.resnet`, such as `width`, `input_shape` and `stem`.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Source: arXiv:1512.03385 table 1.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.resnet34, 1000, scheme=bnn.BIREAL)  # what `training.Config` takes
+    """
     own: dict[str, Any] = {'blocks': (3, 4, 6, 3)}
     return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)
 
 
 def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
-    """ResNet-20 for CIFAR (arXiv:1512.03385 section 4.2): 270,896 weights at 10 classes.
+    """ResNet-20 for CIFAR: 270,896 weights at 10 classes.
 
-    1x1 convolutions are the shortcuts where the shape changes, in place of the paper's padded identity, unless the scheme's
-    `downsample` is that (`schemes.subsample_pad`, as in `IRNET`).
-    sizes: arguments of `resnet`, such as width and input_shape, which is (32, 32, 3) here.
+    Where the shape changes, the paper's shortcut is the padded identity. Here it is a 1x1 convolution, unless the scheme's
+    `downsample` is the padded identity (`schemes.subsample_pad`, as in `IRNET`).
+
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        sizes: further arguments of `resnet.resnet`, such as `width`; `input_shape` is (32, 32, 3).
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Source: arXiv:1512.03385 section 4.2.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = nnx.eval_shape(lambda: bnn.models.resnet20(10, scheme=bnn.IRNET, rngs=nnx.Rngs(0)))  # shapes alone
+        >>> model.channels, model.num_classes
+        (3, 10)
     """
     own: dict[str, Any] = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}
     return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)

@@ -1,4 +1,4 @@
-"""Two networks for CIFAR-10 that are known as VGG-small: BinaryNet's, and the one with a single dense layer."""
+"""BinaryNet's network for CIFAR-10, known as VGG-small."""
 
 from collections.abc import Sequence
 
@@ -21,35 +21,37 @@ def vgg_small(
 ) -> Network:
     """(2 x 128 C3) MP2 (2 x 256 C3) MP2 (2 x 512 C3) MP2 (2 x 1024 FC), dense head.
 
-    width: factor on all filters and units. input_shape: (H, W, C) of one image, at least 8 x 8.
+    Args:
+        num_classes: the number of classes, so of logits.
+        scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
+        rngs: the random keys of the initial weights.
+        width: a factor on all filters and units.
+        input_shape: (H, W, C) of one image, at least 8 x 8.
+
+    Returns:
+        A network from images (N, H, W, C) to logits (N, num_classes).
+
+    Raises:
+        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+
     Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = nnx.eval_shape(lambda: bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))  # shapes alone
+        >>> model.channels, model.num_classes
+        (3, 10)
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
-    _six_convolutions(builder)
+    six_convolutions(builder)
     builder.dense(1024)
     builder.dense(1024)
     return builder.network(num_classes)
 
 
-def vgg_small_one_dense(
-    num_classes: int,
-    *,
-    scheme: Scheme,
-    rngs: nnx.Rngs,
-    width: float = 1.0,
-    input_shape: Sequence[int] = (32, 32, 3),
-) -> Network:
-    """(2 x 128 C3) MP2 (2 x 256 C3) MP2 (2 x 512 C3) MP2, dense head: what most papers since 2018 call VGG-small.
-
-    width: factor on all filters. input_shape: (H, W, C) of one image, at least 8 x 8.
-    Source: LQ-Nets (arXiv:1807.10029); the codes of IR-Net (htqin/IR-Net) and ReCU (z-hXu/ReCU).
-    """
-    builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
-    _six_convolutions(builder)
-    return builder.network(num_classes)
-
-
-def _six_convolutions(builder: NetworkBuilder) -> None:
+def six_convolutions(builder: NetworkBuilder) -> None:
     """Three pairs of 3x3 convolutions, the second of each pooled."""
     pool = MaxPool(Window.of(2, 2))
     for filters in (128, 256, 512):
