@@ -1,6 +1,6 @@
 """Arithmetic without policy: bits, windows, convolution, pooling, normalization, sums in a fixed order.
 
-Here is what a layer or quantizer of your own needs for its answers to be the same bits in training and in packed arithmetic.
+Your own layer or quantizer gives the same bits in training and in packed arithmetic if it is made of these functions.
 """
 
 from bnn_jax.ops import bits

@@ -1,10 +1,10 @@
-"""Float arithmetic that means the same in every compilation.
+"""Float arithmetic that gives the same bits in every compilation.
 
-A compiler may contract `a * b + c` into one fused multiply-add, turn `a / sqrt(b)` into `a * rsqrt(b)` and `a / c` into
-`a * (1 / c)` for a constant c, join the constants of `a + b + c`, sum in any order, and flush subnormal numbers or not;
-eager code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary
-network amplifies that bit: one flipped sign near 0 grows to a changed prediction. So whatever feeds a sign, in training
-arithmetic (eval mode) and in packed arithmetic alike, is made of the functions below.
+A compiler may contract `a * b + c` into one fused multiply-add. It may turn `a / sqrt(b)` into `a * rsqrt(b)`, and `a / c` into
+`a * (1 / c)` for a constant c. It may join the constants of `a + b + c`, sum in any order, and flush subnormal numbers. Eager
+code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary network amplifies
+that bit: one flipped sign near 0 can change the prediction. So every number whose sign is taken, in training arithmetic (eval
+mode) and in packed arithmetic, is computed by the functions below.
 """
 
 import math
@@ -14,15 +14,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from bnn_jax.native.library import varying_as
 
-LARGE = 2**18  # Numbers beyond which a pass over an array costs more than a conditional does.
+# From this many numbers on, a pass over an array costs more than a conditional.
+LARGE = 2**18
 
 
 def wide(dtype) -> np.dtype:
-    """The dtype to compute in: float64 for float64, float32 for all narrower ones.
+    """The dtype to compute in: float64 for float64, float32 for every narrower dtype.
+
+    Args:
+        dtype: of the operand.
+
+    Returns:
+        The wider dtype, as NumPy's.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -34,35 +41,46 @@ def wide(dtype) -> np.dtype:
 
 @jax.custom_jvp
 def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """x itself, rounded to its dtype before anything follows.
+    """x, rounded to its dtype before the next operation reads it.
 
-    Forward: max(x, the most negative finite number), which is x for every finite x and NaN. No compiler may remove it, as it
-    changes -inf, and none can look through it: `rounded(a * b) + c` is never contracted into a fused multiply-add, and the
-    constants of `rounded(a + b) + c` are never joined. Write a division as `a * rounded(1 / b)`.
-    `lax.optimization_barrier` does none of this on CPU (measured, jax 0.10).
-    Gradient: that of the identity. The maximum's own would compare and select once more in every layer.
+    Forward: max(x, the most negative finite number), which is x for every finite x and for NaN.
+    Gradient: g.
+
+    No compiler may remove the maximum, because it changes -inf, and none can look through it. So `rounded(a * b) + c` is never
+    contracted into a fused multiply-add, and the constants of `rounded(a + b) + c` are never joined. Write a division as
+    `a * rounded(1 / b)`.
+
+    Args:
+        x: floating, any shape.
+
+    Returns:
+        x, and the most negative finite number in place of -inf.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
         >>> jax.grad(lambda x: bnn.ops.rounded(x * x))(jnp.float32(3))
         Array(6., dtype=float32)
     """
+    # `lax.optimization_barrier` prevents none of these rewrites on CPU (measured, jax 0.10).
     return jnp.maximum(x, jnp.finfo(x.dtype).min)
 
 
+# The gradient of the maximum itself would cost a comparison and a selection in every layer.
 @rounded.defjvp
 def _rounded_jvp(primals, tangents):
     return rounded(*primals), tangents[0]
 
 
 def apart(function: Callable, *operands: jax.Array) -> jax.Array:
-    """function(*operands), its operands and its result computed once each and kept in memory. Gradient: function's.
+    """function(*operands), with each operand and the result computed once and kept in memory.
 
-    XLA fuses cheap operations into what reads them, and so computes them anew for every element that is read: a mean for
-    every weight that it scales. It does not do so across a conditional; the predicate of this one is
-    constant but hidden from XLA by a barrier.
+    Gradient: the function's.
+
+    XLA fuses a cheap operation into the operations that read it, and then computes it again for every element that is read: a
+    mean, for example, for every weight that it scales. XLA does not fuse across a conditional.
     """
     shape = jax.eval_shape(function, *operands)
+    # The predicate is constant, but a barrier hides this from XLA.
     certain = jax.lax.optimization_barrier(jnp.asarray(True))
     return jax.lax.cond(
         certain, function, lambda *given: varying_as(jnp.zeros(shape.shape, shape.dtype), *given), *operands
@@ -70,18 +88,22 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
 
 
 def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
-    """function(*operands), lowered for CPU `apart`: there an array is read faster than it is written and read again."""
+    """function(*operands), `apart` where it is lowered for CPU.
+
+    On CPU the fused operation would be computed again and again; elsewhere fusing saves memory traffic.
+    """
     return jax.lax.platform_dependent(*operands, cpu=partial(apart, function), default=function)
 
 
-def negative(x: jax.Array) -> jax.Array:
-    """Where the sign of x is -1, or x is NaN: not x > -tiny, tiny being the smallest normal number.
+def negative(x: Real[Array, '*shape']) -> Bool[Array, '*shape']:
+    """Where the sign of x is -1, or x is NaN.
 
-    Subnormal numbers count as 0, whose sign is +1: whether they are flushed depends on the compilation.
+    Forward: not x > -tiny, where tiny is the smallest normal number.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x < 0
     x = x.astype(wide(x.dtype))
+    # Subnormal numbers count as 0, whose sign is +1, because some compilations flush them and others do not.
     return ~(x > -jnp.finfo(x.dtype).tiny)
 
 
@@ -90,18 +112,22 @@ def _itself(x: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames='term')
-def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
-    """Sum over axis 0 of term(*operands), pairwise, in the same order in every compilation. Its error grows as log n, not as n.
+def ordered_sum(
+    *operands: Float[Array, ' n *shape'], term: Callable[..., jax.Array] = _itself
+) -> Float[Array, '*shape']:
+    """Sum over axis 0 of term(*operands), pairwise, in the same order in every compilation.
 
-    The first half is added to the second half, again and again. Rows left over where the number is odd are added at the end,
-    the first left over first. Differentiable.
+    Forward: the first half of the rows is added to the second half until one row is left. If the number of rows is odd, the
+    last row is set aside; these rows are added at the end, in the order in which they were set aside. The rounding error
+    grows as log n.
+    Gradient: that of the sum.
 
     Args:
-        operands: (n, ...) each, n >= 1.
-        term: what is added up, made of the operands number by number.
+        operands: arrays of one shape, n >= 1.
+        term: what is summed, computed from the operands element by element.
 
     Returns:
-        (...).
+        The sum, without axis 0.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -110,7 +136,7 @@ def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) 
     """
     left_over = []
     while (n := operands[0].shape[0]) > 1:
-        # Put aside before halving, so that every compilation adds the same pairs.
+        # The odd row is set aside before halving, so that every compilation adds the same pairs.
         if n % 2:
             left_over.append(term(*(x[-1] for x in operands)))
             operands = tuple(x[:-1] for x in operands)
@@ -122,13 +148,13 @@ def ordered_sum(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) 
 
 
 def _is_large(shape: tuple) -> bool:
-    """Whether an array has LARGE numbers; one whose batch is left open (`jax.export.symbolic_shape`) counts as large."""
+    """Whether an array has at least LARGE numbers; an open batch (`jax.export.symbolic_shape`) counts as large."""
     known = [extent for extent in shape if isinstance(extent, int)]
     return len(known) < len(shape) or math.prod(known) >= LARGE
 
 
 def _halved(term, *operands):
-    """(n, ...), n even, to n / 2 rows, n / 4 or n / 8: every operand is read once, and no sum between is written."""
+    """n rows, n even, to n / 2, n / 4 or n / 8 rows: each operand is read once, and no partial sum is written to memory."""
     parts = [term(*part) for part in zip(*(jnp.split(x, math.gcd(len(x), 8)) for x in operands), strict=True)]
     while len(parts) > 1:
         half = len(parts) // 2
@@ -137,8 +163,20 @@ def _halved(term, *operands):
 
 
 @partial(jax.jit, static_argnames='term')
-def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself) -> jax.Array:
-    """Mean over axis 0: `ordered_sum` times the nearest number to 1/n (a compiler may rewrite a division by a constant).
+def ordered_mean(
+    *operands: Float[Array, ' n *shape'], term: Callable[..., jax.Array] = _itself
+) -> Float[Array, '*shape']:
+    """Mean over axis 0 of term(*operands), the same bits in every compilation.
+
+    Forward: `ordered_sum` times the float nearest to 1/n.
+    Gradient: that of the mean.
+
+    Args:
+        operands: arrays of one shape, n >= 1.
+        term: what is averaged, computed from the operands element by element.
+
+    Returns:
+        The mean, without axis 0.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -146,6 +184,7 @@ def ordered_mean(*operands: jax.Array, term: Callable[..., jax.Array] = _itself)
         Array([1.5], dtype=float32)
     """
     total = ordered_sum(*operands, term=term)
+    # A multiplication, because a compiler may rewrite a division by a constant.
     return rounded(total * np.asarray(1.0 / operands[0].shape[0], total.dtype))
 
 
@@ -157,13 +196,24 @@ def norm_coefficients(
     var: Float[Array, ' channels'],
     eps: float,
 ) -> Float[Array, '2 channels']:
-    """Batch normalization with fixed statistics as two numbers a channel: (2, C), rows `scale` and `shift`.
+    """Batch normalization with fixed statistics as two numbers for each channel.
 
-    scale = gamma / sqrt(var + eps), shift = beta / scale - mean, so that gamma (x - mean) / sqrt(var + eps) + beta is
-    (x + shift) * scale: first the addition, then the multiplication, which cannot be contracted.
-    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is exactly 0
-    and shift holds beta. A NaN, or a variance below -eps, gives NaN. Divisions are by multiplying with a rounded reciprocal.
+    Forward: scale = gamma / sqrt(var + eps) and shift = beta / scale - mean, so that
+    gamma (x - mean) / sqrt(var + eps) + beta = (x + shift) * scale.
+    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is then exactly 0 and
+    shift holds beta. A NaN, or a variance below -eps, gives NaN.
+
+    Args:
+        gamma: the factor of each channel.
+        beta: what is added to each channel.
+        mean: the running mean.
+        var: the running variance.
+        eps: what is added to the variance.
+
+    Returns:
+        The rows scale and shift.
     """
+    # Each division is a multiplication by a rounded reciprocal: see the module's docstring.
     deviation = rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
     scale = _normal(_normal(gamma) * rounded(1 / deviation))
     ratio = _normal(beta) * rounded(1 / rounded(jnp.where(scale == 0, 1, scale)))
@@ -173,7 +223,7 @@ def norm_coefficients(
 
 
 def _normal(x: jax.Array) -> jax.Array:
-    """x, subnormal numbers as 0."""
+    """x, with 0 in place of subnormal numbers."""
     return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, 0, x)
 
 
@@ -181,11 +231,14 @@ def _normal(x: jax.Array) -> jax.Array:
 def normalize(
     x: Float[Array, '*batch channels'], coefficients: Float[Array, '2 channels']
 ) -> Float[Array, '*batch channels']:
-    """(x + shift) * scale per channel, or the constant `shift` where scale is 0.
+    """Batch normalization by two numbers for each channel.
+
+    Forward: (x + shift) * scale, or the constant shift where scale is 0.
+    Gradient: scale g to x.
 
     Args:
         x: channels last.
-        coefficients: the rows scale and shift, as `norm_coefficients` makes them.
+        coefficients: the rows scale and shift, as `ops.deterministic.norm_coefficients` returns them.
 
     Returns:
         The shape of x.
@@ -197,5 +250,5 @@ def normalize(
     """
     scale, shift = coefficients
     scale, shift = (jnp.broadcast_to(c, x.shape) for c in (scale, shift))
-    # The addition comes first: a product of a sum has nothing that could be contracted.
+    # The addition comes first: a compiler cannot contract (x + shift) * scale into a fused multiply-add.
     return jnp.where(scale == 0, shift, rounded((x + shift) * scale))

@@ -1,9 +1,10 @@
-"""Convolution with a dilated window or in groups: XLA's own, with its own gradients."""
+"""Convolution with a dilated window or in groups: XLA's convolution and its gradients."""
 
 from functools import partial
 
 import jax
 from jax import lax
+from jaxtyping import Array, Float
 
 from bnn_jax.ops.convolution import convolution
 from bnn_jax.ops.deterministic import wide
@@ -11,12 +12,29 @@ from bnn_jax.ops.geometry import Pads, Pair
 
 
 def general_convolution(
-    x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1
-) -> jax.Array:
-    """y[n, a, b, f] = sum over i, j, c of x[n, a s + i d - top, b t + j e - left, g C + c] kernel[i, j, c, f], 0 outside x.
+    x: Float[Array, 'n height width channels'],
+    kernel: Float[Array, 'kh kw group_channels filters'],
+    strides: Pair,
+    pads: Pads,
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, 'n rows columns filters']:
+    """`convolution` with a dilated window, and in groups of channels.
 
-    dilation (d, e). x: (N, H, W, groups C), kernel: (kh, kw, C, F); filter f is of group g = f div (F / groups). All else,
-    dtypes and gradients included, as `convolution`, which it is where nothing is dilated or in groups.
+    Forward: y[n, a, b, f] = sum over i, j, c of x[n, a s + i d - top, b t + j e - left, g C + c] kernel[i, j, c, f], 0 outside
+    x, where C = channels / groups and g = f div (filters / groups) is the group of filter f.
+    Gradient: that of the formula. Dtypes are as in `convolution`; without dilation and groups it is `convolution` itself.
+
+    Args:
+        x: the images.
+        kernel: the weights, of the dtype of x.
+        strides: (s, t), along height and width.
+        pads: ((top, bottom), (left, right)).
+        dilation: (d, e), the distance of neighboring taps along height and width.
+        groups: the number of groups.
+
+    Returns:
+        y in float32, or float64 for float64 operands.
     """
     if dilation == (1, 1) and groups == 1:
         return convolution(x, kernel, strides, pads)
@@ -46,7 +64,7 @@ def _convolution_fwd(x, kernel, *static):
 
 
 def _convolution_bwd(strides, pads, dilation, groups, operands, g):
-    # JAX's own rule takes no gradient wider than the operands.
+    # JAX's own rule refuses a gradient that is wider than the operands.
     x, kernel = operands
     g = g.astype(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Types of what a window does along height and width."""
+"""Types for a window along height and width."""
 
 # (height, width).
 Pair = tuple[int, int]

@@ -1,8 +1,8 @@
-"""Float32 convolution on CPU and its gradients by the C++ library: operands and results as those of `convolution`.
+"""Float32 convolution and its gradients on CPU by the C++ library. Operands and results are those of `convolution`.
 
-Operands that are +-1 alone are found out as the call runs, and counted in bits: the same integers. Else every output pixel is
-summed up tap by tap, channel by channel, whatever its batch, and every gradient in an order that the shapes
-alone decide: neither depends on the number of threads. Sums of integers are exact up to 2^24.
+A call whose operands are all +-1 counts bits; the result is the same integers. Otherwise each output pixel is summed tap by
+tap, channel by channel, and does not depend on the batch. Each gradient is summed in an order that depends on the shapes
+alone. No result depends on the number of threads. Sums of integers are exact up to 2^24.
 """
 
 from functools import partial
@@ -10,19 +10,26 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32
 
 from bnn_jax.native.library import call, usable
 from bnn_jax.ops.geometry import Pads, Pair
 
 
 def runs(dtype) -> bool:
-    """Whether these functions are to be lowered for CPU here."""
+    """Whether `convolution` uses this module when it is lowered for CPU: the dtype is float32 and the library loads."""
     return dtype == jnp.float32 and usable()
 
 
 @partial(jax.jit, static_argnames=('strides', 'pads', 'instructions'))
-def product(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, instructions: str = '') -> jax.Array:
-    """y (N, H', W', F). instructions: as in `kernels.native`."""
+def product(
+    x: Float32[Array, 'n height width channels'],
+    kernel: Float32[Array, 'kh kw channels filters'],
+    strides: Pair,
+    pads: Pads,
+    instructions: str = '',
+) -> Float32[Array, 'n rows columns filters']:
+    """y of `convolution`. instructions: the instruction set, as in `kernels.native`; '' for the default."""
     extents = zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
     rows, columns = ((extent + sum(pair) - size) // stride + 1 for extent, size, stride, pair in extents)
     shape = (x.shape[0], rows, columns, kernel.shape[3])
@@ -31,21 +38,31 @@ def product(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, instruct
 
 @partial(jax.jit, static_argnames=('shape', 'strides', 'pads', 'instructions'))
 def input_gradient(
-    kernel: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: Pair, pads: Pads, instructions: str = ''
-) -> jax.Array:
-    """dx, of this shape."""
+    kernel: Float32[Array, 'kh kw channels filters'],
+    g: Float32[Array, 'n rows columns filters'],
+    shape: tuple[int, ...],
+    strides: Pair,
+    pads: Pads,
+    instructions: str = '',
+) -> Float32[Array, 'n height width channels']:
+    """dx of `convolution`. shape: that of x."""
     return _call('bnn_jax_float_input_gradient', shape, kernel, g, strides, pads, instructions)
 
 
 @partial(jax.jit, static_argnames=('shape', 'strides', 'pads', 'instructions'))
 def kernel_gradient(
-    x: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: Pair, pads: Pads, instructions: str = ''
-) -> jax.Array:
-    """dkernel, of this shape."""
+    x: Float32[Array, 'n height width channels'],
+    g: Float32[Array, 'n rows columns filters'],
+    shape: tuple[int, ...],
+    strides: Pair,
+    pads: Pads,
+    instructions: str = '',
+) -> Float32[Array, 'kh kw channels filters']:
+    """dkernel of `convolution`. shape: that of the kernel."""
     return _call('bnn_jax_float_kernel_gradient', shape, x, g, strides, pads, instructions)
 
 
 def _call(name, shape, a, b, strides, pads, instructions):
-    # Top and left alone: where the windows end is in the shape of the result.
+    # Top and left are enough: the shape of the result says where the windows end.
     geometry = np.asarray([*strides, pads[0][0], pads[1][0]], np.int64)
     return call(name, shape, jnp.float32, a, b, geometry=geometry, instructions=instructions)

@@ -1,21 +1,34 @@
-"""Batch normalization with the statistics of the batch, and its gradient in two sums."""
+"""Batch normalization with the statistics of the batch, with a gradient that needs two sums."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
-def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """y = c gamma / sqrt(var + eps) + beta with c = x - mean, and the mean and biased variance of every channel.
+def batch_norm(
+    x: Float[Array, '*batch channels'], gamma: Float[Array, ' channels'], beta: Float[Array, ' channels'], eps: float
+) -> tuple[Float[Array, '*batch channels'], Float[Array, ' channels'], Float[Array, ' channels']]:
+    """Batch normalization over all axes but the last.
 
-    x: (..., C); gamma, beta: (C,). Returns y, of the widest dtype, and mean and var, (C,), over all axes but the last.
-    Gradient of y, n values a channel, r = 1 / sqrt(var + eps): dbeta = sum g, dgamma = r sum g c and
-    dx = gamma r (g - (sum g + c r^2 sum g c) / n): what JAX derives step by step reads x and g twice as often. mean and var
-    are for running statistics and have no gradient. Only reverse mode is defined. Source: arXiv:1502.03167.
+    Forward: y = c gamma / sqrt(var + eps) + beta, where c = x - mean.
+    Gradient of y, with n values in a channel and r = 1 / sqrt(var + eps): dbeta = sum g, dgamma = r sum g c,
+    dx = gamma r (g - (sum g + c r^2 sum g c) / n). mean and var have no gradient. Only reverse mode is defined.
+
+    Args:
+        x: channels last.
+        gamma: the factor of each channel.
+        beta: what is added to each channel.
+        eps: what is added to the variance.
+
+    Returns:
+        y, in the widest dtype of x and gamma; the mean and the biased variance of each channel, for running statistics.
+
+    Source: arXiv:1502.03167.
     """
-    # x may be narrower than gamma and beta; the widest of them is the dtype of y, and of all that is computed.
+    # x may be narrower than gamma and beta; y and every intermediate result have the widest of the dtypes.
     with jax.numpy_dtype_promotion('standard'):
         x, axes = _widest(x, gamma), tuple(range(x.ndim - 1))
         mean = x.mean(axes, keepdims=True)
@@ -31,6 +44,7 @@ def _batch_norm_fwd(x, gamma, beta, eps):
 
 def _batch_norm_bwd(eps, residuals, gradients):
     x, gamma, beta, mean, var = residuals
+    # Two sums over g. The gradient that JAX derives step by step reads x and g twice as often.
     g, axes, n, dtype = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1], x.dtype
     with jax.numpy_dtype_promotion('standard'):
         x, g = _widest(x, gamma), _widest(g, gamma)
@@ -46,10 +60,10 @@ batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
 def _widest(x, gamma):
-    """x in the dtype of both: sums of narrow numbers would be rounded to a narrow one."""
+    """x in the wider dtype of both, because a sum in a narrow dtype would be rounded to it."""
     return x.astype(jnp.result_type(x, gamma))
 
 
 def _row(values, x):
-    """(C,) with as many axes as x."""
+    """values (C,), reshaped to as many axes as x."""
     return values.reshape((1,) * (x.ndim - 1) + values.shape)

@@ -1,4 +1,4 @@
-"""Maximum over a window, with a gradient that is fast on CPU too."""
+"""Max pooling, with a gradient that is fast on CPU too."""
 
 import itertools
 from functools import partial
@@ -7,28 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
-from bnn_jax.ops.convolution import views
+from bnn_jax.ops.cpu_gradients import views
 from bnn_jax.ops.deterministic import apart
 from bnn_jax.ops.geometry import Pads, Pair
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: jax.Array, size: Pair, strides: Pair, pads: Pads) -> jax.Array:
-    """y[n, a, b, c] = max over i, j of x[n, a s + i - top, b t + j - left, c], nothing outside x counted.
+def max_pool(
+    x: Float[Array, 'n height width channels'], size: Pair, strides: Pair, pads: Pads
+) -> Float[Array, 'n rows columns channels']:
+    """Maximum over every window; pixels outside x do not count.
 
-    x: (N, H, W, C) floating; size (kh, kw), strides (s, t), pads ((top, bottom), (left, right)). Returns (N, H', W', C).
-    Gradient: the incoming g of a window goes to the first pixel, row by row, that has its maximum; a pixel gets the sum
-    over its windows. Only reverse mode is defined.
+    Forward: y[n, a, b, c] = max over i, j of x[n, a s + i - top, b t + j - left, c].
+    Gradient: each window passes its g to the first pixel, row by row, that has the maximum; a pixel gets the sum over its
+    windows. Only reverse mode is defined.
 
-    Off CPU the gradient is XLA's scatter. On CPU that walks through the windows one number at a time, so there every pixel
-    asks its windows instead: each knows its first maximum's place, and the pixel adds up g of those where it is it.
+    Args:
+        x: the images.
+        size: of the window, (kh, kw).
+        strides: (s, t), along height and width.
+        pads: ((top, bottom), (left, right)).
+
+    Returns:
+        y, of the dtype of x.
     """
     return _forward(x, size, strides, pads)
 
 
 def _forward(x, size, strides, pads):
-    """XLA's own; on CPU along the rows, then along the columns, where that takes fewer maxima (a third of the time for 3x3)."""
+    """XLA's max pooling; on CPU along the columns of the image, then along its rows, where that needs fewer comparisons."""
 
     def along(x, axes):
         window, steps, around = [1] * 4, [1] * 4, [(0, 0)] * 4
@@ -37,7 +46,7 @@ def _forward(x, size, strides, pads):
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
 
     whole = partial(along, axes=(1, 2))
-    # Comparisons for each output: in one pass, and along rows, then columns.
+    # Comparisons for each output in one pass, and in two. Two passes take a third of the time for 3x3 windows on CPU.
     if size[0] * size[1] <= size[0] + size[1]:
         return whole(x)
     return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
@@ -50,6 +59,7 @@ def _max_pool_fwd(x, size, strides, pads):
 
 def _max_pool_bwd(size, strides, pads, residuals, g):
     x, y = residuals
+    # Off CPU: XLA's scatter. On CPU that scatter handles one number at a time, so each pixel gathers from its windows.
     gather = partial(apart, partial(_gather, size=size, strides=strides, pads=pads))
     scatter = partial(_scatter, size=size, strides=strides, pads=pads)
     return (lax.platform_dependent(x, y, g, cpu=gather, default=scatter),)
@@ -59,18 +69,21 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def _scatter(x, y, g, *, size, strides, pads):
-    """dx as XLA makes it."""
+    """dx as XLA computes it."""
     return jax.vjp(lambda x: _forward(x, size, strides, pads), x)[1](g)[0]
 
 
 def _gather(x, y, g, *, size, strides, pads):
-    """dx pixel by pixel. With stride s, row u = m s + a is seen by the windows m - q, as their row a + q s, for q >= 0."""
+    """dx pixel by pixel: a pixel adds the g of each window whose first maximum it is.
+
+    With stride s, row u = m s + a is row a + q s of window m - q, for q >= 0.
+    """
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     place = jnp.full(y.shape, size[0] * size[1], jnp.int32)
-    # From the last tap to the first, so that the first maximum is what stays.
+    # From the last tap to the first, so that the first maximum overwrites the others.
     for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
         place = jnp.where(seen == y, jnp.int32(tap), place)
-    # A period is `strides` pixels: all its pixels are seen by the same windows, as different taps.
+    # A period is `strides` pixels; the same windows contain all its pixels, as different taps.
     periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
     dx = jnp.zeros((), g.dtype)
     for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):
@@ -82,14 +95,14 @@ def _gather(x, y, g, *, size, strides, pads):
 
 
 def _taps(size, strides, shift):
-    """(s, t): which tap of the window `shift` windows before sees a pixel, by the pixel's place in its period; -2: none."""
+    """(s, t): for each place in a period, which tap of the window `shift` windows before it is; -2 for none."""
     rows, columns = (np.arange(strides[d]) + shift[d] * strides[d] for d in (0, 1))
     inside = (rows < size[0])[:, None] & (columns < size[1])
     return np.where(inside, rows[:, None] * size[1] + columns, -2).astype(np.int32)
 
 
 def _repeated(windows, strides, shift, periods, nothing):
-    """(N, H', W', C) moved on by `shift` windows, each repeated for all pixels of a period: (N, periods, s, periods, t, C)."""
+    """(N, H', W', C) moved by `shift` windows, each window repeated for its period: (N, periods, s, periods, t, C)."""
     n, rows, columns, channels = windows.shape
     edges = [(shift[d], periods[d] - extent - shift[d], 0) for d, extent in enumerate((rows, columns))]
     moved = lax.pad(windows, jnp.asarray(nothing, windows.dtype), ((0, 0, 0), *edges, (0, 0, 0)))

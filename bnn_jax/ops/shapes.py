@@ -1,17 +1,16 @@
-"""Shapes of what a network makes of one image, and whether they fit."""
+"""Shapes of a layer's input and output for one image, and whether they fit."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-# Without the batch: (height, width, channels), or (features,). None for a number that is not known, and for a shape of which
-# nothing is known.
+# Without the batch axis: (height, width, channels), or (features,). An unknown number is None, and so is an unknown shape.
 Shape = tuple[int | None, ...] | None
 
 
 def as_map(what: str, shape: Shape, channels: int | None = None) -> tuple[int | None, int | None, int | None]:
-    """The three numbers of a map. Raises ValueError for another shape, or other channels than `channels`."""
+    """The height, width and channels of a map. Raises ValueError for another rank, or for other channels than `channels`."""
     if shape is None:
         return None, None, channels
     if len(shape) != 3:
@@ -21,13 +20,13 @@ def as_map(what: str, shape: Shape, channels: int | None = None) -> tuple[int | 
 
 
 def expect_last(what: str, shape: Shape, channels: int | None) -> None:
-    """Raises ValueError where the last axis is known to be another one."""
+    """Raises ValueError if the last axis is known and is not `channels`."""
     if shape is not None and channels is not None and shape[-1] not in (None, channels):
         raise ValueError(f'{what}: got {text(shape)}, expected {channels} channels')
 
 
 def merged(what: str, a: Shape, b: Shape) -> Shape:
-    """One shape of two that are to be equal, as far as either is known. Raises ValueError where they differ."""
+    """The common shape of two shapes, with a number known where either knows it. Raises ValueError if they differ."""
     if a is None or b is None:
         return a or b
     if len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in zip(a, b, strict=True)):
@@ -36,7 +35,7 @@ def merged(what: str, a: Shape, b: Shape) -> Shape:
 
 
 def numbers(shape: Shape) -> int | None:
-    """How many there are; None where that is not known."""
+    """The product of the shape; None if a number is unknown."""
     if shape is None:
         return None
     count = 1
@@ -48,12 +47,12 @@ def numbers(shape: Shape) -> int | None:
 
 
 def text(shape: Shape) -> str:
-    """A shape as an error shows it, ? for what is not known."""
+    """A shape as an error shows it, with ? for an unknown number."""
     return '?' if shape is None else f'({", ".join("?" if n is None else str(n) for n in shape)})'
 
 
 def traced(layer: Callable, shape: Shape) -> Shape:
-    """The shape of what a layer makes of an image, found by tracing it; None where the image's is not known."""
+    """The output shape of a layer for one image, found by tracing the layer; None if the shape of the image is unknown."""
     if shape is None or None in shape:
         return None
     return jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]

@@ -1,8 +1,8 @@
-"""What is computed once, as when a file is loaded, without the seconds that compiling it would take.
+"""Functions that are called once, as when a file is loaded, computed by NumPy because compiling them would take seconds.
 
-The arithmetic of this library means the same in every compilation (`deterministic`), so NumPy, operation by operation, is one
-more of them. A function is traced, and computed by NumPy if each of its operations is exact or rounded once; if not, say for a
-sum in any order or an exponential, it is compiled as ever.
+The arithmetic of this library gives the same bits in every compilation (`deterministic`), and NumPy, operation by operation,
+gives these bits too. A function is traced first. If each of its operations is exact or rounded once, NumPy computes it.
+Otherwise, as for a float sum or an exponential, XLA compiles it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-# Beyond so many numbers, passing over them takes longer than compiling.
+# Beyond this many numbers, NumPy's passes over the array take longer than compiling.
 LARGE = 2**23
 
 
 def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
-    """A jitted function of arrays, in NumPy where that gives the same bits; else the function itself.
+    """A jitted function, computed by NumPy if NumPy gives the same bits; else the function itself.
 
     Args:
-        function: made by `jax.jit`.
-        like: its operands, pytrees of arrays, or others of the same shapes and dtypes.
+        function: a function that `jax.jit` returned.
+        like: its operands, pytrees of arrays, or any pytrees with the same shapes and dtypes.
         static: its static arguments, by name.
 
     Returns:
-        The function of the operands alone; in NumPy it returns NumPy arrays.
+        A function of the operands alone. If NumPy computes it, it returns NumPy arrays.
 
     Example:
         >>> import jax, numpy as np
@@ -47,7 +47,7 @@ def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
 
     def run(*operands: Any) -> Any:
         given = [np.asarray(leaf, dtype) for leaf, dtype in zip(jax.tree.leaves(operands), dtypes, strict=True)]
-        # As in XLA: a number that is too large is infinite, and nobody is warned.
+        # As in XLA, an overflow gives infinity without a warning.
         with np.errstate(all='ignore'):
             return jax.tree.unflatten(structure, _run(program.jaxpr, program.consts, given))
 
@@ -55,7 +55,7 @@ def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
 
 
 def _flushed(x: np.ndarray) -> np.ndarray:
-    """x, subnormal numbers as 0 of their sign: so they enter XLA's arithmetic on CPU, and leave it."""
+    """x, with zeros of the same sign in place of subnormal numbers: XLA's arithmetic on CPU reads and writes them so."""
     if x.dtype.kind == 'f':
         subnormal = np.abs(x) < np.finfo(x.dtype).tiny
         if (subnormal & (x != 0)).any():
@@ -90,18 +90,18 @@ def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
 def _converted(x: np.ndarray, *, new_dtype: Any, **_: Any) -> np.ndarray:
     dtype = np.dtype(new_dtype)
     if x.dtype.kind == 'f' and dtype.kind in 'iu':
-        # C leaves open what a number beyond all integers becomes; in XLA it is the last of them, and NaN is 0.
+        # C does not define the conversion of a number beyond the integer range. XLA clips it, and converts NaN to 0.
         ends = np.iinfo(dtype)
         x = np.where(np.isnan(x), 0, np.clip(x.astype(np.float64), ends.min, ends.max))
     return _flushed(_flushed(x).astype(dtype))
 
 
 def _shifted(shift: Callable) -> Callable:
-    # C leaves open what a shift by all bits gives; in XLA it is 0.
+    # C does not define a shift by all bits or more. In XLA it gives 0.
     return lambda x, by: np.where(by < 8 * x.dtype.itemsize, shift(x, by), 0)
 
 
-# Operations on numbers of one dtype, each exact or rounded once.
+# JAX primitive -> the NumPy function that gives the same bits. Each is exact or rounded once.
 _EXACT: dict[str, Callable[..., Any]] = {
     'abs': lambda x: np.abs(x),
     'add': np.add,
@@ -133,7 +133,7 @@ _EXACT: dict[str, Callable[..., Any]] = {
     'reduce_max': lambda x, *, axes, **_: np.max(x, tuple(axes)),
     'reduce_min': lambda x, *, axes, **_: np.min(x, tuple(axes)),
     'reduce_or': lambda x, *, axes, **_: np.any(x, tuple(axes)),
-    # Of integers alone, see `_is_known`.
+    # For integers only: see `_equation_is_known`.
     'reduce_sum': lambda x, *, axes, **_: np.sum(x, tuple(axes), dtype=x.dtype),
     'reshape': lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     'select_n': _select,
@@ -153,14 +153,14 @@ _EXACT: dict[str, Callable[..., Any]] = {
 
 
 def _inner(equation: Any) -> Any | None:
-    """The program that an operation calls with its own operands, None for any other operation."""
+    """The program that an operation calls with its own operands; None for an operation that calls none."""
     if equation.primitive.name in ('jit', 'pjit', 'closed_call', 'custom_jvp_call', 'custom_vjp_call'):
         return equation.params.get('jaxpr') or equation.params.get('call_jaxpr')
     return None
 
 
 def _is_known(jaxpr: Any) -> bool:
-    """Whether NumPy gives the same bits as XLA."""
+    """Whether NumPy gives the same bits as XLA for every operation of a program."""
     arrays = [*jaxpr.invars, *jaxpr.constvars, *(out for equation in jaxpr.eqns for out in equation.outvars)]
     return all(_is_plain(array.aval) for array in arrays) and all(map(_equation_is_known, jaxpr.eqns))
 
@@ -178,7 +178,7 @@ def _equation_is_known(equation: Any) -> bool:
     if name == 'pad':
         return all(low >= 0 and high >= 0 and between == 0 for low, high, between in params['padding_config'])
     if name == 'div':
-        # XLA may multiply by the reciprocal of a constant.
+        # For a constant divisor XLA may multiply by the reciprocal instead.
         return _kind(equation) == 'f' and not isinstance(equation.invars[1], core.Literal)
     if name == 'reduce_sum':
         return _kind(equation) in 'iu'
@@ -188,13 +188,15 @@ def _equation_is_known(equation: Any) -> bool:
 
 
 def _kind(equation: Any) -> str:
-    """Of the first operand: 'f', 'i', 'u' or 'b', as NumPy has it."""
+    """NumPy's kind of the first operand's dtype: 'f', 'i', 'u' or 'b'."""
     return equation.invars[0].aval.dtype.kind
 
 
 def _run(jaxpr: Any, consts: Sequence, operands: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The results of a program, computed equation by equation."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), map(np.asarray, (*consts, *operands)), strict=True))
     uses = [invar for equation in jaxpr.eqns for invar in equation.invars] + list(jaxpr.outvars)
+    # Variable -> how many of its uses are still to come.
     left = {}
     for variable in uses:
         if not isinstance(variable, core.Literal):
@@ -205,7 +207,7 @@ def _run(jaxpr: Any, consts: Sequence, operands: Sequence[np.ndarray]) -> list[n
             aval: Any = variable.aval
             return np.asarray(variable.val, aval.dtype)
         left[variable] -= 1
-        # What nothing reads any more is freed.
+        # After its last use an array is freed.
         return values[variable] if left[variable] else values.pop(variable)
 
     for equation in jaxpr.eqns:
@@ -217,9 +219,10 @@ def _run(jaxpr: Any, consts: Sequence, operands: Sequence[np.ndarray]) -> list[n
 
 
 def _computed(equation: Any, operands: list[np.ndarray]) -> Sequence[np.ndarray]:
+    """The results of one equation."""
     name, inner = equation.primitive.name, _inner(equation)
     if name == 'platform_index':
-        # Which platform it is computed for does not change a number: the last is the default.
+        # The platform does not change a number. The last branch is the default.
         return [np.asarray(len(equation.params['platforms']) - 1, np.int32)]
     if name == 'cond':
         branches = equation.params['branches']
@@ -229,7 +232,7 @@ def _computed(equation: Any, operands: list[np.ndarray]) -> Sequence[np.ndarray]
         return _run(inner.jaxpr, inner.consts, operands)
     compute = _EXACT[name]
     if isinstance(compute, np.ufunc):
-        # Of arithmetic, the parameters are about compiling.
+        # The parameters of arithmetic operations concern only compilation.
         return [_flushed(compute(*map(_flushed, operands)))]
     result = compute(*operands, **equation.params)
     return result if isinstance(result, list) else [result]

@@ -1,4 +1,4 @@
-"""The geometry of a sliding window over an image, shared by convolution, pooling and the input scale K."""
+"""The geometry of a window that slides over an image, for convolution, pooling and the input scale K."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from bnn_jax.files.bounds import OneOf, Pairs
 from bnn_jax.ops.deterministic import ordered_mean
@@ -18,10 +19,10 @@ from bnn_jax.ops.shapes import Shape, as_map
 
 Padding = str | Sequence[Sequence[int]]
 
+# The largest extent and the largest stride, in pixels, of a window in a file.
 LARGEST = 4096
-"""Pixels from a window's first row to its last one, and its strides, at most, in a file."""
+# Up to this many taps, each is a slice of its own, which is fastest. More slices would take the compiler minutes.
 FEW_TAPS = 64
-"""Up to so many, each tap is a slice of its own, which is the fastest; more would take the compiler minutes."""
 
 
 def _pair(value, name: str, smallest: int = 1) -> Pair:
@@ -36,9 +37,19 @@ def _pair(value, name: str, smallest: int = 1) -> Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Size, strides, padding and dilation, in (height, width) order; padding 'SAME', 'VALID' or ((top, bottom), (left, right)).
+    """Size, strides, padding and dilation of a sliding window. Make one with `Window.of`, which checks its arguments.
 
-    Dilation d: neighboring taps are d pixels apart. Make one with `Window.of`, which checks and normalizes.
+    Args:
+        size: (height, width), in taps.
+        strides: along height and width, in pixels.
+        padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
+        dilation: the distance of neighboring taps along height and width, in pixels.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> window = bnn.ops.Window.of(3, strides=2, padding='SAME')
+        >>> window.pads(5, 5), window.output_size(5, 5)
+        (((1, 1), (1, 1)), (3, 3))
     """
 
     size: Annotated[Pair, Pairs(1, 1, LARGEST)]
@@ -53,7 +64,20 @@ class Window:
         padding: Padding = 'VALID',
         dilation: int | Sequence[int] = 1,
     ) -> 'Window':
-        """A checked window. Raises ValueError, saying what was got and expected."""
+        """A window from one or two integers each.
+
+        Args:
+            size: one integer for a square window, or (height, width).
+            strides: one integer, or one for each axis.
+            padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
+            dilation: one integer, or one for each axis.
+
+        Returns:
+            The window, with pairs of integers.
+
+        Raises:
+            ValueError: an argument has another form, or is too small.
+        """
         if isinstance(padding, str):
             if padding not in ('SAME', 'VALID'):
                 raise ValueError(
@@ -68,11 +92,11 @@ class Window:
 
     @staticmethod
     def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
-        """As `of`, for a window in a file. Raises ValueError for one that is too long, or a padding longer than it."""
+        """`of`, for a window in a file. Raises ValueError also if the window is too large, or the padding larger than it."""
         window = Window.of(size, strides, padding, dilation)
         if max(window.extent) > LARGEST:
             raise ValueError(
-                f'window: {window.extent} pixels from its first tap to its last one, expected {LARGEST} at most'
+                f'window: got {window.extent} pixels from the first tap to the last, expected at most {LARGEST}'
             )
         if not isinstance(window.padding, str) and any(
             max(pad) > extent for pad, extent in zip(window.padding, window.extent, strict=True)
@@ -84,14 +108,14 @@ class Window:
 
     @property
     def extent(self) -> Pair:
-        """(height, width) from the first tap to the last one, both counted: d (k - 1) + 1."""
+        """(height, width) in pixels from the first tap to the last, both included: d (k - 1) + 1."""
         rows, columns = (d * (size - 1) + 1 for d, size in zip(self.dilation, self.size, strict=True))
         return rows, columns
 
     def pads(self, height: int, width: int) -> Pads:
-        """Explicit padding for an image of this size. Raises ValueError where the window does not fit at all."""
+        """The padding for an image of this size, as integers. Raises ValueError if the window is larger than the image."""
         if isinstance(self.padding, str):
-            # XLA's own rule: where the padding is odd, bottom and right get one more.
+            # XLA's rule: an odd padding adds one more pixel at the bottom and at the right.
             top_left = lax.padtype_to_pads((height, width), self.extent, self.strides, self.padding)
             pads = (_pair(top_left[0], 'padding', 0), _pair(top_left[1], 'padding', 0))
         else:
@@ -104,7 +128,7 @@ class Window:
         return pads
 
     def output_size(self, height: int, width: int) -> Pair:
-        """(height, width) of what the window gives on an image of this size."""
+        """(height, width) of the output for an image of this size."""
         pads = self.pads(height, width)
         rows, columns = (
             (pixels + sum(pad) - extent) // stride + 1
@@ -113,7 +137,7 @@ class Window:
         return rows, columns
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """Of a map (H, W, C): its shape with the padding, and that of what the window gives. Raises ValueError."""
+        """The shape of a map (H, W, C) with its padding, then the shape of the output. Raises ValueError if it does not fit."""
         height, width, channels = as_map('window', shape)
         if height is None or width is None:
             yield None, None, channels
@@ -123,8 +147,10 @@ class Window:
         yield *self.output_size(height, width), channels
 
     @partial(jax.jit, static_argnums=0)
-    def taps(self, x: jax.Array, pad_with) -> jax.Array:
-        """The image as every position of the window sees it: (N, H, W, C) -> (kh kw, N, H', W', C), padded with pad_with."""
+    def taps(
+        self, x: Shaped[Array, 'n height width channels'], pad_with: Shaped[ArrayLike, '*channels']
+    ) -> Shaped[Array, 'taps n rows columns channels']:
+        """For each tap of the window, the pixels that it reads, in an image padded with pad_with."""
         pads = self.pads(x.shape[1], x.shape[2])
         rows, columns = self.output_size(x.shape[1], x.shape[2])
         pad_with = jnp.broadcast_to(jnp.asarray(pad_with, x.dtype), x.shape[-1:])
@@ -137,7 +163,7 @@ class Window:
                     self.size, self.dilation, (rows, columns), self.strides, strict=True
                 )
             ]
-            # (N, kh, H', kw, W', C) by one gather along each axis.
+            # One gather along each axis gives (N, kh, H', kw, W', C).
             taken = jnp.take(jnp.take(x, seen[0], axis=1), seen[1], axis=3)
             return jnp.transpose(taken, (1, 3, 0, 2, 4, 5)).reshape(-1, x.shape[0], rows, columns, x.shape[3])
         return jnp.stack(
@@ -149,29 +175,28 @@ class Window:
         )
 
     @partial(jax.jit, static_argnums=0)
-    def mean(self, x: jax.Array) -> jax.Array:
-        """Mean over every window, zeros outside the image counted in: (N, H, W, C) -> (N, H', W', C)."""
+    def mean(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n rows columns channels']:
+        """Mean over every window. Pixels outside the image count as 0."""
         return ordered_mean(self.taps(x, 0))
 
-    def max(self, x: jax.Array) -> jax.Array:
-        """Maximum over every window, nothing outside the image counted: (N, H, W, C) -> (N, H', W', C).
-
-        Raises ValueError for a dilated window.
-        """
+    def max(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n rows columns channels']:
+        """Maximum over every window. Pixels outside the image do not count. Raises ValueError for a dilated window."""
         if self.dilation != (1, 1):
             raise ValueError(f'max pooling: got a window of dilation {self.dilation}, expected (1, 1)')
         return max_pool(x, self.size, self.strides, self.pads(x.shape[1], x.shape[2]))
 
 
 @partial(jax.jit, static_argnames='pads')
-def pad_channels(x: jax.Array, pads: Pads, value: jax.Array) -> jax.Array:
-    """Pad (N, H, W, C) in height and width with one value a channel, `value`: (C,)."""
+def pad_channels(
+    x: Shaped[Array, 'n height width channels'], pads: Pads, value: Shaped[Array, ' channels']
+) -> Shaped[Array, 'n padded_height padded_width channels']:
+    """x, padded in height and width with one value for each channel."""
     if pads == ((0, 0), (0, 0)):
         return x
     (top, bottom), (left, right) = pads
     n, height, width, channels = x.shape
     rows, columns = np.arange(-top, height + bottom), np.arange(-left, width + right)
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-    # jnp.pad takes one number for all channels.
+    # jnp.pad takes one number for all channels, so the values are selected afterwards.
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     return jnp.where(inside[None, :, :, None], padded, value)

@@ -1,37 +1,45 @@
-"""Gradients of 3x3 convolutions of stride 1 by Winograd's F(2x2, 3x3): 16 products for four numbers, where 36 is the plain way.
+"""Gradients of 3x3 convolutions at stride 1 by Winograd's F(2x2, 3x3): 16 products for four outputs instead of 36.
 
-With B, G, A the matrices of arXiv:1509.09308, section 4.1, a 4x4 tile d of the image (they overlap by two pixels) and the
-window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, * element by element; over channels, that is a matrix product
-for each of the 16 elements. B and A have entries 0 and +-1, G has halves, so that on +-1 and 0 every number is a multiple
-of 1/4, at most 81 a channel, and nothing is rounded in float32: exact where binary layers have to be. On real numbers it
-rounds in another order than the plain sum, and an infinity or NaN makes NaN of all outputs of its tiles. On CPU it takes
-less time than the plain sum where channels and tiles are many.
+Let B, G, A be the matrices of arXiv:1509.09308, section 4.1. A 4x4 tile d of the image (neighboring tiles overlap by two
+pixels) and the window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, where * multiplies element by element. Summed over
+channels, this is a matrix product for each of the 16 elements.
+
+The entries of B and A are 0 and +-1, those of G include halves. So for operands +-1 and 0 every number is a multiple of 1/4 and
+at most 81 for each channel, and float32 rounds nothing: binary layers get exact results. For real numbers the rounding differs
+from the plain sum's, and an infinity or NaN gives NaN in all outputs of its tiles. On CPU the algorithm is faster than the
+plain sum where there are many channels and tiles.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.products import divisor, dot
 
 Matrix = list[list[jax.Array]]
 
+# From this many input and output channels on, the 16 products cost more than the transforms of tiles and outputs.
 MANY = 128
-"""Channels, in and out, from which the 16 products cost more than what is done to their inputs and outputs."""
-
+# From this many tiles in a batch on, the 16 products cost more than the transform of the window.
 TILES = 256
-"""Tiles of a whole batch from which they cost more than what is done to the window, too."""
-
+# Up to this many channels, sums of products of signs are exact in float32.
 EXACT = 2**24 // (4 * 81)
-"""Channels up to which products of signs are exact in float32."""
-
+# Numbers that are transformed at a time: 8 MiB in float32, which a shared cache holds. One row of tiles may have more.
 BLOCK = 2**21
-"""Numbers in flight, 8 MiB in float32, which a shared cache holds; more only where one row of tiles, the least, has more."""
 
 
 def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads, many: int | None = None) -> bool:
-    """Whether operands of these shapes have the form that these functions take, and channels (many: MANY) and tiles enough."""
+    """Whether these functions take operands of these shapes, with enough channels and tiles to be faster.
+
+    Args:
+        x: the shape of the images.
+        kernel: the shape of the weights.
+        strides: of the convolution.
+        pads: the padding of the convolution.
+        many: the smallest number of channels; None: `MANY`.
+    """
     many = MANY if many is None else many
     if kernel[:2] != (3, 3) or strides != (1, 1) or not all(0 <= pad <= 2 for pair in pads for pad in pair):
         return False
@@ -40,27 +48,29 @@ def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads,
     return tiles >= TILES and min(kernel[2:]) >= many and max(kernel[2:]) <= EXACT
 
 
-def input_gradient(kernel: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
-    """dx of `convolution` at stride 1: the convolution of g with the window turned round, summed over filters."""
+def input_gradient(
+    kernel: Float[Array, '3 3 channels filters'], g: Float[Array, 'n rows columns filters'], pads: Pads
+) -> Float[Array, 'n height width channels']:
+    """dx of `convolution` at stride 1: the convolution of g with the rotated window, summed over filters."""
     (top, bottom), (left, right) = pads
     return _sums(g, kernel[::-1, ::-1], 1, ((2 - top, 2 - bottom), (2 - left, 2 - right)))
 
 
 def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
-    """The convolution of x with a kernel whose channels that x has are on this axis behind the window's two."""
+    """The convolution of x with a kernel. The channels of x are the kernel's axis 2 + axis."""
     height, width = (extent + sum(pair) - 2 for extent, pair in zip(x.shape[1:3], pads, strict=True))
     tiles, out = (-(-height // 2), -(-width // 2)), kernel.shape[3 - axis]
-    # Once for the whole batch: every tile meets the same 16 matrices.
+    # Once for the whole batch: every tile is multiplied by the same 16 matrices.
     windows = _both(_of_window, [[kernel[i, j] for j in range(3)] for i in range(3)])
     x = _padded(x, pads, tiles)
     rows = _rows(x.shape[0], tiles, sum(kernel.shape[2:]))
 
-    # A band of tiles at a time: the inputs of all 16 products at once would be four times as large as x.
+    # A band of tiles at a time, because the inputs of all 16 products together are four times as large as x.
     def band(i, y):
         here = lax.dynamic_slice_in_dim(x, 2 * rows * i, 2 * rows + 2, 1)
         inputs = _both(_of_tile, _phases(here, 4, (rows, tiles[1])))
         sums = [[dot(a, b, 3, axis) for a, b in zip(*two, strict=True)] for two in zip(inputs, windows, strict=True)]
-        # Each tile's 2x2 outputs back to their places between those of its neighbors.
+        # The 2x2 outputs of each tile go to their places between those of its neighbors.
         woven = jnp.stack([jnp.stack(row, 3) for row in _both(_to_outputs, sums)], 2)
         woven = woven.reshape(-1, 2 * rows, 2 * tiles[1], out)
         return lax.dynamic_update_slice_in_dim(y, woven, 2 * rows * i, 1)
@@ -69,8 +79,10 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
     return lax.fori_loop(0, tiles[0] // rows, band, y)[:, :height, :width]
 
 
-def kernel_gradient(x: jax.Array, g: jax.Array, pads: Pads) -> jax.Array:
-    """dkernel of `convolution` at stride 1: the products turned round, G^T [(B^T d B) * (A g A^T)] G summed over tiles."""
+def kernel_gradient(
+    x: Float[Array, 'n height width channels'], g: Float[Array, 'n rows columns filters'], pads: Pads
+) -> Float[Array, '3 3 channels filters']:
+    """dkernel of `convolution` at stride 1: G^T [(B^T d B) * (A g A^T)] G, summed over tiles."""
     height, width = g.shape[1:3]
     tiles = -(-height // 2), -(-width // 2)
     into, out = x.shape[-1], g.shape[-1]
@@ -119,25 +131,28 @@ def _to_window(m):
 
 
 def _both(transform, matrix: Matrix) -> Matrix:
-    """transform on the columns of a matrix of arrays, then on its rows."""
+    """The transform of the columns of a matrix of arrays, then of its rows."""
     columns = [transform(list(column)) for column in zip(*matrix, strict=True)]
     return [transform(list(row)) for row in zip(*columns, strict=True)]
 
 
 def _phases(x: jax.Array, size: int, tiles: Pair) -> Matrix:
-    """Pixel (i, j) of all size x size tiles, which begin at every second pixel: (N, rows of tiles, tiles a row, C)."""
+    """Pixel (i, j) of every size x size tile, for each i and j: (N, rows of tiles, tiles in a row, C).
+
+    Tiles begin at every second pixel.
+    """
     ends = [[start + 2 * count - 1 for start in range(size)] for count in tiles]
     return [[x[:, i : ends[0][i] : 2, j : ends[1][j] : 2] for j in range(size)] for i in range(size)]
 
 
 def _padded(x: jax.Array, pads: Pads, tiles: Pair) -> jax.Array:
-    """x with its padding, and with a row or column more where the last tile has half its outputs outside."""
+    """x with its padding, and with one more row or column if the last tile has half its outputs outside."""
     more = [2 * count + 2 - extent - sum(pair) for count, extent, pair in zip(tiles, x.shape[1:3], pads, strict=True)]
     rows, columns = ((pair[0], pair[1] + extra) for pair, extra in zip(pads, more, strict=True))
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
 def _rows(n: int, tiles: Pair, channels: int) -> int:
-    """Rows of tiles at a time: a divisor of all, as many as BLOCK holds, at least one."""
-    # 16 numbers a tile and channel, of inputs and of outputs.
+    """How many rows of tiles are transformed at a time: a divisor of all rows, as many as BLOCK holds, at least one."""
+    # A tile has 16 numbers for each input channel and each output channel.
     return divisor(tiles[0], BLOCK // (16 * n * tiles[1] * channels))

@@ -145,7 +145,7 @@ def test_foreign_and_newer_files_are_refused(saved):
         ),
         (
             lambda layer: layer['product']['window'].update(dilation=[4096, 1]),
-            'pixels from its first tap to its last one',
+            'pixels from the first tap to the last',
         ),
         (lambda layer: layer['product'].update(groups=2), 'convolution in 2 groups'),
     ],

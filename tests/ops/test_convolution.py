@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bnn_jax.ops import convolution as module
-from bnn_jax.ops import native_convolution
+from bnn_jax.ops import cpu_gradients, native_convolution
 from bnn_jax.ops.convolution import convolution
 
 pytestmark = pytest.mark.as_shipped
@@ -77,8 +76,8 @@ def pulled_back(x, kernel, g, strides, pads):
 @pytest.mark.parametrize('blocks', [(2**18, 512), (1, 1)], ids=['one block', 'many blocks'])
 @pytest.mark.parametrize('case', CASES)
 def test_value_and_gradients_are_those_of_the_loops(case, blocks, monkeypatch):
-    monkeypatch.setattr(module, 'BLOCK', blocks[0])
-    monkeypatch.setattr(module, 'ROWS', blocks[1])
+    monkeypatch.setattr(cpu_gradients, 'BLOCK', blocks[0])
+    monkeypatch.setattr(cpu_gradients, 'ROWS', blocks[1])
     x, kernel, g, strides, pads = operands(case, np.float32)
     got = jax.jit(lambda *a: pulled_back(*a, strides, pads))(x, kernel, g)
     for actual, expected in zip(got, by_loops(x, kernel, g, strides, pads), strict=True):
