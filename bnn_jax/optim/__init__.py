@@ -1,4 +1,4 @@
-"""Optimizers for latent weights."""
+"""Optimizers: Bop, BinaryConnect's step sizes, one optimizer for each kind of parameter, projections in any loop."""
 
 from bnn_jax.optim.bop import BopState, Schedule, bop
 from bnn_jax.optim.glorot import scale_by_glorot

@@ -1,31 +1,58 @@
-"""Bop: an optimizer of binary weights, which has no latent weights and only ever flips signs."""
+"""Bop, the binary optimizer: it keeps no latent weights, it flips signs."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int32
 
 Schedule = float | optax.Schedule
+"""A number, or an Optax schedule: a function of the number of updates so far."""
 
 
 class BopState(NamedTuple):
-    """count: how many updates were made. momentum: m, a tree like the parameters."""
+    """The state of `bop`.
 
-    # A field like those of optax's states; it hides the method of tuples.
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.bop().init({'kernel': jnp.ones(2)}).momentum
+        {'kernel': Array([0., 0.], dtype=float32)}
+    """
+
+    # The number of updates so far. The name is that of optax's states; it hides the method of tuples.
+    count: Int32[Array, '']  # pyright: ignore[reportIncompatibleMethodOverride]
+    # m, the moving average of the gradient; a tree like the parameters.
     momentum: Any
 
 
 def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTransformation:
-    """An optax transformation that flips a weight's sign where its gradient has long asked for it.
+    """An Optax transformation that flips the sign of a weight once its averaged gradient asks for it.
 
-    m <- (1 - gamma) m + gamma g, starting from 0; a weight of sign s becomes -s where s m > threshold (on exactly the
-    threshold it stays), else s. So every weight is +-1 after the first update, whatever it was before; give it latent
-    weights only (`training.by_kind`), of a scheme whose projection leaves +-1 alone: clip or none, not centering.
-    gamma, threshold: numbers, or schedules of the number of updates made before (an optax schedule).
-    Raises ValueError for a gamma outside (0, 1] or a negative threshold, and if update is called without params.
+    m <- (1 - gamma) m + gamma g, from m = 0.
+    w <- -sign(w) where sign(w) m > threshold, else sign(w).
+
+    Every weight is +-1 after the first update, whatever it was before. So give it latent weights alone (`by_kind`), of a
+    scheme whose projection leaves +-1 unchanged: clipping or none, not centering.
+
+    Args:
+        gamma: the rate of the moving average, in (0, 1].
+        threshold: from 0.
+
+    Returns:
+        A transformation whose state is a `BopState`. Its `update` needs the parameters.
+
+    Raises:
+        ValueError: gamma is outside (0, 1], threshold is negative, or `update` is called without params.
+
     Source: arXiv:1906.02107, Algorithm 1; the defaults are Larq's.
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> tx, weights = bnn.bop(gamma=0.5, threshold=0.1), jnp.array([1.0, -1.0])
+        >>> flips, state = tx.update(jnp.array([1.0, 1.0]), tx.init(weights), weights)
+        >>> weights + flips  # The first gradient is positive and its weight +1, so descending means -1.
+        Array([-1., -1.], dtype=float32)
     """
     if not callable(gamma) and not 0 < gamma <= 1:
         raise ValueError(f'bop: got gamma {gamma!r}, expected a number above 0 and up to 1, or a schedule')
@@ -38,7 +65,8 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
     def update(updates, state, params=None):
         if params is None:
             raise ValueError('bop: got no params, expected tx.update(updates, state, params)')
-        with jax.numpy_dtype_promotion('standard'):  # optax's schedules rely on it, where a user forbids it
+        # Optax's schedules mix dtypes; a user may have forbidden that for all other code.
+        with jax.numpy_dtype_promotion('standard'):
             rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
 
         def averaged(m, g):

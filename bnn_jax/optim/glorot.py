@@ -1,4 +1,4 @@
-"""The step size of BinaryConnect and BinaryNet: every weight tensor's update times a factor of its own."""
+"""The step sizes of BinaryConnect and BinaryNet: each weight tensor's update times a factor of its own."""
 
 import math
 
@@ -7,11 +7,23 @@ import optax
 
 
 def scale_by_glorot() -> optax.GradientTransformation:
-    """An optax link: u <- u sqrt((fan_in + fan_out) / 1.5), fans counted with the window: kh kw in, kh kw out.
+    """An Optax transformation that scales each update by one over Glorot's bound.
 
-    It is 1/H, H the bound of Glorot's uniform initialization without its factor 2; put it behind Adam, for latent weights
-    only (`training.by_kind`). Raises ValueError for a parameter of rank < 2.
-    Source: W_LR_scale of the published code of arXiv:1511.00363 and arXiv:1602.02830.
+    u <- u sqrt((fan_in + fan_out) / 1.5), with fan_in = kh kw in and fan_out = kh kw out.
+
+    The factor is 1 / H, where H = sqrt(1.5 / (fan_in + fan_out)) is the bound of Glorot's uniform initialization without its
+    factor 2. Put it behind Adam, for latent weights alone (`by_kind`).
+
+    Returns:
+        A transformation without state. Its `update` raises ValueError for a parameter of rank below 2.
+
+    Source: W_LR_scale of the published codes of arXiv:1511.00363 and arXiv:1602.02830.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> tx = bnn.scale_by_glorot()
+        >>> tx.update(np.ones((3, 3)), tx.init(None))[0][0].tolist()  # sqrt((3 + 3) / 1.5)
+        [2.0, 2.0, 2.0]
     """
 
     def scaled(u):

@@ -1,4 +1,4 @@
-"""One optimizer for every kind of parameter: binarized weights, float weights, normalization, biases."""
+"""One optimizer for each kind of parameter: latent weights, float weights, normalization, biases."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -12,30 +12,87 @@ from flax import nnx
 from bnn_jax.nn.variables import Latent
 
 Kind = Callable[[tuple, nnx.Variable, nnx.State], bool]
+"""A predicate: (path of a parameter, its variable, all parameters) -> whether the parameter is of this kind."""
 
 
 def latent_weights(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """The latent weights of binary layers."""
+    """Whether a parameter is the latent weights of a binary layer.
+
+    Args:
+        path: the keys that lead to the parameter.
+        variable: the parameter.
+        params: all parameters.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> bnn.optim.latent_weights(('kernel',), bnn.nn.Latent(np.ones((2, 3))), {})
+        True
+    """
     return isinstance(variable, Latent)
 
 
 def float_weights(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """The kernels of real layers."""
+    """Whether a parameter is the kernel of a real layer.
+
+    Args:
+        path: the keys that lead to the parameter.
+        variable: the parameter.
+        params: all parameters.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> bnn.optim.float_weights(('kernel',), nnx.Param(np.ones((2, 3))), {})
+        True
+    """
     return path[-1] == 'kernel' and not isinstance(variable, Latent)
 
 
 def norms(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """gamma and beta of normalizations."""
+    """Whether a parameter is gamma or beta of a normalization: a variable `scale`, or a sibling of one.
+
+    Args:
+        path: the keys that lead to the parameter.
+        variable: the parameter.
+        params: all parameters.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> params = nnx.State({'norm': {'scale': nnx.Param(np.ones(2)), 'bias': nnx.Param(np.zeros(2))}})
+        >>> bnn.optim.norms(('norm', 'bias'), params['norm']['bias'], params)
+        True
+    """
     return 'scale' in _siblings(path, params)
 
 
 def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """The biases of convolutions and dense layers."""
+    """Whether a parameter is the bias of a convolution or a dense layer.
+
+    Args:
+        path: the keys that lead to the parameter.
+        variable: the parameter.
+        params: all parameters.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> params = nnx.State({'head': {'kernel': nnx.Param(np.ones((2, 3))), 'bias': nnx.Param(np.zeros(3))}})
+        >>> bnn.optim.biases(('head', 'bias'), params['head']['bias'], params)
+        True
+    """
+    # Flax calls beta of a normalization `bias` too; there it stands beside a `scale`.
     return path[-1] == 'bias' and 'scale' not in _siblings(path, params)
 
 
 def inside(*layers: str) -> Kind:
-    """The kind of the parameters of these layers, by their paths of attributes, as `Network.new_layers` gives them.
+    """The kind of the parameters of these layers.
+
+    Args:
+        layers: paths of attributes from the model to each layer, as `Network.new_layers` returns them.
+
+    Returns:
+        A predicate for `by_kind`.
 
     Example:
         >>> import bnn_jax as bnn, optax
@@ -53,7 +110,20 @@ def inside(*layers: str) -> Kind:
 
 
 def outside(*layers: str) -> Kind:
-    """The kind of all parameters but those of these layers: see `inside`."""
+    """The kind of all parameters except those of these layers.
+
+    Args:
+        layers: as for `inside`.
+
+    Returns:
+        A predicate for `by_kind`.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> kind = bnn.optim.outside('body.layers.6')
+        >>> kind(('body', 'layers', 6, 'kernel'), None, {}), kind(('body', 'layers', 5, 'kernel'), None, {})
+        (False, True)
+    """
     within = inside(*layers)
 
     def is_outside(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
@@ -63,19 +133,32 @@ def outside(*layers: str) -> Kind:
 
 
 def _siblings(path: tuple, params: nnx.State) -> set:
+    """The names of all variables of the layer that has this parameter."""
     return {other[-1] for other, _ in nnx.to_flat_state(params) if other[:-1] == path[:-1]}
 
 
 def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.GradientTransformationExtraArgs:
-    """An optax chain that gives every parameter the transformation of its kind.
+    """An Optax transformation that applies to each parameter the transformation of its kind.
 
-    rules: kind -> transformation, for example {latent_weights: bop(1e-4), float_weights: adamw(1e-3), norms: adam(1e-3),
-    biases: adam(1e-3)}; a kind is a predicate of (path, variable, all parameters), `latent_weights`, `float_weights`,
-    `norms`, `biases` or your own.
-    It also works under Flax's optimizer and in a loop of plain Optax: kinds are found when it is initialized, from the model's
-    variables, and kept in its state.
-    When initialized it raises ValueError for a rule that matches no parameter, a parameter that no rule matches, and one that
-    two match; TypeError for parameters that are plain arrays, without the variables that say their kind.
+    It also works under Flax's optimizer and in a loop of plain Optax: `init` finds the kinds from the model's variables, and
+    the state keeps them.
+
+    Args:
+        rules: kind -> transformation. A kind is `latent_weights`, `float_weights`, `norms`, `biases`, `inside(...)`,
+            `outside(...)` or your own predicate.
+
+    Returns:
+        The transformation. Its `init` raises ValueError where a rule matches no parameter, or a parameter is matched by no
+        rule or by two; TypeError for plain arrays, which do not say their kind.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np, optax
+        >>> from flax import nnx
+        >>> from bnn_jax.optim import biases, by_kind, latent_weights
+        >>> tx = by_kind({latent_weights: bnn.bop(), biases: optax.sgd(0.1)})
+        >>> state = tx.init(nnx.State({'kernel': bnn.nn.Latent(np.ones((2, 3))), 'bias': nnx.Param(np.zeros(3))}))
+        >>> state.labels  # The number of each parameter's rule: the bias has the second, the kernel the first.
+        (1, 0)
     """
     names = [getattr(kind, '__name__', f'rule {i}') for i, kind in enumerate(rules)]
     transforms: dict[Any, optax.GradientTransformation] = dict(enumerate(rules.values()))
@@ -97,17 +180,19 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
 @partial(jax.tree_util.register_dataclass, data_fields=['inner_states'], meta_fields=['labels'])
 @dataclasses.dataclass(frozen=True)
 class ByKindState:
-    """The states of the rules' transformations, by the rule's number, and the rule of every parameter."""
+    """The state of `by_kind`."""
 
+    # The number of a rule -> the state of its transformation.
     inner_states: Mapping[int, optax.OptState]
+    # The number of each parameter's rule, in the order of the tree's leaves.
     labels: tuple[int, ...]
 
 
 def _labels(params: nnx.State, kinds: list[Kind], names: list[str]) -> tuple[int, ...]:
-    """The number of the rule of every parameter, in the order of the tree's leaves."""
+    """The number of each parameter's rule, in the order of the tree's leaves."""
     if not all(isinstance(leaf, nnx.Variable) for leaf in jax.tree.leaves(params, is_leaf=_is_variable)):
         raise TypeError(
-            'by_kind: got parameters that are plain arrays, expected variables, which say their kind: '
+            'by_kind: got parameters that are plain arrays, expected variables, which say their kind; call '
             'tx.init(nnx.state(model, nnx.Param))'
         )
     labels = []
@@ -116,7 +201,7 @@ def _labels(params: nnx.State, kinds: list[Kind], names: list[str]) -> tuple[int
         if len(matching) != 1:
             got = ', '.join(names[i] for i in matching) or 'no rule'
             raise ValueError(f'by_kind: {"/".join(map(str, path))} is matched by {got}, expected exactly one rule')
-        labels += matching * len(jax.tree.leaves(variable))
+        labels += matching * len(jax.tree.leaves(variable))  # A variable may hold a tree of arrays.
     for i, name in enumerate(names):
         if i not in labels:
             raise ValueError(f'by_kind: {name} matches no parameter, expected at least one; leave this rule out')
@@ -124,12 +209,10 @@ def _labels(params: nnx.State, kinds: list[Kind], names: list[str]) -> tuple[int
 
 
 def _tree(labels: tuple[int, ...], params: Any) -> Any:
-    """The labels as a tree like the parameters."""
+    """The labels as a tree like the parameters, whose containers depend on the training loop."""
     structure = jax.tree.structure(params, is_leaf=lambda leaf: leaf is None)
     if structure.num_leaves != len(labels):
-        raise ValueError(
-            f'by_kind: got {structure.num_leaves} parameters, expected {len(labels)}, as when it was initialized'
-        )
+        raise ValueError(f'by_kind: got {structure.num_leaves} parameters, expected {len(labels)}, as given to init')
     return jax.tree.unflatten(structure, labels)
 
 

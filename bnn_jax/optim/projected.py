@@ -1,4 +1,4 @@
-"""An optimizer whose latent weights stay where their schemes want them, in any training loop."""
+"""An optimizer that projects latent weights after each update, as their schemes say, in any training loop."""
 
 from functools import lru_cache
 from typing import Any
@@ -12,29 +12,29 @@ from jax.core import Tracer
 
 from bnn_jax.schemes.projections import moved, of, project, project_before
 
-# These make parameters anew from numbers of their own at every step, so a projected parameter would be forgotten.
+# These compute parameters from numbers of their own at each step, so they would forget a projection.
 REFUSED = ('COCOBState', 'LookaheadState', 'MechanicState')
 
 
 def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -> optax.GradientTransformation:
-    """The optimizer, and after each of its updates the projections that the model's latent weights carry.
+    """The optimizer, followed by the projections of the model's latent weights.
 
-    `training.init` does this by itself; this is for a loop of your own, with Flax's optimizer or plain Optax. The projection is
-    the last link and touches nothing but latent weights, of them only those that an update moves. Where parameters are
-    projected before a step (`Scheme.before`), the chain starts from there. A copy of the weights that the optimizer keeps
-    (schedule-free's z, an average) is projected with them, so that the weights to evaluate obey the scheme too. Called again
-    with the same optimizer and a model of the same structure, it returns the same object, and nothing is compiled anew.
+    `training.init` calls it. Call it yourself in a loop of your own, with Flax's optimizer or plain Optax. The projection is
+    the last link of the chain. It changes latent weights alone, and of these only the ones that an update moves. Where a scheme
+    projects before a step too (`Scheme.before`), the update starts from the projected weights. The optimizer may keep a copy
+    of the weights (schedule-free's z, an average): the copy is projected as well, so that the weights to evaluate obey the
+    scheme. The same optimizer and a model of the same structure give the same object, so nothing is compiled again.
 
     Args:
         tx: any Optax chain, also `optax.MultiSteps`.
-        model: the model, or its parameters as `nnx.state(model, nnx.Param)` gives them.
+        model: the model, or its parameters as `nnx.state(model, nnx.Param)` returns them.
 
     Returns:
-        An Optax transformation; tx itself where nothing is projected.
+        An Optax transformation; tx itself where no scheme projects.
 
     Raises:
-        TypeError: for what is no optimizer.
-        ValueError: for optimizers that make parameters anew from numbers of their own: lookahead, Mechanic, COCOB.
+        TypeError: tx is no optimizer.
+        ValueError: tx computes parameters from numbers of its own, as lookahead, Mechanic and COCOB do.
 
     Example:
         >>> import bnn_jax as bnn, optax
@@ -53,7 +53,7 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
 
 
 def _leaves(tree: Any, params: nnx.State) -> tuple:
-    """What stands in place of every variable, for each of its arrays; None counts."""
+    """The value that `tree` has for each variable, once for each array of the variable; None is a value too."""
     per_variable = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
     variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     pairs = zip(per_variable, variables, strict=True)
@@ -61,8 +61,9 @@ def _leaves(tree: Any, params: nnx.State) -> tuple:
 
 
 def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, int], ...]:
-    """(array of the optimizer's state, parameter) where the first is a copy of the second, by their places in the trees."""
+    """(i, k) where array i of the optimizer's state is a copy of parameter k."""
     arrays = jax.tree.leaves(params)
+    # Numbers are compared below, so abstract arrays are left out.
     if not any(projections) or any(not isinstance(array, jax.Array) or isinstance(array, Tracer) for array in arrays):
         return ()
     state = tx.init(params)
@@ -72,7 +73,7 @@ def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, 
     found = []
     for i, leaf in enumerate(jax.tree.leaves(state)):
         for k, array in latent.items():
-            # Equal numbers are no sign of a copy where all are the same, as moments are at the start.
+            # Moments start with all numbers equal, so a constant array is no evidence of a copy.
             like = np.shape(leaf) == array.shape and array.size > 1 and id(leaf) not in schedule_free
             if like and np.array_equal(leaf, array) and np.ptp(array) > 0:
                 found.append((i, k))
@@ -80,13 +81,13 @@ def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, 
 
 
 def _check(state: Any) -> None:
-    """Raises ValueError for the state of an optimizer that a projection does not reach."""
+    """Raises ValueError for the state of an optimizer that would forget a projection."""
 
     def check(node):
         if type(node).__name__ in REFUSED:
             raise ValueError(
-                f'optimizer: got one with a {type(node).__name__}, which makes parameters anew from numbers of its own, '
-                'where no projection of latent weights reaches; expected one that updates the parameters it is given, such '
+                f'optimizer: got one with a {type(node).__name__}, which computes parameters from numbers of its own and so '
+                'would forget the projection of latent weights; expected one that updates the parameters it is given, such '
                 'as adam, or optax.contrib.schedule_free for an average'
             )
         return False
@@ -104,11 +105,12 @@ def _schedule_free_states(state: Any) -> list:
 @lru_cache(maxsize=64)
 def _wrapped(tx: Any, projections: tuple, befores: tuple, copies: tuple) -> optax.GradientTransformationExtraArgs:
     if not isinstance(tx, optax.GradientTransformation):
-        tx = optax.GradientTransformationExtraArgs(tx.init, tx.update)  # MultiSteps
+        tx = optax.GradientTransformationExtraArgs(tx.init, tx.update)  # MultiSteps is no tuple of functions.
     chain = _projecting(optax.with_extra_args_support(tx), projections, copies) if any(projections) else tx
     if not any(befores):
         return chain  # pyright: ignore[reportReturnType]
 
+    # Built at each call, for only then the containers of the caller's parameters are known.
     def before(params):
         return project_before(chain, _tree(befores, params))
 
@@ -134,12 +136,12 @@ def _projecting(tx: optax.GradientTransformationExtraArgs, projections: tuple, c
 
 
 def _tree(functions: tuple, params: Any) -> Any:
-    """The functions as a tree like the parameters, whose containers are those of the loop that calls."""
+    """The functions as a tree like the parameters, whose containers depend on the training loop."""
     structure = jax.tree.structure(params)
     if structure.num_leaves != len(functions):
         raise ValueError(
-            f'projected: got {structure.num_leaves} parameters, expected {len(functions)}, those of the model; give the '
-            'optimizer the parameters that it was made for'
+            f'projected: got {structure.num_leaves} parameters, expected {len(functions)} as in the model; give the optimizer '
+            'the parameters of the model that it was made for'
         )
     return jax.tree.unflatten(structure, functions)
 
@@ -152,7 +154,7 @@ def _copies_projected(old: Any, new: Any, projections: tuple, copies: tuple) -> 
 
 
 def _schedule_free_projected(updates: Any, old: Any, new: Any, projections: tuple) -> tuple[Any, Any]:
-    """z projected, and with it what y and x were made of.
+    """Schedule-free with z projected, and the update of the parameters (y) corrected to match.
 
     x <- (1 - c) x + c z and y = (1 - b1) z + b1 x, so where z moves by d, y moves by (1 - b1 + b1 c) d.
     """
