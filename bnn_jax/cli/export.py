@@ -4,25 +4,38 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from bnn_jax.cli.inputs import Shape
 
 
-def export(file: tyro.conf.Positional[Path], c: Path, input: Shape | None = None, name: str = 'network') -> None:
-    """A packed file as a C99 library: weights as arrays, no allocation, no file access, no other library.
+def export(
+    file: tyro.conf.Positional[Path],
+    c: Path | None = None,
+    onnx: Path | None = None,
+    qonnx: Path | None = None,
+    input: Shape | None = None,
+    name: str = 'network',
+) -> None:
+    """A packed file as C source or as an ONNX model: one of --c, --onnx, --qonnx or several.
 
     Args:
         file: a packed network.
-        c: the folder to write NAME.h and NAME.c into.
+        c: the folder to write NAME.h and NAME.c into, a C99 library without allocation, file access and other libraries.
+        onnx: the file for its float twin in standard operators, binary weights in bits.
+        qonnx: the file for a model with BipolarQuant nodes, for FINN and hls4ml.
         input: height, width and channels of an image; by default what the file says.
-        name: of the function and the files.
+        name: of the C function and files.
     """
     from bnn_jax.data.preprocessing import Preprocessing
+    from bnn_jax.files import write
     from bnn_jax.inference.serialization import load, preprocessing_of
-    from bnn_jax.interop.c_source import c_library
+    from bnn_jax.interop import onnx_model, qonnx_model
 
+    if not any((c, onnx, qonnx)):
+        raise ValueError('export: got no place to write to, expected --c FOLDER, --onnx FILE or --qonnx FILE')
     network, described = load(file), preprocessing_of(file)
     prepared = None if described is None else Preprocessing.of(described)
     shape = input or (None if prepared is None else prepared.input_shape)
@@ -30,8 +43,19 @@ def export(file: tyro.conf.Positional[Path], c: Path, input: Shape | None = None
         raise ValueError(
             f'export: {file} does not say how large its images are, expected --input HEIGHT WIDTH CHANNELS'
         )
-    normalization = None if prepared is None else prepared.normalization
-    library = c_library(network, c, shape, name=name, normalization=normalization)
+    if c is not None:
+        _library(network, c, shape, name, None if prepared is None else prepared.normalization)
+    for path, make in ((onnx, onnx_model), (qonnx, qonnx_model)):
+        if path is not None:
+            content = make(network, shape, preprocessing=described).SerializeToString()
+            write(path.expanduser(), content)
+            print(f'{path}: {len(content):,} bytes')
+
+
+def _library(network: Any, folder: Path, shape: Shape, name: str, normalization: Any) -> None:
+    from bnn_jax.interop import c_library
+
+    library = c_library(network, folder, shape, name=name, normalization=normalization)
     print(f'{library.header}, {library.source}: weights {library.weights:,} bytes, scratch {library.scratch:,} bytes')
     print(_code(library.source, library.weights))
 

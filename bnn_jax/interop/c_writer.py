@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 
 from bnn_jax.interop.c_scratch import Scratch, Value
+from bnn_jax.interop.layer_writer import LayerWriter, signs_of
+from bnn_jax.nn.packed import FloatProduct, PackedBranches, PackedProduct, PackedResidual, UnpackedProduct
+from bnn_jax.ops.windows import Window
 
 
-class Writer(Scratch):
+class Writer(LayerWriter[Value], Scratch):
     """Calls and arrays of a network."""
+
+    language = 'C'
 
     def __init__(self):
         super().__init__()
@@ -85,89 +90,71 @@ class Writer(Scratch):
                 x = self.layer(layers[i], x)
         return x
 
-    def layer(self, layer: Any, x: Value) -> Value:
-        kind = type(layer).__name__
-        match kind:
-            case 'PackedSequential':
-                return self.chain(layer, x)
-            case 'PackedResidual':
-                a = self.chain(layer.body, x.borrowed())
-                # Where the body hands x itself on, the shortcut must not change it.
-                is_shared = not a.owned
-                b = self.chain(layer.shortcut, x.borrowed() if is_shared else x)
-                y = self._added(a, b)
-                if is_shared:
-                    self.free(x)
-                return y
-            case 'PackedBranches':
-                return self._concatenated(layer, x)
-            case 'PackedProduct':
-                return self._bits(layer, x)
-            case 'UnpackedProduct' | 'FloatProduct':
-                return self._floats(layer, x)
-            case 'PackedNorm':
-                scale, shift = (self.array('float', row) for row in np.asarray(layer.coefficients))
-                return self._pointwise('normalize', x, x.pixels, x.channels, scale, shift)
-            case 'Unchanged':
-                return self._function(layer.function, x)
-            case 'KeptModule' if type(layer.module()).__name__ == 'PRelu':
-                return self._pointwise(
-                    'slopes', x, x.numbers, self.array('float', layer.module().slope[...]), x.channels
-                )
-        raise ValueError(f'c_library: no C is written for {kind} ({layer.label()}), a layer of your own')
-
-    def _function(self, function: Any, x: Value) -> Value:
-        match type(function).__name__:
-            case 'Relu':
-                return self._pointwise('relu', x, x.numbers)
-            case 'HardTanh':
-                return self._pointwise('hard_tanh', x, x.numbers)
-            case 'LeakyRelu':
-                return self._pointwise(
-                    'slopes', x, x.numbers, self.array('float', np.asarray([function.slope], np.float32)), 1
-                )
-            case 'Flatten':
-                return dataclasses.replace(x, shape=(x.numbers,))
-            case 'MaxPool':
-                geometry, shape = self.geometry(function.window, x, x.channels)
-                y = self.new(shape)
-                self.call('max_pool', geometry, x, y)
-            case 'AvgPool':
-                geometry, shape = self.geometry(function.window, x, x.channels)
-                y, room = self.new(shape), self.room(int(np.prod(function.window.size)))
-                self.call('avg_pool', geometry, x, room, y)
-                self.free(room)
-            case 'GlobalAveragePool':
-                y, room = self.new((x.channels,)), self.room(x.pixels)
-                self.call('global_average', x, x.pixels, x.channels, room, y)
-                self.free(room)
-            case 'PadChannels':
-                y = self.new((*x.shape[:-1], function.before + x.channels + function.after))
-                self.call('clear', y, y.numbers)
-                self.call('place', x, x.pixels, x.channels, function.before, y.channels, y)
-            case kind:
-                raise ValueError(f'c_library: no C is written for {kind}, a function of your own')
-        self.free(x)
-        return y
-
-    def _pointwise(self, name: str, x: Value, *arguments: Any) -> Value:
-        y = x if x.owned else self.new(x.shape)
-        self.call(name, x, *arguments, y)
-        return y
-
-    def _added(self, a: Value, b: Value) -> Value:
+    def residual(self, layer: PackedResidual, x: Value) -> Value:
+        a = self.chain(layer.body, x.borrowed())
+        # Where the body hands x itself on, the shortcut must not change it.
+        is_shared = not a.owned
+        b = self.chain(layer.shortcut, x.borrowed() if is_shared else x)
         y = a if a.owned else b if b.owned else self.new(a.shape)
         self.call('add', a, b, a.numbers, y)
-        self.free(*(value for value in (a, b) if value is not y))
+        self.free(*(value for value in (a, b) if value is not y), *([x] if is_shared else []))
         return y
 
-    def _concatenated(self, layer: Any, x: Value) -> Value:
+    def branches(self, layer: PackedBranches, x: Value) -> Value:
         parts = [self.chain(branch, x.borrowed()) for branch in layer.branches]
         y, first = self.new((*parts[0].shape[:-1], sum(part.channels for part in parts))), 0
         for part in parts:
             self.call('place', part, part.pixels, part.channels, first, y.channels, y)
             first += part.channels
         self.free(*parts, x)
+        return y
+
+    def norm(self, coefficients: np.ndarray, x: Value) -> Value:
+        scale, shift = (self.array('float', row) for row in coefficients)
+        return self._pointwise('normalize', x, x.pixels, x.channels, scale, shift)
+
+    def slopes(self, slopes: np.ndarray, x: Value) -> Value:
+        return self._pointwise('slopes', x, x.numbers, self.array('float', slopes), slopes.size)
+
+    def relu(self, x: Value) -> Value:
+        return self._pointwise('relu', x, x.numbers)
+
+    def hard_tanh(self, x: Value) -> Value:
+        return self._pointwise('hard_tanh', x, x.numbers)
+
+    def flatten(self, x: Value) -> Value:
+        return dataclasses.replace(x, shape=(x.numbers,))
+
+    def max_pool(self, window: Window, x: Value) -> Value:
+        geometry, shape = self.geometry(window, x, x.channels)
+        y = self.new(shape)
+        self.call('max_pool', geometry, x, y)
+        self.free(x)
+        return y
+
+    def avg_pool(self, window: Window, x: Value) -> Value:
+        geometry, shape = self.geometry(window, x, x.channels)
+        y, room = self.new(shape), self.room(int(np.prod(window.size)))
+        self.call('avg_pool', geometry, x, room, y)
+        self.free(room, x)
+        return y
+
+    def global_average_pool(self, x: Value) -> Value:
+        y, room = self.new((x.channels,)), self.room(x.pixels)
+        self.call('global_average', x, x.pixels, x.channels, room, y)
+        self.free(room, x)
+        return y
+
+    def pad_channels(self, before: int, after: int, x: Value) -> Value:
+        y = self.new((*x.shape[:-1], before + x.channels + after))
+        self.call('clear', y, y.numbers)
+        self.call('place', x, x.pixels, x.channels, before, y.channels, y)
+        self.free(x)
+        return y
+
+    def _pointwise(self, name: str, x: Value, *arguments: Any) -> Value:
+        y = x if x.owned else self.new(x.shape)
+        self.call(name, x, *arguments, y)
         return y
 
     def _packed(self, x: Value, scale: str = 'NULL', shift: str = 'NULL') -> Value:
@@ -184,7 +171,7 @@ class Writer(Scratch):
 
     def _words(self, layer: Any) -> str:
         """Words along the channels of a group: (taps, words, filters)."""
-        signs = np.asarray(layer.operation.unpack_kernel(layer.words, layer.in_features))
+        signs = signs_of(layer)
         signs = signs.reshape(-1, *signs.shape[-2:])
         padded = np.pad(signs < 0, [(0, 0), (0, -signs.shape[1] % 32), (0, 0)])
         words = np.packbits(np.moveaxis(padded, 1, 2), axis=2, bitorder='little')
@@ -200,7 +187,7 @@ class Writer(Scratch):
         ones = self.array('float', np.ones(x.channels, np.float32))
         return self._packed(x, ones, self.array('float', layer.shift))
 
-    def _bits(self, layer: Any, x: Value) -> Value:
+    def packed_product(self, layer: PackedProduct, x: Value) -> Value:
         scale, bias = self.array('float', layer.scale), self.array('float', layer.bias)
         geometry, shape = self._operation(layer, x)
         k: Any = 'NULL'
@@ -243,13 +230,16 @@ class Writer(Scratch):
         self.free(x)
         return y
 
-    def _floats(self, layer: Any, x: Value) -> Value:
+    def unpacked_product(self, layer: UnpackedProduct, x: Value) -> Value:
+        return self._floats('signed_floats', layer, x, self._words(layer), self.array('float', layer.scale))
+
+    def float_product(self, layer: FloatProduct, x: Value) -> Value:
+        return self._floats('floats', layer, x, self.array('float', layer.kernel))
+
+    def _floats(self, name: str, layer: Any, x: Value, *weights: str) -> Value:
         geometry, shape = self._operation(layer, x)
-        y, bias = self.new(shape), self.array('float', layer.bias)
-        if hasattr(layer, 'kernel'):
-            self.call('floats', geometry, x, self.array('float', layer.kernel), bias, y)
-        else:
-            self.call('signed_floats', geometry, x, self._words(layer), self.array('float', layer.scale), bias, y)
+        y = self.new(shape)
+        self.call(name, geometry, x, *weights, self.array('float', layer.bias), y)
         self.free(x)
         return y
 

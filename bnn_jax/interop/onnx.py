@@ -1,0 +1,65 @@
+"""A packed network as an ONNX model: in standard operators, or with the binary quantizers of QONNX."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bnn_jax.nn.packed import PackedNetwork
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def onnx_model(
+    network: Any, input_shape: tuple[int, int, int], *, preprocessing: dict[str, Any] | None = None
+) -> 'onnx.ModelProto':
+    """The float twin of a packed network in standard operators (opset 19), for any engine that reads ONNX.
+
+    Binary weights are stored in bits, eight a byte, and unpacked by the graph; an engine does so once, when it loads. Each
+    product of signs is an exact integer, in any order of its sum; products of real numbers, means and K agree with the packed
+    network up to rounding. Where that turns the sign of a number next to 0, logits differ by more than rounding.
+
+    Args:
+        network: a `PackedNetwork`, as `convert` and `load` give it.
+        input_shape: height, width and channels of an image.
+        preprocessing: JSON, what was done to an image before, kept in the model's metadata.
+
+    Returns:
+        images (N, H, W, channels) float32 -> logits (N, num_classes) float32; N is open. `onnx.save` writes it.
+
+    Raises:
+        ModuleNotFoundError: without the extra `onnx`.
+        TypeError: for anything but a `PackedNetwork`.
+        ValueError: for images that do not fit, a layer of the user's own.
+    """
+    return _model('OnnxWriter', network, input_shape, preprocessing)
+
+
+def qonnx_model(
+    network: Any, input_shape: tuple[int, int, int], *, preprocessing: dict[str, Any] | None = None
+) -> 'onnx.ModelProto':
+    """The network for QONNX's tools (FINN, hls4ml): signs and binary weights are nodes BipolarQuant, qonnx.custom_op.general.
+
+    The scale of a filter is that of its quantizer, so that sums are rounded where `onnx_model` has integers. Weights are
+    float32 constants, as these tools expect them, 32 times the bits. An image that is not finite gives no NaN.
+
+    Args, Returns, Raises: as `onnx_model`.
+    """
+    return _model('QonnxWriter', network, input_shape, preprocessing)
+
+
+def _model(writer: str, network: Any, input_shape: tuple[int, int, int], preprocessing: dict[str, Any] | None) -> Any:
+    try:
+        from bnn_jax.interop import onnx_writer
+    except ModuleNotFoundError as error:
+        if error.name != 'onnx':
+            raise
+        raise ModuleNotFoundError(
+            "onnx: not installed, expected the extra `onnx`: pip install 'bnn_jax[onnx]'", name='onnx'
+        ) from None
+    if not isinstance(network, PackedNetwork):
+        raise TypeError(f'network: got {type(network).__name__}, expected a PackedNetwork as convert or load gives it')
+    network.expect_fits(input_shape)
+    model = getattr(onnx_writer, writer)().network(network, input_shape)
+    if preprocessing is not None:
+        model.metadata_props.add(key='preprocessing', value=json.dumps(preprocessing))
+    return model
