@@ -2,6 +2,7 @@
 
 import ast
 import html
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -86,8 +87,18 @@ def on_page_markdown(markdown, page, config, files):
     return re.sub(r'\]\((?!\w+:)([^)#\s]+)', relinked, markdown)
 
 
+# Drawn by the site's own style: a page loads nothing from elsewhere.
+COLAB = (
+    '<p><a class="md-button" href="https://colab.research.google.com/github/{}/blob/main/docs/{}">Open in Colab</a></p>'
+)
+
+
 def on_page_content(content, page, config, files):
-    """Formulas become MathML, which browsers draw without a script."""
+    """Formulas become MathML, which browsers draw without a script. A notebook gets its badge."""
+    # Colab opens notebooks of a public repository; the workflow that builds the site there sets its name.
+    repository = os.environ.get('GITHUB_REPOSITORY')
+    if repository and page.file.src_uri.endswith('.ipynb'):
+        content = COLAB.format(repository, page.file.src_uri) + content
 
     def formula(match, display):
         return convert(html.unescape(match[1]), display=display)

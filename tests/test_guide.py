@@ -1,5 +1,6 @@
 """The code of the site's guide runs: all blocks of a page, one after the other, as a reader types them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def test_the_code_of_a_page(page, tmp_path, monkeypatch):
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
         for block in blocks(page):
             exec(compile(block, str(page), 'exec'), namespace)
+
+
+def test_notebooks_are_stored_without_outputs():
+    """`make docs` executes them."""
+    notebooks = sorted((DOCS / 'notebooks').glob('*.ipynb'))
+    assert len(notebooks) == 3
+    for notebook in notebooks:
+        code = [cell for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code']
+        assert code and all(cell['outputs'] == [] and cell['execution_count'] is None for cell in code), notebook.name
