@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,30 @@ def export(
     c: Path | None = None,
     onnx: Path | None = None,
     qonnx: Path | None = None,
+    stablehlo: Path | None = None,
     input: Shape | None = None,
     name: str = 'network',
 ) -> None:
-    """A packed file as C source or as an ONNX model: one of --c, --onnx, --qonnx or several.
+    """A packed file as a program of another kind: one of --c, --onnx, --qonnx and --stablehlo, or several.
 
     Args:
         file: a packed network.
         c: the folder to write NAME.h and NAME.c into, a C99 library without allocation, file access and other libraries.
         onnx: the file for its float twin in standard operators, binary weights in bits.
         qonnx: the file for a model with BipolarQuant nodes, for FINN and hls4ml.
+        stablehlo: the file for a program that jax.export.deserialize reads, for every platform, of any number of images.
         input: height, width and channels of an image; by default what the file says.
         name: of the C function and files.
     """
+    from bnn_jax import interop
     from bnn_jax.data.preprocessing import Preprocessing
     from bnn_jax.files import write
     from bnn_jax.inference.serialization import load, preprocessing_of
-    from bnn_jax.interop import onnx_model, qonnx_model
 
-    if not any((c, onnx, qonnx)):
-        raise ValueError('export: got no place to write to, expected --c FOLDER, --onnx FILE or --qonnx FILE')
+    if not any((c, onnx, qonnx, stablehlo)):
+        raise ValueError(
+            'export: got no place to write to, expected --c FOLDER, or --onnx, --qonnx or --stablehlo FILE'
+        )
     network, described = load(file), preprocessing_of(file)
     prepared = None if described is None else Preprocessing.of(described)
     shape = input or (None if prepared is None else prepared.input_shape)
@@ -45,11 +50,15 @@ def export(
         )
     if c is not None:
         _library(network, c, shape, name, None if prepared is None else prepared.normalization)
-    for path, make in ((onnx, onnx_model), (qonnx, qonnx_model)):
+    written: list[tuple[Path | None, Callable[[], bytes]]] = [
+        (onnx, lambda: interop.onnx_model(network, shape, preprocessing=described).SerializeToString()),
+        (qonnx, lambda: interop.qonnx_model(network, shape, preprocessing=described).SerializeToString()),
+        (stablehlo, lambda: bytes(interop.stablehlo(network, shape).serialize())),
+    ]
+    for path, content in written:
         if path is not None:
-            content = make(network, shape, preprocessing=described).SerializeToString()
-            write(path.expanduser(), content)
-            print(f'{path}: {len(content):,} bytes')
+            write(path.expanduser(), content())
+            print(f'{path}: {path.expanduser().stat().st_size:,} bytes')
 
 
 def _library(network: Any, folder: Path, shape: Shape, name: str, normalization: Any) -> None:

@@ -362,10 +362,12 @@ def test_export(converted, unprepared, start, tmp_path, capsys):
     assert 'weights' in (said := capsys.readouterr().out) and 'scratch' in said and 'code: about' in said
     assert 'void network_bytes(' in (tmp_path / 'c' / 'network.h').read_text()
     assert 'expected --input HEIGHT WIDTH CHANNELS' in refused(start, 'export', unprepared, '--c', tmp_path)
-    start('export', converted, '--onnx', tmp_path / 'a.onnx', '--qonnx', tmp_path / 'b.onnx')
-    sizes = [(tmp_path / name).stat().st_size for name in ('a.onnx', 'b.onnx')]
-    assert capsys.readouterr().out.count(' bytes') == 2 and sizes[0] < sizes[1]
-    assert 'expected --c FOLDER, --onnx FILE' in refused(start, 'export', converted)
+    places = [tmp_path / name for name in ('a.onnx', 'b.onnx', 'c.stablehlo')]
+    start('export', converted, '--onnx', places[0], '--qonnx', places[1], '--stablehlo', places[2])
+    assert capsys.readouterr().out.count(' bytes') == 3
+    assert places[0].stat().st_size < places[1].stat().st_size
+    assert jax.export.deserialize(bytearray(places[2].read_bytes())).out_avals[0].shape[1] == 10
+    assert 'expected --c FOLDER, or --onnx' in refused(start, 'export', converted)
 
 
 @pytest.mark.parametrize(('architecture', 'scheme'), [('resnet20', 'XNOR'), ('lenet5', 'XNOR_K'), ('lenet5', 'BWN')])

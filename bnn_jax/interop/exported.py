@@ -1,0 +1,54 @@
+"""A packed network as a StableHLO program, for `jax.export.deserialize` and for compilers that read StableHLO."""
+
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from bnn_jax.native import library
+
+
+def stablehlo(
+    network: Any, input_shape: tuple[int, int, int], *, batch: int | None = None, native: bool = False
+) -> jax.export.Exported:
+    """A packed network as a program, its bits inside, exported by JAX with the checks disabled that it needs.
+
+    By default it is plain StableHLO, without a custom call: it runs on every platform, and where this package is not. Products
+    of real numbers are XLA's there, in its own order; where such a rounding turns the sign of a number next to 0, logits
+    differ by more than rounding.
+
+    Args:
+        network: what `convert` and `load` give.
+        input_shape: height, width and channels of an image.
+        batch: how many images a call takes; None: any number.
+        native: with this package's C++ kernels, for CPU: the logits of `network` there to the bit. It runs only where this
+            package is, once `bnn_jax.kernels.native.missing()` has registered them.
+
+    Returns:
+        images (batch, H, W, channels) float32 -> logits. `.serialize()` gives what `jax.export.deserialize` reads and wants the
+        package flatbuffers (extra `stablehlo`); `.mlir_module_serialized` is StableHLO's own bytecode, for other compilers.
+
+    Raises:
+        ValueError: for images that do not fit.
+        RuntimeError: `native`, where the kernels cannot run.
+
+    Example:
+        >>> import jax, bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> packed = bnn.convert(bnn.models.mlp(2, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=1 / 256, input_shape=(2, 2, 1)))
+        >>> written = bnn.interop.stablehlo(packed, (2, 2, 1)).serialize()
+        >>> jax.export.deserialize(written).call(np.ones((3, 2, 2, 1), np.float32)).shape
+        (3, 2)
+    """
+    if native:
+        library.expect_there()
+        platform, checks = 'cpu', library.DISABLED_CHECKS
+    else:
+        # On CPU JAX would choose the C++ kernels. What it chooses here has nothing of the platform's own.
+        platform, checks = 'cuda', (jax.export.DisabledSafetyCheck.platform(),)
+    size = jax.export.symbolic_shape('batch')[0] if batch is None else batch
+    images = jax.ShapeDtypeStruct((size, *input_shape), jnp.float32)
+    return jax.export.export(jax.jit(lambda images: network(images)), platforms=(platform,), disabled_checks=checks)(
+        images
+    )
