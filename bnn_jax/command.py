@@ -1,6 +1,6 @@
-"""How a command ends when something is wrong: an error is one line, a signal one sentence; never a traceback.
+"""How a command ends when something is wrong: an error prints one line, a signal one sentence, neither a traceback.
 
-`BNN_DEBUG=1` shows tracebacks. Imported before JAX, which may itself refuse the environment or be interrupted.
+`BNN_DEBUG=1` shows tracebacks. This module is imported before JAX, since importing JAX may itself fail or be interrupted.
 """
 
 import atexit
@@ -15,26 +15,29 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket  # What few processes need is imported where they need it: every process that imports bnn_jax comes here.
+    import socket  # Imported where it is needed: every process that imports bnn_jax imports this module, few call `begin`.
 
 EXPECTED = (OSError, ValueError, ArithmeticError)
-"""Errors whose messages say what was got, what was expected and what to do; of others the kind is shown too."""
+"""Errors whose messages say what was got, what was expected and what to do. For other errors the kind is printed as well."""
 
 LONGEST = 1000
-"""Characters of a message, at most: JAX's may be pages."""
+"""The largest number of characters of a message; one from JAX may fill pages."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _numbers: 'tuple[socket.socket, ...]' = ()
-"""The ends of a line for the numbers of signals, from the system to the thread that waits for them; () before `begin`."""
+"""Two connected sockets: Python writes the number of a signal into one, `_watch` reads it from the other. () before `begin`."""
 
 
 def begin() -> None:
-    """Have this process end as a command does, from here to its last moment: for processes that are nothing else.
+    """Make this process end as a command does. For processes that only run a command.
 
-    An error that nobody catches is one line on stderr and exit status 1. SIGINT and SIGTERM end the process at once, also
-    while XLA compiles, with a sentence and status 128 + the signal's number; where a handler was set meanwhile
-    (`training.signals`), the second one does. Without effect when called again.
+    An uncaught error prints one line on stderr, and the exit status is 1. SIGINT and SIGTERM end the process at once, even
+    while XLA compiles; they print a sentence, and the status is 128 + the signal's number. While other handlers are set
+    (`training.signals`), only the second signal ends the process. Another call has no effect.
+
+    Raises:
+        SystemExit: XLA refuses the flags in $XLA_FLAGS.
     """
     global _numbers
     if _numbers or threading.current_thread() is not threading.main_thread():
@@ -45,25 +48,31 @@ def begin() -> None:
     _numbers[1].setblocking(False)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # A name may hold what the terminal's encoding lacks.
+            stream.reconfigure(
+                errors='backslashreplace'
+            )  # A name may have characters that the terminal's encoding lacks.
     if not debugging():
         sys.excepthook = _report
-        # What goes wrong in a thread or a destructor is told by the main thread, or nobody can do anything about it.
+        # The main thread reports an error of another thread where it matters; an error in a destructor helps nobody.
         threading.excepthook = lambda arguments: None
         sys.unraisablehook = lambda arguments: None
-    # Python runs handlers between two of its instructions; a thread that waits for the number of the signal is faster.
+    # Python runs a signal handler between two of its instructions, so not while XLA compiles; a waiting thread reacts at once.
     threading.Thread(target=_watch, daemon=True).start()
     signal.set_wakeup_fd(_numbers[1].fileno(), warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, _left_to_the_thread)
-    # Registered first, so run last. Afterwards there is no thread any more.
+    # Registered first, so it runs last. Afterwards Python stops the thread.
     atexit.register(_at_the_end)
     if reason := _refused_flags():
         raise SystemExit(f'error: {reason}')
 
 
 def begin_if_started_as(*packages: str) -> None:
-    """`begin`, where this process was started as `python -m` one of these packages, or a module in them, or as bnn-jax."""
+    """Call `begin` if this process was started as a command.
+
+    Args:
+        packages: `python -m` one of these packages, or a module in one, is a command; so is bnn-jax.
+    """
     arguments = list(sys.orig_argv[1:])
     module = arguments[arguments.index('-m') + 1 :][:1] if '-m' in arguments else []
     script = os.path.basename(sys.argv[0]) if sys.argv else ''
@@ -73,7 +82,12 @@ def begin_if_started_as(*packages: str) -> None:
 
 @contextlib.contextmanager
 def quiet_interrupt() -> Iterator[None]:
-    """Where Ctrl-C meanwhile ends the program, it says so in a word instead of a traceback; nothing else is changed."""
+    """If Ctrl-C ends the program inside this context, print a word instead of a traceback.
+
+    Example:
+        >>> with quiet_interrupt():
+        ...     import json
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -84,7 +98,19 @@ def quiet_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """Turn an error into its message, `error: ...`, and exit status 1; a reader of stdout that is gone into status 1."""
+    """Turn an error inside this context into the line `error: ...` and exit status 1.
+
+    A closed stdout (as in `bnn-jax ... | head -1`) gives status 1 and no message.
+
+    Raises:
+        SystemExit: in place of the error. With BNN_DEBUG=1 the error itself is raised.
+
+    Example:
+        >>> with one_line():
+        ...     int('three')
+        Traceback (most recent call last):
+        SystemExit: error: invalid literal for int() with base 10: 'three'
+    """
     try:
         yield
         if sys.stdout is not None:
@@ -99,15 +125,32 @@ def one_line() -> Iterator[None]:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are to be shown: the environment has BNN_DEBUG."""
+    """Whether to show tracebacks: BNN_DEBUG is set, and is not 0.
+
+    Example:
+        >>> debugging() == (os.environ.get('BNN_DEBUG', '') not in ('', '0'))
+        True
+    """
     return os.environ.get('BNN_DEBUG', '') not in ('', '0')
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The message of an error in one line; for an unexpected kind of error its name too.
+
+    Args:
+        error: any error.
+
+    Returns:
+        At most about 1,000 characters.
+
+    Example:
+        >>> sentence(ValueError('two\\nlines')), sentence(TypeError('odd'))
+        ('two lines', 'TypeError: odd (BNN_DEBUG=1 shows where)')
+    """
     text = ' '.join(str(error).split())
     if not isinstance(error, EXPECTED):
         text = ': '.join(part for part in (_kind(error), text) if part)
+        # Without a device of the asked kind JAX raises errors of many kinds; the reason helps more than any of them.
         text = _no_device() or f'{text} (BNN_DEBUG=1 shows where)'
     half = LONGEST // 2
     text = text if len(text) <= LONGEST else f'{text[:half]} ... {text[-half:]}'
@@ -119,7 +162,7 @@ def _kind(error: BaseException) -> str:
 
 
 def _no_device() -> str:
-    """What JAX says where it finds no device of the kind that JAX_PLATFORMS asks for, which shows in errors of all kinds."""
+    """JAX's message where it finds no device of the kind that JAX_PLATFORMS asks for; '' where it finds one."""
     jax, asked = sys.modules.get('jax'), os.environ.get('JAX_PLATFORMS')
     if not asked or not hasattr(jax, 'devices'):
         return ''
@@ -127,12 +170,12 @@ def _no_device() -> str:
         jax.devices()  # pyright: ignore[reportOptionalMemberAccess]
     except Exception as error:
         reason = ' '.join(str(error).split())[:LONGEST]
-        return f'JAX_PLATFORMS: got {asked!r}, of which JAX finds no device here{f" ({reason})" if reason else ""}'
+        return f'JAX_PLATFORMS: got {asked!r}, but JAX finds no such device here{f" ({reason})" if reason else ""}'
     return ''
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """sys.excepthook of a command. C code may call it in threads of its own, whose errors the main thread gets."""
+    """sys.excepthook of a command. C code may call it in its own threads; their errors reach the main thread anyway."""
     if threading.current_thread() is not threading.main_thread():
         return
     if isinstance(error, BrokenPipeError):
@@ -148,7 +191,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def _report_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """sys.excepthook of a program in which Ctrl-C met an import."""
+    """sys.excepthook of a program that Ctrl-C interrupted during an import of this library."""
     if isinstance(error, KeyboardInterrupt):
         _say('interrupted')
     else:
@@ -156,7 +199,7 @@ def _report_interrupt(kind: type[BaseException], error: BaseException, trace: Tr
 
 
 def _give_up_stdout() -> None:
-    """Nobody reads it: what is left in it must not be an error again when Python ends."""
+    """Send the rest of stdout nowhere: nobody reads it, and writing it must not fail again when Python ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -167,29 +210,31 @@ def _say(text: str) -> None:
 
 
 def _left_to_the_thread(number, frame) -> None:
-    """The handler in Python: what there is to do, `_watch` does."""
+    """The signal handler in Python. It does nothing, as `_watch` does the work."""
 
 
 def _watch() -> None:
-    """The thread that ends the process."""
+    """The thread that ends the process when a signal arrives."""
     received = 0
     while data := _numbers[0].recv(1):
         number = data[0]
         if number not in SIGNALS:
             continue
         received += 1
+        # Another handler, such as that of a training run, may save first; a second signal does not wait for it.
         if received > 1 or signal.getsignal(number) is _left_to_the_thread:
             _say(f'stopped by {signal.Signals(number).name}')
             os._exit(128 + number)
 
 
 def _refused_flags() -> str:
-    """What XLA says against XLA_FLAGS. It would end the process, so another one asks it; this takes a third of a second."""
+    """XLA's complaint about XLA_FLAGS, or ''. XLA ends the process that has wrong flags, so another process tries them."""
     flags = os.environ.get('XLA_FLAGS')
     if not flags:
         return ''
     import subprocess
 
+    # This takes a third of a second, and only where flags are set.
     ask = [sys.executable, '-c', 'from jaxlib import _jax; _jax.CompileOptions()']
     done = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
     if done.returncode == 0 or 'Error' in done.stderr.rstrip().rpartition('\n')[2]:
@@ -199,7 +244,7 @@ def _refused_flags() -> str:
 
 
 def _at_the_end() -> None:
-    """What was printed must arrive; from here on a signal ends the process by itself."""
+    """Write what is left of stdout, and give signals back to the system."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""Packed networks without JAX: a file to a function of NumPy arrays, in C++; native/cpp/bnn_runtime.h is the same in C.
+"""Run a packed network without JAX, from NumPy; the work is done in C++. native/cpp/bnn_runtime.h is the same in C.
 
-Importing this imports NumPy and the standard library. `python -m bnn_jax.runtime` compiles the library anew and says whether
-it runs.
+This module imports NumPy and the standard library alone. `python -m bnn_jax.runtime` compiles the library again and says
+whether it runs.
 """
 
 import ctypes
@@ -11,51 +11,76 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from bnn_jax.native import build
 from bnn_jax.native.opened import opened
 
+if TYPE_CHECKING:  # Importing it takes longer than all the rest of this module.
+    from jaxtyping import Float, Float32, UInt8
+
 ERROR = 512
-"""Characters of a reason, at most: BNN_ERROR in bnn_runtime.h."""
+"""The size of the buffer for an error message, BNN_ERROR in bnn_runtime.h."""
 
 
 class Network:
-    """A packed network: images (N, H, W, channels) to logits (N, num_classes) float32. Made by `load`.
+    """A packed network, from images (N, H, W, channels) to logits (N, num_classes) float32. `load` makes it.
 
-    Any number of threads may call one network at a time. An image's logits depend neither on the batch nor on the threads.
-    They are those of `bnn_jax.load(path)(images)` on CPU to the bit, but where a product adds up real numbers in an order that
-    docs/format.md leaves open.
+    Several threads may call one network at the same time. The logits of an image depend neither on the other images of the
+    batch nor on the number of threads. They equal those of `bnn_jax.load(path)(images)` on CPU to the bit, except where a
+    product sums real numbers, whose order docs/format.md leaves open.
+
+    Example:
+        >>> import io, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> file = bnn.save(bnn.convert(model), io.BytesIO())
+        >>> network = bnn.runtime.load(io.BytesIO(file.getvalue()))
+        >>> network.channels, network.num_classes, network.input_shape
+        (1, 3, None)
     """
 
     def __init__(self, pointer: ctypes.c_void_p):
         self._pointer, self._library = pointer, _library()
         shape = (ctypes.c_int64 * 3)()
         self._library.bnn_input_shape(pointer, shape)
-        # Channels of an image; numbers of a row of logits.
+        # The channels of an image, and the number of its logits.
         self.channels: int = self._library.bnn_channels(pointer)
         self.num_classes: int = self._library.bnn_classes(pointer)
-        # (height, width, channels) after the preprocessing; None where the file does not say.
+        # (height, width, channels) of an image after its preprocessing; None where the file does not say.
         self.input_shape: tuple[int, int, int] | None = (shape[0], shape[1], shape[2]) if shape[0] else None
-        # Which instruction set it runs with.
+        # The instruction set whose kernels it uses.
         self.instructions: str = self._library.bnn_instructions(pointer).decode()
 
-    def __call__(self, images: np.ndarray, *, threads: int = 1) -> np.ndarray:
-        """Logits.
+    def __call__(
+        self,
+        images: "Float[np.ndarray, 'N H W channels'] | UInt8[np.ndarray, 'N H W channels']",
+        *,
+        threads: int = 1,
+    ) -> "Float32[np.ndarray, 'N num_classes']":
+        """The logits of a batch of images.
 
         Args:
-            images: (N, H, W, channels), floating and prepared as in training; or uint8, which are normalized as the file
-                states.
-            threads: how many compute, the calling one counted in; 0: as many as the processor has.
+            images: floating and prepared as in training; or uint8, which are normalized as the file says.
+            threads: how many threads compute, the caller's included; 0: one for each processor.
 
         Returns:
-            (N, num_classes) float32; NaN for an image that is not finite.
+            The logits; NaN for an image that has a NaN or an infinity.
 
         Raises:
-            TypeError: for images of another dtype.
-            ValueError: for images of a shape that does not fit, for uint8 where the file states no normalization.
+            TypeError: images have another dtype.
+            ValueError: images have another shape, or are uint8 and the file states no normalization.
+
+        Example:
+            >>> import io, bnn_jax as bnn, numpy as np
+            >>> from flax import nnx
+            >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+            >>> file = bnn.save(bnn.convert(model), io.BytesIO())
+            >>> network = bnn.runtime.load(io.BytesIO(file.getvalue()))
+            >>> network(np.ones((5, 2, 2, 1), np.float32), threads=2).shape
+            (5, 3)
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
@@ -75,12 +100,16 @@ class Network:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """How images are prepared (docs/format.md); None where the file does not say. Raises ValueError where it is no JSON."""
+        """How an image is prepared (docs/format.md); None where the file does not say.
+
+        Raises:
+            ValueError: the file states it in something other than JSON.
+        """
         text = self._library.bnn_preprocessing(self._pointer)
         try:
             return None if text is None else json.loads(text.decode())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f'bnn_jax.runtime: the preprocessing of the file is not JSON ({error})') from error
+            raise ValueError(f'bnn_jax.runtime: the preprocessing in the file is not JSON ({error})') from error
 
     def __del__(self):
         self._library.bnn_close(self._pointer)
@@ -93,13 +122,24 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
     """Read a packed network that `bnn_jax.save` wrote; nothing in the file is executed.
 
     Args:
-        source: the file's path, in which `~` is your home, or the file itself, opened in binary mode.
-        instructions: one of `instruction_sets()`; empty: the first, or $BNN_INSTRUCTIONS.
+        source: the path of the file, where `~` is your home; or the file itself, opened in binary mode.
+        instructions: one of `instruction_sets()`; empty: $BNN_INSTRUCTIONS, or the best set.
+
+    Returns:
+        The network.
 
     Raises:
-        FileNotFoundError: if there is no file. OSError, with its reason, for one that cannot be read.
-        ValueError: for a file that is truncated, altered, of another program, or holds a layer that this library lacks.
-        RuntimeError: if the C++ library is not there.
+        FileNotFoundError: there is no file.
+        OSError: the file cannot be read; the message has the reason.
+        TypeError: the file is open in text mode.
+        ValueError: the file is truncated, altered, or of another program, or it has a layer that this library lacks.
+        RuntimeError: the C++ library is missing or cannot run here.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.runtime.load('nowhere.safetensors')
+        Traceback (most recent call last):
+        FileNotFoundError: load: there is no file nowhere.safetensors
     """
     library, pointer, error = _library(), ctypes.c_void_p(), ctypes.create_string_buffer(ERROR)
     chosen = instructions.encode()
@@ -120,12 +160,26 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Instruction sets that this processor has kernels for, best first. Raises RuntimeError as `load`."""
+    """The instruction sets of this processor for which there are kernels, best first.
+
+    Raises:
+        RuntimeError: the C++ library is missing or cannot run here.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.runtime.instruction_sets()[-1]  # The last one runs everywhere.
+        'portable'
+    """
     return tuple(_library().bnn_instruction_sets().decode().split())
 
 
 def missing() -> str | None:
-    """Why the library cannot run here, or None where it can."""
+    """Why the C++ library cannot run here; None where it can.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.runtime.missing()  # None: it can run.
+    """
     try:
         _library()
     except RuntimeError as error:
@@ -134,7 +188,7 @@ def missing() -> str | None:
 
 
 def _check(status: int, error: ctypes.Array) -> None:
-    """Raises what a bnn_status means."""
+    """Raise the error that a bnn_status of the C++ library stands for."""
     kinds = {1: ValueError, 2: OSError, 3: MemoryError}
     if status != 0:
         raise kinds[status](f'bnn_jax.runtime: {error.value.decode(errors="replace")}')
@@ -170,7 +224,7 @@ def _library() -> ctypes.CDLL:
 def _main() -> None:
     jaxlib = importlib.util.find_spec('jaxlib')
     try:
-        # With what XLA calls as well, where JAX is installed. First, for a process keeps the library that it has loaded.
+        # Where JAX is installed, XLA's calls are compiled in as well. Build first: a process keeps the library it has loaded.
         build.build(None if jaxlib is None or jaxlib.origin is None else Path(jaxlib.origin).parent / 'include')
     except RuntimeError as error:
         print(f'The C++ library was not built: {error}')

@@ -1,7 +1,7 @@
-"""What a field of a file may hold: rules that stand in the field's type, `Annotated[int, Integer(1, 8)]`.
+"""What a field of a file may hold: a rule in the field's type, such as `Annotated[int, Integer(1, 8)]`.
 
-A rule is called with what a file gives, returns it, and raises ValueError unless it fits; as text it is a cell of the table in
-docs/format.md.
+A rule is a function of the value in the file. It returns the value, or raises ValueError where the value breaks the rule. Its
+text is a cell of the table in docs/format.md.
 """
 
 import contextlib
@@ -14,7 +14,18 @@ LARGEST_FLOAT = float.fromhex('0x1.fffffep+127')
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: what a file gives may be long."""
+    """A value as an error message shows it; a file may hold long ones.
+
+    Args:
+        value: any value from a file.
+
+    Returns:
+        At most 80 characters of it.
+
+    Example:
+        >>> shown(10**40)
+        'an integer of 133 bits'
+    """
     if isinstance(value, int) and abs(value) >= 10**30:
         return f'an integer of {value.bit_length()} bits'
     text = repr(value)
@@ -23,7 +34,17 @@ def shown(value: Any) -> str:
 
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
-    """Names the place in a ValueError that is raised within."""
+    """Put a place in front of the message of any ValueError raised inside.
+
+    Args:
+        place: where in a file, such as 'network.layers[0]'.
+
+    Example:
+        >>> with at('network.size'):
+        ...     Integer(1, 8)(9)
+        Traceback (most recent call last):
+        ValueError: network.size: got 9, expected an integer, 1 to 8
+    """
     try:
         yield
     except ValueError as error:
@@ -32,12 +53,19 @@ def at(place: str) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Integer:
-    """An integer from least to most, both included."""
+    """The rule of an integer within bounds.
 
+    Example:
+        >>> Integer(1, 8)(3), str(Integer(1, 8))
+        (3, 'an integer, 1 to 8')
+    """
+
+    # Both bounds are allowed values.
     least: int = -(2**31)
     most: int = 2**31 - 1
 
     def __call__(self, value: Any) -> Any:
+        # Python counts True as an int; a file must not.
         if type(value) is not int or not self.least <= value <= self.most:
             raise ValueError(f'got {shown(value)}, expected {self}')
         return value
@@ -48,9 +76,16 @@ class Integer:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Two integers, or two such pairs, each from least to most."""
+    """The rule of two integers within bounds, or of two such pairs.
 
+    Example:
+        >>> Pairs(2, 0, 9)([[1, 2], [3, 4]])
+        ((1, 2), (3, 4))
+    """
+
+    # 1: two integers; 2: two pairs of integers.
     depth: int
+    # The bounds of each integer; both are allowed values.
     least: int
     most: int
 
@@ -66,7 +101,12 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A finite number within float32, with or without a fraction."""
+    """The rule of a finite number within float32, with or without a fraction.
+
+    Example:
+        >>> Number()(3)
+        3.0
+    """
 
     def __call__(self, value: Any) -> Any:
         if type(value) not in (int, float) or not abs(value) <= LARGEST_FLOAT:
@@ -79,7 +119,12 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """true or false."""
+    """The rule of a boolean.
+
+    Example:
+        >>> Flag()(True), str(Flag())
+        (True, 'true or false')
+    """
 
     def __call__(self, value: Any) -> Any:
         if type(value) is not bool:
@@ -92,9 +137,15 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of these values, or else what `other` takes."""
+    """The rule of one of several values, or of what another rule allows.
+
+    Example:
+        >>> str(OneOf((None, 0), Integer(1, 8)))
+        'null, 0, or an integer, 1 to 8'
+    """
 
     values: tuple
+    # A rule for all other values; None: there are no others.
     other: Any = None
 
     def __call__(self, value: Any) -> Any:
@@ -109,12 +160,23 @@ class OneOf:
         return words if self.other is None else f'{words}, or {self.other}'
 
 
-# Channels, filters, classes, features: float32 counts as far without a gap.
+# Channels, filters, classes, features: float32 holds each integer up to 2^24.
 Size = Annotated[int, Integer(1, 2**24)]
 
 
 def rule_of(hint: Any) -> Any:
-    """The rule of an annotated type, or that of a plain bool, int or float; None where a type states none."""
+    """The rule of a field's type.
+
+    Args:
+        hint: the type, as `typing.get_type_hints(..., include_extras=True)` returns it.
+
+    Returns:
+        The rule of an annotated type, or that of a plain bool, int or float; None where a type states none.
+
+    Example:
+        >>> str(rule_of(Annotated[int, Integer(1, 8)])), rule_of(str)
+        ('an integer, 1 to 8', None)
+    """
     for rule in getattr(hint, '__metadata__', ()):
         if callable(rule):
             return rule

@@ -1,4 +1,4 @@
-"""Packed networks: converted once, saved, loaded, run from bits."""
+"""Packed networks: convert a trained network once, save it, load it, run it from bits."""
 
 from bnn_jax.inference import thresholds
 from bnn_jax.inference.converter import convert

@@ -1,4 +1,4 @@
-"""The bytes of a file: safetensors, of which every byte is determined, with a checksum; see docs/format.md."""
+"""The bytes of a file: safetensors with a checksum, the same bytes for the same network; see docs/format.md."""
 
 import base64
 import hashlib
@@ -15,9 +15,9 @@ from bnn_jax.files.bounds import shown
 FORMAT, VERSION = 'bnn_jax', 1
 
 LARGEST_TEXT = 2**22
-"""Bytes of the header, and of the description of a network, at most; that of ResNet-1001 has less than one MB."""
+"""The largest number of bytes of a header, and of a network's description; that of ResNet-1001 has less than 1 MB."""
 
-# Of safetensors' codes, those that NumPy or JAX has a type for; another is refused when it is saved.
+# The codes of safetensors for which NumPy or JAX has a dtype; `save` refuses all others.
 DTYPES = {
     'BOOL': 'bool',
     'BF16': 'bfloat16',
@@ -31,37 +31,59 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def written(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """A file of these tensors and metadata with their checksum: the same bytes in every process.
+    """The bytes of a file with these tensors, this metadata and their checksum: the same in every process.
 
-    Tensors of wider numbers come first, so that each is aligned; then in the order of their names. Raises ValueError for more
-    than a file may hold.
+    Args:
+        tensors: name -> array, in C order.
+        metadata: text that stands beside the tensors.
+
+    Returns:
+        A safetensors file.
+
+    Raises:
+        ValueError: the header is longer than a file may have.
+
+    Example:
+        >>> content = written({'0': np.ones(2, np.float32)}, {'network': 'a description'})
+        >>> read('file', content)[1]['0'].tolist()
+        [1.0, 1.0]
     """
     metadata = metadata | {'format': FORMAT, 'version': str(VERSION)}
     metadata['sha256'] = digest(tensors, metadata)
     header: dict[str, Any] = {'__metadata__': dict(sorted(metadata.items()))}
     contents, end = [], 0
+    # The widest numbers first, so that each tensor begins at a multiple of its width; then by name, for one fixed order.
     for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
         array = tensors[name]
         contents.append(array.tobytes())
         start, end = end, end + array.nbytes
         header[name] = {'dtype': CODES[str(array.dtype)], 'shape': list(array.shape), 'data_offsets': [start, end]}
     text = json.dumps(header, separators=(',', ':')).encode()
-    text += b' ' * (-len(text) % 8)
+    text += b' ' * (-len(text) % 8)  # The tensors begin at a multiple of 8.
     if len(text) > LARGEST_TEXT:
         raise ValueError(f'the header would have {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
     return b''.join([len(text).to_bytes(8, 'little'), text, *contents])
 
 
 def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and tensors of a file of ours that is as it was written. Raises ValueError, with the file's name."""
+    """The metadata and the tensors of a file that `written` made.
+
+    Args:
+        name: what error messages call the file.
+        content: its bytes.
+
+    Raises:
+        ValueError: the file is truncated, altered, of another program or of a newer version.
+    """
     try:
         length = int.from_bytes(content[:8], 'little')
+        # A length beyond the end is that of a truncated file, for which the JSON error below is the better message.
         if len(content) - 8 >= length > LARGEST_TEXT:
             raise ValueError(f'its header has {length:,} bytes, expected {LARGEST_TEXT:,} at most')
         header = parsed(content[8 : 8 + length].decode())
         metadata = header.get('__metadata__') or {}
         if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError('its metadata are not all text')
+            raise ValueError('a value of its metadata is not text')
     except (AttributeError, RecursionError, ValueError) as error:
         raise ValueError(f'load: {name} is truncated or not a safetensors file ({error}); save it again') from error
     _expect_ours(name, metadata)
@@ -75,19 +97,28 @@ def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, np.ndarra
 
 
 def parsed(text: str) -> Any:
-    """JSON in which each key of an object stands once. Raises ValueError, RecursionError where it goes too deep."""
+    """The value of a JSON text in which no object has a key twice.
+
+    Args:
+        text: the JSON.
+
+    Raises:
+        ValueError: the text is not JSON, or an object has a key twice.
+        RecursionError: lists and objects are nested too deeply.
+    """
     return json.loads(text, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # JSON readers disagree on which of two equal keys counts, so one file would be two networks.
     if len(found) != len(pairs):
         raise ValueError('an object has a key twice')
     return found
 
 
 def _array(stated: dict[str, Any]) -> np.ndarray:
-    """A tensor as safetensors states it; its own NumPy reader has no bfloat16."""
+    """A tensor from what safetensors says of it; the NumPy reader of safetensors lacks bfloat16."""
     return np.frombuffer(stated['data'], jnp.dtype(DTYPES[stated['dtype']])).reshape(stated['shape'])
 
 
@@ -105,14 +136,33 @@ def _expect_ours(name: str, metadata: dict[str, str]) -> None:
 
 
 def compressed(text: str) -> str:
-    """A description as metadata hold it. Raises ValueError for one that is too long."""
+    """A network's description as the metadata hold it: zlib, then base64.
+
+    Args:
+        text: the description, JSON.
+
+    Raises:
+        ValueError: the description is too long.
+
+    Example:
+        >>> decompressed(compressed('{"kind": "PackedNetwork"}'))
+        '{"kind": "PackedNetwork"}'
+    """
     if len(text) > LARGEST_TEXT:
         raise ValueError(f'the description has {len(text):,} bytes, expected {LARGEST_TEXT:,} at most')
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def decompressed(text: str) -> str:
-    """The inverse of `compressed`. Raises ValueError for anything else, however much it would become."""
+    """The inverse of `compressed`.
+
+    Args:
+        text: from the metadata of a file.
+
+    Raises:
+        ValueError: `compressed` cannot have written the text.
+    """
+    # Decompression stops at the largest allowed size: a few bytes may stand for gigabytes.
     stream = zlib.decompressobj()
     try:
         data = stream.decompress(base64.b64decode(text, validate=True), LARGEST_TEXT)
@@ -124,14 +174,22 @@ def decompressed(text: str) -> str:
 
 
 def digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
-    """SHA-256 over all metadata but itself, and over name, dtype, shape and bytes of every tensor, in order of names."""
+    """The checksum of a file: SHA-256 over the metadata, and the name, dtype, shape and bytes of each tensor.
+
+    Args:
+        tensors: name -> array.
+        metadata: as in the file; an entry 'sha256' is left out.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     sha256 = hashlib.sha256()
     stated = {key: value for key, value in metadata.items() if key != 'sha256'}
-    # Sorted: the order in which the keys were written does not count.
+    # Sorted, so that the order in which a file has its keys does not count.
     sha256.update(json.dumps(stated, sort_keys=True).encode())
     for name in sorted(tensors):
         array = np.asarray(tensors[name], order='C')  # Not ascontiguousarray, which gives a scalar an axis.
         sha256.update(f'{name} {array.dtype.str} {array.shape}'.encode())
-        # bfloat16 has no buffer of its own.
+        # Viewed as bytes, for bfloat16 gives hashlib no buffer; a scalar cannot be viewed so.
         sha256.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""Trained network -> packed network, once: signs become bits, scales and normalization are computed for good."""
+"""Convert a trained network to a packed one: signs become bits, scales and normalization become constants."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import KeptModule, Layer, kept, label_of
@@ -19,12 +20,12 @@ from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 
 class Packed(nnx.Module):
-    """A packed layer in the place of the layer it was made of, in a user's own module."""
+    """A packed layer in a user's own module, in place of the trained layer."""
 
     def __init__(self, layer: PackedLayer):
         self.layer = nnx.data(layer)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*result']:
         x = without_gradient(x)
         return automatically(_guarded, along_batch(x), self.layer, x) if is_explicit(x) else _guarded(self.layer, x)
 
@@ -37,18 +38,20 @@ class Packed(nnx.Module):
 
 
 class NoBinaryWeights(ValueError):
-    """There is nothing to convert."""
+    """`convert` was given a model without binary weights."""
 
 
 def _guarded(layer: Any, x: jax.Array) -> jax.Array:
-    # Real inputs hand a NaN on by themselves; a bit cannot.
+    """The layer's output; NaN where training arithmetic has NaN."""
+    # A product of real inputs passes a NaN on; a bit cannot hold one.
     return _nan_where(x, layer(x), layer.acts_on_rows()) if layer.multiplies_bits() else layer(x)
 
 
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
-    """y, but NaN for every image, or every row, in which x has a NaN, as training arithmetic has it there or in a part of it.
+    """y, with NaN for each image (or each row) in which x has a NaN.
 
-    Where a layer has other rows than its input, as behind a reshape, one NaN makes all of y NaN.
+    Training arithmetic has NaN in all of such an image or in a part of it. Where y has other rows than x, as after a reshape,
+    one NaN in x makes all of y NaN.
     """
     axes = (-1,) if by_rows else tuple(range(1, x.ndim))
     if y.shape[: x.ndim - len(axes)] != x.shape[: x.ndim - len(axes)]:
@@ -59,25 +62,25 @@ def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
 
 
 def convert(model: Any) -> Any:
-    """The packed network with the answers of a trained model in evaluation mode; the model itself is not changed.
+    """Convert a trained model to a packed network with the same answers as `model.eval()`; the model is not changed.
 
-    Signs of the latent weights become bits, alpha and folded normalization are computed once, real layers stay float32.
-    On CPU the logits of float32 images are bit-identical to `model.eval()`'s for schemes with binary activations, alpha
-    and pads included, if the scheme's scale is summed in a fixed order as all scales of `quantizers` are.
+    The signs of latent weights become bits, alpha and normalization become constants, real layers stay float32. On CPU the
+    logits of float32 images equal the model's to the bit for each scheme with binary activations whose scale is summed in a
+    fixed order, as all scales of `quantizers` are.
 
     Args:
-        model: a network of this library's containers, which becomes a `PackedNetwork`, with thresholds where only signs
-            are read; or any `nnx.Module`, of which a copy is returned: each binary layer is replaced by its packed twin, the
-            module's own `__call__` stays, and so does everything else.
+        model: a `Network` of this library's containers, or any `nnx.Module`.
 
     Returns:
-        The packed network. Its `report` names for each layer what it became, and why others stayed float. Heads that only
-        training sees are left out.
+        For a `Network` a `PackedNetwork`, in which thresholds replace what lies between two products wherever only signs are
+        read. For any other module a copy, in which packed layers replace the binary ones; its `__call__` and all else stay.
+        Both have a `report`, which says what each layer became and why a layer stayed float. Auxiliary heads, which only
+        training uses, are left out.
 
     Raises:
-        TypeError: for a model that is no `nnx.Module`.
-        ValueError: naming the layer, for parameters that are not finite float32 numbers and for quantizers that are not
-            signs times numbers; for a model without any binary weights.
+        TypeError: model is no `nnx.Module`, or one of its layers is not callable.
+        ValueError: a parameter is no finite float32 number, or a quantizer is not a number times a sign (the message names
+            the layer); or the model has no binary weights, or is converted already.
 
     Example:
         >>> import bnn_jax as bnn
@@ -91,7 +94,7 @@ def convert(model: Any) -> Any:
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise ValueError('convert: got a module that is converted already, expected a trained one')
     layers = [model] if isinstance(model, Layer) else [place.layer for place in walk(model)]
-    # Real sums that a sign may read, anywhere in the model, keep the order of training.
+    # Where the model has bits, a sign may read a real sum anywhere, so all real sums keep the order of training.
     conversion = _Conversion(any(isinstance(layer, Layer) and layer.multiplies_bits() for layer in layers))
     packed = conversion.of(model, '')
     if not packed.holds_bits():
@@ -110,8 +113,9 @@ def convert(model: Any) -> Any:
 
 @packed_layer(None)
 class ConvertedModule(KeptModule):
-    """A user's module in which binary layers are packed; rows of its report, with paths inside the module."""
+    """A user's module whose binary layers are packed."""
 
+    # Rows of its report; their paths begin inside the module.
     inner_rows: tuple[Row, ...] = ()
 
     def rows(self, path: str) -> Iterator[Row]:
@@ -127,13 +131,13 @@ class ConvertedModule(KeptModule):
 
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
         raise ValueError(
-            "save: a user's own module with packed layers stands inside a container of this library, expected the container "
-            'inside the module; then its arrays are saved, and load(path, into=module) puts them back'
+            "save: got a user's own module with packed layers inside a container of this library, expected the container "
+            'inside the module; then save writes its arrays, and load(path, into=module) puts them back'
         )
 
 
 class _Conversion:
-    """One conversion; a layer that stands in several places is packed once."""
+    """One conversion. It packs a layer that has several places once."""
 
     def __init__(self, in_order: bool):
         self.in_order = in_order
@@ -160,28 +164,28 @@ class _Conversion:
             raise ValueError(f'convert: layer {path}: {error}') from error
 
     def _converted(self, module: nnx.Module, path: str) -> KeptModule:
-        """A copy of the module with packed twins in it; kept as it is where there is nothing to pack."""
-        # The user's module stays as it is.
+        """A copy of the module with packed layers; the module itself where there is nothing to pack."""
+        # Layers are replaced in a copy, as the user's module must not change.
         copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
         copy.eval()
         found = self._replace(copy, path, '', rows)
         if not found:
             return KeptModule.of(module)
-        # Merging a module puts its attributes in the order of their names; the report keeps that of the module.
+        # Merging sorts the attributes of a module by name; the report keeps the order of the user's module.
         order = [place.path for place in walk(module)]
         ordered = sorted(rows, key=lambda p: next((i for i, q in enumerate(order) if f'{q}.'.startswith(f'{p}.')), 0))
         return ConvertedModule(*nnx.split(copy), tuple(row for name in ordered for row in rows[name]))
 
     def _replace(self, module: Any, path: str, inner: str, rows: dict[str, list[Row]]) -> bool:
-        """Puts packed twins into a module and adds to the rows of its report; whether there was anything to pack."""
+        """Replace the binary layers in a module and add to the rows of its report; whether there was any to pack."""
         found = False
         for slot in slots(module):
             layer, name = slot.get(), joined(inner, slot.name)
-            # A container of ours is fused as a whole; a user's module keeps its own __call__, so only its layers are replaced.
+            # A container of this library is packed as a whole. A user's module keeps its __call__, so its layers are replaced.
             plain = isinstance(layer, Container) and not _overrides_call(layer)
             if not plain and is_container(layer):
                 found |= self._replace(layer, path, name, rows)
-            # The same layer in another place: one packed twin stands in both.
+            # The same layer in another place: both places get the same packed layer.
             elif id(layer) in self._packed:
                 slot.put(self._packed[id(layer)])
             elif not callable(layer):
@@ -198,7 +202,7 @@ class _Conversion:
 
 
 def _overrides_call(layer: Any) -> bool:
-    """Whether a subclass changed what a layer computes, but not how it is packed."""
+    """Whether a subclass overrides `__call__` but not `packed`, so that the packed layer would compute something else."""
 
     def owner(name: str) -> type:
         return next(cls for cls in type(layer).__mro__ if name in vars(cls))
@@ -209,12 +213,14 @@ def _overrides_call(layer: Any) -> bool:
 
 
 def _own_rows(path: str, array: nnx.Variable | jax.Array) -> Iterator[Row]:
+    """Rows of the report for an array that a module holds beside its layers."""
     for value in arrays_of(array):
         reason = f'{type(array).__name__} of a module itself, beside its layers: left as it was'
         yield Row(path, str(value.dtype), value.size * value.dtype.itemsize, reason)
 
 
 def _float_row(layer: Any, path: str) -> Row:
+    """The row of the report for a layer that stays float."""
     leaves = jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.RngState))) if isinstance(layer, nnx.Module) else []
     reason = f'{label_of(layer)}: no binary weights, left as it was'
     if isinstance(layer, nnx.BatchNorm) and not isinstance(layer, Layer):
@@ -228,16 +234,17 @@ def _float_row(layer: Any, path: str) -> Row:
 
 
 def _near_threshold(norm: nnx.BatchNorm) -> int:
-    """The most inputs of a channel, of all float32 numbers, whose sign after the normalization depends on its rounding.
+    """How many float32 inputs of a channel, at most, get a sign that depends on the rounding inside the normalization.
 
-    With y = (x - mean) f + bias, four roundings of at most 2^-24 each leave an error of 4 |bias| 2^-23 near y = 0; divided by
-    f it is a distance between inputs, divided by their spacing a count. Without a bias the sign is exactly that of x - mean.
+    y = (x - mean) f + bias. Four roundings of at most 2^-24 each leave an error of 4 |bias| 2^-23 near y = 0. Divided by f this
+    is a distance between inputs; divided by the spacing of float32 numbers there it is a count. Without a bias the sign is
+    exactly that of x - mean.
     """
     mean, var = (np.asarray(v[...], np.float64) for v in (norm.mean, norm.var))
     scale = 1.0 if norm.scale is None else np.asarray(norm.scale[...], np.float64)
     bias = np.zeros_like(mean) if norm.bias is None else np.asarray(norm.bias[...], np.float64)
     factor = np.abs(scale / np.sqrt(var + norm.epsilon))
-    factor = np.where(factor == 0, np.inf, factor)
+    factor = np.where(factor == 0, np.inf, factor)  # Then y = bias for each x: no sign depends on the rounding.
     threshold = np.float32(mean - bias / np.where(np.isinf(factor), np.inf, scale / np.sqrt(var + norm.epsilon)))
     width = 2 * 4 * np.abs(bias) * 2.0**-23 / factor
     counts = np.where(bias == 0, 0, np.ceil(width / np.maximum(np.spacing(np.abs(threshold)), 1e-45)))

@@ -1,7 +1,7 @@
-"""A packed network as JSON and tensors, and back: the one check of what a file says.
+"""A packed network as JSON and tensors, and back. All checks of what a file says are here.
 
-Nothing is believed: every field is held against the rule of its type (`bounds`), every number against float32, and what a layer
-checks of itself is said with its place in the tree.
+Each field is checked by the rule of its type (`files.bounds`), each number by the range of float32, and a layer checks what
+concerns it alone. Errors name the place in the tree.
 """
 
 import dataclasses
@@ -18,14 +18,23 @@ from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
 
 MOST_NODES, DEEPEST = 2**13, 64
-"""Objects of a description, and objects and lists within each other, at most."""
+"""The largest number of objects of a description, and the deepest nesting of objects and lists."""
+# The smallest normal number: smaller ones count as 0, as in training arithmetic.
 TINY = np.finfo(np.float32).tiny
 
 
 def describe(value: Any, store: Callable[[Any], str]) -> Any:
-    """JSON for a layer: {"kind": its registered name, its fields}. Defaults are left out.
+    """A layer, or a value of one of its fields, as JSON.
 
-    store: array -> the name of its tensor. Raises ValueError for a layer without a registered name, or what no file may hold.
+    Args:
+        value: a packed layer or a field's value.
+        store: array -> the name of its tensor in the file.
+
+    Returns:
+        For a layer {'kind': its registered name} and its fields; a field with its default value is left out.
+
+    Raises:
+        ValueError: a layer has no registered name, or a file may not hold a value.
     """
     if isinstance(value, tuple):
         return [describe(inner, store) for inner in value]
@@ -55,33 +64,42 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
                         rule(inner)
                 described[name_in_files(field)] = describe(inner, store)
         if make is not None:
-            # What could not be read again is not written.
+            # Made once for the checks of its constructor: `save` writes nothing that `load` would refuse.
             make(**{field.name: getattr(value, field.name) for field, _ in fields_in_files(type(value))})
     return described
 
 
 def fields_in_files(kind: Any) -> list[tuple[dataclasses.Field, Any]]:
-    """The fields of a class that a file holds, with their types."""
+    """The fields of a packed layer's class that a file holds, each with its type.
+
+    Args:
+        kind: the class, a dataclass.
+    """
     hints = get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
     return [(field, hints[field.name]) for field in fields if role(field) not in ('derived', 'decided')]
 
 
 class Description:
-    """What a file says, being read. Methods raise ValueError with the place in the tree."""
+    """Reads the description of a network. Methods raise ValueError; the message names the place in the tree.
+
+    Args:
+        tensors: name -> array, all tensors of the file.
+    """
 
     def __init__(self, tensors: dict[str, np.ndarray]):
+        # The names that fields have taken, and the number of objects read so far.
         self.tensors, self.used, self.nodes = tensors, set(), 0
 
     def layer(self, described: Any, place: str) -> Any:
-        """A packed layer. Raises as `node`."""
+        """The packed layer that `described` describes; raises ValueError for anything else."""
         layer = self.node(described, place)
         if not isinstance(layer, PackedLayer):
             raise ValueError(f'{place}: got {shown(layer)}, expected a packed layer')
         return layer
 
     def node(self, described: Any, place: str, depth: int = 0) -> Any:
-        """The inverse of `describe`."""
+        """The layer, or the registered function, that an object describes: the inverse of `describe`."""
         self.nodes += 1
         if depth > DEEPEST or self.nodes > MOST_NODES:
             raise ValueError(f'{place}: expected at most {MOST_NODES} objects, {DEEPEST} within each other')
@@ -94,24 +112,25 @@ class Description:
         if hasattr(kind, 'from_file'):
             with at(place):
                 return kind.from_file(stated, lambda name: self.tensor(name, 'array'))
-        # A registered function, or a class that says nothing of its fields, has none.
+        # A registered function has no fields, nor has a class that is no dataclass.
         fields = fields_in_files(kind) if dataclasses.is_dataclass(kind) else []
         unknown = set(stated) - {name_in_files(field) for field, _ in fields}
         if unknown:
-            raise ValueError(f'{place}: got {shown(sorted(unknown))}, which {described["kind"]} has not')
+            raise ValueError(f'{place}: got {shown(sorted(unknown))}, which no {described["kind"]} has')
         values = {}
         for field, hint in fields:
             name = name_in_files(field)
             if name in stated:
                 values[field.name] = self._field(role(field), hint, stated[name], f'{place}.{name}', depth + 1)
             elif field.default is dataclasses.MISSING:
-                raise ValueError(f'{place}: lacks {name}, which {described["kind"]} has')
+                raise ValueError(f'{place}: lacks {name}, which each {described["kind"]} has')
         if not isinstance(kind, type):
             return kind
         with at(place):
             return (entry.make or kind)(**values)
 
     def _field(self, role: str, hint: Any, stated: Any, place: str, depth: int) -> Any:
+        """The value of a field."""
         rule = rule_of(hint)
         if role == 'tensor':
             if stated is None and type(None) not in get_args(hint):
@@ -123,6 +142,7 @@ class Description:
         return _of_type(hint, self._value(stated, place, depth), place)
 
     def _value(self, stated: Any, place: str, depth: int) -> Any:
+        """The value of a field without a rule: a layer, a tuple of values, or a plain value."""
         if isinstance(stated, dict):
             return self.node(stated, place, depth)
         if isinstance(stated, list):
@@ -132,18 +152,18 @@ class Description:
         return stated
 
     def tensor(self, name: Any, place: str) -> jax.Array:
-        """The tensor of a layer: finite, taken by no other field; subnormal numbers count as 0."""
+        """A tensor of a layer, finite and taken by no other field; subnormal numbers become 0."""
         array = self.array(name, place)
         if array.dtype == np.float32 and (small := (np.abs(array) < TINY) & (array != 0)).any():
             array = np.where(small, np.float32(0), array)
         return _on_device(array, place)
 
     def put(self, name: Any, place: str) -> jax.Array:
-        """A tensor beside the layers, as it is."""
+        """A tensor of a user's module beside its packed layers, unchanged."""
         return _on_device(self.array(name, place), place)
 
     def array(self, name: Any, place: str) -> np.ndarray:
-        """A tensor, finite and taken by no other field."""
+        """A tensor as a NumPy array, finite and taken by no other field."""
         if not isinstance(name, str) or name not in self.tensors:
             raise ValueError(f'{place}: got {shown(name)}, expected the name of a tensor')
         if name in self.used:
@@ -154,26 +174,26 @@ class Description:
         return self.tensors[name]
 
     def expect_all_used(self) -> None:
-        """Raises ValueError where a tensor belongs to no layer: then the file was not written by `save`."""
+        """Raises ValueError where a tensor belongs to no field: `save` did not write such a file."""
         left = sorted(set(self.tensors) - self.used)
         if left:
             raise ValueError(f'tensors {shown(left)} belong to no layer')
 
 
 def _on_device(array: np.ndarray, place: str) -> jax.Array:
-    put = jax.device_put(array)  # jnp.asarray would compile a copy for every shape.
+    put = jax.device_put(array)  # jnp.asarray would compile a copy for each shape.
     if put.dtype != array.dtype:
         raise ValueError(f'{place}: got {array.dtype}, which JAX would narrow to {put.dtype} here; see jax_enable_x64')
     return put
 
 
 def _of_type(hint: Any, value: Any, place: str) -> Any:
-    """The value. Raises ValueError unless it is of this class, one of these, or a tuple of these; no layer is a network."""
+    """The value. Raises ValueError unless it has the type that the field states; no field holds a whole network."""
     kinds = get_args(hint) or (hint,)
     one_by_one = get_origin(hint) is tuple and kinds[-1] is ...
     kinds = tuple(kind for kind in kinds if isinstance(kind, type) and kind is not Any)
     if not kinds or get_origin(hint) is tuple and not one_by_one:
-        return value  # The class checks it.
+        return value  # The class itself checks such a field.
     fits = not one_by_one or isinstance(value, tuple)
     held = value if one_by_one and fits else (value,)
     if not fits or not all(isinstance(one, kinds) and not getattr(one, 'is_network', False) for one in held):
@@ -183,17 +203,37 @@ def _of_type(hint: Any, value: Any, place: str) -> Any:
 
 
 def expect_finite(array: Any) -> None:
-    """Raises ValueError for a NaN or an infinity."""
+    """Raises ValueError for a NaN or an infinity.
+
+    Args:
+        array: of any dtype; integers are always finite.
+
+    Example:
+        >>> expect_finite(np.array([0.0, np.inf]))
+        Traceback (most recent call last):
+        ValueError: 1 of 2 numbers are NaN or infinite, expected finite ones
+    """
     if jnp.issubdtype(array.dtype, jnp.inexact) and not (finite := np.isfinite(np.asarray(array))).all():
         raise ValueError(f'{int((~finite).sum())} of {array.size} numbers are NaN or infinite, expected finite ones')
 
 
 def stored(array: Any, tensors: dict[str, np.ndarray]) -> str:
-    """Adds an array to the tensors of a file; its name there. Raises ValueError for one that a file cannot hold."""
+    """Add an array to the tensors of a file.
+
+    Args:
+        array: a NumPy or JAX array.
+        tensors: the tensors so far, to which it is added.
+
+    Returns:
+        Its name in the file.
+
+    Raises:
+        ValueError: a file cannot hold its dtype, or a number is NaN or infinite.
+    """
     dtype = str(getattr(array, 'dtype', np.asarray(array).dtype))
     if dtype not in CODES:
         raise ValueError(f'got an array of {dtype}, expected one of {", ".join(CODES)}')
-    # How many there are so far: a name that no other has.
+    # The number of tensors so far is a name that no other tensor has.
     name = str(len(tensors))
     tensors[name] = np.asarray(array, order='C')  # Not ascontiguousarray, which gives a scalar an axis.
     with at(f'tensor {name}'):

@@ -1,4 +1,4 @@
-"""A packed network computed in floats: its bits unpacked once, the same answers. To compare with, not to save."""
+"""A packed network computed in floats, for comparison: its bits are unpacked once, its answers are the same."""
 
 from typing import Any
 
@@ -6,13 +6,27 @@ from bnn_jax.nn.packed_layer import PackedLayer, with_children
 
 
 def float_twin(network: Any) -> Any:
-    """The `PackedNetwork` with every sign as a float32 number and every product a float32 one: 32 times the memory.
+    """A copy of a packed network in which each sign is a float32 number and each product a float32 product.
 
-    On CPU its logits are those of `network` where all products of signs are exact, below 2^24 terms; without any binary
-    input (BinaryConnect, BWN) only up to rounding, for `network` adds up in another order.
+    It takes 32 times the memory. On CPU its logits equal those of `network` where products of signs are exact, that is below
+    2^24 terms. Without any binary input (BinaryConnect, BWN) they are equal up to rounding, since `network` sums in another
+    order.
+
+    Args:
+        network: a `PackedNetwork`, as `convert` returns it.
+
+    Returns:
+        The copy. It exports and runs on any platform; `save` refuses it.
 
     Raises:
-        TypeError: for anything but a packed network.
+        TypeError: network is no `PackedNetwork`.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> bnn.inference.float_twin(bnn.convert(model)).report.bytes, bnn.convert(model).report.bytes
+        (24, 36)
     """
     if not (isinstance(network, PackedLayer) and network.is_network):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""A user's own module whose binary layers are packed: its packed layers, the arrays beside them, and how both are put back."""
+"""A converted module of a user: its packed layers, the arrays beside them, and how to put both back."""
 
 import dataclasses
 from typing import Any
@@ -13,17 +13,37 @@ from bnn_jax.nn.walk import Place, walk
 
 
 def packed_layers(module: Any) -> list[Place]:
-    """The packed layers in a module that `convert` returned; none in any other."""
+    """The places of packed layers in a module.
+
+    Args:
+        module: what `convert` returned; any other module has no such places.
+    """
     return [place for place in walk(module) if isinstance(place.layer, Packed)]
 
 
 def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
-    """All arrays of a converted module but those of its packed layers, and random keys; by path."""
+    """The arrays of a converted module outside its packed layers, without random keys.
+
+    Args:
+        module: what `convert` returned.
+
+    Returns:
+        Path -> array.
+    """
     return {name: leaf for name, leaf in _leaves(module, nnx.state(module, nnx.Not(nnx.RngState))) if name is not None}
 
 
 def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
-    """A packed copy of the module with these packed layers and arrays. Raises ValueError where its structure differs."""
+    """A copy of a module with the packed layers and arrays of a file.
+
+    Args:
+        module: trained or converted, of the structure that the file has.
+        packed: path -> packed layer.
+        arrays: path -> array beside the packed layers.
+
+    Raises:
+        ValueError: the structure of the module differs from that of the file; the message names the first difference.
+    """
     module = nnx.merge(*nnx.split(module), copy=True) if packed_layers(module) else _converted(module, packed)
     places = {place.path: place for place in packed_layers(module)}
     _expect_same('packed layers', set(packed), set(places))
@@ -31,7 +51,7 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
         ours, theirs = _layout(place.layer.layer), _layout(packed[path])
         if ours != theirs:
             raise ValueError(f'load: layer {path} of the file is {theirs}, expected {ours} as in the module')
-    # Everything is compared before anything is put in its place.
+    # All is compared before anything is changed.
     expected = arrays_beside(module)
     _expect_same('arrays', set(arrays), set(expected))
     for name, array in arrays.items():
@@ -47,8 +67,8 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.A
 
 
 def _leaves(module: nnx.Module, state: nnx.State) -> list[tuple[str | None, jax.Array]]:
-    """The arrays of a state, with their paths; None for those of packed layers."""
-    # What lies inside a packed layer is in the file as fields of that layer.
+    """Each array of a state with its path; the path is None inside a packed layer."""
+    # The file holds the arrays of a packed layer as fields of that layer.
     inside = [tuple(map(str, path)) for path, node in nnx.iter_modules(module) if isinstance(node, Packed)]
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -59,7 +79,7 @@ def _leaves(module: nnx.Module, state: nnx.State) -> list[tuple[str | None, jax.
 
 
 def _layout(layer: Any) -> str:
-    """The static fields of a packed layer, and the shapes of its tensors."""
+    """A packed layer's static fields and the shapes of its tensors, as text that can be compared and shown."""
     if isinstance(layer, tuple):
         return f'({", ".join(map(_layout, layer))})'
     parts = []
@@ -88,5 +108,5 @@ def _converted(module: nnx.Module, packed: dict[str, Any]) -> Any:
     except NoBinaryWeights as error:
         raise ValueError(
             f'load: into is a {type(module).__name__} without binary weights, expected one with binary layers at '
-            f'{", ".join(sorted(packed))}, as the file has; build it with the scheme that it was trained with'
+            f'{", ".join(sorted(packed))}, as in the file; build it with the scheme it was trained with'
         ) from error

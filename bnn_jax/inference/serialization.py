@@ -1,4 +1,4 @@
-"""A packed network as one safetensors file: tensors, and as metadata how they fit together. See docs/format.md."""
+"""Save and load a packed network as one safetensors file: its tensors, and as metadata its structure. See docs/format.md."""
 
 import io
 import json
@@ -17,28 +17,37 @@ from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.packed_layer import PackedLayer
 
 Source = str | os.PathLike | BinaryIO
+"""The path of a file, where `~` is your home, or a file that is open in binary mode."""
 
 
 def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = None) -> Any:
-    """Write a packed network to one file.
+    """Write a packed network to a file.
 
-    The file is written beside its destination and renamed at the end: after any error, a full disk included, what was
-    there before is untouched. The same network gives the same bytes in every process, so that a checksum names it.
+    The bytes are written beside the destination, then renamed: after any error, a full disk included, the old file is still
+    there. The same network gives the same bytes in every process, so a checksum identifies it.
 
     Args:
-        network: what `convert` returned: a `PackedNetwork`, or a copy of a user's module, of which the arrays are stored.
-        path: where to write, `~` being your home; or a file opened for writing in binary mode, which stays open.
-        preprocessing: JSON, what was done to an image before the network saw it, kept beside it (`preprocessing_of`);
+        network: what `convert` returned, a `PackedNetwork` or a user's own module. Of a module the arrays are stored.
+        path: where to write, where `~` is your home; or a file open for writing in binary mode, which stays open.
+        preprocessing: how images are prepared for the network, as JSON; `preprocessing_of` returns it, and
             `data.preprocessing.Preprocessing` makes and reads it.
 
     Returns:
-        The path, or the file.
+        The path, or the open file.
 
     Raises:
-        TypeError: for anything but a packed network, for a file in text mode.
-        ValueError: for a layer without a registered name (`nn.register`), and for numbers that are not finite or beyond the
-            bounds of docs/format.md.
-        OSError: with the remedy, if the file cannot be written.
+        TypeError: network is not packed, or the file is open in text mode.
+        ValueError: a layer has no registered name (`nn.register`), or a number is not finite or outside the bounds of
+            docs/format.md.
+        OSError: the file cannot be written; the message says what to do.
+
+    Example:
+        >>> import io, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> file = bnn.save(bnn.convert(model), io.BytesIO())
+        >>> bnn.load(io.BytesIO(file.getvalue())).report.bytes
+        36
     """
     tensors: dict[str, Any] = {}
     module: Any = network
@@ -72,7 +81,7 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
         content = written(tensors, metadata)
     if not isinstance(path, str | os.PathLike):
         if not hasattr(path, 'write') or isinstance(path, io.TextIOBase):
-            raise TypeError(f'save: got a {type(path).__name__}, expected a path, or a file opened in binary mode')
+            raise TypeError(f'save: got a {type(path).__name__}, expected a path, or a file open in binary mode')
         path.write(content)
         return path
     path = Path(path).expanduser()
@@ -81,26 +90,39 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 
 
 def load(path: Source, *, into: nnx.Module | None = None) -> Any:
-    """Read a packed network; nothing in the file is executed, and nothing in it is believed (docs/format.md has the bounds).
+    """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
 
     Args:
-        path: a file that `save` wrote: its path, in which `~` is your home, or the file itself, opened in binary mode.
-        into: for the file of a user's own module, a module of the same structure: its layers are packed, in a copy, and the
-            arrays of the file put in their places. A `PackedNetwork` needs none.
+        path: a file that `save` wrote: its path, where `~` is your home, or the file itself, open in binary mode.
+        into: for the file of a user's own module: a module of the same structure. A copy of it gets the packed layers and
+            the arrays of the file. For a `PackedNetwork` leave it out.
+
+    Returns:
+        The `PackedNetwork`, or the copy of `into`.
 
     Raises:
-        FileNotFoundError: if there is no file. OSError, with its reason, for one that cannot be read.
-        ValueError: with the place, for a file that is truncated, altered, of another program, or of a newer format, whose
-            layers do not fit each other or go beyond the bounds; for a module's file without `into`, or with one of another
-            structure.
+        FileNotFoundError: there is no file.
+        OSError: the file cannot be read; the message has the reason.
+        TypeError: the file is open in text mode.
+        ValueError: the file is truncated, altered, of another program or of a newer format; its layers do not fit each other
+            or exceed the bounds; or `into` is missing, or has another structure. The message names the place.
+
+    Example:
+        >>> import io, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> file = bnn.save(bnn.convert(model), io.BytesIO())
+        >>> packed = bnn.load(io.BytesIO(file.getvalue()))
+        >>> packed.channels, packed.num_classes
+        (1, 3)
     """
     name, content = _content(path)
     metadata, tensors = read(name, content)
-    del content  # So that no number is held three times.
+    del content  # Otherwise each number would be in memory three times.
     entry = 'module' if 'module' in metadata else 'network'
     if entry == 'module' and into is None:
         raise ValueError(
-            f"load: {name} holds the arrays of a user's own module, expected one to put them into: load(path, into=module)"
+            f"load: {name} holds the arrays of a user's own module, expected a module to put them into: load(path, into=module)"
         )
     if entry == 'network' and into is not None:
         raise ValueError(f'load: {name} holds a whole network, expected load(path) without into')
@@ -110,7 +132,7 @@ def load(path: Source, *, into: nnx.Module | None = None) -> Any:
         if into is None:
             return in_bits(_network(reading, described, metadata.get('preprocessing')))
         layers, arrays = _module(reading, described)
-    # What the constructors of users' layers do with wrong arguments is not known; the caller learns which file it was.
+    # The constructor of a user's layer may raise any error for wrong arguments; the message must name the file.
     except Exception as error:
         said = error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
         raise ValueError(f'load: {name} does not describe a network ({said}); save it again') from error
@@ -118,7 +140,7 @@ def load(path: Source, *, into: nnx.Module | None = None) -> Any:
 
 
 def _network(reading: Description, described: Any, preprocessing: str | None) -> Any:
-    """The network, all of whose layers fit each other and the images that it says it is fed."""
+    """The network, after checking that its layers fit each other and the images that the preprocessing states."""
     network = reading.layer(described, 'network')
     if not network.is_network:
         raise ValueError(f'network: got a {type(network).__name__}, expected a PackedNetwork')
@@ -140,16 +162,34 @@ def _module(reading: Description, described: Any) -> tuple[dict[str, Any], dict[
 
 
 def _size(preprocessing: str | None) -> tuple[int | None, int | None]:
-    """Height and width of the images that a file says its network is fed; None where it does not say it."""
+    """Height and width of the images that the network reads; None where the file does not state them."""
     try:
         height, width, _ = json.loads(preprocessing or '')['input_shape']
         return Pairs(1, 1, 2**14)((height, width))
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None, None  # `Preprocessing` says what is wrong with it, where somebody asks for it.
+        return None, None  # Whoever needs the preprocessing learns from `Preprocessing` what is wrong with it.
 
 
 def preprocessing_of(path: Source) -> dict[str, Any] | None:
-    """What `save` was given as preprocessing, None if nothing. Raises as `load`."""
+    """The preprocessing that `save` was given.
+
+    Args:
+        path: as for `load`.
+
+    Returns:
+        The JSON value; None where `save` was given none.
+
+    Raises:
+        FileNotFoundError, OSError, TypeError, ValueError: as `load`.
+
+    Example:
+        >>> import io, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> file = bnn.save(bnn.convert(model), io.BytesIO(), preprocessing={'input_shape': [2, 2, 1]})
+        >>> bnn.inference.preprocessing_of(io.BytesIO(file.getvalue()))
+        {'input_shape': [2, 2, 1]}
+    """
     name, content = _content(path)
     metadata, _ = read(name, content)
     text = metadata.get('preprocessing')
@@ -160,10 +200,10 @@ def preprocessing_of(path: Source) -> dict[str, Any] | None:
 
 
 def _content(source: Source) -> tuple[str, bytes]:
-    """What messages call a file, and its bytes."""
+    """The name of a file for error messages, and its bytes."""
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, 'read'):
-            raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file opened in binary mode')
+            raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file open in binary mode')
         name, content = str(getattr(source, 'name', type(source).__name__)), source.read()
         if not isinstance(content, bytes | bytearray | memoryview):
             raise TypeError(f'load: {name} gives {type(content).__name__}, expected bytes; open it in binary mode')
@@ -175,5 +215,5 @@ def _content(source: Source) -> tuple[str, bytes]:
         raise FileNotFoundError(f'load: there is no file {path}') from error
     except OSError as error:
         raise OSError(
-            error.errno, f'load: it cannot be read ({error.strerror}); the file itself may be whole', str(path)
+            error.errno, f'load: cannot read it ({error.strerror}); the file itself may be intact', str(path)
         ) from error

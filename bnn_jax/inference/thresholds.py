@@ -1,16 +1,18 @@
-"""What follows a binary product up to the next sign, as one comparison of its integer a channel; see docs/maths.md.
+"""Thresholds: the layers between a binary product and the next sign, as one comparison of an integer; see docs/maths.md.
 
-convert and load call `in_bits`, which finds where this applies and computes the thresholds, once. A file holds none.
+`convert` and `load` call `in_bits`, which finds such layers and computes their thresholds once. Files hold no thresholds.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, UInt32
 
+from bnn_jax.inference.bisection import bisect
 from bnn_jax.nn.epilogue import epilogue, scaled
 from bnn_jax.nn.packed_layer import IntegerForm, PackedLayer, derived, packed_layer, with_children
 from bnn_jax.nn.report import Row
@@ -21,10 +23,15 @@ from bnn_jax.ops.uncompiled import uncompiled
 
 
 def in_bits(layer: Any, in_order: bool | None = None) -> Any:
-    """A packed network, or any of its layers, with thresholds wherever `runs` allows; the answers are the same bits.
+    """A packed layer or network with thresholds wherever `runs` finds them; its answers stay the same to the bit.
 
-    Without any binary input there is no bit to keep: then real inputs meet binary weights in the fastest order of sums.
-    in_order: whether that order is given up for the one of training; None: where the layer multiplies bits.
+    Args:
+        layer: the packed layer or network.
+        in_order: whether sums of real numbers keep the order of training, or take the fastest one. None: they keep it where
+            the layer multiplies bits, since a sign may read such a sum.
+
+    Returns:
+        A copy.
     """
     return _in_bits(layer, layer.multiplies_bits() if in_order is None else in_order)
 
@@ -35,11 +42,17 @@ def _in_bits(layer: Any, in_order: bool) -> Any:
 
 
 def runs(layers: Sequence) -> list[tuple[int, int]]:
-    """Where thresholds apply in layers one after the other: (start, stop) of each whose map only the sign of `stop` reads.
+    """Where thresholds apply in a chain of layers.
 
-    Layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` read signs alone. Between them may
-    stand layers that keep order (`Layer.direction`) or that only move signs (`Layer.moves_signs`); where channels have moved,
-    by flattening, no number of a channel may follow.
+    Layer `start` must give numbers that follow from integers (`PackedLayer.integer_form`), and layer `stop` must read signs
+    alone. Each layer between them keeps the order of numbers (`Layer.direction`) or only moves signs (`Layer.moves_signs`).
+    After a layer that moves channels, as flattening does, no layer may have a number for each channel.
+
+    Args:
+        layers: packed layers, one after the other.
+
+    Returns:
+        (start, stop) of each run.
     """
     found = []
     for start, layer in enumerate(layers):
@@ -62,29 +75,28 @@ def _monotone(form: IntegerForm, between: Sequence) -> bool:
 
 @packed_layer(None)
 class Run(PackedLayer):
-    """Layers `start` to `stop` of a chain, a product and what follows up to the next one, from integers to signs.
-
-    thresholds: (out,) int32. flip: (n_words,), set where the sign is -1 from the threshold on, not below it. highest: for
-    each layer that moves signs the words that `Layer.on_signs` needs.
-    """
+    """Layers `start` to `stop` of a chain, from the integers of a product to the signs that the next product reads."""
 
     start: int
     stop: int
-    thresholds: jax.Array = derived(init=True)
-    flip: jax.Array = derived(init=True)
-    highest: tuple[jax.Array, ...] = derived(init=True)
+    # One for each channel.
+    thresholds: Int32[Array, ' out'] = derived(init=True)
+    # Bits: set where the sign is -1 from the threshold on, not below it.
+    flip: UInt32[Array, ' n_words'] = derived(init=True)
+    # For each layer that moves signs the words that `Layer.on_signs` needs.
+    highest: tuple[UInt32[Array, ' n_words'], ...] = derived(init=True)
 
     @staticmethod
     def of(layers: Sequence, start: int, stop: int) -> 'Run':
-        """The run of layers[start:stop], which `runs` found: thresholds by bisection over the layers themselves."""
+        """The run of layers[start:stop], which `runs` found; bisection over the layers gives its thresholds."""
         form, between = layers[start].integer_form(), layers[start + 1 : stop]
         pointwise = tuple(layer for layer in between if not layer.moves_signs())
         thresholds, flip = _thresholds(form.scale, form.bias, pointwise, form.largest, form.channels)
         highest = tuple(_words(rising ^ flip) for rising in _rising_where_moved(form, between))
         return Run(start, stop, jax.device_put(thresholds), _words(flip), highest)
 
-    def signs_of(self, layers: Sequence, x: jax.Array | Signs) -> Signs:
-        """The signs that layers[start:stop] give of x, by comparison with the thresholds."""
+    def signs_of(self, layers: Sequence, x: Float[Array, ' N *dims'] | Signs) -> Signs:
+        """The signs of what layers[start:stop] compute of x, by comparison with the thresholds."""
         product, *between = layers[self.start : self.stop]
         signs = product.compared(x, self.thresholds, self.flip)
         moving = [layer for layer in between if layer.moves_signs()]
@@ -93,35 +105,14 @@ class Run(PackedLayer):
         return signs
 
     def row_of(self, layer: Any, row: Row) -> Row:
-        """What a report says of one of its layers; row: what it would say elsewhere."""
+        """The row of a report for one of these layers, made from its row outside of a run."""
         if layer.holds_bits():
-            return dataclasses.replace(row, reason=f'{row.reason}; its integers are compared, once a channel')
+            return dataclasses.replace(row, reason=f'{row.reason}; its integers are compared with thresholds')
         return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{layer.label()}: {layer.in_bits}')
 
 
-def bisect(is_negative: Callable[[np.ndarray], Any], k: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """(thresholds, flip) of a predicate that changes at most once, in each channel, as its integer goes from -k to k.
-
-    is_negative: (channels,) int32 -> (channels,) bool. Then is_negative(a) == (a < thresholds) ^ flip for all such
-    integers: thresholds (channels,) int32 from -k to k + 1, flip (channels,) bool. A predicate that never changes gives
-    flip False and a threshold at the end. k < 2^30.
-    """
-    lowest, highest = (np.full(channels, end, np.int32) for end in (-k, k))
-    at_lowest, at_highest = (np.asarray(is_negative(end)) for end in (lowest, highest))
-    # The sign turns from + to - as the integer rises: compared the other way round.
-    flip = ~at_lowest & at_highest
-    below, above = lowest, highest
-    for _ in range(int(2 * k).bit_length()):  # So many halvings bring the range to 1.
-        middle = below + (above - below) // 2
-        is_below = np.asarray(is_negative(middle)) != flip
-        below, above = np.where(is_below, middle, below), np.where(is_below, above, middle)
-    # A sign that never turns: a threshold beyond one end gives it for every integer.
-    constant = np.where(at_lowest, highest + 1, lowest)
-    return np.where(at_lowest == at_highest, constant, above), flip
-
-
 def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """`bisect` over what the layers compute: the epilogue of a product, then `pointwise`, then the sign."""
+    """`bisect` over what the layers compute of an integer: the epilogue of a product, then `pointwise`, then the sign."""
     operands = scale, bias, pointwise
     is_negative = uncompiled(_is_negative, *operands, np.zeros(channels, np.int32))
     return bisect(lambda integers: is_negative(*operands, integers), k, channels)
@@ -136,7 +127,7 @@ def _is_negative(scale, bias, pointwise: tuple, integers: jax.Array) -> jax.Arra
 
 
 def _rising_where_moved(form: IntegerForm, between: Sequence) -> list[np.ndarray]:
-    """For each layer that moves signs, where its input does not fall as the integer rises: (out,) bool."""
+    """For each layer that moves signs, (out,) bool: where its input does not fall as the integer rises."""
     rising, found = np.ones(form.channels) if form.scale is None else np.sign(np.asarray(form.scale)), []
     for layer in between:
         if layer.moves_signs():
@@ -147,7 +138,7 @@ def _rising_where_moved(form: IntegerForm, between: Sequence) -> list[np.ndarray
 
 
 def _words(mask: np.ndarray) -> jax.Array:
-    """(out,) bool -> (n_words,), as `bits.pack` has set bits; in NumPy, which compiles nothing."""
+    """(out,) bool -> (n_words,) uint32 in the order of `bits.pack`; in NumPy, which compiles nothing."""
     padded = np.zeros(words_for(mask.size) * WORD_BITS, np.uint8)
     padded[: mask.size] = mask
     return jax.device_put(np.packbits(padded, bitorder='little').view('<u4'))

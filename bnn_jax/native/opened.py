@@ -1,4 +1,4 @@
-"""The compiled library, verified before it is mapped. Imports no JAX: the runtime opens it here, and so does `library`."""
+"""Open the compiled library, after checking it. This imports no JAX: the runtime uses it, and so does `library`."""
 
 import ctypes
 from pathlib import Path
@@ -7,19 +7,28 @@ from bnn_jax.native import build
 
 
 def opened(path: Path, sources: str) -> ctypes.CDLL:
-    """A compiled library.
+    """Open a compiled library.
 
     Args:
         path: the library.
         sources: the digest of the sources that it must have been compiled from.
 
+    Returns:
+        The library, through which its functions can be called.
+
     Raises:
-        RuntimeError: why it cannot run.
+        RuntimeError: the library cannot run here; the message has the reason.
+
+    Example:
+        >>> from pathlib import Path
+        >>> opened(Path('nowhere.so'), '')
+        Traceback (most recent call last):
+        RuntimeError: they are not built; `python -m bnn_jax.runtime` builds them, or says why not
     """
     if not path.exists():
         raise RuntimeError('they are not built; `python -m bnn_jax.runtime` builds them, or says why not')
     try:
-        # Before it is mapped: of one cut short, pages that are not there would end the process with a signal.
+        # Checked first: where a file is cut short, reading a missing page would end the process with a signal.
         stated, found = build.record(path).read_text().strip(), build.sha256(path)
     except (OSError, ValueError) as error:
         raise RuntimeError(

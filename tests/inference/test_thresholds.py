@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from networks import SCHEMES, build, evaluated, images, randomize_norms
 
 import bnn_jax as bnn
+from bnn_jax.inference.bisection import bisect
 from bnn_jax.inference.description import describe
 from bnn_jax.inference.description import stored as stored_in
-from bnn_jax.inference.thresholds import Run, bisect, in_bits, runs
+from bnn_jax.inference.thresholds import Run, in_bits, runs
 from bnn_jax.nn.layer import Unchanged
 from bnn_jax.nn.names import known_names
 from bnn_jax.nn.operations import Convolution, Dense
