@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs lint style types imports bench-deploy sanitize clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports bench-deploy sanitize cross clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -40,6 +40,10 @@ MUTANTS ?= 2000
 sanitize: $(VENV)/.test
 	$(BIN)/python tests/runtime/stress.py address,undefined --mutants=$(MUTANTS)
 	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
+
+# Exported C on aarch64 and on Cortex-M, under qemu; it names the packages that it needs.
+cross: $(VENV)/.test
+	$(BIN)/python tests/interop/cross.py
 
 # A day with a GPU: make pieces and wheels where there is a network, copy the checkout with both folders, and there `make gpu`.
 PIECES ?= gpu_pieces

@@ -145,7 +145,7 @@ def programs(folder: Path, packed, shape: Shape, images: np.ndarray) -> dict[str
     library = [str(build.LIBRARY), f'-Wl,-rpath,{build.LIBRARY.parent}', f'-I{build.SOURCES}']
     for name, parts, more in (
         ('runtime, C', of_runtime, library),
-        ('exported C', of_export, ['network.c', '-march=native', '-lm']),
+        ('exported C', of_export, ['network.c', '-march=native']),
     ):
         program = name.replace(', ', '_').replace(' ', '_')
         (folder / f'{program}.c').write_text(MAIN % (numbers | parts))

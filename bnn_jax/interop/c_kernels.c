@@ -182,7 +182,7 @@ static void affine(const geometry *g, const cell *x, const uint32_t *weights, co
 static void input_scale(const geometry *g, const cell *x, cell *magnitudes, cell *room, cell *y) {
   int p, c, row, column, i, j;
   for (p = 0; p < g->height * g->width; ++p) {
-    for (c = 0; c < g->channels; ++c) room[c].f = (float)fabs(x[p * g->channels + c].f);
+    for (c = 0; c < g->channels; ++c) room[c].u = x[p * g->channels + c].u & 0x7fffffffu;
     magnitudes[p].f = mean(room, g->channels);
   }
   for (row = 0; row < g->rows; ++row)
@@ -197,7 +197,32 @@ static void input_scale(const geometry *g, const cell *x, cell *magnitudes, cell
     }
 }
 
-/// floats: geometry
+/// fused:
+/* a b + c, rounded once. The fmaf of a small machine's C library may round twice. */
+static float fused(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return fmaf(a, b, c);
+#else
+  /* The product is exact in double. The sum is rounded to odd: a double that is not exact ends in a set bit. So it never looks
+   * like a tie where it is none, and the rounding to float is that of the exact sum. */
+  const double product = (double)a * b;
+  double of_product, error;
+  union {
+    double d;
+    uint64_t u;
+  } sum;
+  sum.d = product + c;
+  of_product = sum.d - c;
+  error = (product - of_product) + (c - (sum.d - of_product)); /* the exact sum is sum.d + error */
+  if ((error > 0 || error < 0) && sum.u % 2 == 0) {
+    if ((error > 0) == (sum.d > 0)) ++sum.u;
+    else --sum.u;
+  }
+  return (float)sum.d;
+#endif
+}
+
+/// floats: geometry fused
 /* Real weights (size_h, size_w, channels of a group, out): products added one after the other, each with one rounding. */
 static void floats(const geometry *g, const cell *x, const float *weights, const float *bias, cell *y) {
   const int each = g->channels / g->groups, of_group = g->out / g->groups;
@@ -214,7 +239,7 @@ static void floats(const geometry *g, const cell *x, const float *weights, const
           for (group = 0; group < g->groups; ++group)
             for (c = 0; c < each; ++c) {
               const float seen = inside ? x[(a * g->width + b) * g->channels + group * each + c].f : (float)g->pad_value;
-              for (f = group * of_group; f < (group + 1) * of_group; ++f) y[f].f = fmaf(seen, w[c * g->out + f], y[f].f);
+              for (f = group * of_group; f < (group + 1) * of_group; ++f) y[f].f = fused(seen, w[c * g->out + f], y[f].f);
             }
         }
       for (f = 0; bias != NULL && f < g->out; ++f) y[f].f = y[f].f + bias[f];

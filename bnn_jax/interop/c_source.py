@@ -96,7 +96,7 @@ def _source(name: str, writer: Writer, shape: tuple[int, int, int], logits: Valu
         )
     top = (
         '/* Written by bnn_jax. Compile it as C99 (-std=c99): then a product and a sum are rounded each for itself. */\n'
-        f'#include "{name}.h"\n\n#include <float.h>\n#include <math.h>\n#include <stddef.h>\n\n'
+        f'#include "{name}.h"\n\n#include <float.h>\n#include <stddef.h>\n#ifdef __FP_FAST_FMAF\n#include <math.h>\n#endif\n\n'
         '#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n'
         '#if FLT_EVAL_METHOD != 0\n#error "floats are computed wider than they are stored here: other logits"\n#endif\n\n'
         f'typedef {name}_cell cell;\n'

@@ -27,7 +27,7 @@ def compiled(folder: Path) -> ctypes.CDLL:
     """All of a folder's libraries, as strictly as a compiler can."""
     flags = ['-std=c99', '-Wall', '-Wextra', '-pedantic', '-Werror', '-O1', '-fPIC', '-shared', '-o', 'all.so']
     sources = sorted(path.name for path in folder.glob('*.c'))
-    subprocess.run(['cc', *flags, *sources, '-lm'], cwd=folder, check=True)
+    subprocess.run(['cc', *flags, *sources], cwd=folder, check=True)
     return ctypes.CDLL(str(folder / 'all.so'))
 
 
