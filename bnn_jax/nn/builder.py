@@ -1,134 +1,47 @@
-"""A conv or dense layer and its optional neighbors; the Scheme orders them into a block.
-
-`NetworkBuilder` builds a network block by block and keeps track of the shape, so that an architecture reads as its table.
-"""
+"""A builder of networks, block by block, which keeps track of the shape. An architecture reads as the table of its paper."""
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import nnx
 
-from bnn_jax.nn.containers import Auxiliary, Branches, Network, Residual, Sequential
-from bnn_jax.nn.norm import Norm
+from bnn_jax.nn.containers import Auxiliary, Branches, Network, Sequential
 from bnn_jax.nn.operations import Convolution, Dense
-from bnn_jax.nn.product import Product
-from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, HardTanh, LeakyRelu, MaxPool, PadChannels, Relu
+from bnn_jax.nn.part import RELU, Part
+from bnn_jax.nn.stateless import AvgPool, GlobalAveragePool, LeakyRelu, MaxPool, Relu
 from bnn_jax.ops.windows import Padding, Window
-from bnn_jax.schemes.dropout import ProductInput, elements, everywhere
-from bnn_jax.schemes.orders import arrange
+from bnn_jax.schemes.dropout import everywhere
+from bnn_jax.schemes.ordering import arrange
 from bnn_jax.schemes.scheme import Scheme
 
 Pool = MaxPool | AvgPool
-RELU = Relu()
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Implements `schemes.Parts` for one product from `shape` (H, W, C), or (C,), to `out_features` channels."""
-
-    operation: Convolution | Dense
-    shape: tuple[int, ...]
-    out_features: int
-    scheme: Scheme
-    rngs: nnx.Rngs
-    pooling: tuple = ()
-    use_bias: bool = False
-    activation: Relu | LeakyRelu = RELU
-    pooled: bool = False
-
-    def product(self) -> list:
-        dense = isinstance(self.operation, Dense)
-        flatten: list = [Flatten()] if dense and len(self.shape) == 3 else []
-        drop = self.scheme.drops(ProductInput(self.shape, dense, self.pooled)) if self.scheme.dropout > 0 else None
-        in_features = self.shape[-1]
-        if flatten:
-            in_features *= self.shape[0] * self.shape[1]
-        layer = Product(
-            self.operation,
-            in_features,
-            self.out_features,
-            scheme=self.scheme,
-            use_bias=self.use_bias or self.scheme.bias,
-            dropout=0.0 if drop is None else self.scheme.dropout,
-            drop=drop or elements,
-            rngs=self.rngs,
-        )
-        return [*flatten, layer]
-
-    def norm_in(self) -> list:
-        return [Norm(self.shape[-1], scheme=self.scheme, rngs=self.rngs)]
-
-    def feature_norm_in(self) -> list:
-        if not isinstance(self.operation, Dense):
-            return self.norm_in()
-        return [Flatten(), Norm(math.prod(self.shape), scheme=self.scheme, rngs=self.rngs)]
-
-    def norm_out(self) -> list:
-        return [Norm(self.out_features, scheme=self.scheme, rngs=self.rngs)]
-
-    def relu(self) -> list:
-        return [self.activation]
-
-    def hard_tanh(self) -> list:
-        return [HardTanh()]
-
-    def pool(self) -> list:
-        return list(self.pooling)
-
-    def subsample(self) -> list:
-        strides = self.window.strides
-        return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
-
-    def pad_channels(self) -> list:
-        more = self.out_features - self.shape[-1]
-        if more < 0:
-            raise ValueError(
-                f'pad_channels: got {self.shape[-1]} channels, expected at most the {self.out_features} of the block'
-            )
-        return [PadChannels(more // 2, more - more // 2)] if more else []
-
-    def average(self) -> list:
-        """Over an odd image the last row and column are averaged with zeros, as `AvgPool` counts."""
-        strides = self.window.strides
-        return [] if strides == (1, 1) else [AvgPool(Window.of(strides, strides, 'SAME'))]
-
-    def unstrided(self) -> 'Part':
-        window = dataclasses.replace(self.window, strides=(1, 1))
-        return dataclasses.replace(self, operation=dataclasses.replace(self.operation, window=window))
-
-    def around(self, body: list) -> list:
-        shortcut = []
-        if self.shape != self.after:
-            operation = Convolution(Window.of(1, self.window.strides))
-            part = dataclasses.replace(self, operation=operation, scheme=self.scheme.shortcut(self.scheme))
-            shortcut = arrange(self.scheme.downsample, part)
-        return [Residual(Sequential(body), Sequential(shortcut))]
-
-    @property
-    def window(self) -> Window:
-        """The window of a convolution."""
-        assert isinstance(self.operation, Convolution)
-        return self.operation.window
-
-    @property
-    def after(self) -> tuple[int, ...]:
-        """The shape that a block of these parts gives."""
-        if isinstance(self.operation, Dense):
-            return (self.out_features,)
-        height, width = self.shape[:2]
-        for window in (self.window, *(pool.window for pool in self.pooling)):
-            height, width = window.output_size(height, width)
-        return height, width, self.out_features
 
 
 class NetworkBuilder:
-    """A network under construction: its layers so far and the shape (H, W, C) or (C,) they give.
+    """A network under construction: its layers so far, and the shape of their output, (H, W, C) or (C,).
 
-    activation: what the architecture has where its scheme's order says ReLU. chain_scheme: the next block's, at the start
-    the scheme's `first`. pooled: whether a pooling was the last of what there is.
+    Args:
+        input_shape: of one image, (H, W, C).
+        scheme: of the network; it orders the layers of each block.
+        width: the factor for the number of filters.
+        rngs: random keys for the initial weights.
+        activation: the layer that the architecture has where the scheme's order says `relu`.
+
+    Raises:
+        TypeError: scheme is not a Scheme, or rngs is not `nnx.Rngs`.
+        ValueError: the input shape or the width is not positive.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> builder = bnn.nn.NetworkBuilder((8, 8, 3), scheme=bnn.XNOR, width=0.5, rngs=nnx.Rngs(0))
+        >>> builder.conv(16, 3, strides=2, padding=1)
+        >>> builder.shape
+        (4, 4, 8)
+        >>> [type(layer).__name__ for layer in builder.layers]
+        ['Product', 'Norm', 'Relu']
     """
 
     def __init__(
@@ -149,7 +62,10 @@ class NetworkBuilder:
             raise ValueError(f'input_shape: got {input_shape!r}, expected (height, width, channels), all positive')
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
-        self.layers, self.shape, self.channels, self.pooled = [], shape, shape[-1], False
+        self.layers, self.shape, self.channels = [], shape, shape[-1]
+        # Whether the last layer so far is a pooling, which dropout asks.
+        self.pooled = False
+        # The scheme of the next block.
         self.chain_scheme = scheme.first(scheme)
         self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
@@ -168,26 +84,37 @@ class NetworkBuilder:
         dilation: int = 1,
         groups: int = 1,
     ) -> None:
-        """A convolution block in the scheme's order; the first layer of the network is the scheme's `first`.
+        """Adds a convolution block in the scheme's order. The first block of the network has the scheme `first`.
 
-        padding: an integer for all four sides, or as `Window.of`. pool: what the scheme's order has as its pooling.
+        Args:
+            filters: the number of filters at width 1.
+            size: of the square window.
+            strides: of the convolution.
+            padding: an integer for all four sides, or as in `Window.of`.
+            pool: the pooling of the block; None: no pooling.
+            dilation: of the window.
+            groups: the number of groups of channels.
         """
         part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool, dilation, groups)
         self._chain(part)
 
     def dense(self, features: int) -> None:
-        """A dense block in the scheme's order, its input flattened."""
+        """Adds a dense block in the scheme's order, on the flattened input. features: the number of outputs at width 1."""
         self._chain(self._part(Dense(), self.shape, self.scaled(features), self.chain_scheme))
 
     def pool(self, pool: Pool) -> None:
-        """A pooling that belongs to no block."""
+        """Adds a pooling that belongs to no block."""
         self.layers.append(pool)
         self.shape, self.pooled = (*pool.window.output_size(*self.shape[:2]), self.shape[-1]), True
 
     def branches(self, *builds: Callable[['NetworkBuilder'], None]) -> None:
-        """Several chains on one input, concatenated along the channels; each `build` adds the layers of one to a builder.
+        """Adds several chains on one input, whose outputs are concatenated along the channels.
 
-        Raises ValueError where they give images of different sizes.
+        Args:
+            builds: functions that add the layers of one chain to the builder they get.
+
+        Raises:
+            ValueError: the outputs have different sizes, or a chain has an auxiliary head.
         """
         builders = [self._fork() for _ in builds]
         for build, builder in zip(builds, builders, strict=True):
@@ -208,25 +135,38 @@ class NetworkBuilder:
         *,
         dropout: float | None = None,
     ) -> None:
-        """A head for training only, on what the network has made so far: what `build` adds, then a dense head.
+        """Adds a head that only training uses, on the output so far: the layers of `build`, then a dense head.
 
-        dropout: as in `network`.
+        Args:
+            weight: of the head's loss.
+            num_classes: the number of its logits.
+            build: a function that adds layers to the builder it gets.
+            dropout: as in `network`.
         """
         builder = self._fork()
         build(builder)
         self.layers.append(Auxiliary(builder.network(num_classes, dropout=dropout).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
-        """Two 3x3 convolutions with the shortcuts of the scheme's order; `scheme.downsample` where the shape changes."""
+        """Adds two 3x3 convolutions with shortcuts in the scheme's order. Where the shape changes: `scheme.downsample`."""
         first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
         second = dataclasses.replace(self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None), pooled=False)
         self.layers += self.scheme.residual(first, second)
         self.shape, self.pooled = second.after, False
 
     def network(self, num_classes: int, *, average: bool = False, dropout: float | None = None) -> Network:
-        """A dense head, and the whole network. average: mean over height and width before the last product.
+        """The network, with a dense head.
 
-        dropout: the rate at which elements of the last product's input are dropped; None: as the scheme says.
+        Args:
+            num_classes: the number of logits.
+            average: whether the mean over height and width is taken before the last product.
+            dropout: the rate at which elements of the last product's input are dropped; None: the scheme's.
+
+        Returns:
+            The network of all layers.
+
+        Raises:
+            ValueError: num_classes is not a positive integer.
         """
         norm_channels = self.shape[-1:] if average else self.shape
         part = self._head_part(Dense(), norm_channels, num_classes, (GlobalAveragePool(),) if average else ())
@@ -238,20 +178,29 @@ class NetworkBuilder:
         )
 
     def conv_network(self, num_classes: int) -> Network:
-        """A head of one 1x1 convolution and the mean over height and width, and the whole network.
+        """The network, with a head of one 1x1 convolution and the mean over height and width.
 
-        A real last convolution is rectified before the mean, as in the sources, unless its input already is by the
-        scheme's head; a binary one is normalized instead.
+        A real last convolution is rectified before the mean, as in the sources, unless the scheme's head has an activation
+        already. A binary one is normalized instead.
+
+        Args:
+            num_classes: the number of logits.
+
+        Returns:
+            The network of all layers.
+
+        Raises:
+            ValueError: num_classes is not a positive integer.
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
         head = arrange(self.scheme.head, part)
-        # A second ReLU sets all logits of many images to 0, at which nothing is learned from them.
+        # A second ReLU would set all logits of many images to 0, and the network would learn nothing from these images.
         rectified = part.relu() if _is_real(part.scheme) and part.activation not in head else []
         layers = [*self.layers, *head, *rectified, GlobalAveragePool()]
         return Network(layers, channels=self.channels, num_classes=part.out_features)
 
     def _fork(self) -> 'NetworkBuilder':
-        """A builder that begins with what this one gives."""
+        """A builder without layers that begins with the shape and the scheme of this one."""
         builder = copy.copy(self)
         builder.layers = []
         return builder
@@ -278,5 +227,5 @@ class NetworkBuilder:
 
 
 def _is_real(scheme: Scheme) -> bool:
-    """Neither weights nor input binary: what a last layer is, where its scheme leaves it real."""
+    """Whether neither weights nor input are binary."""
     return scheme.weight is None and scheme.activation is None

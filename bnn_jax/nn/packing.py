@@ -12,8 +12,8 @@ from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
 from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.quantizers.signs import sign
+from bnn_jax.schemes.input_scales import constant_k, flowing_k
 from bnn_jax.schemes.scheme import Scheme
-from bnn_jax.schemes.standard import constant_k, flowing_k
 from bnn_jax.schemes.trained import Trained, TrainedWeight, quantized
 
 

@@ -2,10 +2,10 @@
 
 from bnn_jax.schemes import dropout, initializers, orders, presets, projections
 from bnn_jax.schemes.balanced import IRNET, RECU, real_hard_tanh
+from bnn_jax.schemes.input_scales import constant_k, flowing_k
+from bnn_jax.schemes.one_bit import one_bit_activation, one_bit_weight
+from bnn_jax.schemes.ordering import OneShortcut, ShortcutEach, arrange
 from bnn_jax.schemes.orders import (
-    OneShortcut,
-    ShortcutEach,
-    arrange,
     average_pad,
     average_product_norm,
     feature_norm_product_relu_pool,
@@ -44,10 +44,6 @@ from bnn_jax.schemes.standard import (
     FLOAT,
     XNOR,
     XNOR_K,
-    constant_k,
-    flowing_k,
-    one_bit_activation,
-    one_bit_weight,
     real,
     real_input,
     real_unrectified,

@@ -1,4 +1,4 @@
-"""Schemes whose weights are balanced and standardized before their signs are taken: IR-Net's and ReCU's."""
+"""Schemes that balance and standardize weights before taking their signs: IR-Net's and ReCU's."""
 
 import dataclasses
 
@@ -10,21 +10,35 @@ from bnn_jax.schemes.trained import Exponential, Geometric, Scheduled
 
 
 def real_hard_tanh(scheme: Scheme) -> Scheme:
-    """`real`, in IR-Net's order: product, pool, norm, hard tanh."""
+    """`real` in IR-Net's order: product, pool, norm, hard tanh.
+
+    Args:
+        scheme: of the network.
+
+    Returns:
+        The scheme of the real layer.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.real_hard_tanh(bnn.IRNET).chain
+        ('product', 'pool', 'norm', 'hard_tanh')
+    """
     return dataclasses.replace(real(scheme), chain=orders.product_pool_norm_hard_tanh)
 
 
+# Schedules of the two papers: see the texts of the schemes.
 _IR_NET_T, _RECU_TAU = Geometric(0.1, 10.0), Exponential(0.85, 0.99)
 
 IRNET = named_scheme(
     'IRNET',
     """IR-Net: weights of balanced signs times a power of two, gradients that sharpen over training (arXiv:1909.10788).
 
-Weights 2^round(log2(mean abs u)) sign(W - mean), u standardized W. The error decay estimator for weights and activations, its
-t from 0.1 to 10 as in the paper and in the code for VGG-small (that for ResNet-20 begins at 0.001), step by step, where the
-code changes t once an epoch and stops one epoch short of 10. Hard tanh after every normalization; a shortcut round every
-convolution, without parameters where the shape changes; the head's means normalized: `models.resnet20` is the code's
-network. Latent weights are free. `training.init` needs the number of steps.
+Weights are 2^round(log2(mean abs u)) sign(W - mean), where u is the standardized W. Weights and activations have the error
+decay estimator. Its t goes from 0.1 to 10, as in the paper and in the code for VGG-small; the code for ResNet-20 begins at
+0.001. Here t changes at each step; the code changes it once an epoch and stops one epoch before 10. A hard tanh follows every
+normalization. Every convolution has a shortcut, without parameters where the shape changes. The means of the head are
+normalized. `models.resnet20` is the code's network. Latent weights are not projected. `training.init` needs the number of
+steps.
 """,
     Scheme(
         weight=Scheduled(quantizers.balanced_sign_ede, _IR_NET_T),
@@ -45,12 +59,12 @@ network. Latent weights are free. `training.init` needs the number of steps.
 
 RECU = named_scheme(
     'RECU',
-    """ReCU: balanced weights, whose largest are clamped so that they learn again (arXiv:2103.12369).
+    """ReCU: balanced weights; the largest are clamped, so that they learn again (arXiv:2103.12369).
 
-Weights mean abs clamp(u) times sign(W - mean), u standardized W, clamped at the quantiles tau and 1 - tau of Laplace's
-distribution; tau from 0.85 to 0.99, step by step, where the code changes it once an epoch. Activations: ApproxSign of every
-image divided by its deviation. Blocks as IRNET, the shortcuts averaged: `models.resnet20` is the code's network, but for the
-trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.
+Weights are mean abs clamp(u) times sign(W - mean), where u is the standardized W, clamped at the quantiles tau and 1 - tau of
+Laplace's distribution. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch. Activations are
+the ApproxSign of each image divided by its deviation. Blocks are IRNET's, with averaged shortcuts. `models.resnet20` is the
+code's network, except for the trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.
 """,
     dataclasses.replace(
         IRNET,

@@ -1,7 +1,7 @@
-"""Dropout: what is dropped together (elements, whole channels), and rules that say which products' inputs are.
+"""Dropout: what is dropped together (elements or whole channels), and rules that say which inputs are dropped.
 
-A drop is (x, rate, key) -> x, of a product's input after it was binarized, in training only. A rule is a `Scheme`'s
-`drops`: the input of a product -> its drop, or None.
+A drop is a function (x, rate, key) -> x. In training it is applied to the input of a product after the input was binarized. A
+rule is a function `ProductInput` -> drop or None; `Scheme.drops` holds one.
 """
 
 import dataclasses
@@ -9,39 +9,75 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 Drop = Callable[[jax.Array, float, jax.Array], jax.Array]
 
 
-def elements(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """x, every element 0 with probability rate, the others divided by 1 - rate. Gradient: the same mask and factor."""
+def elements(x: Float[Array, '*shape'], rate: float, key: Key[Array, '']) -> Float[Array, '*shape']:
+    """Dropout of single elements.
+
+    Forward: each element is 0 with probability rate; the others are divided by 1 - rate.
+    Gradient: g with the same mask and factor.
+
+    Args:
+        x: any shape.
+        rate: from 0 to below 1.
+        key: a `jax.random.key`.
+
+    Returns:
+        The shape and dtype of x.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from bnn_jax.schemes.dropout import ProductInput, elements, of_vectors
+        >>> of_vectors(ProductInput((256,), dense=True, pooled=False)) is elements
+        True
+    """
     return _masked(x, rate, jax.random.bernoulli(key, 1 - rate, x.shape))
 
 
 @dataclasses.dataclass(frozen=True)
 class Channels:
-    """x, whole channels of an image 0 with probability rate, the others divided by 1 - rate. Gradient: as forward.
+    """Dropout of whole channels of an image.
 
-    count: channels of the image. x: (N, H, W, count), or the same image flattened (N, H W count).
-    Source: SpatialDropout of Torch, which multiplies by 1 - rate in evaluation instead: the same function where a batch
-    normalization follows the product, up to its epsilon.
+    Forward: each channel is 0 with probability rate; the others are divided by 1 - rate.
+    Gradient: g with the same mask and factor.
+
+    Args:
+        count: the number of channels. The input is (N, H, W, count), or the same image flattened, (N, H W count).
+
+    Source: Torch's SpatialDropout, which multiplies by 1 - rate in evaluation instead. If a batch normalization follows the
+    product, both are the same function up to its epsilon.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from bnn_jax.schemes.dropout import ProductInput, of_dense_channels
+        >>> of_dense_channels(ProductInput((6, 6, 256), dense=True, pooled=True))
+        Channels(count=256)
     """
 
     count: int
 
-    def __call__(self, x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, ' n *image'], rate: float, key: Key[Array, '']) -> Float[Array, ' n *image']:
         kept = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, self.count))
         return _masked(x.reshape(x.shape[0], -1, self.count), rate, kept).reshape(x.shape)
 
 
 def _masked(x: jax.Array, rate: float, kept: jax.Array) -> jax.Array:
+    # The factor has the dtype of x, so that a narrow input stays narrow.
     return jnp.where(kept, x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProductInput:
-    """The input of a product. shape: of one input, (H, W, C) or (C,), before it is flattened; dense: whether the product
-    is a dense layer; pooled: whether a pooling made its input."""
+    """The input of a product, as a rule sees it.
+
+    Args:
+        shape: of one input, (H, W, C) or (C,), before it is flattened.
+        dense: whether the product is a dense layer.
+        pooled: whether the input comes from a pooling.
+    """
 
     shape: tuple[int, ...]
     dense: bool
@@ -49,20 +85,20 @@ class ProductInput:
 
 
 def of_vectors(given: ProductInput) -> Drop | None:
-    """Elements, where the input was a vector already: AlexNet's second and third dense layer (XNOR-Net in PyTorch)."""
+    """The rule that drops elements of vectors: of AlexNet's second and third dense layer (XNOR-Net in PyTorch)."""
     return elements if len(given.shape) == 1 else None
 
 
 def of_dense_channels(given: ProductInput) -> Drop | None:
-    """Whole channels of a dense layer's input; of a vector each element is one (XNOR-Net's code in Lua)."""
+    """The rule that drops whole channels of a dense layer's input; each element of a vector is one (XNOR-Net in Lua)."""
     return Channels(given.shape[-1]) if given.dense else None
 
 
 def of_pooled(given: ProductInput) -> Drop | None:
-    """Elements, where a pooling made the input (network in network in PyTorch)."""
+    """The rule that drops elements of an input that comes from a pooling (network in network in PyTorch)."""
     return elements if given.pooled else None
 
 
 def everywhere(given: ProductInput) -> Drop | None:
-    """Elements, of every product's input (BinaryNet's code for MNIST)."""
+    """The rule that drops elements of every product's input (BinaryNet's code for MNIST)."""
     return elements

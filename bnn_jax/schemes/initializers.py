@@ -1,36 +1,42 @@
-"""Initial weights."""
+"""Initial weights: functions (key, shape, dtype) -> weights."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
+# Numbers that are drawn at a time. Compiling jax.random.normal for a shape takes two seconds on CPU; chunks of one size share
+# one compilation.
 CHUNK = 2**17
 
 
-def ones(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """1 everywhere."""
+def ones(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+    """1 everywhere; the key is not used."""
     return jnp.ones(shape, dtype)
 
 
-def unit_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Uniform on [0, 1). Source: gamma of a batch normalization in Torch, and in PyTorch before 1.2."""
+def unit_uniform(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+    """Uniform on [0, 1).
+
+    Source: gamma of a batch normalization in Torch, and in PyTorch before 1.2.
+    """
     return jax.random.uniform(key, shape, dtype)
 
 
-def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Normal with mean 0 and variance 2 / fan-out, fan-out being the window times the filters (drawn as `he_normal`).
+def he_normal_fan_out(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+    """Normal with mean 0 and variance 2 / fan-out, where fan-out is the size of the window times the number of filters.
 
     Source: arXiv:1502.01852; VGG-small in the codes of IR-Net and ReCU.
     """
+    # `he_normal` has variance 2 / fan-in. The two fans differ in their channels only.
     return he_normal(key, shape, dtype) * jnp.asarray(math.sqrt(shape[-2] / shape[-1]), dtype)
 
 
-def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Normal with mean 0 and variance 2 / fan-in, fan-in being all axes but the last. Source: arXiv:1502.01852.
+def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+    """Normal with mean 0 and variance 2 / fan-in, where fan-in is the product of all axes but the last.
 
-    Drawn in chunks of one size, so that a network's many shapes share one compilation (jax.random.normal compiles for two
-    seconds a shape on CPU).
+    Source: arXiv:1502.01852.
     """
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
     keys = jax.random.split(key, -(-size // CHUNK))

@@ -1,8 +1,8 @@
-"""Presets: schemes as the papers say and as their published codes do, beside the library's own defaults (`schemes`).
+"""Presets: schemes that follow papers and published codes. `schemes` has the library's own defaults.
 
-Each docstring names its source and what still differs from it. docs/faithfulness.md compares them topic by topic.
-The presets made of Lua and PyTorch code have sign(0) = 0, as Torch does, Darknet's has -1: they train, and `convert`
-refuses them; a trained network converts as a model of `deployable(preset)` with the same parameters.
+Each text names the source, and what still differs from it. docs/faithfulness.md compares them topic by topic.
+Presets of Lua and PyTorch codes have sign(0) = 0, as Torch does; Darknet's has sign(0) = -1. These presets train, but `convert`
+refuses them. To convert a trained network, build a model with `deployable(preset)` and give it the same parameters.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from bnn_jax.schemes import orders
 from bnn_jax.schemes.balanced import RECU
 from bnn_jax.schemes.dropout import everywhere, of_dense_channels, of_pooled
 from bnn_jax.schemes.initializers import unit_uniform
+from bnn_jax.schemes.input_scales import constant_k, flowing_k
 from bnn_jax.schemes.projections import AtLeast, center_and_clip, clip
 from bnn_jax.schemes.real_layers import (
     RealInputDropped,
@@ -34,7 +35,7 @@ from bnn_jax.schemes.real_layers import (
     real_without_affine,
 )
 from bnn_jax.schemes.scheme import Scheme, itself, named_scheme, unbiased
-from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, constant_k, flowing_k, real
+from bnn_jax.schemes.standard import BC, BIREAL, BNN, BWN, XNOR, real
 from bnn_jax.schemes.trained import Exponential, ReCUWeight, Trained
 
 _at_least_a_hundredth = AtLeast(0.01)
@@ -42,10 +43,23 @@ _last_1e_3, _first_1e_5 = RealWithEps(1e-3), RealWithEps(1e-5)
 
 
 def deployable(scheme: Scheme) -> Scheme:
-    """The scheme with sign(0) = +1 for weights and activations, with plain gradients: what `convert` takes.
+    """The scheme with sign(0) = +1 for weights and activations, which `convert` accepts.
 
-    For evaluation and conversion; build the model anew with it and give it the trained parameters.
-    Raises ValueError for a scheme whose sign is neither `published.sign_zero` nor `published.sign_minus`.
+    It is for evaluation and conversion: build a new model with it, and give the model the trained parameters.
+
+    Args:
+        scheme: a scheme whose sign is `published.sign_zero` or `published.sign_minus`.
+
+    Returns:
+        The scheme with `quantizers.sign`, and with plain gradients.
+
+    Raises:
+        ValueError: the scheme has another sign.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.presets.deployable(bnn.presets.XNOR_LUA).sign is bnn.quantizers.sign
+        True
     """
     if scheme.sign not in (sign_zero, sign_minus):
         raise ValueError(
@@ -61,11 +75,12 @@ XNOR_PYTORCH = named_scheme(
     'XNOR_PYTORCH',
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
-Weights centered over input channels and clamped before every forward pass, for good; alpha sign(W) with sign(0) = 0; the
-exact gradient times (1 - 1/C) n; activations with sign(0) = 0 and |x| < 1; no K; norm, sign, product, ReLU, pool;
-biases; unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1); gamma at least 0.01; the first normalization
-without gamma and beta. Its recipe adds L2 to the gradient: chain(add_decayed_weights(1e-5), adam(...)).
-Differs: a layer with one input channel is not centered (there it would become 0); initial weights and biases.
+Before every forward pass the latent weights are overwritten: centered over input channels, then clamped. Weights are
+alpha sign(W) with sign(0) = 0, and the exact gradient times (1 - 1/C) n. Activations have sign(0) = 0 and a gradient where
+|x| < 1. No K. Order: norm, sign, product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4, momentum 0.9
+(PyTorch's 0.1), gamma at least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the gradient:
+chain(add_decayed_weights(1e-5), adam(...)).
+Differs: a layer with one input channel is not centered, because all its weights would become 0; initial weights and biases.
 """,
     dataclasses.replace(
         XNOR,
@@ -85,9 +100,9 @@ Differs: a layer with one input channel is not centered (there it would become 0
 
 XNOR_PYTORCH_CIFAR = named_scheme(
     'XNOR_PYTORCH_CIFAR',
-    """The same for CIFAR-10 (NIN): a normalization without gamma and beta before the last, real convolution.
+    """XNOR_PYTORCH for CIFAR-10 (NIN): a normalization without gamma and beta before the last, real convolution.
 
-Dropout of 0.5 on the +-1 input of the convolution after each pooling, element by element.
+Dropout of 0.5, element by element, on the +-1 input of the convolution after each pooling.
 """,
     dataclasses.replace(
         XNOR_PYTORCH, head=orders.norm_pool_product, last=real_without_affine, dropout=0.5, drops=of_pooled
@@ -96,11 +111,11 @@ Dropout of 0.5 on the +-1 input of the convolution after each pooling, element b
 
 XNOR_PYTORCH_IMAGENET = named_scheme(
     'XNOR_PYTORCH_IMAGENET',
-    """The same for ImageNet (AlexNet): gradients of binarized weights times 10^9 as well, which leaves L2 decay no effect.
+    """XNOR_PYTORCH for ImageNet (AlexNet): gradients of binarized weights also times 10^9, so L2 decay has no effect.
 
-All gammas are trained and free; the first dense layer's input is normalized feature by feature; dropout of 0.5 on the
+All gammas are trained without a bound. The first dense layer's input is normalized feature by feature. Dropout of 0.5 on the
 second dense layer's +-1 input and before the last layer, whose normalization has eps 1e-3.
-Differs: gamma of the normalizations of vectors starts from 1, as in PyTorch since 1.2; before, from U(0, 1).
+Differs: gamma of the normalizations of vectors starts from 1, as in PyTorch since 1.2; before 1.2 it started from U(0, 1).
 """,
     dataclasses.replace(
         XNOR_PYTORCH,
@@ -118,11 +133,11 @@ XNOR_LUA = named_scheme(
     'XNOR_LUA',
     """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
 
-The code multiplies all gradients, not only binarized weights', by 10^9 before it adds L2: that is its recipe's,
-chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization: eps 1e-5 first, 1e-4, 1e-3 last; gamma starts
-from U(0, 1).
-Differs: its mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
-(C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights one update old.
+The code multiplies all gradients, not only those of binarized weights, by 10^9 before it adds L2; here this belongs to the
+recipe: chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization has eps 1e-5 in the first layer, 1e-3 in the last
+and 1e-4 elsewhere; gamma starts from U(0, 1).
+Differs: the code's mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
+(C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights that are one update old.
 """,
     dataclasses.replace(
         XNOR,
@@ -143,10 +158,10 @@ BWN_LUA = named_scheme(
     'BWN_LUA',
     """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
 
-gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code), of whole channels of the first dense layer's image
-and of the second's vector, none before the last.
-Differs: as XNOR_LUA; dropout divides by 1 - rate in training, where the code multiplies in evaluation, which the
-normalization that follows takes out again, up to its eps.
+gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code) of whole channels of the first dense layer's image
+and of the second's vector; no dropout before the last layer.
+Differs: as XNOR_LUA. Dropout here divides by 1 - rate in training, the code's multiplies by it in evaluation; the normalization
+that follows removes this difference, up to its eps.
 """,
     dataclasses.replace(
         BWN,
@@ -167,16 +182,16 @@ normalization that follows takes out again, up to its eps.
 
 XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
-    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering and no clamping, no bias.
+    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering, no clamping, no bias.
 
-The paper does not say: whether K has a gradient (here: none), batch normalization's numbers, its ResNet block.
+The paper does not say whether K has a gradient (here: none), nor give batch normalization's constants and its ResNet block.
 """,
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
 
 XNOR_PAPER_ALGORITHM_1 = named_scheme(
     'XNOR_PAPER_ALGORITHM_1',
-    """XNOR_PAPER with the gradient of its Algorithm 1, which contradicts its text: plain g.""",
+    """XNOR_PAPER with the gradient of the paper's Algorithm 1, plain g, which contradicts the paper's text.""",
     dataclasses.replace(XNOR_PAPER, weight=scaled_sign_identity),
 )
 
@@ -190,7 +205,7 @@ XNOR_CAFFE = named_scheme(
     'XNOR_CAFFE',
     """XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
 
-Differs: its K is of signed activations (the absolute value is missing) and multiplies the bias too; its third
+Differs: the code's K averages signed activations (the absolute value is missing) and multiplies the bias too; its third
 convolution is real; Caffe's running averages; its test phase overwrites the latent weights.
 """,
     dataclasses.replace(
@@ -210,8 +225,9 @@ XNOR_THEANO = named_scheme(
     'XNOR_THEANO',
     """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
 
-Differs: its dense layers' biases are scaled by K and alpha too; it averages 1/deviation, not the variance; K has its own
-padding; in evaluation alpha is the last batch's. The step is scaled as in BNN_THEANO.
+Updates are scaled as in BNN_THEANO.
+Differs: the code scales the biases of dense layers by K and alpha too; it averages 1/deviation, not the variance; K has a
+padding of its own; in evaluation alpha is that of the last batch.
 """,
     dataclasses.replace(
         XNOR,
@@ -230,23 +246,24 @@ BNN_THEANO = named_scheme(
     'BNN_THEANO',
     """BinaryNet in Theano (MatthieuCourbariaux/BinaryNet): as BNN, with biases.
 
-The step of binarized weights is scaled, which is the optimizer's: chain(adam(...), `scale_by_glorot()`) for them.
-Differs: it averages 1/deviation, not the variance.
+The code scales the updates of binarized weights; here this belongs to their optimizer: chain(adam(...), `scale_by_glorot()`).
+Differs: the code averages 1/deviation, not the variance.
 """,
     dataclasses.replace(BNN, bias=True),
 )
 
 BNN_THEANO_MNIST = named_scheme(
     'BNN_THEANO_MNIST',
-    """The same for MNIST (mlp): dropout of 0.2 on the image and of 0.5 on the +-1 input of all other layers.""",
+    """BNN_THEANO for MNIST (mlp): dropout of 0.2 on the image, and of 0.5 on the +-1 input of all other layers.""",
     dataclasses.replace(BNN_THEANO, dropout=0.5, drops=everywhere, first=RealInputDropped(0.2)),
 )
 
 BC_THEANO = named_scheme(
     'BC_THEANO',
-    """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases; pool first.
+    """BinaryConnect in Theano (MatthieuCourbariaux/BinaryConnect), deterministic: all layers binary, with biases.
 
-Differs: as BNN_THEANO; its normalization's momentum is 0.85 for MNIST.
+Pooling comes before normalization.
+Differs: as BNN_THEANO; the code's normalization has momentum 0.85 for MNIST.
 """,
     dataclasses.replace(
         BC, bias=True, chain=orders.product_pool_norm_relu, head=orders.pool_product_norm, first=itself, last=itself
@@ -255,11 +272,11 @@ Differs: as BNN_THEANO; its normalization's momentum is 0.85 for MNIST.
 
 BC_STOCHASTIC_THEANO = named_scheme(
     'BC_STOCHASTIC_THEANO',
-    """BinaryConnect in Theano, stochastic: signs drawn anew in every training step; evaluated on the real weights W.
+    """BinaryConnect in Theano, stochastic: each training step draws the signs anew; evaluation uses the real weights W.
 
-`convert` refuses it, for no bit holds W. `summarize` counts its weights as 1 bit, as in training. To deploy, give the trained
-parameters to a model of `dataclasses.replace(BC_STOCHASTIC_THEANO, weight=quantizers.sign_ste, sign=quantizers.sign)`, which
-evaluates sign(W), and compare accuracies.
+`convert` refuses it, because bits cannot hold W. `summarize` counts its weights as 1 bit, as in training. To deploy, give the
+trained parameters to a model of `dataclasses.replace(BC_STOCHASTIC_THEANO, weight=quantizers.sign_ste, sign=quantizers.sign)`,
+which evaluates sign(W), and compare accuracies.
 """,
     dataclasses.replace(
         BC_THEANO, weight=unquantized, sign=unquantized, training_weight=quantizers.stochastic_sign_ste
@@ -268,13 +285,13 @@ evaluates sign(W), and compare accuracies.
 
 XNOR_DARKNET = named_scheme(
     'XNOR_DARKNET',
-    """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, nothing projected.
+    """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, no projection.
 
-Order: sign, product, norm, leaky ReLU, pool: the sign is that of the layer's raw input. Under an architecture with a plain
-ReLU, whose 0 is -1 here, `deployable` would make every bit +1. No biases (beta is Darknet's), unbiased running variance.
-Which layers are XNOR is up to Darknet's configuration file; here all but the first and the last, as in the paper.
-Differs: Darknet divides by sqrt(var) + 1e-6, here by sqrt(var + 1e-6), and normalizes by the unbiased variance too; weights
-start uniform; on GPU its activations have sign(0) = +1.
+Order: sign, product, norm, leaky ReLU, pool. The sign is that of the layer's raw input. With a plain ReLU the input has zeros,
+whose sign is -1 here, and `deployable` would make every bit +1. No biases (beta has their place), unbiased running variance.
+In Darknet the configuration file says which layers are XNOR; here all but the first and the last are, as in the paper.
+Differs: Darknet divides by sqrt(var) + 1e-6, this scheme by sqrt(var + 1e-6); Darknet normalizes by the unbiased variance too;
+its weights start uniform; on GPU its activations have sign(0) = +1.
 """,
     dataclasses.replace(
         XNOR,
@@ -295,17 +312,17 @@ BIREAL_SCALED_GRADIENT = named_scheme(
     'BIREAL_SCALED_GRADIENT',
     """BIREAL with the gradient alpha g 1(|W| <= 1), the derivative of alpha sign(W) for a constant alpha.
 
-Under SGD its latent weights move too slowly to train well: on ResNet-20 at half width, 1,500 steps, the loss ends 0.17 higher.
+With SGD the latent weights move too slowly to train well: on ResNet-20 at half width the loss is 0.17 higher after 1,500 steps.
 """,
     dataclasses.replace(BIREAL, weight=quantizers.scaled_sign_ste_const_alpha),
 )
 
 RECU_PYTORCH = named_scheme(
     'RECU_PYTORCH',
-    """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale of every filter, which starts from U(0, 1).
+    """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale for each filter, which starts from U(0, 1).
 
-Behind a normalization the scale changes nothing but the size of epsilon beside the variance.
-Differs: tau changes step by step, and reaches 0.99.
+If a normalization follows, the scale changes only the size of epsilon relative to the variance.
+Differs: tau changes at each step, and reaches 0.99.
 """,
     dataclasses.replace(
         RECU,

@@ -1,53 +1,73 @@
-"""What is done to latent weights outside the gradient: clipped, centered, after the optimizer's update or before a step.
+"""Projections of latent weights, such as clipping and centering, after the optimizer's update or before a step.
 
-A projection is a pure function latent -> latent. `project` makes it the last link of an optax chain; `project_before`
-wraps a chain, and `in_place` is its other half, in the forward pass.
+A projection is a pure function latent -> latent. After an update: `project` is the last link of an optax chain. Before a
+step: `in_place` projects in the forward pass, and `project_before` wraps the optax chain.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Float
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
 
+Projection = Callable[[jax.Array], jax.Array]
 
-def clip(w: jax.Array) -> jax.Array:
-    """W <- min(max(W, -1), 1). Source: BinaryConnect section 2.4."""
+
+def clip(w: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """Clipping: W <- min(max(W, -1), 1).
+
+    Source: BinaryConnect (arXiv:1511.00363) section 2.4.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.schemes.projections.clip(jnp.array([-3.0, 0.5]))
+        Array([-1. ,  0.5], dtype=float32)
+    """
     return jnp.clip(w, -1, 1)
 
 
-def center(w: jax.Array) -> jax.Array:
-    """W <- W - its mean over the input-channel axis (-2 in HWIO and in (in, out)); kernel positions stay apart.
+def center(w: Float[Array, '*window channels filters']) -> Float[Array, '*window channels filters']:
+    """Centering: W <- W - its mean over the input channels, at each position of the window and for each filter.
 
-    With one input channel this would set every weight to 0, so W is then returned as it is. The mean is summed in a
-    fixed order: where signs are taken of centered weights they are the same in every compilation.
+    With one input channel W stays as it is.
+
     Source: XNOR-Net's published code (not its paper).
     """
+    # The mean over one channel is the weight itself: every weight would become 0.
     if w.shape[-2] == 1:
         return w
+    # An ordered sum, so that the signs of centered weights are the same in every compilation.
     mean = ordered_mean(jnp.moveaxis(w.astype(wide(w.dtype)), -2, 0)).astype(w.dtype)
     return w - jnp.expand_dims(mean, -2)
 
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """A projection: max(W, lowest)."""
+    """The projection W <- max(W, lowest).
+
+    Args:
+        lowest: the smallest number that stays.
+    """
 
     lowest: float
 
-    def __call__(self, w: jax.Array) -> jax.Array:
+    def __call__(self, w: Float[Array, '*shape']) -> Float[Array, '*shape']:
         return jnp.maximum(w, jnp.asarray(self.lowest, w.dtype))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def in_place(projection, w: jax.Array) -> jax.Array:
-    """projection(W), outside the differentiated graph, as if W had been overwritten before the forward pass.
+def in_place(projection: Projection, w: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """The projected weights, as if the projection had overwritten W before the forward pass.
 
-    Forward: projection(W). Gradient: g, that of the projected weights, whatever the projection did.
+    Forward: projection(W).
+    Gradient: g, whatever the projection did.
+
     Source: the training loops of XNOR-Net's published codes (center, clamp, forward, backward, update).
     """
     return projection(w)
@@ -56,15 +76,20 @@ def in_place(projection, w: jax.Array) -> jax.Array:
 in_place.defvjp(lambda projection, w: (projection(w), None), lambda projection, _, g: (g,))
 
 
-def center_and_clip(w: jax.Array) -> jax.Array:
-    """`center`, then `clip`: the order of XNOR-Net's published code."""
+def center_and_clip(w: Float[Array, '*window channels filters']) -> Float[Array, '*window channels filters']:
+    """`center`, then `clip`, in the order of XNOR-Net's published code."""
     return clip(center(w))
 
 
 def of(params: nnx.State, name: str = 'projection'):
-    """The projection that each parameter carries, in its place; None where there is none. `project(of(params))` is a link.
+    """The tree of projections that the parameters carry: `project(of(params))` is a link of a chain.
 
-    params: as `nnx.state(model, nnx.Param)` gives them. name: 'projection', or 'before' for what precedes a step.
+    Args:
+        params: as `nnx.state(model, nnx.Param)` returns them.
+        name: 'projection' for those after an update, 'before' for those before a step.
+
+    Returns:
+        The tree of params, with a projection or None in place of each parameter.
     """
 
     def carried(variable):
@@ -74,16 +99,28 @@ def of(params: nnx.State, name: str = 'projection'):
 
 
 def project(projections) -> optax.GradientTransformation:
-    """An optax link that moves every parameter it has a projection for to its projected place.
+    """An optax link that projects parameters after the update. It must be the last link of a chain.
 
-    projections: a tree of functions, a prefix of the tree of parameters; None where nothing is projected.
-    update: u <- projection(p + u) - p for these, u untouched for all others; so it belongs last in a chain. What gets no
-    update stays as it is (frozen, masked, between two steps of an optimizer that gathers gradients): a parameter whose whole
-    update is 0 or None, and in any other each weight in [-1, 1] whose update is 0.
-    Raises ValueError if there is no projection in it at all, or if update is called without params.
+    Update: u <- projection(p + u) - p where there is a projection, else u. A weight without an update does not move: a
+    parameter whose whole update is 0 or None (frozen, masked, or between two steps of an optimizer that gathers gradients),
+    and in any other parameter each weight in [-1, 1] whose update is 0.
+
+    Args:
+        projections: a tree of functions, a prefix of the tree of parameters, with None where nothing is projected.
+
+    Returns:
+        The link.
+
+    Raises:
+        ValueError: projections has no projection, or update is called without params.
+
+    Example:
+        >>> import optax
+        >>> from bnn_jax.schemes import projections
+        >>> tx = optax.chain(optax.adam(1e-3), projections.project({'kernel': projections.clip, 'bias': None}))
     """
     if not jax.tree.leaves(projections):
-        raise ValueError('project: got no latent weight to project, expected at least one; leave this link out')
+        raise ValueError('project: got no latent weight to project, expected at least one; omit this link')
 
     def update(updates, state, params=None):
         if params is None:
@@ -97,23 +134,34 @@ def project(projections) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def moved(projection, u: jax.Array | None, p: jax.Array) -> jax.Array | None:
-    """The update that leaves p + u at its projected place, or p where it is if nothing asks for a move: see `project`."""
+def moved(
+    projection: Projection, u: Float[Array, '*shape'] | None, p: Float[Array, '*shape']
+) -> Float[Array, '*shape'] | None:
+    """The update that takes p to projection(p + u), or leaves p where it has no update: see `project`."""
     if u is None:
         return None
-    # Outside [-1, 1] the straight-through estimator gives no gradient: there a weight must come back, or it never trains.
+    # Outside [-1, 1] the straight-through estimator gives no gradient, so a weight there must move back, or it never trains.
     stays = (u == 0) & ((jnp.abs(p) <= 1) | (u == 0).all())
     return jnp.where(stays, u, projection(p + u) - p)
 
 
 def project_before(tx: optax.GradientTransformation, projections) -> optax.GradientTransformationExtraArgs:
-    """An optax chain that starts from projected parameters: q = projection(p), then tx on q, and q + u is stored.
+    """An optax chain that starts from projected parameters q = projection(p).
 
-    projections: as `project`'s. update: u, state = tx.update(g, state, q); returns u + (q - p), so that weight decay and
-    every other link sees q, and the stored parameters become q + u, which is not projected again. g must be the
-    gradient at q: the forward pass reads its parameters through `in_place`. A parameter whose whole update is 0 (frozen,
-    or between two steps of an optimizer that gathers gradients) stays as it is.
-    Raises ValueError if there is no projection in it at all, or if update is called without params.
+    Update: u, state = tx.update(g, state, q), and the chain returns u + (q - p). So weight decay and every other link see
+    q, and the parameters become q + u, which is not projected again. g must be the gradient at q: the forward pass reads
+    its parameters through `in_place`. A parameter whose whole update is 0 (frozen, or between two steps of an optimizer that
+    gathers gradients) does not move.
+
+    Args:
+        tx: the chain that is wrapped.
+        projections: as in `project`.
+
+    Returns:
+        The chain.
+
+    Raises:
+        ValueError: projections has no projection, or update is called without params.
     """
     if not jax.tree.leaves(projections):
         raise ValueError('project_before: got no parameter to project, expected at least one; use tx as it is')
@@ -140,6 +188,8 @@ def project_before(tx: optax.GradientTransformation, projections) -> optax.Gradi
 
 
 def _projected(projections, params):
+    """The parameters, projected where there is a projection."""
+
     def projected(projection, p):
         return p if projection is None else jax.tree.map(projection, p)
 

@@ -1,4 +1,4 @@
-"""What published codes make of their real layers: values for `first` and `last` of a scheme."""
+"""The real layers of published codes: values for `first` and `last` of a scheme."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from bnn_jax.schemes.standard import real, real_input
 
 
 def real_without_affine(scheme: Scheme) -> Scheme:
-    """`schemes.real`, its normalization without gamma and beta."""
+    """`schemes.real` with a normalization without gamma and beta."""
     return dataclasses.replace(real(scheme), affine=False)
 
 
@@ -24,7 +24,11 @@ def real_pool_norm(scheme: Scheme) -> Scheme:
 
 @dataclasses.dataclass(frozen=True)
 class RealWithEps:
-    """`schemes.real`, its normalization with this epsilon."""
+    """`schemes.real` with another epsilon in its normalization.
+
+    Args:
+        eps: what is added to the variance.
+    """
 
     eps: float
 
@@ -34,7 +38,11 @@ class RealWithEps:
 
 @dataclasses.dataclass(frozen=True)
 class RealInputDropped:
-    """`schemes.real_input`, the image dropped at this rate."""
+    """`schemes.real_input` with dropout of the image.
+
+    Args:
+        rate: the probability with which an element is dropped.
+    """
 
     rate: float
 

@@ -1,4 +1,4 @@
-"""Schemes: what is binary, with which gradient, in which order of layers. A scheme is a value made of functions.
+"""A scheme: what is binary, with which gradient, in which order of layers. It is a value made of functions.
 
 A variant is `dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper)`; no code branches on a scheme's name.
 """
@@ -11,29 +11,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
 from bnn_jax.schemes.dropout import Drop, ProductInput, of_vectors
 from bnn_jax.schemes.initializers import he_normal, ones
-from bnn_jax.schemes.orders import Order, ResidualOrder, check_order
+from bnn_jax.schemes.ordering import Order, ResidualOrder, check_order
 from bnn_jax.schemes.trained import Scheduled, Trained, quantized
 
 Quantizer = Callable[[jax.Array], jax.Array] | Scheduled
 
 
 def itself(scheme: 'Scheme') -> 'Scheme':
-    """The same scheme."""
+    """The same scheme: what `first`, `last` and `shortcut` of a `Scheme` are by default.
+
+    Args:
+        scheme: of the network.
+
+    Returns:
+        The scheme.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.itself(bnn.BNN) is bnn.BNN
+        True
+    """
     return scheme
 
 
 def biased(n: int) -> float:
-    """1: the running variance is the mean of the batches' own variances (flax, TensorFlow, Lasagne)."""
+    """The variance factor of Flax, TensorFlow and Lasagne: 1. A value for `Scheme.variance_factor`.
+
+    Args:
+        n: the number of values in a channel.
+
+    Returns:
+        1.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.biased(5)
+        1.0
+    """
     return 1.0
 
 
 def unbiased(n: int) -> float:
-    """n / (n - 1), n values a channel: the running variance of Torch and PyTorch. Raises ValueError for n = 1."""
+    """The variance factor of Torch and PyTorch: n / (n - 1). A value for `Scheme.variance_factor`.
+
+    Args:
+        n: the number of values in a channel.
+
+    Returns:
+        The factor of the batch's (biased) variance in the update of the running variance.
+
+    Raises:
+        ValueError: n is below 2.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.unbiased(5)
+        1.25
+    """
     if n < 2:
         raise ValueError(f'unbiased variance: got {n} value a channel, expected at least 2; use a larger batch')
     return n / (n - 1)
@@ -43,67 +83,90 @@ def unbiased(n: int) -> float:
 class Scheme:
     """One way to binarize a network, as a value. A variant is `dataclasses.replace(XNOR, pad_value=-1)`.
 
+    Args:
+        weight: latent weights -> quantized weights, with their gradient: a function, `Scheduled` or `Trained`. None: real
+            weights.
+        scale: latent weights -> one scale for each filter, (out,), such that weight(w) == scale(w) * sign(w). None: 1. The
+            layers multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight`. See `check_scale`.
+        activation: a product's input -> signs, with their gradient: a function, `Scheduled` or `Trained`. None: real input.
+        chain: the order of layers in a block. See `orders`.
+        head: the order of layers in the head.
+        residual: the order of two convolutions and their shortcuts.
+        downsample: the order of layers in a shortcut where the shape changes.
+        projection: latent -> latent, applied after every update. None: no projection.
+        before: latent -> latent, applied before every forward pass: before(latent) is what is quantized, updated and
+            converted. The result of the update is not projected until the next pass reads it. None: no projection.
+        sign: the sign by which the layers multiply. A scheme that reproduces a code with sign(0) = 0 has that sign here and in
+            `weight`; `convert` then refuses a 0.
+        balance: latent weights -> the numbers, of the same shape, whose signs are taken:
+            weight(w) == scale(w) * sign(balance(w)). Conversion packs these signs. None: the latent weights themselves.
+        input_scale: (x, operation) -> K, which multiplies the product. None: no K.
+        training_weight: (latent, key) -> quantized weights, in place of `weight` in training; scale is then None.
+        offset: latent weights -> one offset for each filter, (out,), such that weight(w) == scale(w) * sign(w) + offset(w).
+            None: 0.
+        pad_value: the value outside a binarized image: 0, +1 or -1. A real image is always padded with 0.
+        first: this scheme -> the scheme of the first layer.
+        last: this scheme -> the scheme of the last layer.
+        shortcut: this scheme -> the scheme of shortcut convolutions.
+        init: (key, shape, dtype) -> initial weights.
+        bias: whether all products have a bias. A real last layer always has one.
+        dropout: the rate at which inputs of products are dropped in training, after they were binarized; the other inputs are
+            divided by 1 - rate.
+        drops: which inputs are dropped, and what is dropped together. See `dropout`.
+        eps: of batch normalization: what is added to the variance.
+        momentum: of batch normalization: running <- momentum running + (1 - momentum) batch.
+        variance_factor: the number of values in a channel -> the factor of the batch's (biased) variance in the update of the
+            running variance.
+        affine: whether gamma and beta are trained; else they stay 1 and 0.
+        gamma_init: (key, shape, dtype) -> initial gamma.
+        gamma_before: `before` for gamma.
+        norm_groups: the number of parts into which a batch is divided in training, each of successive images and with
+            statistics of its own. 1 normalizes the batch as a whole, on any number of devices. The number of devices
+            normalizes each device's part by itself, as codes of papers did. The result does not depend on where the parts lie.
+
+    Raises:
+        ValueError: two fields contradict each other, or a field has an impossible value.
+
     Example:
         >>> import dataclasses, bnn_jax as bnn
         >>> dataclasses.replace(bnn.XNOR, weight=bnn.quantizers.scaled_sign_paper)
         replace(XNOR, weight=scaled_sign_paper)
     """
 
-    # Latent weights -> quantized weights, with their gradient; None: real weights.
-    # A function, `Scheduled` or `Trained`.
+    # What is binary.
     weight: Quantizer | Trained | None
-    # Latent weights -> one scale for each filter, (out,), so that weight(w) == scale(w) * sign(w); None: 1. The layers
-    # multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight` (see `check_scale`).
     scale: Quantizer | None
-    # What a product does to its input, with its gradient: a function, `Scheduled` or `Trained`; None: real input.
     activation: Quantizer | Trained | None
-    # The order of layers in a block and at the end; of two convolutions with their shortcuts; of a shortcut where the shape
-    # changes. See `orders`.
+    # Orders of layers.
     chain: Order
     head: Order
     residual: ResidualOrder
     downsample: Order = orders.product_norm
-    # Latent -> latent, applied after every update; None: none.
+    # Projections of latent weights, and the details of quantization.
     projection: Callable[[jax.Array], jax.Array] | None = None
-    # Latent -> latent, applied before every forward pass and for good: what is quantized, updated and converted is
-    # before(latent); what the update leaves is not projected until the next pass reads it. None: none.
     before: Callable[[jax.Array], jax.Array] | None = None
-    # The sign by which the layers multiply; a parity mode has 0 at 0 here and in `weight` (convert then refuses a 0).
     sign: Callable[[jax.Array], jax.Array] = quantizers.sign
-    # Latent weights -> what their sign is taken of, of the same shape: weight(w) == scale(w) * sign(balance(w)), and these
-    # signs are converted. None: the latent weights themselves.
     balance: Callable[[jax.Array], jax.Array] | None = None
-    # (x, operation) -> K, which multiplies the product; None: no K.
     input_scale: Callable | None = None
-    # (latent, key) -> quantized weights, in place of `weight` while training; scale is then None.
     training_weight: Callable | None = None
-    # Latent weights -> one offset for each filter, (out,), so that weight(w) == scale(w) * sign(w) + offset(w); None: 0.
     offset: Quantizer | None = None
-    # What lies outside a binarized image: 0, +1 or -1 (a real image is always padded with 0).
     pad_value: int = 0
-    # This scheme -> that of the first layer, of the last layer, of shortcut convolutions.
+    # Layers that differ from the others.
     first: 'Callable[[Scheme], Scheme]' = itself
     last: 'Callable[[Scheme], Scheme]' = itself
     shortcut: 'Callable[[Scheme], Scheme]' = itself
-    # (key, shape, dtype) -> initial weights. Whether all products have a bias (a real last layer always has one).
+    # Initial weights, biases, dropout.
     init: Callable = he_normal
     bias: bool = False
-    # The rate at which inputs of products are dropped while training, after they were binarized; what stays is divided by
-    # 1 - rate. Which inputs, and what together: see `dropout`.
     dropout: float = 0.0
     drops: Callable[[ProductInput], Drop | None] = of_vectors
-    # Batch normalization's; running <- momentum running + (1 - momentum) batch.
+    # Batch normalization.
     eps: float = 1e-4
     momentum: float = 0.9
-    # Number of values a channel -> what the batch's (biased) variance is multiplied by before it enters the running one.
     variance_factor: Callable[[int], float] = biased
-    # Whether gamma and beta are trained; else they stay 1 and 0. (key, shape, dtype) -> initial gamma. As `before`, for gamma.
     affine: bool = True
     gamma_init: Callable = ones
     gamma_before: Callable[[jax.Array], jax.Array] | None = None
-    # Into how many parts with statistics of their own a batch falls while training, each of successive images. 1: the batch is
-    # normalized as a whole, on however many devices it lies. The number of devices: each by itself, as the papers' codes
-    # did on several; the result does not depend on where the parts lie.
     norm_groups: int = 1
 
     def __post_init__(self):
@@ -126,11 +189,11 @@ class Scheme:
         if isinstance(self.weight, Trained) and (self.scale or self.offset or self.training_weight or self.balance):
             raise ValueError(
                 'scheme: got a scale, offset, balance or training_weight beside weight=Trained(...), expected None for all '
-                'four; scale, offset and sign are those of the trained quantizer'
+                'four; the trained quantizer gives scale, offset and sign'
             )
         if isinstance(self.activation, Trained) and self.activation.schedule is not None:
             raise ValueError(
-                'activation: got Trained(...) with a schedule, expected none; only trained weights have one'
+                'activation: got Trained(...) with a schedule, expected no schedule; only trained weights may have one'
             )
         for field in ('scale', 'offset'):
             if isinstance(getattr(self, field), Trained):
@@ -138,7 +201,9 @@ class Scheme:
                     f'{field}: got Trained(...), expected weight=Trained(...), whose method {field} gives the trained numbers'
                 )
         if self.training_weight is not None and self.offset is not None:
-            raise ValueError('scheme: got both training_weight and offset; weights drawn at random have no offset')
+            raise ValueError(
+                'scheme: got both training_weight and offset, expected one; weights drawn at random have no offset'
+            )
         if self.norm_groups < 1:
             raise ValueError(f'norm_groups: got {self.norm_groups!r}, expected at least 1')
         if self.pad_value not in (0, 1, -1):
@@ -149,16 +214,20 @@ class Scheme:
             self.scale or self.offset or self.projection or self.before or self.training_weight or self.balance
         ):
             raise ValueError(
-                'scheme: got a scale, offset, projection, before, balance or training_weight without weight; '
-                'real weights have none'
+                'scheme: got a scale, offset, projection, before, balance or training_weight without weight, expected None '
+                'for all six; real weights have none of them'
             )
         if self.scale is not None and self.training_weight is not None:
-            raise ValueError('scheme: got both scale and training_weight; weights drawn at random have no scale')
+            raise ValueError(
+                'scheme: got both scale and training_weight, expected one; weights drawn at random have no scale'
+            )
         if self.input_scale is not None and self.activation is None:
-            raise ValueError('scheme: got input_scale without activation; only a binarized input is scaled by K')
+            raise ValueError(
+                'scheme: got input_scale without activation, expected both; K scales only a binarized input'
+            )
 
     def __repr__(self) -> str:
-        """The nearest scheme with a name, and what differs from it."""
+        """The named scheme with the fewest different fields, and these fields."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changes = {
             name: {field: value for field, value in own.items() if value != getattr(base, field)}
@@ -172,27 +241,38 @@ class Scheme:
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether a quantizer sees the progress of training."""
+        """Whether a quantizer depends on the progress of training."""
         quantizers_here = (self.weight, self.scale, self.offset, self.activation)
         return any(
             isinstance(quantizer, Scheduled) or (isinstance(quantizer, Trained) and quantizer.schedule is not None)
             for quantizer in quantizers_here
         )
 
-    def signs(self, w: jax.Array) -> jax.Array:
-        """The signs of latent weights, as a layer multiplies by them and as conversion packs them."""
+    def signs(self, w: Float[Array, '*window channels out']) -> Float[Array, '*window channels out']:
+        """The signs of latent weights: a layer multiplies by them, and conversion packs them."""
         return self.sign(w if self.balance is None else self.balance(w))
 
-    def scales(self, w: jax.Array, progress: Any = None) -> jax.Array | None:
-        """The scale of every filter that latent weights have, (out,); None: 1."""
+    def scales(self, w: Float[Array, '*window channels out'], progress: Any = None) -> Float[Array, ' out'] | None:
+        """The scale of each filter of latent weights, at this progress of training; None: 1."""
         return None if self.scale is None else quantized(self.scale, w, progress)
 
 
+# Name -> scheme, for `repr`.
 _NAMED: dict[str, Scheme] = {}
 
 
 def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
-    """The scheme, with its name for `repr` and its text for `help`."""
+    """The scheme, with a name for `repr` and a text for `help`.
+
+    Args:
+        name: of the scheme.
+        text: its docstring.
+        scheme: the scheme, which is changed.
+
+    Returns:
+        The scheme.
+    """
+    # A frozen dataclass refuses an assignment.
     object.__setattr__(scheme, '__doc__', text)
     _NAMED[name] = scheme
     return scheme
@@ -204,9 +284,23 @@ def _shown(value: Any) -> str:
 
 @cache
 def check_scale(scheme: Scheme) -> None:
-    """Raises ValueError unless weight(w) == scale(w) * sign(w), the invariant the layers rely on (tried on one w)."""
+    """Checks that weight(w) == scale(w) * sign(w) (+ offset(w)) for one w. All binary layers rely on this.
+
+    Args:
+        scheme: the scheme that is checked.
+
+    Raises:
+        ValueError: the two sides differ.
+
+    Example:
+        >>> import dataclasses, bnn_jax as bnn
+        >>> bnn.schemes.check_scale(dataclasses.replace(bnn.BC, weight=abs))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: scheme: weight(w) is not scale(w) * sign(w) ...
+    """
     if scheme.weight is None or isinstance(scheme.weight, Trained):
-        return  # What a trained quantizer says of itself is compared by `convert`.
+        return  # `convert` compares a trained quantizer with its own scale and sign.
+    # Outside of any trace: a layer may be made inside `nnx.eval_shape`.
     with jax.ensure_compile_time_eval():
         w = np.linspace(-1.5, 1.25, 24, dtype=np.float32)
         w[5] = 0
@@ -219,24 +313,26 @@ def check_scale(scheme: Scheme) -> None:
     if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
-            'give the scale that belongs to this quantizer (alpha, layer_alpha, or None for plain signs), and as balance what '
-            'it takes the sign of, if not of w itself'
+            'give the scale of this quantizer (alpha, layer_alpha, or None for plain signs), and as balance the function '
+            'whose result it takes the sign of, if that is not w itself'
         )
 
 
 def _has_levels(weights: np.ndarray) -> bool:
-    """Whether some filter has more than two values: no sign times a number, whatever the number."""
+    """Whether a filter has more than two values, so that it cannot be a number times signs."""
     return any(len(np.unique(filters)) > 2 for filters in weights.reshape(-1, weights.shape[-1]).T)
 
 
 @cache
 def multiplies_by_signs(scheme: Scheme) -> bool:
-    """Whether weights are signs times numbers, which layers multiply apart; else (several bits) as they are quantized.
+    """Whether a layer multiplies by signs and scales afterwards. Otherwise (several bits) it multiplies by weight(w).
 
-    A scheme that gives a scale or an offset says that they are.
+    Args:
+        scheme: of the layer.
     """
     if scheme.weight is None:
         return False
+    # A scheme with a scale or an offset claims that its weights are signs; `check_scale` compares.
     if isinstance(scheme.weight, Trained) or scheme.scale is not None or scheme.offset is not None:
         return True
     with jax.ensure_compile_time_eval():

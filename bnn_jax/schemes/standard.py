@@ -1,40 +1,67 @@
-"""The library's own schemes, and what they give their first, last and shortcut layers."""
+"""The library's own schemes, and the schemes of their first, last and shortcut layers."""
 
 import dataclasses
 
-import jax
-
 from bnn_jax import quantizers
 from bnn_jax.schemes import orders
+from bnn_jax.schemes.input_scales import constant_k
+from bnn_jax.schemes.one_bit import one_bit_activation, one_bit_weight
 from bnn_jax.schemes.projections import center_and_clip, clip
 from bnn_jax.schemes.scheme import Scheme, named_scheme
 
 
 def real(scheme: Scheme) -> Scheme:
-    """Real weights and input, with this scheme's initialization, biases, dropout and normalization."""
+    """The scheme of a real layer. A value for `first`, `last` and `shortcut` of a `Scheme`.
+
+    Args:
+        scheme: of the network.
+
+    Returns:
+        `FLOAT` with this scheme's initialization, biases, dropout and normalization.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.real(bnn.BIREAL)
+        replace(FLOAT, eps=1e-05)
+    """
+    # What a real layer shares with the binary layers around it; everything else is FLOAT's.
     kept = ('init', 'bias', 'dropout', 'drops')
     kept += ('eps', 'momentum', 'variance_factor', 'affine', 'gamma_init', 'gamma_before', 'norm_groups')
     return dataclasses.replace(FLOAT, **{name: getattr(scheme, name) for name in kept})
 
 
 def real_unrectified(scheme: Scheme) -> Scheme:
-    """`real`, in an order without ReLU: product, norm, pool."""
+    """`real` in an order without ReLU: product, norm, pool.
+
+    Args:
+        scheme: of the network.
+
+    Returns:
+        The scheme of the real layer.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.real_unrectified(bnn.XNOR)
+        replace(FLOAT, chain=('product', 'norm', 'pool'))
+    """
     return dataclasses.replace(real(scheme), chain=orders.product_norm_pool)
 
 
 def real_input(scheme: Scheme) -> Scheme:
-    """The same scheme on a real input: the image of a network whose weights are all binary."""
+    """The same scheme on a real input, for the first layer of a network whose weights are all binary.
+
+    Args:
+        scheme: of the network.
+
+    Returns:
+        The scheme without activation and input scale.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.schemes.real_input(bnn.BNN).activation is None
+        True
+    """
     return dataclasses.replace(scheme, activation=None, input_scale=None)
-
-
-def constant_k(x: jax.Array, product) -> jax.Array:
-    """XNOR-Net's K of the tensor being binarized, without a gradient (as in its Caffe code; the paper says nothing)."""
-    return product.input_scale(jax.lax.stop_gradient(x))
-
-
-def flowing_k(x: jax.Array, product) -> jax.Array:
-    """XNOR-Net's K with its gradient, which flows through |x| (as in its Theano code)."""
-    return product.input_scale(x)
 
 
 FLOAT = named_scheme(
@@ -58,7 +85,7 @@ BC = named_scheme(
 
 BC_STOCHASTIC = named_scheme(
     'BC_STOCHASTIC',
-    """BinaryConnect, stochastic: signs drawn anew in every training step, sign(W) in evaluation.""",
+    """BinaryConnect, stochastic: each training step draws the signs anew; evaluation uses sign(W).""",
     dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste),
 )
 
@@ -102,26 +129,16 @@ XNOR = named_scheme(
 
 XNOR_K = named_scheme(
     'XNOR_K',
-    """XNOR-Net with its input scale K (eq. 11), no gradient through K.""",
+    """XNOR-Net with its input scale K (eq. 11) and no gradient through K.""",
     dataclasses.replace(XNOR, input_scale=constant_k),
 )
-
-
-def one_bit_activation(x: jax.Array) -> jax.Array:
-    """DoReFa's activation of one bit, 0 or 1: `quantizers.dorefa_activations(x, 1)`."""
-    return quantizers.dorefa_activations(x, 1)
-
-
-def one_bit_weight(w: jax.Array) -> jax.Array:
-    """DoReFa's weights of one bit: `quantizers.dorefa_weights(w, 1)`, one scale a layer, identity gradient."""
-    return quantizers.dorefa_weights(w, 1)
 
 
 DOREFA = named_scheme(
     'DOREFA',
     """DoReFa-Net with 1-bit weights and 1-bit activations {0, 1}, in XNOR-Net's order (arXiv:1606.06160).
 
-It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not quantized.
+It trains. `convert` refuses it, because {0, 1} is not +-1. Gradients are not quantized.
 """,
     dataclasses.replace(
         XNOR,
@@ -134,9 +151,9 @@ It trains; `convert` refuses it, for {0, 1} is not +-1. Its gradients are not qu
 
 BIREAL = named_scheme(
     'BIREAL',
-    """Bi-Real Net: a shortcut round every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
+    """Bi-Real Net: a shortcut around every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
 
-The gradient is that of its published code; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha.
+The gradient is the published code's; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha.
 """,
     Scheme(
         weight=quantizers.scaled_sign_plain_ste,

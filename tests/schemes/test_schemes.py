@@ -185,7 +185,7 @@ BAD_FIELDS = {
     'trained activation with a schedule': (
         bnn.BNN,
         {'activation': Trained(RSign, Geometric(1.0, 2.0))},
-        'only trained weights have one',
+        'only trained weights may have one',
     ),
     'before without weight': (bnn.FLOAT, {'before': clip}, 'without weight'),
     'scale without weight': (bnn.FLOAT, {'scale': quantizers.alpha}, 'without weight'),
