@@ -85,9 +85,9 @@ def convert(model: Any) -> Any:
     Example:
         >>> import bnn_jax as bnn
         >>> from flax import nnx
-        >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
         >>> packed = bnn.convert(model)
-        >>> packed.report.rows[3].became
+        >>> packed.report.rows[1].became
         'xnor + popcount'
     """
     expect_module('convert', model)

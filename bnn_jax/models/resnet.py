@@ -153,11 +153,8 @@ def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
     Source: arXiv:1512.03385 section 4.2.
 
     Example:
-        >>> import bnn_jax as bnn
-        >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: bnn.models.resnet20(10, scheme=bnn.IRNET, rngs=nnx.Rngs(0)))  # shapes alone
-        >>> model.channels, model.num_classes
-        (3, 10)
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.resnet20, 10, scheme=bnn.IRNET)  # what `training.Config` takes
     """
     own: dict[str, Any] = {'blocks': (3, 3, 3), 'filters': (16, 32, 64), 'stem': small_stem, 'input_shape': (32, 32, 3)}
     return resnet(num_classes, scheme=scheme, rngs=rngs, **own | sizes)

@@ -38,11 +38,8 @@ def vgg_small(
     Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.
 
     Example:
-        >>> import bnn_jax as bnn
-        >>> from flax import nnx
-        >>> model = nnx.eval_shape(lambda: bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))  # shapes alone
-        >>> model.channels, model.num_classes
-        (3, 10)
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.vgg_small, 10, scheme=bnn.BNN)  # what `training.Config` takes
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     six_convolutions(builder)

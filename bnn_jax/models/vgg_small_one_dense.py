@@ -37,13 +37,8 @@ def vgg_small_one_dense(
     Source: LQ-Nets (arXiv:1807.10029); the published codes of IR-Net (htqin/IR-Net) and ReCU (z-hXu/ReCU).
 
     Example:
-        >>> import bnn_jax as bnn
-        >>> from flax import nnx
-        >>> model = nnx.eval_shape(  # shapes alone
-        ...     lambda: bnn.models.vgg_small_one_dense(10, scheme=bnn.IRNET, rngs=nnx.Rngs(0))
-        ... )
-        >>> model.channels, model.num_classes
-        (3, 10)
+        >>> import functools, bnn_jax as bnn
+        >>> model = functools.partial(bnn.models.vgg_small_one_dense, 10, scheme=bnn.IRNET)  # what `training.Config` takes
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     six_convolutions(builder)

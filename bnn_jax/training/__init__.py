@@ -1,4 +1,4 @@
-"""Training: a state, one step, evaluation, and fit, which puts them together. Importing it needs no extra; `fit` does."""
+"""Training: a state, one step, evaluation, and `fit`, which combines them. Only `fit` and `run` need the extra `train`."""
 
 from bnn_jax.optim.parameter_groups import biases, by_kind, float_weights, inside, latent_weights, norms, outside
 from bnn_jax.optim.projected import projected

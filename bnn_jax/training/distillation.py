@@ -1,4 +1,4 @@
-"""Knowledge distillation: a trained network's answers, softened by a temperature, as targets beside the labels."""
+"""Knowledge distillation: the softened answers of a trained network are targets beside the labels."""
 
 import dataclasses
 import math
@@ -8,26 +8,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from bnn_jax.nn.containers import Network, expect_network
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.training.loss import cross_entropy
 
 
-def soft_cross_entropy(logits: jax.Array, teacher_logits: jax.Array, temperature: float) -> jax.Array:
-    """Cross-entropy of softmax(logits / T) to the teacher's softmax(teacher_logits / T), times T^2, of every image.
+def soft_cross_entropy(
+    logits: Float[Array, 'N classes'], teacher_logits: Float[Array, 'N classes'], temperature: float
+) -> Float[Array, ' N']:
+    """Cross-entropy of a student to the softened answers of a teacher, for each image.
 
-    Forward: -T^2 sum_c p_c log q_c, p = softmax(t / T), q = softmax(s / T). s, t: (N, classes), floating; returns (N,) nats,
-    float32 or wider. Gradient: g T (q - p) to s, none to t; T^2 keeps its size about that of a loss on labels for every T.
-    Its least value, at q = p, is T^2 times the entropy of p, not 0. Raises ValueError for shapes that differ.
-    Source: Hinton, Vinyals and Dean, arXiv:1503.02531, section 2.
+    Forward: -T^2 sum_c p_c log q_c for student s and teacher t, with p = softmax(t / T) and q = softmax(s / T).
+    Gradient: g T (q - p) to s, none to t. The factor T^2 keeps it about as large as that of a loss on labels for every T.
+
+    Args:
+        logits: of the student, floating.
+        teacher_logits: of the teacher, floating.
+        temperature: T; the larger, the more the small logits of the teacher count.
+
+    Returns:
+        Nats, float32 or wider. The least value, at q = p, is T^2 times the entropy of p, not 0.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Hinton, Vinyals and Dean (arXiv:1503.02531) section 2.
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.training.soft_cross_entropy(jnp.zeros((1, 2)), jnp.zeros((1, 2)), 1.0)
+        Array([0.6931472], dtype=float32)
     """
     if logits.shape != teacher_logits.shape:
         raise ValueError(
-            f'soft_cross_entropy: got logits {logits.shape} and {teacher_logits.shape} of the teacher, expected the same'
+            f'soft_cross_entropy: got logits {logits.shape} and {teacher_logits.shape} of the teacher, expected the same shape'
         )
     dtype = wide(logits.dtype)
-    # The teacher is a constant, also where its arrays are arguments of the step.
+    # No gradient to the teacher, whose arrays may be arguments of a differentiated step.
     targets = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits).astype(dtype) / temperature)
     return -(temperature**2) * (targets * jax.nn.log_softmax(logits.astype(dtype) / temperature)).sum(-1)
 
@@ -39,23 +58,31 @@ def soft_cross_entropy(logits: jax.Array, teacher_logits: jax.Array, temperature
 )
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-    """A loss: (1 - share) times the cross-entropy to the label plus share times `soft_cross_entropy` to the teacher.
+    """The loss of a student, which `distillation` makes. The teacher gets no gradient.
 
-    Made by `distillation`. state: the teacher's arrays, arguments of the compiled step; graphdef: its structure, in
-    evaluation mode. No gradient goes into it.
+    Forward: (1 - share) cross_entropy(logits, labels) + share soft_cross_entropy(logits, teacher(images), temperature).
+
+    Example:
+        >>> [field.name for field in dataclasses.fields(Distillation)]
+        ['state', 'graphdef', 'channels', 'num_classes', 'temperature', 'share']
     """
 
     takes_classes = True
 
+    # The arrays of the teacher; they are arguments of the compiled step.
     state: nnx.State
+    # The structure of the teacher, in evaluation mode.
     graphdef: nnx.GraphDef
+    # What the teacher reads and names; the student must have the same.
     channels: int
     num_classes: int
+    # T of `soft_cross_entropy`.
     temperature: float
+    # Of the teacher's part, from 0 to 1.
     share: float
 
     def check(self, model: Any) -> None:
-        """Raises ValueError unless the teacher reads the model's images and names its classes."""
+        """Raises ValueError unless the model has the channels and the classes of the teacher."""
         got = (self.channels, self.num_classes)
         expected = tuple(getattr(model, name, own) for name, own in zip(('channels', 'num_classes'), got, strict=True))
         if got != expected:
@@ -64,21 +91,44 @@ class Distillation:
                 f'{expected[1]} of the model; teacher and model see the same images and labels'
             )
 
-    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """(N,) nats; NaN for a label that is not a class, whatever the share."""
+    def __call__(
+        self,
+        images: Float[Array, 'N H W C'],
+        logits: Float[Array, 'N classes'],
+        labels: Int[Array, ' N'] | Float[Array, 'N classes'],
+    ) -> Float[Array, ' N']:
+        """The loss of each image, in nats; NaN for a label that is no class, whatever the share."""
         teacher_logits = nnx.merge(self.graphdef, self.state, copy=True)(images)
         soft = soft_cross_entropy(logits, teacher_logits, self.temperature)
         return (1 - self.share) * cross_entropy(logits, labels) + self.share * soft
 
 
 def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1.0) -> Distillation:
-    """The loss of a student of this teacher, which is copied and neither changed nor trained.
+    """The loss of a student of this teacher.
 
-    temperature: T, positive; the larger, the more the teacher's small logits count. share: of the teacher's part, from 0
-    (labels only) to 1 (the teacher only). The defaults are ReActNet's distributional loss from a real teacher. A run saves
-    its teacher with its state: resumed, it keeps the one it began with; one of another structure is refused.
-    Raises TypeError for a teacher that is not one of this library's networks, ValueError for a temperature or share out
-    of range. Sources: arXiv:1503.02531; for binary students ReActNet, arXiv:2003.03488, section 4.3.
+    A run saves its teacher with its state. A resumed run goes on with the teacher it began with, and refuses one of another
+    structure.
+
+    Args:
+        teacher: a trained network. It is copied, and neither changed nor trained.
+        temperature: T, positive; the larger, the more the small logits of the teacher count.
+        share: of the teacher's part, from 0 (labels alone) to 1 (the teacher alone).
+
+    Returns:
+        A loss for `init` or `Config.loss`. The defaults are the distributional loss of ReActNet from a real teacher.
+
+    Raises:
+        TypeError: teacher is no `nn.Network`.
+        ValueError: temperature or share is out of range.
+
+    Source: arXiv:1503.02531; for binary students ReActNet (arXiv:2003.03488) section 4.3.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> teacher = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> bnn.training.distillation(teacher, temperature=4.0, share=0.9).share
+        0.9
     """
     expect_network('distillation', teacher)
     if not (temperature > 0 and math.isfinite(temperature)):

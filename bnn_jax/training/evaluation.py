@@ -1,4 +1,4 @@
-"""Evaluation: the logits of a network, and what they are worth on images with labels."""
+"""Evaluation: the logits of a network, and its loss and accuracy on labeled images."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float64
 
 from bnn_jax.nn.packed_layer import PackedLayer
 from bnn_jax.training.batch import Batch, are_classes, as_batch, is_batch
@@ -29,19 +30,28 @@ _CROSS_ENTROPY = CrossEntropy()
 
 
 def evaluate(model: Any, batches: Iterable[Batch], loss: Any = _CROSS_ENTROPY) -> dict[str, float]:
-    """Mean loss and number of images over batches, every image counted once, in evaluation mode.
-
-    Where labels are classes, `accuracy` as well, and of more than five classes `top5_accuracy`.
+    """Loss and accuracy of a model over batches of images, in evaluation mode; each image counts once.
 
     Args:
         model: a trained or a packed network, or any `nnx.Module` that is called with images; it is not changed.
-        batches: as `train_step` takes them, or one of them; a smaller one is padded, so that it compiles once, and spread
-            over the devices of this host.
+        batches: as `train_step` takes them, or a single one. They are spread over the devices of this host. A smaller batch is
+            padded, so that nothing is compiled for it.
         loss: what is averaged, as for `init`; by default the cross-entropy, in nats.
 
+    Returns:
+        `loss`, the mean, and `count`, the number of images. Where labels are classes also `accuracy`, and for more than five
+        classes `top5_accuracy`.
+
     Raises:
-        ValueError: if there is no image at all, and as `train_step` for labels and logits.
+        ValueError: there is no image, or labels or logits do not fit, as in `train_step`.
         TypeError: as `train_step`.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> bnn.training.evaluate(model, (np.ones((4, 2, 2, 1), np.float32), np.array([0, 1, 2, 0])))['count']
+        4
     """
     loss = as_loss(loss)
     if is_batch(batches):
@@ -57,18 +67,18 @@ def evaluate(model: Any, batches: Iterable[Batch], loss: Any = _CROSS_ENTROPY) -
 
 
 def _classes_asked(model: nnx.Module, image: Any) -> int | None:
-    """The number of classes of a module that does not say it, from the shape of its logits."""
+    """The number of classes of a module without `num_classes`, from the shape of its logits."""
     graphdef, state = nnx.split(model)
     return classes_of(shape_of_logits(graphdef, *layout((state, nnx.State({}), image))))
 
 
 def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
-    """Whether test images have a cross-entropy beside the loss of training: labels that are classes of the network.
+    """Whether the cross-entropy of test images is defined: their labels are classes of the network.
 
     Args:
         model: of the run.
-        batch: some of its test images, arrays.
-        loss: of the run; one of its own kind may take integers that count, for one logit.
+        batch: some of its test images, as arrays.
+        loss: of the run; a user's own loss of a single logit may take integer labels that are no classes.
     """
     if not are_classes(batch['label']) or takes_classes(loss):
         return are_classes(batch['label'])
@@ -76,12 +86,14 @@ def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
 
 
 def evaluation_loss(loss: Loss, labels: Any) -> Loss:
-    """What is averaged over test images: the cross-entropy, in nats, whichever loss of classes is minimized; a loss of one's
-    own itself.
+    """The loss that is averaged over test images.
+
+    For classes it is the cross-entropy in nats, whichever loss the run minimizes, so that runs can be compared. For shares of
+    classes, and for the labels of a user's own loss, it is the loss of the run.
 
     Args:
         loss: of the run.
-        labels: some of its test labels; classes that are shares are left to the loss of the run.
+        labels: some of its test labels.
     """
     return CrossEntropy() if takes_classes(loss) and are_classes(labels) else loss
 
@@ -90,13 +102,21 @@ def _without_images() -> ValueError:
     return ValueError('evaluate: got no images, expected at least one')
 
 
-def means(totals: np.ndarray, num_classes: int | None) -> dict[str, float]:
-    """What `evaluate` returns, from `totals_of` all images or from the sum of several parts' totals."""
+def means(totals: Float64[np.ndarray, '5'], num_classes: int | None) -> dict[str, float]:
+    """The result of `evaluate`.
+
+    Args:
+        totals: `totals_of` all images, or the sum over several parts of them.
+        num_classes: of the network; None: not known.
+
+    Raises:
+        ValueError: there is no image.
+    """
     loss, correct, in_five, count, weight = totals.tolist()
     if count == 0:
         raise _without_images()
     result = {'loss': loss / weight}
-    if not np.isnan(correct):  # Labels were no classes.
+    if not np.isnan(correct):  # NaN where labels are no classes.
         result['accuracy'] = correct / weight
     result['count'] = int(count)
     if 'accuracy' in result and num_classes is not None and num_classes > 5:
@@ -106,12 +126,23 @@ def means(totals: np.ndarray, num_classes: int | None) -> dict[str, float]:
 
 def totals_of(
     model: Any, batches: Iterable[Batch], num_classes: int | None = None, loss: Loss = _CROSS_ENTROPY
-) -> np.ndarray:
-    """Sums over images of loss, of correct predictions and of labels in the top five, all weighted; numbers of images and
-    sum of weights. Correct ones are NaN where labels are no classes. batches may be empty."""
+) -> Float64[np.ndarray, '5']:
+    """What `means` needs, summed over the images of some batches.
+
+    Args:
+        model: as for `evaluate`.
+        batches: as for `evaluate`; there may be none.
+        num_classes: of the network; None: not known.
+        loss: what is averaged.
+
+    Returns:
+        (5,): weighted sums of the loss, of correct predictions (NaN where labels are no classes) and of labels in the top
+        five; the number of images; the sum of weights.
+    """
     mesh = own_devices()
     if jax.sharding.get_abstract_mesh().explicit_axes:
-        with jax.set_mesh(mesh):  # The images are spread over a mesh of their own.
+        # Evaluation spreads images over its own mesh, which JAX refuses inside another explicit one.
+        with jax.set_mesh(mesh):
             return totals_of(model, batches, num_classes, loss)
     logits, size, totals = logits_of(model, mesh), 0, np.zeros(5)
     for given in batches:
@@ -122,7 +153,7 @@ def totals_of(
         if count == 0:
             continue
         size = max(size, -(-count // mesh.size) * mesh.size)
-        # Filled up to the largest batch so far, so that the last, smaller one is not compiled anew.
+        # Padded to the largest batch so far, so that the last, smaller batch is not compiled again.
         padded = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         batch_logits = np.asarray(logits(spread(padded, mesh)))[:count]
         check_logits(batch_logits, images, num_classes, loss)
@@ -131,9 +162,21 @@ def totals_of(
 
 
 def totals_of_logits(
-    logits: np.ndarray, labels: Any, loss: Loss = _CROSS_ENTROPY, images: Any = None, weight: Any = None
-) -> np.ndarray:
-    """As `totals_of`, from the logits of all images, and labels as `as_batch` prepares them."""
+    logits: Float[np.ndarray, ' N *out'],
+    labels: Any,
+    loss: Loss = _CROSS_ENTROPY,
+    images: Any = None,
+    weight: Any = None,
+) -> Float64[np.ndarray, '5']:
+    """`totals_of` images whose logits are known.
+
+    Args:
+        logits: of all images.
+        labels: as `as_batch` prepares them.
+        loss: what is averaged.
+        images: for a loss that reads them.
+        weight: of each image; None: all alike.
+    """
     count, given, labels = len(logits), jnp.asarray(logits), jax.tree.map(jnp.asarray, labels)
     each = np.asarray(each_loss(loss, images, given, labels), np.float64)
     each = np.full(count, each) if each.ndim == 0 else each.reshape(count, -1).mean(1)
@@ -144,10 +187,22 @@ def totals_of_logits(
     return np.array([(each * weight).sum(), (correct * weight).sum(), (top5 * weight).sum(), count, weight.sum()])
 
 
-def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Any], jax.Array]:
-    """images -> logits in evaluation mode, compiled once a shape; model itself is not changed.
+def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Float[Array, 'N H W C']], Float[Array, 'N classes']]:
+    """A function from images to logits in evaluation mode, compiled once for each shape.
 
-    mesh: devices that are each given the whole model, for images spread over them; None: the model stays where it is.
+    Args:
+        model: as for `evaluate`; it is not changed.
+        mesh: devices that each get the whole model, for images that are spread over them. None: the model stays where it is.
+
+    Returns:
+        The function.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> bnn.training.logits_of(model)(np.ones((4, 2, 2, 1), np.float32)).shape
+        (4, 3)
     """
     if isinstance(model, PackedLayer):
         return partial(_packed_logits, model if mesh is None else replicated(model, mesh))
@@ -163,6 +218,14 @@ def _packed_logits(packed: Any, images):
 
 
 @partial(jax.jit, static_argnums=0)
-def network_logits(graphdef: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
-    """The logits of a network given by its structure and arrays, compiled once a shape."""
+def network_logits(
+    graphdef: nnx.GraphDef, state: nnx.State, images: Float[Array, 'N H W C']
+) -> Float[Array, 'N classes']:
+    """The logits of a network, compiled once for each shape.
+
+    Args:
+        graphdef: the structure of the network.
+        state: its arrays.
+        images: prepared as in training.
+    """
     return nnx.merge(graphdef, state, copy=True)(images)

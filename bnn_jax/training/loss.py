@@ -1,4 +1,4 @@
-"""What training minimizes, as a value: from images, logits and labels to one number an image."""
+"""Losses as values: (images, logits, labels) -> one number for each image."""
 
 import dataclasses
 import inspect
@@ -9,39 +9,70 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, Shaped
 
 
 class Loss(Protocol):
-    """A callable pytree: (images, logits, labels) -> (N,), what is minimized, of each image.
+    """What a loss is: a callable pytree (images, logits, labels) -> the loss of each image, (N,).
 
-    Its arrays travel with the state and are not trained. Where an attribute `takes_classes` is true, labels are classes (see
-    `batch.as_batch`); else they are what the batch has, of any shape and dtype. `check` may be left out.
+    The state of a run holds its arrays; they are not trained. An attribute `takes_classes` that is true says that labels are
+    classes (`batch.as_batch`). Without it the labels of a batch may have any shape and dtype. `check` is optional.
+
+    Example:
+        >>> import dataclasses, jax
+        >>> @jax.tree_util.register_dataclass
+        ... @dataclasses.dataclass(frozen=True)
+        ... class SquaredError:
+        ...     def __call__(self, images, logits, labels):
+        ...         return ((logits - labels) ** 2).mean(-1)
     """
 
     def check(self, model: Any) -> None:
-        """Raises ValueError for a model that this loss does not fit; `init` asks before the first step."""
+        """Raises ValueError for a model that this loss does not fit; `init` calls it."""
 
-    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array: ...
+    def __call__(
+        self, images: Float[Array, ' N *image'], logits: Float[Array, ' N *out'], labels: Shaped[Array, ' N *label']
+    ) -> Float[Array, ' N']: ...
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of every image, (N,), in nats; NaN for a label that is not a class.
+def cross_entropy(
+    logits: Float[Array, 'N classes'], labels: Int[Array, ' N'] | Float[Array, 'N classes']
+) -> Float[Array, ' N']:
+    """Softmax cross-entropy of each image.
 
-    labels: (N,) integers; or (N, classes) floating, the share of each class, of which it is the expectation.
+    Forward: -log q_c for class c, or -sum_c p_c log q_c for shares p of the classes, with q = softmax(logits).
+
+    Args:
+        logits: floating.
+        labels: classes, or the share of each class.
+
+    Returns:
+        Nats; NaN for a label that is no class.
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.training.cross_entropy(jnp.zeros((2, 2)), jnp.array([0, 2]))
+        Array([0.6931472,       nan], dtype=float32)
     """
     if labels.ndim == logits.ndim:
         return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
     valid = (labels >= 0) & (labels < logits.shape[-1])
-    # An index out of range gives no error inside jit, so another one is looked up, and the loss is NaN.
+    # Inside jit an index out of range raises nothing: look up class 0 in its place, and make the loss NaN.
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
     return jnp.where(valid, loss, jnp.nan)
 
 
 def as_loss(loss: Any) -> 'Loss':
-    """A loss as a value of `TrainState`: itself if it is one, a plain function as a `FunctionLoss`.
+    """A loss as `TrainState` holds it.
+
+    Args:
+        loss: a `Loss`, or a function of (logits, labels) or (images, logits, labels).
+
+    Returns:
+        The `Loss` itself; a function becomes a `FunctionLoss`.
 
     Raises:
-        TypeError: for what cannot be called with (logits, labels) or (images, logits, labels).
+        TypeError: loss cannot be called with such arguments.
     """
     expected = (
         'expected a Loss such as CrossEntropy(), or a function (logits, labels) or (images, logits, labels) -> (N,)'
@@ -64,44 +95,75 @@ def as_loss(loss: Any) -> 'Loss':
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=['function', 'takes_images'])
 @dataclasses.dataclass(frozen=True)
 class FunctionLoss:
-    """A plain function as a loss, with labels of its own kind."""
+    """A plain function as a loss. Its labels may have any shape and dtype."""
 
     function: Callable[..., jax.Array]
+    # Whether the function takes the images as its first argument.
     takes_images: bool
 
     def check(self, model: Any) -> None:
-        """Nothing to check."""
+        """A function fits every model."""
 
-    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        with jax.numpy_dtype_promotion('standard'):  # functions of users and of Optax rely on it
+    def __call__(
+        self, images: Float[Array, ' N *image'], logits: Float[Array, ' N *out'], labels: Shaped[Array, ' N *label']
+    ) -> Float[Array, ' N']:
+        # Functions of users and of Optax mix dtypes; a user may have forbidden that for all other code.
+        with jax.numpy_dtype_promotion('standard'):
             return self.function(images, logits, labels) if self.takes_images else self.function(logits, labels)
 
 
 def takes_classes(loss: Any) -> bool:
-    """Whether a loss takes classes, or shares of them, as labels; others take labels of their own kind."""
+    """Whether the labels of a loss are classes or shares of classes."""
     return getattr(loss, 'takes_classes', False)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """`cross_entropy` of logits and labels, whatever the images; it fits every model."""
+    """The loss `cross_entropy`, for every model.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.training.CrossEntropy().takes_classes
+        True
+    """
 
     takes_classes = True
 
     def check(self, model: Any) -> None:
-        """Nothing to check."""
+        """The cross-entropy fits every model."""
 
-    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        images: Any,
+        logits: Float[Array, 'N classes'],
+        labels: Int[Array, ' N'] | Float[Array, 'N classes'],
+    ) -> Float[Array, ' N']:
         return cross_entropy(logits, labels)
 
 
-def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over classes of max(0, 1 - t y)^2, t = +1 for the label's class and -1 for all others, of every image.
+def squared_hinge(
+    logits: Float[Array, 'N classes'], labels: Int[Array, ' N'] | Float[Array, 'N classes']
+) -> Float[Array, ' N']:
+    """Squared hinge loss of each image, the mean over classes.
 
-    Gradient to the logits: -2 t max(0, 1 - t y) / classes. logits: (N, classes), labels: (N,), or shares p of classes
-    (N, classes), t = 2 p - 1; returns (N,), and NaN for a label that is not a class. Source: the output of BinaryConnect's
-    and BinaryNet's code ("L2-SVM", arXiv:1511.00363, 3.1).
+    Forward: mean_c max(0, 1 - t_c y_c)^2 for logits y, with t = +1 for the label's class and -1 for all others; t = 2 p - 1
+    for shares p of the classes.
+    Gradient: -2 t max(0, 1 - t y) / classes to the logits.
+
+    Args:
+        logits: floating.
+        labels: classes, or the share of each class.
+
+    Returns:
+        The loss; NaN for a label that is no class.
+
+    Source: the output layer in the published codes of BinaryConnect and BinaryNet ("L2-SVM", arXiv:1511.00363 section 3.1).
+
+    Example:
+        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> bnn.training.squared_hinge(jnp.array([[2.0, 0.0]]), jnp.array([0]))  # (0 + 1) / 2
+        Array([0.5], dtype=float32)
     """
     if labels.ndim == logits.ndim:
         targets, valid = 2 * labels.astype(logits.dtype) - 1, jnp.isfinite(labels).all(-1)
@@ -115,15 +177,24 @@ def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class SquaredHinge:
-    """`squared_hinge` of logits and labels, whatever the images; it fits every model.
+    """The loss `squared_hinge`, for every model.
 
-    The loss of a training step is then this, not in nats; that of `evaluate` is the cross-entropy all the same.
+    A run that minimizes it still reports the cross-entropy of its test images.
+
+    Example:
+        >>> import bnn_jax as bnn, functools
+        >>> config = functools.partial(bnn.training.Config, loss=bnn.training.SquaredHinge)
     """
 
     takes_classes = True
 
     def check(self, model: Any) -> None:
-        """Nothing to check."""
+        """The squared hinge fits every model."""
 
-    def __call__(self, images: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        images: Any,
+        logits: Float[Array, 'N classes'],
+        labels: Int[Array, ' N'] | Float[Array, 'N classes'],
+    ) -> Float[Array, ' N']:
         return squared_hinge(logits, labels)

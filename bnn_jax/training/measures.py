@@ -1,4 +1,4 @@
-"""What is measured of logits and labels: the loss of each image, and accuracies; what does not fit is refused."""
+"""Measures of logits and labels: the loss of each image, and accuracies; with checks that they fit each other."""
 
 from functools import lru_cache
 from typing import Any
@@ -8,27 +8,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from bnn_jax.training.batch import are_classes
 from bnn_jax.training.loss import Loss, takes_classes
 
 
-def each_loss(loss: Loss, images: jax.Array, logits: jax.Array, labels: Any) -> jax.Array:
-    """loss(images, logits, labels). Raises ValueError unless that is one number, or one or more for each image."""
+def each_loss(
+    loss: Loss, images: Float[Array, ' N *image'], logits: Float[Array, ' N *out'], labels: Any
+) -> Float[Array, '*shape']:
+    """loss(images, logits, labels): one number for the batch, or one or more for each image.
+
+    Args:
+        loss: what a run minimizes.
+        images: of the batch.
+        logits: of the model.
+        labels: as the loss takes them.
+
+    Raises:
+        ValueError: the loss has another shape.
+    """
     values, count = jnp.asarray(loss(images, logits, labels)), logits.shape[0]
     shapes = f'logits {jnp.shape(logits)} and labels {jax.tree.map(jnp.shape, labels)}'
     if values.ndim and values.shape[0] != count:
         raise ValueError(f'loss: got shape {values.shape} for {shapes}, expected one number an image, ({count},)')
+    # Logits (N, 1) and labels (N,) broadcast to (N, N), which is never meant.
     if values.shape == (count, count) and jnp.shape(logits) != (count, count):
         raise ValueError(
-            f'loss: got shape {values.shape} for {shapes}, each image with each label, expected one number an image, '
-            f'({count},); give both the same shape'
+            f'loss: got shape {values.shape} for {shapes}, one for each pair of an image and a label, expected one number an '
+            f'image, ({count},); give logits and labels the same shape'
         )
     return values
 
 
 def check_logits(logits: Any, images: Any, num_classes: int | None, loss: Loss) -> None:
-    """Raises ValueError for logits that are none of these classes."""
+    """Raises ValueError for logits whose shape does not fit the images or the classes.
+
+    Args:
+        logits: of the model.
+        images: of the batch.
+        num_classes: how many logits an image has; None: not known.
+        loss: of the run; one of a user's own may read logits of other shapes.
+    """
     shape = jnp.shape(logits)
     if takes_classes(loss) and (len(shape) != 2 or shape[0] != images.shape[0]):
         raise ValueError(
@@ -37,21 +58,35 @@ def check_logits(logits: Any, images: Any, num_classes: int | None, loss: Loss) 
         )
     if num_classes is not None and shape[-1:] != (num_classes,):
         raise ValueError(
-            f'logits: got shape {shape}, expected {num_classes} of each image, the num_classes of the model; change either'
+            f'logits: got shape {shape}, expected {num_classes} for each image, the num_classes of the model; change either'
         )
 
 
-def mean(each: jax.Array, weight: jax.Array | None) -> jax.Array:
-    """The mean over all images, weighted where there are weights (of mean 1)."""
+def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Float[Array, '']:
+    """The mean over all images.
+
+    Args:
+        each: one number for the batch, or one or more for each image.
+        weight: of each image, with mean 1; None: all alike.
+
+    Raises:
+        ValueError: there are weights, but one number for the whole batch.
+    """
     if weight is None:
         return each.mean()
     if each.ndim == 0:
-        raise ValueError('loss: got one number for the batch, expected one an image, (N,), for the batch has a weight')
+        raise ValueError('loss: got one number for a batch with weights, expected one for each image, (N,)')
     return (each.reshape(each.shape[0], -1).mean(1) * weight.astype(each.dtype)).mean()
 
 
-def named_classes(loss: Loss, logits: jax.Array, labels: Any) -> jax.Array | None:
-    """The classes that prepared labels name, (N,); None where they name none."""
+def named_classes(loss: Loss, logits: Float[Array, ' N *out'], labels: Any) -> Int[Array, ' N'] | None:
+    """The class of each image, (N,); None where the labels are no classes.
+
+    Args:
+        loss: of the run.
+        logits: of the model; a single logit names no class.
+        labels: as `batch.as_batch` prepares them.
+    """
     if logits.ndim != 2 or logits.shape[1] < 2:
         return None
     if are_classes(labels):
@@ -59,13 +94,29 @@ def named_classes(loss: Loss, logits: jax.Array, labels: Any) -> jax.Array | Non
     return labels.argmax(-1).astype(jnp.int32) if takes_classes(loss) else None
 
 
-def gradient_norm(gradient: Any) -> jax.Array:
-    """The square root of the sum of squares of all numbers of a gradient, as `train_step` measures it; None counts nothing."""
+def gradient_norm(gradient: Any) -> Float[Array, '']:
+    """The Euclidean norm of all numbers of a gradient together, as `train_step` measures it.
+
+    Args:
+        gradient: a tree of arrays; a None in it counts nothing.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> float(bnn.training.gradient_norm({'kernel': np.array([3.0]), 'bias': np.array([4.0])}))
+        5.0
+    """
     return optax.tree.norm(gradient)
 
 
-def accuracies(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> dict[str, jax.Array]:
-    """`accuracy` and, of more than five classes, `top5_accuracy` of a batch, as `train_step` measures them.
+def accuracies(
+    logits: Float[Array, 'N classes'],
+    labels: Int[Array, ' N'] | Float[Array, 'N classes'],
+    weight: Float[Array, ' N'] | None = None,
+) -> dict[str, Float[Array, '']]:
+    """The accuracies of a batch, as `train_step` measures them.
 
     Args:
         logits: (N, classes).
@@ -82,8 +133,10 @@ def accuracies(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = 
     return accuracies_of(logits, labels, weight, logits.dtype)
 
 
-def accuracies_of(logits: jax.Array, labels: jax.Array, weight: jax.Array | None, dtype: Any) -> dict[str, jax.Array]:
-    """As `accuracies`, of this dtype, for labels that are classes and weights of mean 1."""
+def accuracies_of(
+    logits: Float[Array, 'N classes'], labels: Int[Array, ' N'], weight: Float[Array, ' N'] | None, dtype: Any
+) -> dict[str, Float[Array, '']]:
+    """`accuracies` of this dtype, for labels that are classes and weights with mean 1."""
     correct = logits.argmax(-1).astype(labels.dtype) == labels
     found = {'accuracy': mean(correct.astype(dtype), weight)}
     if logits.shape[-1] > 5:
@@ -91,26 +144,32 @@ def accuracies_of(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
     return found
 
 
-def in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether fewer than five logits are larger than the label's, (N,); never where that one is NaN."""
+def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
+    """Whether fewer than five logits are larger than that of the label; False where the label's logit is NaN."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return (~(logits <= own)).sum(-1) < 5  # not `>`, of which a NaN has none
+    return (~(logits <= own)).sum(-1) < 5  # Not `>`, which is False for each comparison with NaN.
 
 
 def classes_of(shape: tuple[int, ...]) -> int | None:
-    """How many classes logits of this shape name; None where they name none."""
+    """The number of classes that logits of this shape stand for; None where they stand for no classes."""
     return shape[1] if len(shape) == 2 and shape[1] > 1 else None
 
 
 def layout(tree: Any) -> tuple[Any, tuple]:
-    """Structure, shapes and dtypes of a tree of arrays, hashable."""
+    """The structure, and the shapes and dtypes, of a tree of arrays; hashable."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
 
 
 @lru_cache(maxsize=64)
 def shape_of_logits(graphdef: nnx.GraphDef, structure: Any, leaves: tuple) -> tuple[int, ...]:
-    """That of a module that does not say it before it is called, from shapes alone."""
+    """The shape of a module's logits, from shapes alone.
+
+    Args:
+        graphdef: the structure of the module.
+        structure: of (parameters, other state, images), the first value of `layout`.
+        leaves: their shapes and dtypes, the second value of `layout`.
+    """
 
     def logits(params, rest, images):
         return nnx.merge(graphdef, params, rest, copy=True)(images)  # pyright: ignore[reportCallIssue]

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: functions (learning_rate, steps) -> an Optax schedule, for a Config."""
+"""Schedules of the learning rate for a Config: functions (learning_rate, steps) -> an Optax schedule."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,14 @@ import optax
 
 
 def constant(learning_rate: float, steps: int) -> optax.Schedule:
-    """The same rate at every step; a run under it can be extended.
+    """The same rate at each step, whatever the length of the run; so a run with it can be extended.
+
+    Args:
+        learning_rate: the rate.
+        steps: of the run; not used.
+
+    Returns:
+        An Optax schedule.
 
     Example:
         >>> constant(0.1, 100)(7)
@@ -16,16 +23,16 @@ def constant(learning_rate: float, steps: int) -> optax.Schedule:
 
 
 def warmed_up(schedule: Callable[[float, int], optax.Schedule], learning_rate: float, steps: int, first: int):
-    """A rate that rises linearly to learning_rate over the `first` steps, step i having (i + 1) / (first + 1) of it.
+    """A schedule after a linear warm-up: step i of the warm-up has the rate learning_rate (i + 1) / (first + 1).
 
     Args:
-        schedule: makes what follows, over the remaining steps.
-        learning_rate: the largest.
+        schedule: makes the schedule of the remaining steps.
+        learning_rate: the largest rate.
         steps: of the whole run.
-        first: how many of them the rate rises; 0: none.
+        first: how many of them are the warm-up; 0: none.
 
     Raises:
-        ValueError: if nothing would remain.
+        ValueError: the warm-up takes the whole run.
 
     Example:
         >>> rate = warmed_up(constant, 0.4, 10, 3)

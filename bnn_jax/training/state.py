@@ -1,4 +1,4 @@
-"""The state of a training run: one pytree, and how to get it from a model and back."""
+"""The state of a training run as one pytree, how to make it from a model, and how to get a model back."""
 
 import dataclasses
 import pickle
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Int32
 
 from bnn_jax.inference.converter import Packed
 from bnn_jax.nn.variables import Progress
@@ -28,31 +29,43 @@ _CROSS_ENTROPY = CrossEntropy()
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that changes while training, as a pytree; structure, optimizer and lengths are static."""
+    """All that training changes, as a pytree; structure, optimizer and lengths are static.
 
-    # How many updates were made.
-    step: jax.Array
-    # Trainable parameters; batch statistics, random keys and progress; the optimizer's state.
+    Example:
+        >>> import bnn_jax as bnn, optax
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> state = bnn.training.init(model, optax.sgd(0.1))
+        >>> int(state.step), state.num_classes
+        (0, 3)
+    """
+
+    # The number of updates so far.
+    step: Int32[Array, '']
+    # The trainable parameters.
     params: nnx.State
+    # All other state of the model: batch statistics, random keys, progress.
     rest: nnx.State
+    # The state of the optimizer.
     opt_state: optax.OptState
-    # The model's structure, and the chain that updates its parameters.
+    # The structure of the model.
     graphdef: nnx.GraphDef
+    # The optimizer, with the projection of latent weights.
     tx: optax.GradientTransformation
-    # The number of logits; None for a module that does not say it before it is called.
+    # The number of logits; None for a module without `num_classes`.
     num_classes: int | None
-    # What is minimized, with its arrays (a teacher's), which no step changes.
+    # The loss, with arrays of its own (those of a teacher), which no step changes.
     loss: Loss = _CROSS_ENTROPY
-    # How many updates the run has, for quantizers that see its progress; None where none does.
+    # How many updates the run has, for quantizers that depend on its progress; None where no quantizer does.
     steps: int | None = None
-    # A moving average of (params, rest), where a run keeps one (`Config.ema`): what `model_of` gives then.
+    # A moving average of (params, rest), where a run keeps one (`Config.ema`). `model_of` then returns the average.
     average: Any = None
 
     def __deepcopy__(self, memo: dict) -> 'TrainState':
         return jax.tree.map(lambda leaf: leaf.copy() if hasattr(leaf, 'copy') else leaf, self)
 
     def __reduce__(self):
-        import cloudpickle  # An optax chain is made of closures, which pickle itself refuses.
+        import cloudpickle  # An Optax chain consists of closures, which pickle refuses.
 
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return _unpickled, (values | {'tx': None}, cloudpickle.dumps(self.tx))
@@ -70,36 +83,48 @@ def init(
     operands: DTypeLike | None = None,
     steps: int | None = None,
 ) -> TrainState:
-    """The state before the first step; neither model nor loss itself is changed or shared.
+    """The state before the first step. The state copies the model and the loss.
 
     Args:
-        model: a network of this library, or any `nnx.Module` that is called with images and returns logits. It trains in the
-            mode that the user set: a normalization that is in evaluation mode (`.eval()`) keeps its statistics. A model
-            that is in evaluation mode as a whole, as `model_of` returns it, is set to training mode.
-        tx: any optax chain, also `optax.MultiSteps`. Latent weights are projected as their scheme says after each of its
-            updates (`optim.projected`). The same object, again given to `init`, compiles nothing anew.
-        loss: `CrossEntropy()`, or a `distillation` from a teacher; or a plain function (logits, labels) or (images, logits,
-            labels) -> (N,), or their mean, with labels of its own kind.
-        operands: the dtype to which training rounds both operands of every product, bfloat16 for the matrix units, and what
-            lies between the layers of this library's containers. Latent weights, sums (those of signs are exact), statistics,
-            optimizer and logits stay float32, and evaluation rounds nothing. None: none.
-            Off CPU the gradients of kernels are then rounded to bfloat16 as well, once summed.
-        steps: how many updates the run has; needed where a quantizer sees the progress of training (`schemes.Scheduled`).
+        model: a network of this library, or any `nnx.Module` that is called with images and returns logits. A layer that you
+            put into evaluation mode, such as a normalization, stays in it. A model that is in evaluation mode as a whole, as
+            `model_of` returns it, is put into training mode.
+        tx: any Optax chain, also `optax.MultiSteps`. After each update latent weights are projected as their scheme says
+            (`optim.projected`). The same object given to `init` again compiles nothing again.
+        loss: `CrossEntropy()`, `SquaredHinge()`, a `distillation`, another `Loss`; or a function (logits, labels) or (images,
+            logits, labels) that returns (N,) or a mean, whose labels may have any shape and dtype.
+        operands: the dtype to which training rounds both operands of each product and the arrays between the layers of this
+            library's containers; bfloat16 for matrix units. Latent weights, sums (those of signs are exact), statistics,
+            optimizer and logits stay float32; off CPU the summed gradients of kernels are rounded to bfloat16 too. Evaluation
+            rounds nothing. None: training rounds nothing either.
+        steps: how many updates the run has. Needed where a quantizer depends on the progress of training
+            (`schemes.Scheduled`).
+
+    Returns:
+        The state, for `train_step` and `model_of`.
 
     Raises:
-        TypeError: for a model that is no `nnx.Module` or is converted, for a loss or an optimizer that is none.
-        ValueError: for an optimizer that forgets what is projected (`optim.projected`), for a loss that does not fit the
-            model, and for a scheduled quantizer without `steps`.
+        TypeError: model is no `nnx.Module`, or is converted; loss is no loss, or tx no optimizer.
+        ValueError: the optimizer would forget a projection (`optim.projected`), the loss does not fit the model, or a
+            quantizer needs `steps`.
+
+    Example:
+        >>> import bnn_jax as bnn, optax
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> state = bnn.training.init(model, optax.sgd(0.1), bnn.training.SquaredHinge())
+        >>> int(state.step)
+        0
     """
     expect_module('init', model)
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise TypeError(
-            f'init: got a {type(model).__name__} that is converted, expected the trained model: bits have no gradient'
+            f'init: got a {type(model).__name__} that is converted, expected the trained model; bits have no gradient'
         )
     minimized = as_loss(loss)
     if hasattr(minimized, 'check'):
         minimized.check(model)
-    # Copied, as the model is: a step may reuse the buffers of its state.
+    # Copied, as the model is below: a step may reuse the buffers of its state.
     minimized = jax.tree.map(jnp.array, minimized)
     model = _copy(model)
     if all(_evaluates(module) for _, module in nnx.iter_modules(model)):
@@ -108,7 +133,7 @@ def init(
     graphdef, params, rest = nnx.split(model, is_trained, ...)
     if steps is None and jax.tree.leaves(nnx.filter_state(rest, Progress)):
         raise ValueError(
-            'init: the scheme has a quantizer that sees the progress of training, but steps is None; '
+            'init: got steps=None, but a quantizer of the scheme depends on the progress of training; '
             'expected the number of updates of the run: init(model, tx, steps=...)'
         )
     tx = projected(tx, params)
@@ -117,13 +142,18 @@ def init(
 
 
 def is_trained(path: tuple, variable: Any) -> bool:
-    """Whether a variable is trained: a parameter of real numbers. Integers (tables, say) have no gradient and stay."""
+    """Whether a variable is trained: a parameter of floating numbers. Integers, such as tables, have no gradient.
+
+    Args:
+        path: the keys that lead to it.
+        variable: any variable of a model.
+    """
     numbers = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(variable))
     return isinstance(variable, nnx.Param) and numbers
 
 
 def with_progress(state: TrainState) -> nnx.State:
-    """The state's `rest` with the progress of its next step, from 0 at the first to 1 at the last."""
+    """`state.rest` with the progress of the next step, from 0 at the first step to 1 at the last."""
     if state.steps is None:
         return state.rest
     reached = jnp.minimum(state.step.astype(jnp.float32) / max(1, state.steps - 1), 1)
@@ -135,7 +165,22 @@ def with_progress(state: TrainState) -> nnx.State:
 
 
 def model_of(state: TrainState) -> Any:
-    """A model with the state's parameters and statistics, in evaluation mode; independent of the state."""
+    """The trained model: a new one, with the parameters and statistics of a state, in evaluation mode.
+
+    Args:
+        state: as `init` or `train_step` returns it. Where it keeps a moving average, the model gets that.
+
+    Returns:
+        A module of the class that `init` was given. It shares no arrays with the state.
+
+    Example:
+        >>> import bnn_jax as bnn, optax
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> trained = bnn.training.model_of(bnn.training.init(model, optax.sgd(0.1)))
+        >>> bnn.convert(trained).num_classes
+        3
+    """
     params, rest = state.average or (state.params, state.rest)
     model = _copy(nnx.merge(state.graphdef, params, rest, copy=True))
     model.eval()
@@ -148,6 +193,6 @@ def _copy(model: nnx.Module) -> Any:
 
 
 def _evaluates(module: nnx.Module) -> bool:
-    """Whether a module, by itself, is in evaluation mode, or has no mode."""
+    """Whether a module itself, without its inner modules, is in evaluation mode or has no mode."""
     modes = (getattr(module, name, None) for name in ('use_running_average', 'deterministic'))
     return all(mode is not False for mode in modes)

@@ -32,16 +32,24 @@ from bnn_jax.training.state import TrainState, is_trained, with_progress
 def update(
     state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any] | None = None, *, parts: int = 1
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """`train_step` without its checks, not yet compiled: gradient of the mean loss, one update of the chain.
+    """`train_step` without its checks, not yet compiled: the gradient of the mean loss, and one update of the optimizer.
 
-    parts: the batch is computed in so many parts one after another (part i: the images i, i + parts, ..., so that each part
-    lies on all devices), which needs the memory of one; loss and gradient are the means over them. Every part is normalized
-    by itself, and moves the running statistics.
+    Args:
+        state: before the step.
+        batch: as `batch.as_batch` prepares it.
+        extra_args: as for `train_step`.
+        parts: into how many parts the batch is split. They are computed one after the other, with the memory of one; loss and
+            gradient are means over them. Batch normalization sees each part alone, and each part moves its running
+            statistics.
+
+    Returns:
+        The next state, and the metrics.
     """
     rest, batch = with_progress(state), _prepared(batch)
     if parts == 1:
         rest, (metrics, gradient) = _gradient(state, rest, batch)
     else:
+        # Part i has the images i, i + parts, ..., so that each part lies on all devices.
         one_after_another = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), batch)
         first, others = (jax.tree.map(lambda a, s=s: a[s], one_after_another) for s in (0, slice(1, None)))
 
@@ -53,13 +61,15 @@ def update(
         (rest, total), _ = jax.lax.scan(add, _gradient(state, rest, first), others)
         metrics, gradient = jax.tree.map(lambda a: a / parts, total)
 
-    # What optimizers ask for beside the gradient: plateaus the loss, line searches and SAM functions of the parameters.
-    def value_fn(params, *_, grad_fn=None):  # Line searches hand on whatever else they are given.
+    # Some optimizers need more than the gradient: a plateau needs the loss, line searches and SAM need functions of the
+    # parameters. A line search passes further arguments on.
+    def value_fn(params, *_, grad_fn=None):
         return _loss(state, params, with_progress(state), batch)[0]
 
     offered = {'value': metrics['loss'], 'grad': gradient, 'value_fn': value_fn, 'grad_fn': jax.grad(value_fn)}
     tx = optax.with_extra_args_support(state.tx)
-    with jax.numpy_dtype_promotion('standard'):  # optax relies on it (Adam's b1 ** count), where a user forbids it
+    # Optax mixes dtypes (Adam's b1 ** count); a user may have forbidden that for all other code.
+    with jax.numpy_dtype_promotion('standard'):
         updates, opt_state = tx.update(gradient, state.opt_state, state.params, **offered | (extra_args or {}))
     params = optax.apply_updates(state.params, updates)
     metrics |= {'gradient_norm': gradient_norm(gradient)}
@@ -68,14 +78,14 @@ def update(
 
 
 def _prepared(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with weights that have the mean 1, so that a mean over parts is that over the batch."""
+    """The batch with its weights scaled to mean 1, so that a mean over parts is the mean over the batch."""
     if 'weight' not in batch:
         return batch
     return batch | {'weight': batch['weight'] / batch['weight'].mean()}
 
 
 def _gradient(state: TrainState, rest: nnx.State, batch: dict[str, Any]):
-    """Returns updated non-trainable state, and (metrics, gradient)."""
+    """The updated non-trainable state, and (metrics, gradient)."""
     of_params = jax.value_and_grad(lambda params: _loss(state, params, rest, batch), has_aux=True)
     (loss, (logits, left)), gradient = of_params(state.params)
     labels = named_classes(state.loss, logits, batch['label'])
@@ -90,6 +100,7 @@ def _loss(state: TrainState, params: nnx.State, rest: nnx.State, batch: dict[str
     logits, auxiliary = _answers(model, images)
     check_logits(logits, images, state.num_classes, state.loss)
     loss = mean(each_loss(state.loss, images, logits, labels), weight)
+    # A user's own loss has no say about auxiliary heads; labels that are classes get the cross-entropy there.
     for share, auxiliary_logits in auxiliary:
         own = cross_entropy if takes_classes(state.loss) or are_classes(labels) else partial(state.loss, images)
         loss += share * mean(own(auxiliary_logits, labels), weight)
@@ -97,11 +108,11 @@ def _loss(state: TrainState, params: nnx.State, rest: nnx.State, batch: dict[str
 
 
 def _answers(model: Any, images: Any) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
-    """The logits of any model, and those of the auxiliary heads of a network that has them."""
+    """The logits of a model, and (weight, logits) of each of its auxiliary heads."""
     return model.with_auxiliary(images) if isinstance(model, Network) else (model(images), ())
 
 
-# No buffers are donated: the caller may go on with the state that it gave.
+# No buffers are donated: the caller may still use the old state.
 @jax.jit
 def _compiled(state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any]):
     if is_explicit(batch):
@@ -110,26 +121,26 @@ def _compiled(state: TrainState, batch: dict[str, Any], extra_args: dict[str, An
 
 
 def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update: state and a batch to the next state and metrics, compiled once a shape. state stays usable.
+    """One update of the parameters from one batch, compiled once for each shape.
 
     Args:
-        state: as `init` makes it.
-        batch: {'image': ..., 'label': ...} or (images, labels), of NumPy or JAX arrays, PyTorch tensors or lists; images
-            (N, H, W, C), floating. Labels are classes, (N,) or (N, 1), integers of any width, or shares of classes (one-hot,
-            smoothed, mixed), (N, classes); of a loss of your own they are whatever that takes, N of them. With a third part,
-            `weight` (N,), loss and accuracies are means weighted by it, sum w x / sum w.
-        extra_args: arrays that the optimizer takes beside those that it is always given: `value` (the loss), `grad`,
-            `value_fn` and `grad_fn` (functions of the parameters, for line searches and the like).
+        state: as `init` returns it. It stays usable.
+        batch: {'image': ..., 'label': ...} or (images, labels), of NumPy or JAX arrays, PyTorch tensors or lists. Images are
+            (N, H, W, C), floating. Labels are classes, integers (N,) or (N, 1); or shares of classes (one-hot, smoothed,
+            mixed), (N, classes); or for a loss of your own whatever it takes, one for each image. A third part `weight`, (N,),
+            makes loss and accuracies weighted means, sum w x / sum w.
+        extra_args: arrays for the optimizer beside those that it always gets: `value` (the loss), `grad`, `value_fn` and
+            `grad_fn` (functions of the parameters, for line searches and the like).
 
     Returns:
-        The next state, and metrics on device: `loss` (mean of the state's loss, nats, plus the weighted losses of auxiliary
-        heads, where the model has any), `gradient_norm`, and where labels are classes `accuracy` (of this batch, in training
-        mode) and, of more than five classes, `top5_accuracy` (see `in_top5`).
+        The next state, and metrics as scalars on the device: `loss` (in nats for the cross-entropy; auxiliary heads add their
+        weighted losses), `gradient_norm`, and where labels are classes `accuracy` (of this batch, in training mode) and for
+        more than five classes `top5_accuracy`.
 
     Raises:
-        ValueError: for labels out of range where they are NumPy arrays (elsewhere the loss becomes NaN), for logits of
-            another width than the classes, for a batch of other keys or lengths, and as the model does.
-        TypeError: for labels of another dtype, and as the model does.
+        ValueError: labels in a NumPy array are out of range (in a JAX array the loss becomes NaN), logits and classes differ
+            in number, the batch has other keys or lengths; or the model raises it.
+        TypeError: labels have another dtype; or the model raises it.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np, optax
@@ -145,13 +156,13 @@ def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[Trai
 
 
 def _taken(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """The batch as the compiled step takes it."""
+    """The batch as the compiled step takes it, after all checks."""
     taken = as_batch(batch, state.num_classes, classes=takes_classes(state.loss))
     image = taken['image']
     if not image.shape[0]:
         raise ValueError(f'batch: got an empty batch of shape {image.shape}, expected at least one image')
     if state.num_classes is None and isinstance(taken['label'], np.ndarray) and are_classes(taken['label']):
-        # A module that does not say how many logits it has; from their shape, asked once.
+        # The module has no `num_classes`: the shape of its logits says it, found once for each shape of batch.
         shape = shape_of_logits(state.graphdef, *layout((state.params, state.rest, image)))
         taken = as_batch(taken, classes_of(shape), classes=takes_classes(state.loss))
     return taken

@@ -1,4 +1,4 @@
-"""Two-stage training: first with binary activations and real weights, then, starting from there, with binary weights too.
+"""Two-stage training: first binary activations and real weights, then, from there, binary weights too.
 
 Sources: Bi-Real Net (arXiv:1808.00278), Real-to-Binary (arXiv:2003.11535), ReActNet (arXiv:2003.03488).
 """
@@ -15,10 +15,24 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 def activations_only(scheme: Scheme) -> Scheme:
-    """The scheme of the first stage: the same activations, order and layers, with real weights.
+    """The scheme of the first stage: the same activations, order and layers, but real weights.
 
-    Weights are neither quantized nor projected; `sign`, which only binary weights use, stays.
-    Such a network trains; `convert` refuses it, for a real weight is no bit. Raises ValueError for real activations.
+    Weights are neither quantized nor projected. `convert` refuses a network of the first stage, as a real weight is no bit.
+
+    Args:
+        scheme: of the second stage.
+
+    Returns:
+        The scheme with real weights.
+
+    Raises:
+        ValueError: the scheme has real activations.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> first = bnn.training.two_stage.activations_only(bnn.XNOR)
+        >>> first.weight is None, first.activation is bnn.XNOR.activation
+        (True, True)
     """
     if scheme.activation is None:
         raise ValueError(
@@ -29,19 +43,38 @@ def activations_only(scheme: Scheme) -> Scheme:
 
 
 def second_stage(model: Network, first: Network) -> Network:
-    """A copy of the model that starts from the network of the first stage: same layers, binary weights.
+    """A copy of the model that starts from the trained network of the first stage.
 
-    model: of a scheme; first: the trained network of `activations_only(scheme)`. Every parameter and statistic is copied,
-    real kernels as latent weights; a scheme's `projection` is applied to these at once, so that what it promises holds
-    before the first step too (the real weights were free: neither clipped nor centered). Random keys stay the model's.
-    Raises ValueError, naming the first difference, for networks of other layers or shapes; TypeError for other types.
+    All parameters and statistics are those of the first stage; its real kernels become latent weights. The scheme's projection
+    is applied to them at once, since the first stage neither clips nor centers them. Random keys stay those of the model.
+
+    Args:
+        model: a network of the scheme.
+        first: the trained network of `activations_only(scheme)`, of the same layers.
+
+    Returns:
+        The network to train in the second stage.
+
+    Raises:
+        TypeError: one of them is no `nn.Network`.
+        ValueError: their layers or shapes differ; the message names the first difference.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from bnn_jax.training import two_stage
+        >>> from flax import nnx
+        >>> sizes = dict(rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> first = bnn.models.mlp(3, scheme=two_stage.activations_only(bnn.BNN), **sizes)
+        >>> second = two_stage.second_stage(bnn.models.mlp(3, scheme=bnn.BNN, **sizes), first)
+        >>> [type(network.body.layers[1].kernel).__name__ for network in (first, second)]
+        ['Param', 'Latent']
     """
     for network in (model, first):
         expect_network('second_stage', network)
     graphdef, ours, own = nnx.split(model, nnx.Not(Noise), ...)
     theirs = nnx.state(first, nnx.Not(Noise))
     _check_same(ours, theirs)
-    # By position: `_check_same` found the same names and shapes, only the kinds of variables differ.
+    # By position: names and shapes are the same (`_check_same`), only the kinds of variables differ.
     model = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(ours), jax.tree.leaves(theirs)), own, copy=True)
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, Product) and layer.scheme.projection is not None:
@@ -57,6 +90,6 @@ def _check_same(ours: nnx.State, theirs: nnx.State) -> None:
     for name in [*expected, *got]:
         if got.get(name) != expected.get(name):
             raise ValueError(
-                f'second_stage: got {name} of shape {got.get(name)}, expected {expected.get(name)}, as in the model; '
-                'the first stage is trained with activations_only(scheme), all else alike'
+                f'second_stage: got {name} of shape {got.get(name)}, expected {expected.get(name)} as in the model; '
+                'train the first stage with activations_only(scheme) and all else the same'
             )

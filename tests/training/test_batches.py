@@ -161,9 +161,9 @@ class Own(nnx.Module):
 
 def test_logits_that_do_not_fit():
     seven = bnn.nn.Network([bnn.nn.Flatten(), lambda x: x.repeat(2, 1)[:, :7]], channels=1, num_classes=10)
-    with pytest.raises(ValueError, match=r'logits: got shape \(4, 7\), expected 10 of each image'):
+    with pytest.raises(ValueError, match=r'logits: got shape \(4, 7\), expected 10 for each image'):
         train_step(init(seven, SGD), (X, Y))
-    with pytest.raises(ValueError, match=r'logits: got shape \(4, 7\), expected 10 of each image'):
+    with pytest.raises(ValueError, match=r'logits: got shape \(4, 7\), expected 10 for each image'):
         evaluate(seven, (X, Y))
     by_step = Own(lambda y: y[:, None])
     for call in (lambda: train_step(init(by_step, SGD), (X, Y)), lambda: evaluate(by_step, (X, Y))):
@@ -211,11 +211,11 @@ def test_refused_losses():
     for loss in (3, training.CrossEntropy, lambda logits: logits, lambda a, b, c, d: a):
         with pytest.raises(TypeError, match=r'loss: got .*expected a Loss such as CrossEntropy\(\), or a function'):
             init(net(), SGD, loss)
-    with pytest.raises(ValueError, match=r'loss: got shape \(4, 4\) .* each image with each label'):
+    with pytest.raises(ValueError, match=r'loss: got shape \(4, 4\) .* one for each pair of an image and a label'):
         train_step(init(net(1), SGD, lambda z, y: jnp.square(z - y[None])), (X, X[:, 0, 0, 0]))
     with pytest.raises(ValueError, match=r'loss: got shape \(3,\)'):
         train_step(init(net(), SGD, lambda z, y: z.mean(0)), (X, Y))
-    with pytest.raises(ValueError, match='one number for the batch, expected one an image'):
+    with pytest.raises(ValueError, match='one number for a batch with weights, expected one for each'):
         train_step(init(net(), SGD, lambda z, y: z.mean()), (X, Y, np.ones(4)))
     with pytest.raises(ValueError, match='If they are no classes, give them as floats'):
         train_step(init(net(), SGD, lambda z, y: z.mean(1)), (X, Y + 7))
