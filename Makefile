@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs lint style types imports bench-deploy sanitize cross clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports bench-deploy sanitize cross browser debian-packages clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -41,9 +41,22 @@ sanitize: $(VENV)/.test
 	$(BIN)/python tests/runtime/stress.py address,undefined --mutants=$(MUTANTS)
 	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
 
+# What `cross` and `browser` need, on Debian and Ubuntu; to be called as root.
+DEBIAN := clang lld chromium gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-none-eabi libnewlib-arm-none-eabi \
+	qemu-user-static qemu-system-arm
+
+debian-packages:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN) > /dev/null
+
 # Exported C on aarch64 and on Cortex-M, under qemu; it names the packages that it needs.
 cross: $(VENV)/.test
 	$(BIN)/python tests/interop/cross.py
+
+# The page "In the browser": its network as WebAssembly, tested in a headless Chromium; needs Debian's clang, lld and chromium.
+browser: $(VENV)/.test
+	$(BIN)/python docs/browser/build.py
+	$(BIN)/python tests/interop/browser.py
 
 # A day with a GPU: make pieces and wheels where there is a network, copy the checkout with both folders, and there `make gpu`.
 PIECES ?= gpu_pieces
