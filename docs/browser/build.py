@@ -30,7 +30,15 @@ __attribute__((export_name("logits"))) float *logits(void) { return results; }
 __attribute__((export_name("run"))) void run(void) { digits_bytes(pixels, results, scratch); }
 """
 # Bulk memory: copies are instructions, not calls of a C library.
-COMPILE = ['clang', '--target=wasm32', '-mbulk-memory', '-ffreestanding', '-nostdlib', '-Wl,--no-entry', '-Wl,--strip-all']
+COMPILE = [
+    'clang',
+    '--target=wasm32',
+    '-mbulk-memory',
+    '-ffreestanding',
+    '-nostdlib',
+    '-Wl,--no-entry',
+    '-Wl,--strip-all',
+]
 COMPILE += ['-std=c99', '-Wall', '-Wextra', '-pedantic', '-Werror', '-O3']
 
 
