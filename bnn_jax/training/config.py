@@ -1,4 +1,4 @@
-"""Config: everything that decides a run, and its description in JSON."""
+"""Config: all that decides a run, and its description in JSON."""
 
 import dataclasses
 import functools
@@ -22,81 +22,97 @@ if TYPE_CHECKING:
     from bnn_jax.data import Source
 
 DESCRIPTION = 2
-"""The form in which configs are described; another one is refused (`check_description`)."""
+"""The number of the form in which configs are described; `check_description` refuses all others."""
 
 WIDEST = 1000
-"""Of `Config.width`."""
+"""The largest `Config.width`."""
 
 PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run. Scalars can be set on the command line; the rest is the recipe's."""
+    """All that decides a run. The command line can set the scalar fields; the recipe sets the rest.
 
-    # (rngs=, width=) -> network; any `nnx.Module` that is called with images, whose maker may do without a width
+    Example:
+        >>> import functools, bnn_jax as bnn, numpy as np
+        >>> from bnn_jax import data
+        >>> images, labels = np.zeros((8, 28, 28, 1), np.uint8), np.arange(8)
+        >>> source = data.ArraySource(images, labels)
+        >>> config = bnn.training.Config(
+        ...     model=functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR),
+        ...     data=data.Splits(source, source),
+        ...     standardize=data.PlusMinusOne(),
+        ...     epochs=20,
+        ... )
+        >>> config.described()['model']['function'], config.described()['optimizer']
+        ('models.lenet5', 'optax.adam')
+    """
+
+    # (rngs=, width=) -> network. Any `nnx.Module` that is called with images will do; its maker need not take a width.
     model: Callable[..., Any]
-    # (split, data_dir) -> source; the splits are 'train' and 'test'; `data.Splits` makes one of two sources
+    # (split, data_dir) -> source, for the splits 'train' and 'test'. `data.Splits` makes it of two sources.
     data: Callable[[str, str], 'Source']
-    # image -> what the network sees of it, see `bnn_jax.data`
+    # image -> what the network sees of it: see `bnn_jax.data`.
     standardize: Callable[[np.ndarray], np.ndarray]
-    # schedule -> optax chain, without the projection of latent weights, which `init` takes from the scheme
+    # schedule -> Optax chain. It leaves out the projection of latent weights, which `init` takes from the scheme.
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
-    # (learning_rate, total steps) -> optax schedule
+    # (learning_rate, steps of the run) -> Optax schedule.
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    # of training images, see `bnn_jax.data`; images that no step sizes are scaled to the model's input_shape (`sized`)
+    # Of training images: see `bnn_jax.data`. Where none sets the size, images are scaled to the model's input_shape (`sized`).
     augmentations: tuple = ()
-    # of test images; deterministic
+    # Of test images; they draw no random numbers.
     evaluation_augmentations: tuple = ()
-    # as model, with the same parameters: what a run converts, where `convert` refuses model; None: model
+    # Makes a network with the parameters of `model` that is converted in its place, where `convert` refuses the model.
     deployed: Callable[..., Any] | None = None
-    # makes what is minimized; partial(distillation, teacher) for a teacher; or itself a function of images, logits and labels
+    # Makes the loss, such as partial(distillation, teacher); or is itself a function of (images, logits, labels).
     loss: Callable[..., Any] = CrossEntropy
-    # (epoch, test accuracy from 0 to 1) as published, shown beside what a run of the same epochs and width 1 gets
+    # Published (epoch, test accuracy from 0 to 1), shown beside the results of a run of as many epochs at width 1.
     anchors: tuple[tuple[int, float], ...] = ()
-    # the recipe and its row that this config comes from; `Recipe.row` says them
+    # The recipe and the row of this config; `Recipe.row` sets both.
     recipe: str = ''
     row: str = ''
-    # options of the command line; those of training today are off at 0
-    epochs: int = option(10, 'how often every training image is seen')
-    batch_size: int = option(64, 'images a step')
+    # The options of the command line; the text says what each is. 0 switches off each kind of training that is optional.
+    epochs: int = option(10, 'times that the run sees each training image')
+    batch_size: int = option(64, 'images of a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
-    seed: int = option(0, 'of initialization, shuffling and augmentation')
-    checkpoint_every: int = option(500, 'steps between checkpoints; one is always written at the end of an epoch')
+    seed: int = option(0, 'seed of initialization, shuffling and augmentation')
+    checkpoint_every: int = option(500, 'steps between checkpoints; the end of an epoch always writes one')
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option(
-        'float32', 'to which training rounds operands of products and what lies between layers: float32 or bfloat16'
+        'float32', 'dtype to which training rounds operands of products and arrays between layers: float32 or bfloat16'
     )
     watch_every: int = option(
         100,
         'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
-        'logits; at epochs, batch beside running statistics; 0: never',
+        'logits; at epochs also of batch and running statistics; 0: never',
     )
     on_device: bool | None = option(
-        None, 'images lie on the devices, where batches are made; None: on accelerators, where they fit'
+        None, 'keep the images on the devices and make batches there; None: on accelerators, where the images fit'
     )
     max_minutes: float = option(
-        0.0, 'after so many a run saves and ends with status 75, to be started again; 0: no limit'
+        0.0, 'minutes after which the run saves and ends with status 75, to be started again; 0: no limit'
     )
     evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
     label_smoothing: float = option(0.0, 'share of a label that is spread over all classes')
     mixup: float = option(0.0, 'alpha of mixup: images and labels are mixed in pairs by shares from Beta(alpha, alpha)')
-    cutout: int = option(0, 'side in pixels of a square of each training image that becomes 0')
+    cutout: int = option(0, 'side in pixels of the square that is set to 0 in each training image')
     warmup_epochs: float = option(
         0.0, 'epochs over which the learning rate rises from near 0, before the schedule begins'
     )
     clip_gradient: float = option(
-        0.0, 'largest norm of the gradient of all parameters together; a longer one is scaled'
+        0.0, 'largest norm of the gradient of all parameters together; a larger gradient is scaled down'
     )
     ema: float = option(
-        0.0, 'decay of a moving average of parameters and statistics, which is evaluated and packed, such as 0.999'
+        0.0,
+        'decay of a moving average of parameters and statistics, such as 0.999; the average is evaluated and packed',
     )
-    keep_best: bool = option(False, 'keep the checkpoint of the best test accuracy too, in WORKDIR/best')
-    patience: int = option(0, 'evaluations without a better test accuracy after which a run ends')
+    keep_best: bool = option(False, 'also keep the checkpoint of the best test accuracy, in WORKDIR/best')
+    patience: int = option(0, 'evaluations without a better test accuracy after which the run ends; 0: never')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
-    workdir: str = option('', 'where the run keeps all it writes; by default runs/<experiment>-<seed>')
-    data_dir: str = option('~/tensorflow_datasets', 'where TFDS data sets are prepared')
+    workdir: str = option('', 'folder for all that the run writes; by default runs/<experiment>-<seed>')
+    data_dir: str = option('~/tensorflow_datasets', 'folder of the prepared TFDS data sets')
 
     def __post_init__(self):
         check_types(self)
@@ -123,16 +139,16 @@ class Config:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
 
     def _check_functions(self) -> None:
-        """Raises ValueError for values of which something else is expected, with what people give in their place."""
+        """Raises ValueError where a value is given in place of a function; the message shows the function."""
         if isinstance(self.optimizer, optax.GradientTransformation) or not callable(self.optimizer):
             raise ValueError(
-                f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one of a schedule, as '
-                'optax.adam or functools.partial(optax.sgd, momentum=0.9); its rates are learning_rate and schedule'
+                f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one from a schedule, such '
+                'as optax.adam or functools.partial(optax.sgd, momentum=0.9); learning_rate and schedule set its rates'
             )
         if not _can_be_called(self.schedule, 1.0, 1):
             raise ValueError(
                 f'schedule: got {self.schedule!r}, expected a function (learning_rate, steps) that makes an Optax schedule, '
-                'such as optax.cosine_decay_schedule or training.constant; a schedule itself is a function of the step: '
+                'such as optax.cosine_decay_schedule or training.constant; for a schedule of your own write '
                 'def mine(learning_rate, steps): return schedule'
             )
         for name, factory in (('model', self.model), ('deployed', self.deployed)):
@@ -142,29 +158,25 @@ class Config:
                 raise ValueError(
                     f'{name}: got {type(factory).__name__} {getattr(factory, "__name__", "")}, expected a function or class '
                     'that makes a network from rngs= (and width=), such as '
-                    'functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR); each run makes its own'
+                    'functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR); each run makes its own network'
                 )
             if self.width != 1 and not _takes(factory, 'width'):
                 raise ValueError(
-                    f'width: got {self.width}, expected 1.0, for {getattr(factory, "__name__", factory)!r} takes no width'
+                    f'width: got {self.width}, expected 1.0, as {getattr(factory, "__name__", factory)!r} takes no width'
                 )
         if not callable(self.data):
             raise ValueError(
-                f'data: got a {type(self.data).__name__}, expected a function (split, data_dir) -> source; two sources become '
-                'one by data.Splits(train, test), arrays a source by data.ArraySource(images, labels)'
+                f'data: got a {type(self.data).__name__}, expected a function (split, data_dir) -> source; data.Splits(train, '
+                'test) makes it of two sources, data.ArraySource(images, labels) makes a source of arrays'
             )
         if not callable(self.loss):
             raise ValueError(
-                f'loss: got a {type(self.loss).__name__}, expected what makes a Loss, such as training.CrossEntropy, or a '
-                'function of logits and labels'
+                f'loss: got a {type(self.loss).__name__}, expected a function that makes a Loss, such as '
+                'training.CrossEntropy, or a function of logits and labels'
             )
 
     def network(self, factory: Callable[..., Any] | None = None) -> Any:
-        """A new network, as the run begins with it.
-
-        Args:
-            factory: what makes it; by default `model`.
-        """
+        """A new network, as the run begins with it; `factory` makes it, by default `model`."""
         factory = factory or self.model
         options = {'width': self.width} if _takes(factory, 'width') else {}
 
@@ -173,28 +185,28 @@ class Config:
 
         if self.width > 1:
             leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(made)))
-            # Weights, their gradient, and a copy: what every optimizer needs at least.
+            # Each optimizer needs at least the weights, their gradient and a copy.
             needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if hasattr(leaf.dtype, 'itemsize'))
             check_fits(f'width: got {self.width}; its training', needed)
         return made()
 
     def objective(self) -> Any:
-        """What is minimized: what `loss` makes, or `loss` itself where that is a function of logits and labels."""
+        """The loss: what `loss` makes, or `loss` itself where it is a function of logits and labels."""
         return self.loss() if _can_be_called(self.loss) else self.loss
 
     def operands(self) -> DTypeLike | None:
-        """The dtype to which training rounds the operands of products; None: they stay as they are."""
+        """The dtype to which training rounds the operands of products; None: it rounds nothing."""
         return PRECISIONS[self.precision]
 
     def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
-        """The anchors, if this run is as long as the published one and of full width; its rates fall at other epochs else."""
+        """The anchors if this run is as long as the published one and of width 1, else (): its learning rates differ."""
         same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations, after one that scales images to the model's `input_shape` where nothing else gives them a size.
+        """The augmentations, with a scaling to the model's `input_shape` first where none of them sets the size.
 
-        The model says it as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
+        The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """
         shape = getattr(self.model, 'keywords', {}).get('input_shape')
         if shape is None:
@@ -204,10 +216,10 @@ class Config:
         return scaled_first(augmentations, shape)
 
     def described(self) -> dict[str, Any]:
-        """All fields as JSON, the same in every process: functions by their names, partials and dataclasses by their parts.
+        """All fields as JSON, the same in every process.
 
-        A lambda, which has no name, is described by what it does; a run under another version of Python may then not go on
-        (`names.named` gives it a name).
+        A function is described by its name, a partial or a dataclass by its parts. A lambda has no name and is described by
+        its bytecode, so another version of Python may refuse to resume the run; `names.named` gives it a name.
         """
         fields = {}
         for field in dataclasses.fields(self):
@@ -218,9 +230,10 @@ class Config:
         return {'description': DESCRIPTION, **fields}
 
     def decisive(self) -> dict[str, Any]:
-        """What must not change between two starts of one run: all that decides its parameters or their evaluation."""
+        """The fields that must not change between two starts of a run: they decide its parameters or their evaluation."""
         decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
-        for name in ADDED_SINCE:  # Off, they leave a run what it was before there was a choice.
+        # Left out where they are off, so that runs that were saved before these fields existed can be resumed.
+        for name in ADDED_SINCE:
             if not getattr(self, name):
                 del decisive[name]
         return decisive
@@ -231,35 +244,36 @@ NOT_DECISIVE = (
     *('max_minutes', 'evaluate_every', 'keep_best', 'patience'),
     *('recipe', 'row'),
 )
+"""Fields that may change between two starts of a run."""
 
 
 ADDED_SINCE = ('on_device', 'label_smoothing', 'mixup', 'cutout', 'warmup_epochs', 'clip_gradient', 'ema')
-"""Decisive fields that runs of before did not have, with which they go on where they are off."""
+"""Decisive fields that saved runs may lack."""
 
 
 def check_description(described: dict[str, Any], what: str, remedy: str) -> None:
-    """Raises ValueError for a config that an earlier version described, whose names cannot be compared with these.
+    """Raises ValueError for a config that an earlier version of the library described in another form.
 
     Args:
-        described: what config.json or a checkpoint holds.
-        what: the run, for the message.
+        described: the config in config.json or in a checkpoint.
+        what: what the message calls the run.
         remedy: what to do, for the message.
     """
     got = described.get('description', 1)
     if got != DESCRIPTION:
         raise ValueError(
-            f'{what}: its config is written in form {got}, expected form {DESCRIPTION} (form 1 names functions by their '
-            f'modules, which have moved since); go on with the version of bnn_jax that wrote it, or {remedy}'
+            f'{what}: its config has form {got}, expected form {DESCRIPTION} (form 1 names functions by their modules, which '
+            f'have moved since); use the version of bnn_jax that wrote it, or {remedy}'
         )
 
 
 def _can_be_called(function: Callable, *arguments: Any) -> bool:
-    """Whether a function takes these arguments; True where it does not say."""
+    """Whether a function takes these arguments; True where its signature is unknown."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
-    except ValueError:  # Some that are written in C say nothing.
+    except ValueError:  # Some functions written in C have no signature.
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""An experiment from the command line to its results: fit, convert, compare, write down."""
+"""An experiment, from the command line to its results: train, convert, compare, write the results."""
 
 import argparse
 import dataclasses
@@ -27,14 +27,17 @@ from bnn_jax.training.workdir import held
 
 
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
-    """Run a row of a recipe with the options of the command line, and print its results.
+    """Run a row of a recipe as the command line says, and print its results.
 
-    --scheme chooses the row, every scalar field of its config is an option, and an unknown option is refused. An error
-    ends with its message and exit status 1, an interruption with 128 + the signal's number (`bnn_jax.command`).
+    --scheme chooses the row. Each scalar field of its config is an option. An error prints its message and gives exit status 1;
+    a signal gives 128 + its number (`bnn_jax.command`).
 
     Args:
         recipe: what to run.
         arguments: the options; by default those of this process.
+
+    Example:
+        python -m experiments.digits_vgg_small --scheme=XNOR --epochs=20 --workdir=runs/digits
     """
     if arguments is None:
         command.begin()
@@ -55,23 +58,23 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
 
 
 EVALUATED_WITH = 'data_dir', 'workers'
-"""Options of a run that --evaluate takes from the command line where they are given there."""
+"""Options of a run that the command line may change for --evaluate."""
 
 
 def _given(config: Config, names: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """Those of these options that the command line names, with their values."""
+    """The values of those options among `names` that stand on the command line."""
     there = {argument.partition('=')[0].replace('-', '_') for argument in arguments}
     return {name: getattr(config, name) for name in names if f'__{name}' in there}
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for beside a config."""
+    """The options of the command line that belong to no config."""
 
     seeds: int = option(
-        1, 'so many runs, of seeds from --seed on, each in its own folder; at the end their mean and range'
+        1, 'number of runs, with seeds from --seed on, each in its own folder; at the end shows their mean and range'
     )
-    evaluate: bool = option(False, 'train nothing: evaluate the newest checkpoint in --workdir')
+    evaluate: bool = option(False, 'do not train; evaluate the newest checkpoint in --workdir')
 
     def __post_init__(self):
         if self.seeds < 1:
@@ -79,7 +82,12 @@ class Command:
 
 
 def seeds_of(config: Config, count: int) -> Iterator[Config]:
-    """The config with `count` seeds from its own on; of several, each in a workdir of its own, WORKDIR-SEED."""
+    """The configs of several runs of one experiment.
+
+    Args:
+        config: of the first run.
+        count: how many runs; several have seeds from the config's on, each a workdir of its own, WORKDIR-SEED.
+    """
     if count == 1:
         yield config
         return
@@ -90,7 +98,12 @@ def seeds_of(config: Config, count: int) -> Iterator[Config]:
 
 
 def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
-    """A sentence: mean and range of the accuracies of several runs."""
+    """The mean and range of the accuracies of several runs, as a sentence.
+
+    Args:
+        name: of the runs.
+        results: of each run, as `run` returns them.
+    """
     parts = []
     for key, what in (('test_accuracy', 'test accuracy'), ('packed_test_accuracy', 'from bits')):
         if values := [result[key] for result in results if result[key] is not None]:
@@ -99,17 +112,26 @@ def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
 
 
 def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str, Config, Command]:
-    """Name and config of the run that the command line asks for, and what is to be done with it.
+    """The run that the command line asks for.
 
-    Exits as `with_options`, and for an unknown scheme.
+    Args:
+        recipe: which rows there are.
+        arguments: the options; by default those of this process.
+
+    Returns:
+        The name of the run, its config, and the options that belong to no config.
+
+    Raises:
+        SystemExit: an option or the scheme is unknown or has a wrong value.
     """
+    # --scheme decides the defaults of all other options, so it is read first.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument('--scheme', '--preset', dest='scheme', default=recipe.default)
     row = first.parse_known_args(arguments)[0].scheme
     with command.one_line():
         config = recipe.row(row)
-    text = f'a row ({", ".join(recipe.rows)})'
-    text += ', or any scheme of bnn_jax.schemes or preset of bnn_jax.presets' if recipe.other else ''
+    text = f'row of the recipe: {", ".join(recipe.rows)}'
+    text += '; or any scheme of bnn_jax.schemes or preset of bnn_jax.presets' if recipe.other else ''
     name = recipe.run_name(row)
     asked: list[Command] = []
     config = with_options(
@@ -128,16 +150,22 @@ def with_options(
     scheme: tuple[str, str] | None = None,
     asked: list[Command] | None = None,
 ) -> Config:
-    """config with the options of the command line. Where they name a coordinator, this process joins the others of the run.
+    """A config with the options of the command line. Where these name a coordinator, this process joins the other hosts.
 
     Args:
-        name: of the module that is run, for the usage line.
-        description: what --help says.
-        config: what the options replace the scalar fields of.
+        name: of the module that runs, for the usage line.
+        description: the text of --help.
+        config: with the defaults of the options.
         arguments: the options; by default those of this process.
         run_name: the default workdir is runs/RUN_NAME-SEED; by default the name.
-        scheme: value and help of the option --scheme, where there is one. It is shown here and read before (`chosen`).
-        asked: where the options of `Command` go; by default there are none.
+        scheme: value and help text of the option --scheme, which `chosen` has read already.
+        asked: a list to which the options of `Command` are added; None: there are no such options.
+
+    Returns:
+        The config, with a workdir.
+
+    Raises:
+        SystemExit: an option is unknown or has a wrong value.
     """
     import tyro
 
@@ -155,9 +183,9 @@ def with_options(
     if scheme is not None:
         shown = Annotated[str, tyro.conf.arg(help=scheme[1], aliases=['--preset'])]
         options.insert(0, ('scheme', shown, dataclasses.field(default=scheme[0])))
-    # Tyro makes an option of each field of a dataclass.
+    # Tyro turns each field of a dataclass into an option.
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
-    # The usage line shows the command by which this process was started.
+    # The usage line shows the command that started this process.
     started = sys.modules['__main__'].__spec__
     module = started.name if started and started.name.rpartition('.')[2] == name else f'experiments.{name}'
     values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
@@ -171,40 +199,51 @@ def with_options(
 
 
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
-    """`run` of what `prepare` makes of config; an error becomes its message and exit status 1.
+    """Prepare and run a config; an error becomes its message and exit status 1.
 
-    This process allocates as training on CPU wants it from then on (`memory.allocate_for_training`), and compiled programs are
-    kept on disk meanwhile (`compilation_cache`).
+    From now on the process allocates memory in the way that is fast for training on CPU (`memory.allocate_for_training`).
+    Compiled programs are kept on disk meanwhile (`compilation_cache`).
+
+    Args:
+        name: of the run.
+        config: with the options of the command line.
+        prepare: `Recipe.prepare`.
+
+    Returns:
+        As `run`.
     """
     began = time.monotonic()
     with command.one_line():
         allocate_for_training()
         with no_host_waits(), compilation_cache():
             config = prepare(config)
-            if config.max_minutes:  # of all stages together
+            if config.max_minutes:  # They cover the preparation too.
                 left = config.max_minutes - (time.monotonic() - began) / 60
                 config = dataclasses.replace(config, max_minutes=max(left, 1e-9))
             return run(name, config)
 
 
 def run(name: str, config: Config) -> dict[str, Any]:
-    """fit, then everything a run leaves: curves.png, watch.png, the packed model, results.json; returns the results.
+    """Train with `fit`, convert, evaluate, and write curves.png, watch.png, packed.safetensors and results.json.
 
-    A network without binary weights is not converted: its packed results are None. So are those of one that `convert` refuses;
-    the reason is then printed and stands under 'not_converted'. On several hosts the first one does all this after `fit`; the
-    others return no results.
+    A network without binary weights is not converted: its packed results are None. The same holds where `convert` refuses the
+    network; the reason is printed and stands under 'not_converted'. On several hosts the first one does this; the others
+    return {}.
 
     Args:
         name: of the run, in its results and pictures.
-        config: what to run; without a workdir, in runs/NAME-SEED.
+        config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds, docs/results.schema.json.
+        What results.json holds, described by docs/results.schema.json.
+
+    Raises:
+        As `fit`.
 
     Example:
-        >>> results = bnn.training.run('mine', config)  # doctest: +SKIP
-        >>> results['packed_test_accuracy']  # doctest: +SKIP
-        0.931
+        >>> import bnn_jax as bnn
+        >>> def accuracy_from_bits(config: bnn.training.Config) -> float:
+        ...     return bnn.training.run('mine', config)['packed_test_accuracy']
     """
     config = dataclasses.replace(config, workdir=config.workdir or f'runs/{name}-{config.seed}')
     if is_first_host():
@@ -225,16 +264,25 @@ def _records(workdir: Path) -> list[dict]:
     records = read(workdir / 'metrics.jsonl')
     if not records:
         raise ValueError(
-            f'{workdir}/metrics.jsonl is gone, expected the records of this run; delete {workdir} to train again'
+            f'{workdir}/metrics.jsonl is missing, expected the records of this run; delete {workdir} to train again'
         )
     return records
 
 
 def evaluated(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
-    """The results of the newest checkpoint in workdir; nothing is trained, and results.json stays as it is.
+    """The results of the newest checkpoint of a run, without training. results.json is not changed.
 
-    packed.safetensors and report.txt are those of this checkpoint afterwards; options: as `trained`. On several hosts the first
-    one does this, the others return no results.
+    Afterwards packed.safetensors and report.txt are those of this checkpoint. On several hosts the first one does this; the
+    others return {}.
+
+    Args:
+        name: of the run.
+        recipe: of the run.
+        workdir: of the run.
+        options: as for `restore.trained`.
+
+    Returns:
+        As `run`, and the step of the checkpoint.
     """
     from bnn_jax.training.restore import trained
 

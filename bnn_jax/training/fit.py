@@ -1,4 +1,4 @@
-"""fit: a config to a trained state, resumable at any step; read from top to bottom."""
+"""fit: from a config to a trained state, resumable at any step. Read it from top to bottom."""
 
 import contextlib
 import dataclasses
@@ -42,47 +42,80 @@ from bnn_jax.training.state import TrainState, model_of
 from bnn_jax.training.workdir import held
 
 COMPARED = 512
-"""Test images that are evaluated by batch statistics too, at the end of every epoch."""
+"""The number of test images that are also evaluated by batch statistics, at the end of each epoch."""
 
 
 class Interrupted(SystemExit):
-    """SIGTERM or Ctrl-C arrived; the state was saved first. The exit status is 128 + the signal's number."""
+    """SIGTERM or Ctrl-C stopped a run, after its state was saved. The exit status is 128 + the signal's number.
+
+    Example:
+        >>> from bnn_jax.training import Interrupted
+        >>> Interrupted(128 + 15).code
+        143
+    """
 
 
 class OutOfTime(Interrupted):
-    """`Config.max_minutes` are over; the state was saved first. The exit status is `OUT_OF_TIME`."""
+    """`Config.max_minutes` stopped a run, after its state was saved. The exit status is `OUT_OF_TIME`.
+
+    Example:
+        >>> from bnn_jax.training import OutOfTime, fit
+        >>> def fit_or_none(config):
+        ...     try:
+        ...         return fit(config)
+        ...     except OutOfTime:  # Calling fit(config) again goes on.
+        ...         return None
+    """
 
 
 OUT_OF_TIME = 75
-"""The exit status of a run to be started again: EX_TEMPFAIL of sysexits.h."""
+"""The exit status of a run that should be started again: EX_TEMPFAIL of sysexits.h."""
 
 
 @compilation_cache()
 def fit(config: Config) -> TrainState:
-    """Train as config says, in config.workdir; started again after any interruption it goes on, to the same result.
+    """Train a network as a config says. Called again after an interruption, it goes on, to the same result.
 
-    Writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ there. The parameters depend on the config alone, not
-    on where a run was stopped (on CPU bit for bit). Where the images lie on the devices (`Config.on_device`; by itself on an
-    accelerator where they fit), up to a second of steps is one call; the metrics of a call are fetched while the next one runs.
-    A run goes on in the way in which it began, for that decides its batches.
-    Batches are spread over all devices. On several hosts (`devices.Hosts`), every one calls this with the same config and a
-    workdir that all see; each reads its part of the images, the first one writes and reports. A run may go on with another
-    number of devices or hosts: the same batches, summed in another order; and with more epochs, where its rates do not
-    depend on these (`start.check_extension`). Returns the state as one device holds it.
-    One process at a time may do so in a workdir (`workdir.held`).
-    Raises Interrupted or OutOfTime where it was stopped, with the state saved; NonFiniteLoss at a NaN or infinite loss or
-    gradient, the last good checkpoint being kept; OSError for a working directory that cannot be written; ValueError for a
-    checkpoint of another model or config and for bad data. The process's
-    allocator is left as it is; the command line sets it (`memory`). While it runs, compiled programs are kept on disk
-    (`compilation_cache`).
+    It writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ into `config.workdir`, which one process at a time may
+    use (`workdir.held`). The parameters depend on the config alone, not on where the run was stopped (on CPU to the bit).
+
+    Batches are spread over all devices. Where the images lie on the devices (`Config.on_device`), up to a second of steps is
+    one call, and the metrics of a call are fetched while the next one runs. A resumed run makes its batches where it began to
+    make them, since that decides their content.
+
+    On several hosts (`devices.Hosts`) each host calls this with the same config and a workdir that all of them see. Each reads
+    its part of the images; the first host writes and reports. A run may go on with another number of devices or hosts: its
+    batches stay the same and are summed in another order. It may go on with more epochs where its learning rates do not depend
+    on their number (`start.check_extension`).
+
+    Compiled programs are kept on disk meanwhile (`compilation_cache`). The command line also changes how the process allocates
+    memory (`memory`); this function does not.
+
+    Args:
+        config: what to train and how. Its workdir must be set.
+
+    Returns:
+        The trained state, on one device.
+
+    Raises:
+        Interrupted: a signal stopped the run; OutOfTime: its minutes are over. The state was saved.
+        NonFiniteLoss: a loss, gradient or parameter is NaN or infinite. The last good checkpoint is kept.
+        OSError: the workdir cannot be written.
+        ValueError: the workdir is in use, or its checkpoint is of another model or config; or the data do not fit.
+
+    Example:
+        >>> from bnn_jax.training import Config, fit, model_of
+        >>> def trained(config: Config):  # examples/arrays.py is a whole program.
+        ...     return model_of(fit(config))
     """
-    config.described()  # A config that cannot be described is refused before anything is written.
+    config.described()  # Refuse a config that cannot be described before anything is written.
     check_shares(config.batch_size, all_devices(), config.accumulate)
     with held(config) as workdir:
         return _fitted(config, workdir)
 
 
 def _fitted(config: Config, workdir: Path) -> TrainState:
+    """`fit` in a workdir that this process holds."""
     deadline, mesh = Deadline(config.max_minutes), all_devices()
     images, remark = images_of(dataclasses.replace(config, on_device=_as_begun(config, workdir)), mesh)
     config = dataclasses.replace(config, on_device=isinstance(images, DeviceImages))
@@ -103,17 +136,19 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     ):
         if remark:
             progress.say(remark)
+        # Records beyond the checkpoint are of steps that are made again.
         before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
         records = StepRecords(log, progress, Health(before_now), images.pace, checkpoints)
         scores = Scores(before_now, config.patience)
         if scores.ended:
-            last_step = first_step
+            last_step = first_step  # The patience of this run had ended before it was started again.
         if config.watch_every:
             log.settings(config.described())
         number, saved_at, shown = first_step, progress.seconds(), False
         while number < last_step:
             watched = config.watch_every and (number + 1) % config.watch_every == 0
-            before = see_signs(state) if watched else {}  # before the step, which reuses the state's buffers
+            before = see_signs(state) if watched else {}  # Before the step, which overwrites the state's buffers.
+            # A watched step is a call of its own; a call never passes a checkpoint or the end of an epoch.
             count = 1 if watched else min(images.pace.steps, _next_stop(config, epoch_steps, number) - number)
             state, metrics, batch_images = advance(state, count)
             if watched:
@@ -124,9 +159,10 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
             evaluates = ends or (ends_epoch and number // epoch_steps % config.evaluate_every == 0)
             stops, late = signals.stop_now(), deadline.stop_now(count)
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
+            # Where an epoch takes a second, saving at its end would take as long as training.
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)
-            # Nothing is pending when a checkpoint is made.
+            # All steps before a checkpoint are on record; a loss that is not finite raises here, before it is saved.
             records.write(all_calls=bool(saves or evaluates))
             if watched and not shown:
                 shown = True
@@ -160,18 +196,19 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
 class _Begun(NamedTuple):
     """Where a run begins, or goes on."""
 
-    # of the newest checkpoint
+    # Of the newest checkpoint, or new.
     state: TrainState
+    # The learning rate of each step.
     schedule: optax.Schedule
-    # Alpha of every layer before the first step, where it is watched.
+    # Layer -> alpha before the first step; empty where nothing is watched.
     start: dict[str, float]
     checkpoints: Checkpoints
-    # where the best one is kept
+    # The folder of the best checkpoint, where the config asks for one.
     best: Checkpoints | None
 
 
 def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
-    """The state to go on from, on every host the same, and the folders of checkpoints; writes config.json."""
+    """The state to go on from, which is the same on every host, and the folders of checkpoints; writes config.json."""
     decisive = config.decisive()
     last_step = config.epochs * images.epoch_steps
     if last_step > LARGEST:
@@ -181,14 +218,14 @@ def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
     first, schedule = beginning(config, last_step)
     if first.num_classes is not None:
         images.check(first.num_classes, takes_classes(first.loss))
-    start = _start(first) if config.watch_every else {}  # From the config alone, so the same in a resumed run.
+    start = _start(first) if config.watch_every else {}  # It depends on the config alone: a resumed run finds the same.
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
     state = checkpoints.restore(
         first, lambda epochs, done: check_extension(config, epochs, images.epoch_steps, done, first)
     )
-    if is_first_host() and int(state.step) == 0:  # Anew: the best of the run before is none of this one's.
+    if is_first_host() and int(state.step) == 0:  # A new run must not keep the best checkpoint of an earlier one.
         shutil.rmtree(workdir / 'best', ignore_errors=True)
-    check_same_on_hosts(int(state.step), decisive)  # Here the others wait for the first one.
+    check_same_on_hosts(int(state.step), decisive)  # Here the other hosts wait for the first one.
     best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
     if is_first_host():
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')
@@ -198,7 +235,7 @@ def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
 def _evaluated(
     config: Config, images: Any, state: TrainState, number: int, log: MetricsLog, progress: Progress
 ) -> dict:
-    """The record of the epoch that ends at step `number`, written and shown."""
+    """Evaluate the epoch that ends at step `number`; write and show its record."""
     model, epoch_steps = model_of(own_copy(state)), images.epoch_steps
     totals, compared = images.tested(model, _compared_batches(config, epoch_steps), state.loss)
     test = means(sum_over_hosts(totals), state.num_classes)
@@ -211,7 +248,7 @@ def _evaluated(
 
 
 def _stopped(config: Config, number: int, signal: int, progress: Progress) -> Interrupted:
-    """What ends a run that was stopped by a signal, or for 0 by the end of its time, after its state was saved."""
+    """The exception that ends a run after its state was saved: by this signal, or for 0 by the end of its minutes."""
     why = f'by signal {signal}' if signal else f'after {config.max_minutes:.3g} minutes'
     progress.say(f'stopped at step {number} {why}, saved; start again to go on')
     return Interrupted(128 + signal) if signal else OutOfTime(OUT_OF_TIME)
@@ -220,14 +257,15 @@ def _stopped(config: Config, number: int, signal: int, progress: Progress) -> In
 def _step(
     update: Callable, schedule: optax.Schedule, state: TrainState, batch: dict[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """An update, its metrics and its learning rate."""
+    """An update, with its learning rate among the metrics."""
     new, metrics = update(state, batch)
-    with jax.numpy_dtype_promotion('standard'):  # schedules rely on it, where a user forbids it
+    # Schedules mix dtypes; a user may have forbidden that for all other code.
+    with jax.numpy_dtype_promotion('standard'):
         return new, metrics | {'learning_rate': jnp.asarray(schedule(state.step), jnp.float32)}
 
 
 def _as_begun(config: Config, workdir: Path) -> bool | None:
-    """`on_device`, or where that is None the way in which the run in workdir began: it decides the batches."""
+    """`on_device`; where that is None, whether the run in workdir began on the devices, which decides its batches."""
     if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return config.on_device
     try:
@@ -237,7 +275,7 @@ def _as_begun(config: Config, workdir: Path) -> bool | None:
 
 
 def _next_stop(config: Config, epoch_steps: int, number: int) -> int:
-    """The next step after `number` at which a call must end: before a watched one, at a checkpoint, at an epoch's end."""
+    """The next step after `number` at which a call must end: before a watched step, at a checkpoint, at an epoch's end."""
     stops = [(number // every + 1) * every for every in (epoch_steps, config.checkpoint_every)]
     if config.watch_every:
         stops.append(((number + 1) // config.watch_every + 1) * config.watch_every - 1)
@@ -245,13 +283,13 @@ def _next_stop(config: Config, epoch_steps: int, number: int) -> int:
 
 
 def _start(state: TrainState) -> dict[str, float]:
-    """Alpha of every layer before the first step, for the layers where it is not 0."""
+    """Layer -> alpha before the first step, for the layers where it is not 0."""
     return {name: value for name, alpha in jax.jit(alphas)(state).items() if (value := float(alpha)) > 0}
 
 
 def _compared_batches(config: Config, epoch_steps: int) -> int:
-    """Test batches that are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
+    """How many test batches are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
     if not config.watch_every:
         return 0
-    # A batch costs two forward passes, about the time of a step: this is a hundredth of an epoch, or one batch.
+    # A batch costs two forward passes, about the time of a step; so this takes a hundredth of an epoch, or one batch.
     return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))

@@ -1,8 +1,8 @@
-"""Names of functions and classes in config.json and in checkpoints: public names, whatever module holds the code.
+"""The names of functions and classes in config.json and in checkpoints, which do not depend on the module with the code.
 
-What a package of this library or Optax exports is named after that package: 'quantizers.sign_ste', 'models.nin', 'optax.adam'.
-Your own functions and classes get a name with `named`; without one they are described by module and qualified name, so that a
-run is refused once they have moved.
+What a package of this library or Optax exports is named after the package: 'quantizers.sign_ste', 'models.nin', 'optax.adam'.
+`named` names a function or class of your own. Without a name it is described by module and qualified name, and once it has
+moved, its runs cannot be resumed.
 """
 
 import functools
@@ -32,29 +32,29 @@ PUBLIC = {
     'data': ('bnn_jax.data',),
     'optax': ('optax',),
 }
-"""Beginning of a public name -> modules whose functions and classes have it. A module that moves is changed here alone."""
+"""Prefix of a public name -> the modules whose functions and classes have it. Whoever moves a module changes this alone."""
 
 SAVED_AS = {
     'data.center_crop': 'data.centre_crop',
     'schemes.center': 'schemes.centre',
     'schemes.center_and_clip': 'schemes.centre_and_clip',
 }
-"""Public name -> the name in saved runs, for what was renamed after runs had been saved."""
+"""Public name -> the name in saved runs, for functions that were renamed after runs had been saved."""
 
 _DECLARED: dict[Any, str] = {}
 
 
 def named(name: str) -> Callable[[T], T]:
-    """Give a function or class of yours the name under which runs are saved.
+    """Name a function or class of your own for saved runs.
 
     Args:
-        name: the name; it stays when the function is renamed or moved.
+        name: it must stay the same when the function is renamed or moved.
 
     Returns:
-        A decorator. It returns what it is given.
+        A decorator that returns the function itself.
 
     Raises:
-        ValueError: if another function has this name.
+        ValueError: another function has this name.
 
     Example:
         >>> from bnn_jax.training import named
@@ -76,34 +76,45 @@ def named(name: str) -> Callable[[T], T]:
 
 
 def public_name(value: Any) -> str | None:
-    """The declared or public name of a function or class; None if it has none."""
+    """The declared or public name of a function or class; None where it has neither."""
     return _DECLARED.get(value) or _public().get(value)
 
 
 def name_of(value: Any) -> str:
-    """The declared or public name of a function or class, or else its module and qualified name.
+    """The name of a function or class in saved runs.
+
+    Args:
+        value: the function or class.
+
+    Returns:
+        Its declared or public name, else its module and qualified name.
 
     Raises:
-        ValueError: for a lambda without a declared name.
+        ValueError: it is a lambda without a declared name.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> name_of(bnn.quantizers.sign_ste)
+        'quantizers.sign_ste'
     """
     name = public_name(value)
     if name is not None:
         return name
     if '<lambda>' in value.__qualname__:
         raise ValueError(
-            f'got a lambda ({_path(value)}), expected a function with a name, by which a run recognizes it when it goes on; '
-            "define it with def, or declare a name: bnn_jax.training.named('NAME')(lambda ...)"
+            f'got a lambda ({_path(value)}), expected a function with a name, by which a resumed run can recognize it; '
+            "define it with def, or give it a name: bnn_jax.training.named('NAME')(lambda ...)"
         )
     return _path(value)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether both are one definition: a module that is run and imported too makes each of its functions twice."""
+    """Whether both come from one definition: Python runs a module twice that is started and also imported."""
     return _path(one) == _path(other)
 
 
 def _path(value: Any) -> str:
-    """Module and qualified name; the module that Python runs under the name by which it would be imported."""
+    """Module and qualified name. The module that was started has the name under which it would be imported."""
     module = value.__module__
     if module in ('__main__', '__mp_main__'):
         main = sys.modules[module]
@@ -113,7 +124,7 @@ def _path(value: Any) -> str:
 
 @functools.cache
 def _public() -> dict[Any, str]:
-    """Function or class -> public name. One of several packages has the name of the first."""
+    """Function or class -> public name. Where several packages export it, the first one counts."""
     names: dict[Any, str] = {}
     for prefix, modules in PUBLIC.items():
         for module in modules:
@@ -122,14 +133,14 @@ def _public() -> dict[Any, str]:
             except ModuleNotFoundError as error:
                 if error.name == module:
                     raise
-                continue  # `data` needs the extra `train`; without it none of its functions is in a config.
+                continue  # `data` needs the extra `train`; without that no config can contain its functions.
             for name, value in exported.items():
                 names.setdefault(value, SAVED_AS.get(f'{prefix}.{name}', f'{prefix}.{name}'))
     return names
 
 
 def _exported(module: ModuleType) -> dict[str, Any]:
-    """The functions and classes that a module says it exports; where it does not say, those that it defines."""
+    """The functions and classes in a module's __all__; without one, those that it defines."""
     listed = getattr(module, '__all__', None)
     values = {name: value for name, value in vars(module).items() if callable(value) and hasattr(value, '__qualname__')}
     if listed is not None:

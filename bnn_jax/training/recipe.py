@@ -1,4 +1,4 @@
-"""Recipe: the runs of one table as data, each a config; they differ in the scheme and in what depends on it."""
+"""Recipe: the runs of one table, each a config. They differ in the scheme and in what depends on it."""
 
 import dataclasses
 import difflib
@@ -17,42 +17,49 @@ def public_schemes() -> dict[str, Scheme]:
 
 
 def unprepared(config: Config) -> Config:
-    """The same config: nothing has to be trained before this run."""
+    """The config itself, for a run before which nothing is trained."""
     return config
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The runs of one network on one data set. A module that holds one as RECIPE can be trained, converted and drawn.
+    """The runs of one network on one data set. Commands find the recipe of a module under the name RECIPE.
 
     Example:
-        >>> RECIPE = Recipe('mine', 'My network.', rows={'XNOR': config(bnn.XNOR)}, other=config)  # doctest: +SKIP
-        >>> if __name__ == '__main__':
-        ...     main(RECIPE)  # doctest: +SKIP
+        >>> import functools, bnn_jax as bnn, numpy as np
+        >>> from bnn_jax import data
+        >>> from bnn_jax.training import Config, Recipe
+        >>> source = data.ArraySource(np.zeros((8, 28, 28, 1), np.uint8), np.arange(8))
+        >>> def config(scheme):
+        ...     model = functools.partial(bnn.models.lenet5, 10, scheme=scheme)
+        ...     return Config(model, data.Splits(source, source), data.PlusMinusOne())
+        >>> RECIPE = Recipe('mine', 'LeNet-5 on my images.', rows={'XNOR': config(bnn.XNOR)}, other=config)
+        >>> RECIPE.run_name('BNN'), RECIPE.row('BNN').row
+        ('mine_bnn', 'BNN')
     """
 
-    # of the module that holds it
+    # The name of the module that holds the recipe.
     name: str
-    # what --help says; its first line stands in the list of experiments
+    # The text of --help. Its first line stands in the list of experiments.
     description: str | None
-    # name of a row -> its config; the name is that of a public scheme or preset, which the row has, or another one
+    # Name of a row -> its config. A row of a public scheme or preset has the name of that.
     rows: Mapping[str, Config]
-    # scheme -> config of a scheme or preset that has no row; None: the rows are all there are
+    # Scheme -> the config of a scheme or preset without a row; None: there are no other runs.
     other: Callable[[Scheme], Config] | None = None
-    # config with the options of the command line -> the one to run; trains what goes before (a teacher, a first stage) in a
-    # folder inside config.workdir, and so resumes it as `fit` does
+    # Config with the options of the command line -> the config to run. It trains what comes before (a teacher, a first stage)
+    # in a folder inside config.workdir, with `fit`, so that this too goes on after an interruption.
     prepare: Callable[[Config], Config] = unprepared
 
     @property
     def default(self) -> str:
-        """The row that runs where none is named: the first."""
+        """The row that runs where none is named: the first one."""
         return next(iter(self.rows))
 
     def row(self, name: str = '') -> Config:
-        """The config of a row, or of a public scheme or preset without one; '' for the default row.
+        """The config of a row, or of a public scheme or preset without a row; '' is the default row.
 
         Raises:
-            ValueError: for a name that is none of them.
+            ValueError: there is no such row, scheme or preset.
         """
         name = name or self.default
         if name in self.rows:
@@ -68,15 +75,18 @@ class Recipe:
         return dataclasses.replace(config, recipe=self.name, row=name)
 
     def run_name(self, row: str = '') -> str:
-        """What a row's runs are called in results and in the names of their folders: cifar10_nin_xnor."""
+        """The name of a row's runs in results and folders, such as cifar10_nin_xnor."""
         return f'{self.name}_{(row or self.default).lower()}'
 
 
 def recipe_of(module: str) -> Recipe:
-    """The recipe that a module holds as RECIPE; the module is imported, not run.
+    """The RECIPE of a module, which is imported, not run.
+
+    Args:
+        module: its name, such as 'experiments.digits_vgg_small'.
 
     Raises:
-        ValueError: for a module that cannot be imported or holds no recipe.
+        ValueError: the module cannot be imported, or has no recipe.
     """
     try:
         recipe = getattr(importlib.import_module(module), 'RECIPE', None)
@@ -87,5 +97,5 @@ def recipe_of(module: str) -> Recipe:
             'experiments.digits_vgg_small, from the folder where `python -m` finds it'
         ) from error
     if not isinstance(recipe, Recipe):
-        raise ValueError(f'{module} holds no recipe, expected one as RECIPE = Recipe(...): bnn_jax.training.Recipe')
+        raise ValueError(f'{module} has no recipe, expected RECIPE = bnn_jax.training.Recipe(...) in it')
     return recipe

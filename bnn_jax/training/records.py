@@ -1,4 +1,4 @@
-"""What a run writes of its steps: metrics, read one call behind, and warnings; and the errors of a run that diverged."""
+"""The records of a run's steps: their metrics and warnings, and the errors of a run that diverged."""
 
 import collections
 import math
@@ -16,20 +16,30 @@ from bnn_jax.training.state import TrainState
 
 
 class NonFiniteLoss(ArithmeticError):
-    """Training diverged: the loss or its gradient is NaN or infinite."""
+    """Training diverged: a loss, a gradient or a parameter is NaN or infinite.
+
+    Example:
+        >>> from bnn_jax.training import NonFiniteLoss, fit
+        >>> def diverges(config):
+        ...     try:
+        ...         fit(config)
+        ...     except NonFiniteLoss:
+        ...         return True
+        ...     return False
+    """
 
 
 class Call(NamedTuple):
-    """What one call of the compiled step gives, not yet read."""
+    """The result of one call of the compiled step, not yet read from the devices."""
 
-    # number of its first step, from 1; how many steps it took
+    # The number of its first step, from 1, and how many steps it made.
     first: int
     count: int  # pyright: ignore[reportIncompatibleMethodOverride]  # it hides the method of tuples
-    # of one step, or arrays that begin with those of each
+    # The metrics of one step; or arrays, whose first `count` numbers are those of the steps.
     metrics: dict[str, jax.Array]
 
     def read(self) -> list[dict[str, float]]:
-        """A record of each step, once the devices are done with it."""
+        """A record of each step, after waiting for the devices."""
         values = {name: np.atleast_1d(np.asarray(value)) for name, value in self.metrics.items()}
         return [
             {'step': self.first + i} | {name: float(value[i]) for name, value in values.items()}
@@ -38,13 +48,13 @@ class Call(NamedTuple):
 
 
 class StepRecords:
-    """The records of steps, in the log and in what people see.
+    """Writes the records of steps, one call behind, so that the host never waits for the devices.
 
     Args:
-        log, progress: where they go.
-        health: what warns of them.
-        pace: which learns how long a call takes.
-        checkpoints: which an error names the last of.
+        log, progress: where the records go.
+        health: finds what to warn of.
+        pace: learns how long a call takes.
+        checkpoints: the newest is named in the error of a run that diverged.
     """
 
     def __init__(self, log: MetricsLog, progress: Progress, health: Health, pace: Any, checkpoints: Checkpoints):
@@ -54,15 +64,16 @@ class StepRecords:
         self._read_at = progress.seconds()
 
     def add(self, call: Call) -> None:
-        """A call, which may still run."""
+        """Note a call, which may still run."""
         self._pending.append(call)
 
     def write(self, *, all_calls: bool) -> None:
-        """Records of all calls, or of all but the last, so that the host waits for no step. Raises NonFiniteLoss."""
+        """Write the records of all calls, or of all but the last one. Raises NonFiniteLoss."""
         ready = [self._pending.popleft() for _ in range(len(self._pending) - (0 if all_calls else 1))]
         if not ready:
             return
         records = [record for call in ready for record in call.read()]
+        # The time of a single step is not known: that of all calls is shared evenly among their steps.
         took, began_at = (self._progress.seconds() - self._read_at) / len(records), self._read_at
         for i, record in enumerate(records, start=1):
             _check_finite(self._checkpoints, record)
@@ -74,25 +85,33 @@ class StepRecords:
         self._progress.step(records[-1])
 
     def warn(self, record: dict[str, float]) -> None:
-        """Write what is not healthy in a record."""
+        """Write a warning for each value of a record that is not healthy."""
         for warning in self._health.warnings(record):
             self._log.write(step=record['step'], warning=warning, seconds=self._progress.seconds())
             self._progress.say(f'step {record["step"]}: warning: {warning}')
 
     def leave_out(self) -> None:
-        """What has passed since the last record was no step."""
+        """Leave the time since the last record out of the next one: it was spent on saving or evaluating."""
         self._read_at = self._progress.seconds()
 
 
 def _check_finite(checkpoints: Checkpoints, record: dict[str, float]) -> None:
-    """Raises NonFiniteLoss."""
+    """Raises NonFiniteLoss for the record of a step whose loss or gradient is not finite."""
     if not all(math.isfinite(record[name]) for name in ('loss', 'gradient_norm')):
         got = f'loss {record["loss"]} and gradient norm {record["gradient_norm"]}'
         raise _diverged(checkpoints, int(record['step']), got)
 
 
 def check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:
-    """Raises NonFiniteLoss for parameters that no good checkpoint holds: an infinite update shows in the next loss only."""
+    """Raises NonFiniteLoss for parameters or statistics that are not finite, which must not be saved.
+
+    The loss of a step does not show them: an update that is infinite shows in the loss of the next step.
+
+    Args:
+        checkpoints: the newest is named in the error.
+        number: of the step.
+        state: after the step.
+    """
     for leaf in jax.tree.leaves(own_copy((state.params, state.rest))):
         if not np.isfinite(np.asarray(leaf, np.float32)).all():
             raise _diverged(checkpoints, number, 'parameters that are NaN or infinite')

@@ -193,7 +193,7 @@ def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_
         del stated[name]
     (tmp_path / 'old' / 'config.json').write_text(json.dumps(stated))
     message = refused(start, 'convert', 'ours', '-o', 'x.safetensors', '--workdir', tmp_path / 'old')
-    assert 'its config is written in form 1, expected form 2' in message
+    assert 'its config has form 1, expected form 2' in message
     assert 'go on with the version of bnn_jax that wrote it, or train again in another --workdir' in message
 
 
@@ -202,8 +202,8 @@ def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_
     [
         (('no_such_module', '-o', 'x'), 'no_such_module cannot be imported'),
         (('broken', '-o', 'x'), "broken cannot be imported (No module named 'no_such_package')"),
-        (('nothing', '-o', 'x'), 'nothing holds no recipe'),
-        (('json', '-o', 'x'), 'json holds no recipe'),
+        (('nothing', '-o', 'x'), 'nothing has no recipe'),
+        (('json', '-o', 'x'), 'json has no recipe'),
         (('ours', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
         (('ours', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
         (('ours', '-o', 'x', '--samples', '0'), 'samples: got 0'),

@@ -388,7 +388,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path)
         checkpoints.save(state)
     remedy = 'go on with the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start anew'
     with (
-        pytest.raises(ValueError, match=f'its config is written in form 1, expected form 2.*{remedy}'),
+        pytest.raises(ValueError, match=f'its config has form 1, expected form 2.*{remedy}'),
         Checkpoints(tmp_path, CONFIG.decisive()) as checkpoints,
     ):
         checkpoints.restore(state)
@@ -628,7 +628,7 @@ class WithoutWidth(nnx.Module):
 
 def test_a_model_may_do_without_a_width():
     assert isinstance(dataclasses.replace(CONFIG, model=WithoutWidth).network(), WithoutWidth)
-    with pytest.raises(ValueError, match="width: got 0.5, expected 1.0, for 'WithoutWidth' takes no width"):
+    with pytest.raises(ValueError, match="width: got 0.5, expected 1.0, as 'WithoutWidth' takes no width"):
         dataclasses.replace(CONFIG, model=WithoutWidth, width=0.5)
 
 
