@@ -97,6 +97,18 @@ def quiet_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def of_extra(extra: str) -> Iterator[None]:
+    """While entered, a package that is not installed is an error that names the extra which brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name}: not installed, expected the extra `{extra}`: pip install 'bnn_jax[{extra}]'",
+            name=error.name,
+        ) from error
+
+
+@contextlib.contextmanager
 def one_line() -> Iterator[None]:
     """Turn an error inside this context into the line `error: ...` and exit status 1.
 

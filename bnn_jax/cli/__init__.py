@@ -5,7 +5,9 @@ from collections.abc import Sequence
 try:
     import tyro
 except ModuleNotFoundError:
-    raise SystemExit("error: the command line needs the extra `train`: pip install 'bnn_jax[train]'") from None
+    raise SystemExit(
+        "error: the command line needs the extra `deploy` or `train`: pip install 'bnn_jax[deploy]'"
+    ) from None
 
 from bnn_jax.cli.bench import bench
 from bnn_jax.cli.convert import convert

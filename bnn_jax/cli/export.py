@@ -53,12 +53,21 @@ def export(
     written: list[tuple[Path | None, Callable[[], bytes]]] = [
         (onnx, lambda: interop.onnx_model(network, shape, preprocessing=described).SerializeToString()),
         (qonnx, lambda: interop.qonnx_model(network, shape, preprocessing=described).SerializeToString()),
-        (stablehlo, lambda: bytes(interop.stablehlo(network, shape).serialize())),
+        (stablehlo, lambda: _program(network, shape)),
     ]
     for path, content in written:
         if path is not None:
             write(path.expanduser(), content())
             print(f'{path}: {path.expanduser().stat().st_size:,} bytes')
+
+
+def _program(network: Any, shape: Shape) -> bytes:
+    from bnn_jax.command import of_extra
+    from bnn_jax.interop import stablehlo
+
+    with of_extra('stablehlo'):
+        import flatbuffers  # noqa: F401  # JAX's own error names no extra.
+    return bytes(stablehlo(network, shape).serialize())
 
 
 def _library(network: Any, folder: Path, shape: Shape, name: str, normalization: Any) -> None:

@@ -1,12 +1,8 @@
 """Images to train on: sources (random access, uint8) and pipelines from a source to batches.
 
-A source is anything with `len` and `source[i] -> {'image': uint8 (H, W, C), 'label': int}`. Needs the extra `train`.
+A source is anything with `len` and `source[i] -> {'image': uint8 (H, W, C), 'label': int}`. Files of images need Pillow (extra
+`deploy`), batches and prepared data sets the extra `train`.
 """
-
-try:
-    import grain as _grain  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("reading data needs the extra `train`: pip install 'bnn_jax[train]'") from error
 
 from bnn_jax.data.augmentations import (
     IMAGENET_MEAN,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bnn_jax.command import of_extra
+
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Normalization = Callable[[np.ndarray], np.ndarray]
 
@@ -77,10 +79,10 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     then columns, of uint8 rounded after each; floats become float32. Every channel is scaled on its own, whatever their
     number. The image itself where it has the size. Raises ValueError for pixels of another dtype.
     """
-    from PIL import Image
-
     if image.shape[:2] == (height, width):
         return image
+    with of_extra('deploy'):
+        from PIL import Image
     if np.issubdtype(image.dtype, np.floating):
         image = image.astype(np.float32)
     elif image.dtype != np.uint8:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bnn_jax.command import of_extra
 from bnn_jax.data.source import ArraySource
 
 TEST_IMAGES = 360
@@ -13,7 +14,8 @@ def digits(split: str) -> ArraySource:
     The split is a fixed permutation. Raises ValueError for another split. Source: UCI "Optical Recognition of
     Handwritten Digits", test part, as in sklearn.datasets.load_digits.
     """
-    from sklearn.datasets import load_digits
+    with of_extra('train'):
+        from sklearn.datasets import load_digits
 
     if split not in ('train', 'test'):
         raise ValueError(f"split: got {split!r}, expected 'train' or 'test'")

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from bnn_jax.command import of_extra
 from bnn_jax.data.source import Source, Subset
 from bnn_jax.data.threads import in_threads
 
@@ -43,7 +44,8 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     Raises CorruptImage where Pillow cannot decode the whole image, and for pixels of 32 bits; a JPEG whose
     entropy-coded data were altered, not cut short, is decoded to something.
     """
-    from PIL import Image, UnidentifiedImageError
+    with of_extra('deploy'):
+        from PIL import Image, UnidentifiedImageError
 
     if channels not in (1, 3):
         raise ValueError(f'channels: got {channels}, expected 1 (gray) or 3 (RGB)')

@@ -12,13 +12,17 @@ import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
-import grain
 import numpy as np
 
+from bnn_jax.command import of_extra
 from bnn_jax.data.augmentations import Augmentation, Normalization
 from bnn_jax.data.source import Source, check_unmasked
+
+if TYPE_CHECKING:
+    import grain
 
 WORKERS_A_PROCESSOR = 16
 """Processes that read images, at most: each takes memory and a second to start."""
@@ -91,7 +95,7 @@ def training_batches(
     standardize: Normalization,
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
-) -> tuple[grain.MapDataset, int]:
+) -> tuple['grain.MapDataset', int]:
     """Endless batches by step, and how many make an epoch.
 
     batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)}. Every epoch is shuffled and
@@ -107,7 +111,8 @@ def training_batches(
     index, count = _checked_shard(shard, batch_size)
     epoch_steps = len(source) // batch_size
     parts = (
-        grain.MapDataset.source(cast(Any, source))
+        _grain()
+        .MapDataset.source(cast(Any, source))
         .seed(seed)
         .shuffle()
         .random_map(_Prepare(tuple(augmentations), standardize))
@@ -117,7 +122,7 @@ def training_batches(
     return parts.repeat(), epoch_steps
 
 
-def steps_from(batches: grain.MapDataset, first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
+def steps_from(batches: 'grain.MapDataset', first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
     """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
 
     Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
@@ -146,12 +151,19 @@ def evaluation_batches(
     _check_not_empty(source)
     index, count = _checked_shard(shard, batch_size)
     prepare = functools.partial(_Prepare(tuple(augmentations), standardize), rng=cast(Any, NoRandomness()))
-    examples = grain.MapDataset.source(cast(Any, source)).map(prepare)
+    examples = _grain().MapDataset.source(cast(Any, source)).map(prepare)
     parts = examples.batch(batch_size // count, batch_fn=_batch).slice(slice(index, None, count))
     yield from _read(parts, workers)
     if len(parts) < -(-len(source) // batch_size):
         first = cast(dict, examples[0])
         yield {key: np.asarray(value)[None][:0] for key, value in first.items()}
+
+
+def _grain() -> ModuleType:
+    """Imported where batches are made: whoever only prepares an image needs none of it."""
+    with of_extra('train'):
+        import grain
+    return grain
 
 
 def _check_not_empty(source: Source) -> None:
@@ -168,10 +180,11 @@ def _checked_shard(shard: tuple[int, int], batch_size: int) -> tuple[int, int]:
     return index, count
 
 
-def _read(batches: grain.MapDataset, workers: int) -> Generator[dict, None, None]:
+def _read(batches: 'grain.MapDataset', workers: int) -> Generator[dict, None, None]:
     most = WORKERS_A_PROCESSOR * (os.cpu_count() or 1)
     if not 0 <= workers <= most:
         raise ValueError(f'workers: got {workers}, expected 0 (threads) to {most}, {WORKERS_A_PROCESSOR} a processor')
+    grain = _grain()
     if workers and len(batches):
         _mark_flags_as_parsed()
         # In a worker one thread does everything: there is a worker for every core.

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from bnn_jax.command import of_extra
 from bnn_jax.data.authors import READERS, read_splits
 from bnn_jax.data.images import CorruptImage, decode
 from bnn_jax.data.source import ArraySource
@@ -156,7 +157,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     Raises FileNotFoundError, saying how to prepare it, where it is missing; ValueError where it has another file format,
     no such split, or no images with labels.
     """
-    import tensorflow_datasets as tfds
+    with of_extra('train'):
+        import tensorflow_datasets as tfds
 
     if not is_prepared(name, data_dir):
         raise FileNotFoundError(_missing(name, data_dir))

@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from bnn_jax.command import of_extra
 from bnn_jax.nn.packed import PackedNetwork
 
 if TYPE_CHECKING:
@@ -48,14 +49,8 @@ def qonnx_model(
 
 
 def _model(writer: str, network: Any, input_shape: tuple[int, int, int], preprocessing: dict[str, Any] | None) -> Any:
-    try:
+    with of_extra('onnx'):
         from bnn_jax.interop import onnx_writer
-    except ModuleNotFoundError as error:
-        if error.name != 'onnx':
-            raise
-        raise ModuleNotFoundError(
-            "onnx: not installed, expected the extra `onnx`: pip install 'bnn_jax[onnx]'", name='onnx'
-        ) from None
     if not isinstance(network, PackedNetwork):
         raise TypeError(f'network: got {type(network).__name__}, expected a PackedNetwork as convert or load gives it')
     network.expect_fits(input_shape)

@@ -128,13 +128,7 @@ def _public() -> dict[Any, str]:
     names: dict[Any, str] = {}
     for prefix, modules in PUBLIC.items():
         for module in modules:
-            try:
-                exported = _exported(importlib.import_module(module))
-            except ModuleNotFoundError as error:
-                if error.name == module:
-                    raise
-                continue  # `data` needs the extra `train`; without that no config can contain its functions.
-            for name, value in exported.items():
+            for name, value in _exported(importlib.import_module(module)).items():
                 names.setdefault(value, SAVED_AS.get(f'{prefix}.{name}', f'{prefix}.{name}'))
     return names
 
