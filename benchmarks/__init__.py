@@ -1,1 +1,1 @@
-"""Benchmarks, each a command of its own: python -m benchmarks.NAME --help. What they measured: docs/performance.md."""
+"""Benchmarks; `python -m benchmarks.NAME --help` explains each. docs/performance.md has their results."""

@@ -1,11 +1,13 @@
-"""A network where it is deployed: from process start to the first answer, memory, and time an image, a process a row.
+"""A network where it is deployed: time from process start to the first logits, memory, and time an image.
 
     make bench-deploy                                  # or: taskset -c 1 python -m benchmarks.deploy
 
-Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C; PyTorch and ONNX Runtime with the float network
-where they are installed. Each row's process stays on one core. CPU seconds count from the start of the process; memory is the
-highest of the process after its first answer, its images included. Times are the process's own CPU time, so that other work
-on the machine does not count; medians, rows in turns.
+Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C, and, if they are installed, PyTorch and ONNX
+Runtime with the float network.
+
+Each row runs in processes of its own, all on one core. Times are the CPU time of the process, so other work on the machine
+does not count. The start counts from the start of the process. Memory is the process's highest after its first logits,
+images included. The rows take turns; the table shows medians.
 """
 
 import importlib.util
@@ -184,11 +186,11 @@ def main(
     """Prints a line for each way to run a network.
 
     Args:
-        model: of bnn_jax.models.
-        scheme: of bnn_jax.schemes.
-        rounds: how often each row's process runs; the medians of these runs are shown.
-        calls: how many calls of each batch a run times.
-        batch: images of the larger batch.
+        model: a function of bnn_jax.models.
+        scheme: a scheme of bnn_jax.schemes.
+        rounds: runs of each row's process; the table shows their medians.
+        calls: timed calls of each batch in a run.
+        batch: size of the larger batch.
         width: factor on the network's filters.
     """
     cores = os.sched_getaffinity(0)
@@ -229,4 +231,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main)
+    tyro.cli(main, prog='python -m benchmarks.deploy', description=__doc__)

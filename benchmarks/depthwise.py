@@ -1,9 +1,10 @@
-"""A network of depthwise 3x3 and pointwise 1x1 convolutions (MobileNet's table) in floats and from bits: times and bytes.
+"""A network of depthwise 3x3 and pointwise 1x1 convolutions (MobileNet's table), in floats and from bits: times and bytes.
 
     taskset -c 1 python -m benchmarks.depthwise
 
-Random weights and images. Floats are the same architecture under FLOAT, compiled by XLA, its depthwise convolutions once as
-XLA has them (feature_group_count) and once as nine shifted multiply-adds, the faster of the two. What is compared takes turns.
+Weights and images are random. The float network is the same architecture under FLOAT, compiled by XLA. Its depthwise
+convolutions run in two ways: as XLA's grouped convolution (feature_group_count), and as nine shifted multiply-adds, which
+is faster. Everything that is compared takes turns.
 """
 
 import time
@@ -129,12 +130,12 @@ def main(
     """Measure and print.
 
     Args:
-        schemes: what the packed networks were made under.
-        image_size: height and width.
+        schemes: schemes of the packed networks.
+        image_size: height and width of the image.
         width: factor on all filters.
-        seconds: for each thing that is measured.
-        layers: measure depthwise layers by themselves, too.
-        cpu_time: count the processor time of this process, not that of the wall: on one core that others use as well.
+        seconds: time for each measurement.
+        layers: also measure single depthwise layers.
+        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
     """
     clock = time.process_time if cpu_time else time.perf_counter
     print(machine(), flush=True)
@@ -178,4 +179,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.depthwise', description=__doc__)

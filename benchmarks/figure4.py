@@ -2,11 +2,16 @@
 
     taskset -c 1 python -m benchmarks.figure4 docs/figure4.png
 
-(a) Memory of networks, float32 and as `save` stores them, first and last layer real. (b) and (c): speed-up of one convolution
-by its channels and by its filter size. Line: the paper's S = 64 c N_W / (c N_W + 64), N_W the area of the filter, one
-operation on 64 signs in the time of one in floats. Points: the time of XLA's float32 convolution, or of its matrix product of
-patches where that is faster, by that of a packed convolution, words in and integers out, on this machine; 14 x 14 pixels out,
-no padding, 256 filters. The paper's own figure shows the formula only.
+- (a): memory of networks, in float32 and as `save` stores them, first and last layer real.
+- (b): speed-up of one convolution, by its channels.
+- (c): speed-up of one convolution, by its filter size.
+
+Line: the paper's S = 64 c N_W / (c N_W + 64), where N_W is the area of the filter. It assumes that an operation on 64 signs
+takes the time of one float operation. The paper's own figure shows only this formula.
+
+Points: the time of XLA's float32 convolution divided by the time of a packed convolution, measured on this machine. The
+float time is that of XLA's matrix product of patches where that is faster. The packed convolution takes words and returns
+integers. The output has 14 x 14 pixels; no padding, 256 filters.
 """
 
 import os
@@ -112,9 +117,9 @@ def main(path: Annotated[Path, tyro.conf.Positional], seconds: float = 1.0, cpu_
     """Measure and draw.
 
     Args:
-        path: the PNG file.
-        seconds: for each point.
-        cpu_time: as in benchmarks.inference.
+        path: PNG file to write.
+        seconds: time for each point.
+        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
     """
     reason = why_not_native()
     if reason is not None:
@@ -125,4 +130,4 @@ def main(path: Annotated[Path, tyro.conf.Positional], seconds: float = 1.0, cpu_
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.figure4', description=__doc__)

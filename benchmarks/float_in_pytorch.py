@@ -1,4 +1,4 @@
-"""A float network of this library in PyTorch, with the same numbers: to be measured beside it."""
+"""A float network of this library in PyTorch, with the same numbers, to be measured beside it."""
 
 from typing import Any
 

@@ -1,16 +1,19 @@
-"""Inference from bits beside floats: products of signs, packing, whole networks, memory; PyTorch and ONNX Runtime as well.
+"""Inference from bits compared with floats: products of signs, packing, whole networks, memory; also PyTorch and ONNX Runtime.
 
     taskset -c 1 python -m benchmarks.inference     # one core
     python -m benchmarks.inference                  # every core that this process may use
     python -m benchmarks.inference --networks resnet18/BWN --no-layers --no-memory
 
-Random weights and images. What is compared takes turns, so that whatever else the machine does meets all of it; shown are
-medians, the middle half, and the median over the rounds of the float time by its own in that round. "Alone": called one after
-the other, so that operands and result stay in the caches."Words in the first
-cache": what one thread does there with these kernels, the best of many short runs; no limit, for on AMD Zen 5 whole maps
-are faster.
-$BNN_INSTRUCTIONS chooses the instruction set of the native kernels, XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA.
-PyTorch and ONNX Runtime run the same float network, where they are installed, on as many threads as there are cores here.
+Weights and images are random. Everything that is compared takes turns, so other work on the machine affects all of it. The
+tables show:
+- the median time and the middle half of all times;
+- float32 time / its: the median over the rounds of the float time divided by the row's time in that round;
+- "alone": the calls of one row directly after each other, so that operands and result stay in the caches;
+- "words in the first cache": the rate of one thread with these kernels on words in that cache, the best of many short runs.
+  It is no upper limit: on AMD Zen 5 whole maps are faster.
+
+$BNN_INSTRUCTIONS chooses the instruction set of the native kernels. XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA. If
+PyTorch and ONNX Runtime are installed, they run the same float network, with as many threads as there are cores.
 """
 
 import os
@@ -78,16 +81,16 @@ def main(
     """Measure and print.
 
     Args:
-        networks: MODEL/SCHEME, of alexnet, resnet18, vgg_small, lenet5 and XNOR, BNN, BWN, BC.
-        backends: what packed products are made with; native is left out, with the reason, where it cannot run.
-        batch_size: images at once.
-        image_size: height and width.
+        networks: MODEL/SCHEME; models: alexnet, resnet18, vgg_small, lenet5; schemes: XNOR, BNN, BWN, BC.
+        backends: backends of packed products; where native cannot run, the tables say why.
+        batch_size: images in a batch.
+        image_size: height and width of the images.
         width: factor on all filters and units.
-        seconds: for each thing that is measured.
-        layers: measure products and packing by themselves.
-        memory: measure files and resident memory of the networks, in fresh processes.
-        picture: a PNG file to draw the paper's Fig. 4 to, with measured points.
-        cpu_time: count the processor time of this process, not that of the wall: on one core that others use as well.
+        seconds: time for each measurement.
+        layers: measure single products and packing.
+        memory: measure the networks' files and resident memory, in fresh processes.
+        picture: PNG file for the paper's Fig. 4 with measured points; by default none.
+        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
     """
     wrong = [name for name in backends if name not in BACKENDS]
     if wrong or not backends:
@@ -115,4 +118,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.inference', description=__doc__)

@@ -1,11 +1,15 @@
-"""Images a second that the input pipeline makes, by number of worker processes, beside what a training step takes.
+"""Images a second that the input pipeline makes, for several numbers of worker processes, and that a training step takes.
 
     python -m benchmarks.input --workers 0 1 2 4 8 --seconds=10
 
-The images are JPEGs of ImageNet's usual form (500 x 375, quality 95) cut from the two photographs that scikit-learn ships,
-in a folder tree that is removed afterwards; they come from the page cache, so a slow disk is not in the figures. Columns:
-the recipes' augmentations from the tree, and `pre-resized`, crop 224 of records that `prepare_folder` wrote. The last row
-is the XNOR ResNet-18 step at 224 x 224 on the device at hand, without input: the pipeline has to give as many.
+The images are JPEGs of ImageNet's usual form (500 x 375, quality 95), cut from the two photographs that scikit-learn ships,
+in a temporary folder tree. They come from the page cache, so the figures do not include a slow disk.
+
+Columns: the recipes' augmentations of images from the tree; `pre-resized` crops 224 from records that `prepare_folder`
+wrote.
+
+The last row is the training step of XNOR ResNet-18 at 224 x 224 on this machine's device, without input. The pipeline has
+to make as many images a second.
 """
 
 import itertools
@@ -103,10 +107,10 @@ def main(
 
     Args:
         workers: numbers of worker processes; 0 is two threads of this process.
-        batch_size: images a batch.
-        seconds: length of every measurement.
-        images: how many different files.
-        step: measure the training step too.
+        batch_size: images in a batch.
+        seconds: time for each measurement.
+        images: number of different files.
+        step: also measure the training step.
     """
     import tensorflow_datasets as tfds
 
@@ -136,4 +140,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.input', description=__doc__)

@@ -1,4 +1,4 @@
-"""Products of signs by themselves: the pace of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
+"""Single layers: the pace of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
 
 import dataclasses
 import time

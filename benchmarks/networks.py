@@ -1,4 +1,4 @@
-"""Whole networks, image in and logits out, and what they take in memory. See benchmarks.inference."""
+"""Whole networks, image in and logits out, and the memory they take. See benchmarks.inference."""
 
 import dataclasses
 import io

@@ -1,10 +1,10 @@
-"""The published NIN in PyTorch, written from its formulas alone: an independent loop beside our row of the same arithmetic.
+"""The published NIN in PyTorch, written from its formulas alone: an independent loop to compare with our row.
 
     python -m benchmarks.nin_in_pytorch --data_dir=FOLDER
 
-Needs PyTorch, which this project does not install. Model, binarization and gradient follow jiecaoyu/XNOR-Net-PyTorch,
-CIFAR_10 (models/nin.py, util.py, main.py); batches, their order and augmentation are those of `experiments.short_runs`, row
-nin_xnor_pytorch_normal, and the result is a line of the same file.
+It needs PyTorch, which this project does not install. Model, binarization and gradient follow jiecaoyu/XNOR-Net-PyTorch,
+CIFAR_10 (models/nin.py, util.py, main.py). Batches, their order and augmentation are those of `experiments.short_runs`, row
+nin_xnor_pytorch_normal. The result is a line of the same file.
 """
 
 import dataclasses
@@ -137,10 +137,10 @@ def main(
 
     Args:
         data_dir: folder of cifar10, as TFDS prepares it.
-        seed: of weights, order and augmentation.
-        steps: of the run.
+        seed: seed of weights, order and augmentation.
+        steps: steps of the run.
         width: factor on all filters.
-        out: the file of results.
+        out: file of the results.
     """
     config = dataclasses.replace(ROWS[OURS](), seed=seed, data_dir=data_dir, width=width)
     if is_finished(out, ROW, config, steps):
@@ -178,4 +178,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main)
+    tyro.cli(main, prog='python -m benchmarks.nin_in_pytorch', description=__doc__)

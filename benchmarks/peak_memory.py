@@ -1,10 +1,10 @@
-"""How much the resident memory of a fresh process grows while it loads a network from a file and answers one batch.
+"""How much the resident memory of a fresh process grows while it loads a network from a file and computes one batch.
 
     python -m benchmarks.peak_memory packed.safetensors
     python -m benchmarks.peak_memory float.npz --model=resnet18
 
-Prints MiB: the highest point so far above where it stood after JAX was up and had compiled and run something small.
-Not `ru_maxrss`: a process inherits that of the one that started it. Linux only.
+It prints MiB: the highest memory so far, minus the memory after JAX had started and had compiled and run something small.
+It does not use `ru_maxrss`, which a process inherits from its parent. Linux only.
 """
 
 import re
@@ -66,12 +66,12 @@ def main(
     """Load, answer, print.
 
     Args:
-        path: what `bnn.save` or `leaves_to` wrote.
-        model: empty for a packed network, else the name of the float one.
-        classes: of the float network.
-        width: of the float network.
-        batch: images at once.
-        image: height, width, channels.
+        path: file written by `bnn.save` or `leaves_to`.
+        model: name of the float network; empty for a packed network.
+        classes: classes of the float network.
+        width: width of the float network.
+        batch: images in the batch.
+        image: height, width and channels of an image.
     """
     native.missing()
     jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.zeros((1,), jnp.float32)))
@@ -82,4 +82,4 @@ def main(
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.peak_memory', description=__doc__)

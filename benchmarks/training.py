@@ -1,13 +1,15 @@
-"""Images a second of the training step, scheme by scheme, beside the float twin and beside the same network in PyTorch.
+"""Images a second of the training step, for each scheme, compared with the float twin and with the same network in PyTorch.
 
     taskset -c 1 python -m benchmarks.training                        # one core
     python -m benchmarks.training --models resnet18 --batch-size=256  # whatever device there is
 
-Adam on random images that lie on the device: no input, one batch. The steps of a model take turns, so that what else the
-machine does meets all of them; shown are medians, the middle half of all rates, and the median over the rounds of a step's
-time by the float step's of that round. Off CPU a step is timed until its result is there. PyTorch (where installed) runs
-the float network on CPU, on as many threads as this process may use cores. Both keep the memory they free, as
-the experiments do, and JAX's step reuses its state's, as `fit` does.
+Each step is one of Adam on one random batch that lies on the device, so there is no input. The steps of a model take turns,
+so other work on the machine affects all of them. The tables show the median rate, the middle half of all rates, and the
+median over the rounds of a step's time divided by the float step's time in that round.
+
+Off CPU, a step is timed until its result is there. If PyTorch is installed, it runs the float network on CPU, with as many
+threads as this process may use cores. Both keep the memory that they free, as the experiments do. JAX's step reuses the
+memory of its state, as `fit` does.
 """
 
 import dataclasses
@@ -164,13 +166,13 @@ def main(
     """Measure and print.
 
     Args:
-        models: of alexnet, resnet18, lenet5, vgg_small.
-        schemes: times are divided by those of the first.
-        batch_size: images a batch; 0: each model's own.
-        image_size: height and width; 0: each model's own.
+        models: names of models: alexnet, resnet18, lenet5, vgg_small.
+        schemes: names of schemes; the times of all are divided by those of the first.
+        batch_size: images in a batch; 0: each model's own.
+        image_size: height and width of the images; 0: each model's own.
         width: factor on all filters and units.
-        seconds: for each scheme.
-        cpu_time: count the processor time of this process, not that of the wall: on one core that others use as well.
+        seconds: time for each scheme.
+        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
     """
     unknown = [name for name in models if name not in SIZES] + [name for name in schemes if name not in SCHEMES]
     if unknown or not models or not schemes:
@@ -204,4 +206,4 @@ def version(name: str) -> str:
 
 
 if __name__ == '__main__':
-    tyro.cli(main, description=__doc__)
+    tyro.cli(main, prog='python -m benchmarks.training', description=__doc__)

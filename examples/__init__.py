@@ -1,1 +1,1 @@
-"""Small programs that show one thing each; the tests run them."""
+"""Small programs that show one thing each. The tests run them."""

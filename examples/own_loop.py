@@ -1,4 +1,4 @@
-"""A training loop of one's own over a generator of batches, without `fit`: python -m examples.own_loop"""
+"""Your own training loop over a generator of batches, without `fit`: python -m examples.own_loop"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A loss, a schedule and an optimizer of one's own, in a Config: python -m examples.own_loss_and_schedule"""
+"""Your own loss, schedule and optimizer, in a Config: python -m examples.own_loss_and_schedule"""
 
 from functools import partial
 

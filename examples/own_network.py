@@ -1,4 +1,4 @@
-"""A network of one's own, any Flax module, trained by `fit`, packed, and read back: python -m examples.own_network"""
+"""Your own network, any Flax module, trained by `fit`, packed, and read back: python -m examples.own_network"""
 
 import jax
 from flax import nnx

@@ -1,4 +1,4 @@
-"""A loop of one's own with Flax's optimizer: projections, gradient norm and metrics: python -m examples.own_optimizer"""
+"""Your own loop with Flax's optimizer: projections, gradient norm and metrics: python -m examples.own_optimizer"""
 
 import jax.numpy as jnp
 import optax

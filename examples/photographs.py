@@ -1,4 +1,4 @@
-"""A folder of photographs of any size, FOLDER/<class>/*.jpg, to a packed network that names their classes:
+"""From a folder of photographs of any size, FOLDER/<class>/*.jpg, to a packed network that predicts their classes:
 
 python -m examples.photographs FOLDER && bnn-jax predict runs/photographs/packed.safetensors FOLDER
 """

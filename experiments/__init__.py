@@ -1,4 +1,4 @@
-"""Recipes: each trains one network on one data set, scheme by scheme. `python -m experiments` lists them."""
+"""Recipes: each trains one network on one data set, with a row for each scheme. `python -m experiments` lists them."""
 
 import importlib
 import pkgutil
@@ -16,7 +16,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def commands() -> dict[str, str]:
-    """What else can be run: name of a module with a function `command` -> its docstring."""
+    """The other commands: name of a module with a function `command` -> its docstring."""
     modules = {module.name: importlib.import_module(f'{__name__}.{module.name}') for module in _modules()}
     return {name: module.__doc__ or '' for name, module in modules.items() if hasattr(module, 'command')}
 
@@ -26,12 +26,12 @@ def _modules() -> list[pkgutil.ModuleInfo]:
 
 
 def print_help(text: str | None) -> None:
-    """What a module says that has nothing to run: its text, and where to find what runs.
+    """Print the docstring of a module that has nothing to run, and where to find what runs.
 
     Args:
         text: its docstring.
     """
-    print(f'{text}\nNothing to run here; `python -m experiments` lists what there is.')
+    print(f'{text}\nNothing to run here; `python -m experiments` lists what can be run.')
 
 
 def run_command(main: Callable, name: str, description: str | None, arguments: Sequence[str] | None) -> None:

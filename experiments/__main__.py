@@ -1,4 +1,4 @@
-"""python -m experiments: what can be run; python -m experiments NAME [OPTIONS] runs it, as python -m experiments.NAME does."""
+"""`python -m experiments` lists what can be run; `python -m experiments NAME [OPTIONS]` runs it."""
 
 import difflib
 import runpy
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if arguments and not arguments[0].startswith('-'):
         run(arguments[0], list(arguments[1:]))
         return
-    print('python -m experiments.NAME [--scheme=ROW]; --help says the other options')
+    print('python -m experiments.NAME [--scheme=ROW]; --help lists the other options')
     for name, recipe in recipes().items():
         print(_entry(name, f'{_first_line(recipe.description)} [{" ".join(recipe.rows)}]'))
     for name, text in commands().items():

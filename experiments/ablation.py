@@ -3,20 +3,26 @@
     python -m experiments.ablation --data_dir=FOLDER
     python -m experiments.ablation --table
 
-The first trains what is not finished yet, each run in WORKDIR/VARIANT-SEED; stopped anywhere and started again it goes on to
-the same result. The second prints the finished runs as Markdown and draws docs/ablation.png.
+The first command trains the runs that are not finished, each in WORKDIR/VARIANT-SEED. You can stop it anywhere; started
+again, it resumes and gives the same results. The second command prints the finished runs as Markdown and draws
+docs/ablation.png.
 
-Network and data: VGG-small at an eighth of its width, the first 20,000 training images of CIFAR-10 (FOLDER holds it as TFDS
-prepares it), all 10,000 test images, no augmentation; Adam 1e-2 with cosine decay to 0, batch 100, a few epochs.
-Base: `schemes.XNOR`. `VARIANTS` names the others, what they change and where the choice comes from. `relu` changes the head,
-too, which would rectify twice; `faster_unclipped` is to be read beside `faster`, for at the base's rate no latent weight comes
-near the clip; `bnn` and `float`, at the end, change more than one thing and are there for orientation.
+Network: VGG-small at an eighth of its width; Adam from 1e-2 with cosine decay to 0, batch 100, a few epochs.
 
-The network is small and its training short, so that a choice is seen by what it does to a few hundred steps: one that
-slows a start down and wins at the end looks bad here, and accuracies are far below those of a full run. The rate was not
-tuned for any variant. A difference that is shown holds for this network and this recipe; one that is not shown may be there.
-`alpha_constant` is a control: the next normalization takes a filter's scale out again, up to its epsilon, so that the gradient
-through alpha is nearly 0 and what this variant and the base differ by is what chance does.
+Data: the first 20,000 training images of CIFAR-10 and all 10,000 test images, without augmentation. FOLDER holds CIFAR-10
+as TFDS prepares it.
+
+The base is `schemes.XNOR`. `VARIANTS` names the other variants, what each changes, and where the choice comes from:
+- `relu` also changes the head, which would otherwise rectify twice.
+- `faster_unclipped` is to be compared with `faster`: at the base's learning rate no latent weight comes near the clip.
+- `bnn` and `float`, at the end, change more than one thing. They are there for orientation.
+- `alpha_constant` is a control. The next normalization removes a filter's scale, up to its epsilon, so the gradient through
+  alpha is nearly 0. This variant differs from the base only by chance.
+
+Limits: the network is small and its training is short, so a result shows what a choice does to a few hundred steps. A
+choice that slows the start but wins at the end looks bad here. Accuracies are far below those of a full run. The learning
+rate was not tuned for any variant. A difference that is shown holds for this network and this recipe. A difference that is
+not shown may still exist.
 """
 
 import dataclasses
@@ -232,14 +238,14 @@ def main(
     """Train what is not finished, or show what is.
 
     Args:
-        data_dir: where TFDS data sets are prepared.
-        workdir: the folder of all runs.
-        variants: which to train; all by default.
-        seeds: of every variant.
-        epochs: how often every training image is seen; fewer to try it.
-        images: of the training set; fewer to try it.
-        width: factor on the architecture's filters; smaller to try it.
-        table: print the table of finished runs, draw docs/ablation.png, and train nothing.
+        data_dir: folder in which TFDS prepared cifar10.
+        workdir: folder of all runs.
+        variants: names of the variants to train; all by default.
+        seeds: seeds of every variant.
+        epochs: passes over the training images; fewer for a trial.
+        images: number of training images; fewer for a trial.
+        width: factor on the architecture's filters; smaller for a trial.
+        table: train nothing; print the table of finished runs and draw docs/ablation.png.
     """
     if table:
         found = results(workdir)

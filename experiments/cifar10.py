@@ -1,32 +1,36 @@
 """What the CIFAR-10 recipes share: data, and how the recipes differ from their sources.
 
---data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the binary or python version as it is unpacked.
-50,000 training and 10,000 test images; no image is held back, and the last epoch's network is the one reported, where the
-PyTorch implementation and IR-Net report the best epoch on the test set.
+--data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the unpacked binary or python version of the
+authors. There are 50,000 training and 10,000 test images; none is held back. A run reports the network of the last epoch.
+The PyTorch implementation, IR-Net and ReCU report the best epoch on the test set.
 
-- nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, tenfold less after epochs 120, 200, 240 and 280 of 320, batch
-  128, L2 1e-5. Here images are standardized, not whitened, and cropped and flipped, as that code does not. Only
-  XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights; XNOR itself starts from 1e-3: at full
-  width 300 steps took it to 42.8 % from there, and to chance from 1e-2.
+Recipes, their sources, and where they differ:
+- nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, divided by 10 after epochs 120, 200, 240 and 280 of 320; batch
+  128, L2 1e-5. Here images are standardized, cropped and flipped; that code whitens them and does neither. Only
+  XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights. XNOR itself starts from 1e-3: at full
+  width, 300 steps reached 42.8 % from 1e-3, and stayed at chance from 1e-2.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
-  cosine to 0, which suits runs of any length, where that code's falls exponentially to 3e-7, and all 50,000 images are
-  seen, not 45,000. Its latent weights start uniform in [-1, 1], here near 0 (He), where the first steps choose the
-  signs; it has biases, and normalizes the logits whatever the scheme, here BNN alone does.
-- vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, by IR-Net's and ReCU's recipes.
-- resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, L2 1e-4 (not on
-  latent weights, as in Bi-Real Net's code), crop and flip. Here with a shortcut round every binary convolution and real 1x1
-  convolutions where the shape changes, and CIFAR-10's own mean and deviation, not ImageNet's.
-- resnet18: the same recipe; for ResNet-18 that repository has the network only.
-- IRNET, wherever it is a row: htqin/IR-Net as its code has it, with L2 on latent weights, parameter-free shortcuts, hard tanh
-  and ImageNet's mean and deviation; ResNet-20: 400 epochs from 0.1, t from 0.001; VGG-small: 300 epochs from 0.007, t from
-  0.1; both SGD with momentum 0.9, cosine to 0, batch 128, L2 1e-4.
-- RECU, wherever it is a row: z-hXu/ReCU as its code has it, on all its networks SGD with momentum 0.9, 0.02 rising to 0.1 in 4
-  epochs, then cosine to 0, 600 epochs, batch 256, L2 5e-4 on everything, latent weights and trained scales too; ImageNet's mean
-  and deviation. It reports the best epoch on the test set.
-  In both codes rates, t and tau change once an epoch, here in every step; a dense head's bias starts at 0; VGG-small's dense
-  head starts from He's weights, there from N(0, 0.01²).
-A reduced run is the same command with a smaller --width and fewer --epochs; rates fall at the same shares of it.
+  cosine to 0, which suits runs of any length; in that code it falls exponentially to 3e-7. Here training uses all 50,000
+  images, there 45,000. Here latent weights start near 0 (He), where the first steps choose the signs; there they start
+  uniform in [-1, 1]. That code has biases, and normalizes the logits under every scheme; here only BNN does.
+- vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, trained as IR-Net and ReCU do.
+- resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, crop and flip;
+  L2 1e-4, not on latent weights, as in Bi-Real Net's code. Here a shortcut spans every binary convolution, real 1x1
+  convolutions change the shape, and mean and deviation are CIFAR-10's, not ImageNet's.
+- resnet18: the same recipe; that repository has only the network for ResNet-18.
+- IRNET, in every recipe that has this row: htqin/IR-Net as in its code, with L2 on latent weights, parameter-free
+  shortcuts, hard tanh and ImageNet's mean and deviation. ResNet-20: 400 epochs from 0.1, t from 0.001. VGG-small: 300
+  epochs from 0.007, t from 0.1. Both: SGD with momentum 0.9, cosine to 0, batch 128, L2 1e-4.
+- RECU, in every recipe that has this row: z-hXu/ReCU as in its code. For all its networks: SGD with momentum 0.9, a rate
+  that rises from 0.02 to 0.1 in 4 epochs and then falls by cosine to 0, 600 epochs, batch 256, L2 5e-4 on everything,
+  latent weights and trained scales too, and ImageNet's mean and deviation.
+
+In the codes of IR-Net and ReCU, rates, t and tau change once an epoch; here they change in every step. A dense head's bias
+starts at 0 here. VGG-small's dense head starts from He's weights; in those codes it starts from N(0, 0.01²).
+
+For a shorter run, use the same command with a smaller --width and fewer --epochs. The rates fall at the same fractions of
+the run.
 """
 
 import dataclasses

@@ -1,11 +1,14 @@
 """CIFAR-10, network in network.
 
-Source: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10 (main.py, README); what is chosen: experiments/cifar10.py.
+Source: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10 (main.py, README). experiments/cifar10.py lists the differences.
+
 Command: python -m experiments.cifar10_nin --scheme=SCHEME --data_dir=FOLDER
+
 Expected: 320 epochs. Obtained here: experiments/README.md.
-Rows, and what is published:
+
+Published test accuracies of the rows:
 - XNOR: 86.28%, by the PyTorch implementation, whose own network is XNOR_PYTORCH_CIFAR.
-- XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. sign(0) = 0 while training; converted with sign(0) = +1
+- XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. It trains with sign(0) = 0 and is converted with sign(0) = +1
   (`presets.deployable`).
 - BWN: none quoted.
 - FLOAT: 89.67%, by the PyTorch implementation.

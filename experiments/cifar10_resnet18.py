@@ -1,10 +1,13 @@
-"""CIFAR-10, ResNet-18 with a 3x3 stem, a shortcut round every binary convolution (RECU: round every two).
+"""CIFAR-10, ResNet-18 with a 3x3 stem and a shortcut around every binary convolution (RECU: around every two).
 
-Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is
-chosen: experiments/cifar10.py.
+Source: the recipe of htqin/IR-Net for ResNet-20 on CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369).
+experiments/cifar10.py lists the differences.
+
 Command: python -m experiments.cifar10_resnet18 --scheme=SCHEME --data_dir=FOLDER
+
 Expected: 400 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
-Rows, and what is published:
+
+Published test accuracies of the rows:
 - XNOR: 91.5%, by IR-Net (arXiv:1909.10788); not XNOR-Net. Its residual is `residuals_norm_before`.
 - BIREAL: 91.5%, by IR-Net (arXiv:1909.10788); not Bi-Real Net.
 - RECU: 92.8%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 93.2%. One shortcut spans two

@@ -1,12 +1,17 @@
-"""CIFAR-10, ResNet-20, a shortcut round every binary convolution.
+"""CIFAR-10, ResNet-20 with a shortcut around every binary convolution.
 
-Source: htqin/IR-Net, CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is chosen: experiments/cifar10.py.
+Source: htqin/IR-Net, CIFAR-10 (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369). experiments/cifar10.py lists the
+differences.
+
 Command: python -m experiments.cifar10_resnet20 --scheme=SCHEME --data_dir=FOLDER
+
 Expected: 400 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
-Rows, and what is published:
+
+Published test accuracies of the rows:
 - XNOR: 86.5%, by IR-Net (arXiv:1909.10788) with such shortcuts; not XNOR-Net. Its residual is `residuals_norm_before`.
 - BIREAL: 86.5%, by IR-Net (arXiv:1909.10788) with such shortcuts; not Bi-Real Net.
-- IRNET: 86.5%, by arXiv:1909.10788, whose code this row follows: t from 0.001, which its other networks have from 0.1.
+- IRNET: 86.5%, by arXiv:1909.10788, whose code this row follows. t starts from 0.001; IR-Net's other networks start from
+  0.1.
 - RECU: 87.5%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 88.0%.
 - FLOAT: none quoted.
 """

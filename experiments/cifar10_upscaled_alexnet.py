@@ -1,11 +1,16 @@
 """CIFAR-10's photographs enlarged from 32 x 32 to 256 x 256, AlexNet at a sixteenth of its width.
 
-The ImageNet row `imagenet_alexnet --scheme=XNOR_PAPER` in small, where no ImageNet is at hand: the same network at 224 x 224,
-preset, augmentations, normalization, Adam from 1e-3 with the rate falling tenfold by steps. Reduced: 10 classes, the first
-10,000 photographs (2,000 of the test set), a sixteenth of the filters, batch 50, 2 epochs, one fall, after the first. The
-photographs are real, their detail is that of 32 x 32.
+A small version of the ImageNet row `imagenet_alexnet --scheme=XNOR_PAPER`, for use without ImageNet.
+
+The same: the network at 224 x 224, preset, augmentations, normalization, Adam from 1e-3 with a rate that is divided by 10
+in steps.
+
+Smaller: 10 classes, the first 10,000 training and 2,000 test photographs, a sixteenth of the filters, batch 50, 2 epochs;
+the rate falls once, after the first. The photographs are real, but have only the detail of 32 x 32 pixels.
+
 Command: python -m experiments.cifar10_upscaled_alexnet --scheme=SCHEME --data_dir=FOLDER
-No published figure to compare with. Obtained: XNOR_PAPER 33.35 % from bits as in training; experiments/README.md.
+
+There is no published figure. Obtained: XNOR_PAPER 33.35 %, from bits and in training arithmetic; see experiments/README.md.
 """
 
 from functools import partial

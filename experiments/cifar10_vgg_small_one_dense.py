@@ -1,10 +1,13 @@
-"""CIFAR-10, VGG-small as most papers have it: six convolutions and one dense layer.
+"""CIFAR-10, VGG-small as in most papers: six convolutions and one dense layer.
 
-Source: htqin/IR-Net, CIFAR-10/VGG-Small (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369); what is chosen:
-experiments/cifar10.py.
+Source: htqin/IR-Net, CIFAR-10/VGG-Small (arXiv:1909.10788), and z-hXu/ReCU (arXiv:2103.12369).
+experiments/cifar10.py lists the differences.
+
 Command: python -m experiments.cifar10_vgg_small_one_dense --scheme=SCHEME --data_dir=FOLDER
+
 Expected: 300 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
-Rows, and what is published:
+
+Published test accuracies of the rows:
 - IRNET: 90.4%, by arXiv:1909.10788, whose code this row follows.
 - RECU: 92.2%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 93.3%.
 """

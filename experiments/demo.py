@@ -1,7 +1,8 @@
-"""The whole job in miniature: train an XNOR-Net and its float twin on real images, convert, answer from bits.
+"""The whole workflow in small: train an XNOR-Net and its float twin on real images, convert, predict from bits.
 
-Handwritten digits (8x8, embedded), VGG-small at a quarter of its width. Leaves runs/demo-<seed>/xnor and .../float, each
-with results.json, metrics.jsonl and curves.png, and the packed network in .../xnor/packed.safetensors.
+The data are handwritten digits (8x8, embedded), the network is VGG-small at a quarter of its width. The demo writes
+runs/demo-<seed>/xnor and runs/demo-<seed>/float, each with results.json, metrics.jsonl and curves.png. The packed network
+is runs/demo-<seed>/xnor/packed.safetensors.
 """
 
 import dataclasses

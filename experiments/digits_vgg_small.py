@@ -1,10 +1,11 @@
 """Handwritten digits (8x8, embedded), VGG-small at a quarter of its width.
 
-BinaryNet's VGG-small at a quarter of its width on 8x8 images, Adam with cosine decay to 0, batch 64, 30 epochs. Binary
-networks want a larger learning rate (1e-2) than the float one (1e-3): their latent weights have to cross 0.
+BinaryNet's VGG-small at a quarter of its width on 8x8 images; Adam with cosine decay to 0, batch 64, 30 epochs. Binary
+networks need a larger learning rate (1e-2) than the float network (1e-3), because their latent weights have to cross 0.
 
 Command: python -m experiments.digits_vgg_small --scheme=SCHEME
-No published figure to compare with. Obtained: experiments/README.md.
+
+There is no published figure. Obtained: experiments/README.md.
 """
 
 from functools import partial

@@ -1,13 +1,16 @@
 """Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, taught by its float twin.
 
-The teacher is the row `digits_vgg_small --scheme=FLOAT` of the same options (but its own learning rate), trained first, in
-WORKDIR/teacher. The student's loss: half the cross-entropy to the labels, half that to the teacher's softmax at
-temperature 4 (chosen, not tuned). Started again after any interruption, of teacher or student, it goes on to the same result.
+The run first trains the teacher, in WORKDIR/teacher: the row `digits_vgg_small --scheme=FLOAT` with the same options,
+except for its own learning rate. The student's loss is half the cross-entropy with the labels, half the cross-entropy with
+the teacher's softmax at temperature 4 (chosen, not tuned). You can interrupt teacher or student; started again, the run
+resumes and gives the same result.
 
-Papers: Hinton, Vinyals and Dean, arXiv:1503.02531; for binary students Real-to-Binary, arXiv:2003.11535, and ReActNet,
-arXiv:2003.03488 (the teacher's answers only, at temperature 1).
+Papers: Hinton, Vinyals and Dean, arXiv:1503.02531. For binary students: Real-to-Binary, arXiv:2003.11535, and ReActNet,
+arXiv:2003.03488, whose loss uses only the teacher's softmax, at temperature 1.
+
 Command: python -m experiments.digits_vgg_small_distilled --scheme=SCHEME
-No published figure to compare with. Obtained: experiments/README.md.
+
+There is no published figure. Obtained: experiments/README.md.
 """
 
 import dataclasses

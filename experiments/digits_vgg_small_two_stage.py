@@ -1,12 +1,14 @@
 """Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, trained in two stages.
 
-First binary activations with real weights, in WORKDIR/first; then, from its parameters, binary weights as well. Both
-stages have the same options: epochs, learning rate and schedule from the start. Started again after any interruption, in
-either stage, it goes on to the same result.
+The first stage trains binary activations with real weights, in WORKDIR/first. The second stage starts from its parameters
+and makes the weights binary as well. Both stages have the same options: number of epochs, and learning rate and schedule
+from the start. You can interrupt either stage; started again, the run resumes and gives the same result.
 
 Papers: Bi-Real Net, arXiv:1808.00278; Real-to-Binary, arXiv:2003.11535; ReActNet, arXiv:2003.03488.
+
 Command: python -m experiments.digits_vgg_small_two_stage --scheme=SCHEME
-No published figure to compare with. Obtained: experiments/README.md.
+
+There is no published figure. Obtained: experiments/README.md.
 """
 
 import dataclasses

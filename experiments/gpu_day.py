@@ -1,15 +1,19 @@
-"""All that a GPU is needed for, in one command with a limit of time; called again it goes on with what is missing.
+"""All work that needs a GPU, in one command with a time limit; called again, it does what is missing.
 
     make gpu MINUTES=30        # or: python -m experiments.gpu_day --minutes=30 --pieces=gpu_pieces --output=runs/gpu
 
-Needs a JAX that sees the GPU, and no network. In this order: every kernel against the reference and every packed network
-against training arithmetic, on the device; the rows of CIFAR-10 (`ROWS`), several at a time where one does not fill the card;
-throughput of training; benchmarks. Rows need the images of `experiments.pieces`; where a piece is missing, the time goes to all
-else.
+It needs a JAX that sees the GPU, and no network. It does, in this order:
+1. compare every kernel with the reference, and every packed network with training arithmetic, on the device;
+2. train the rows of CIFAR-10 (`ROWS`), several at a time where one does not fill the card;
+3. measure the throughput of training;
+4. run the benchmarks.
 
-The folder `output` stays under 60 MB: checks.json, throughput.json, benchmarks/, machine.json, logs, and for each finished row
-results.json, the packed network, its curve and its records of epochs. Beside it, in OUTPUT.work, lie the runs themselves; of a
-run that is not finished the newest checkpoint is copied into `output` where there is room: it goes on on another machine.
+Training needs the images that `experiments.pieces` writes. If a piece is missing, the other work gets the time.
+
+The folder `output` stays under 60 MB. It gets checks.json, throughput.json, benchmarks/, machine.json and logs, and for
+each finished row results.json, the packed network, its curve and its records of epochs. The runs themselves lie beside it,
+in OUTPUT.work. If there is room, the newest checkpoint of an unfinished run is copied to `output`, so that you can resume
+it on another machine.
 """
 
 import ctypes
@@ -189,12 +193,12 @@ def main(
     """Do as much as the time allows.
 
     Args:
-        minutes: after which it ends.
-        output: the folder to take home.
-        pieces: the folder of the images.
-        tiny: small networks and few rows, to try it without a GPU; or GPU_DAY_TINY=1 in the environment.
-        part: of the work, which this process does: train, checks, throughput. By default it starts all of them.
-        row: the number of the row that is trained.
+        minutes: time limit of this call.
+        output: folder of the results, to copy back.
+        pieces: folder of the images, made by experiments.pieces.
+        tiny: small networks and few rows, for a trial without a GPU; the same as GPU_DAY_TINY=1 in the environment.
+        part: the part of the work that this process does: train, checks or throughput. By default it starts all of them.
+        row: number of the row that part train trains.
     """
     rows = TINY if tiny else ROWS
     if part:

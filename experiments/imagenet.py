@@ -1,19 +1,26 @@
-"""What the ImageNet recipes share: data, recipes of XNOR-Net's paper, what a row costs.
+"""What the ImageNet recipes share: data, the recipes of XNOR-Net's paper, the cost of a row.
 
 --data_dir=FOLDER holds either FOLDER/imagenet2012, which TFDS prepared as ArrayRecord, or the folder trees
-FOLDER/train/<synset>/*.JPEG and FOLDER/val/... (or validation); the run prints which of them it reads. For a machine with
-few cores, scale the trees once (docs/augmentations.md); FOLDER/imagenet is then read instead:
-`python -m bnn_jax.data.prepare_folder imagenet --source=FOLDER --data_dir=FOLDER`.
+FOLDER/train/<synset>/*.JPEG and FOLDER/val/... (or validation). The run prints which of them it reads. On a machine with
+few cores, make the images smaller once (docs/augmentations.md):
 
-The paper (arXiv:1603.05279v4, p. 11-13) leaves open, and here is chosen, for all rows:
-- Fall of the learning rate, AlexNet: "0.01 every 4 epochs" is read as tenfold after epochs 4, 8 and 12; a hundredfold
-  would leave 1e-7 after epoch 12, where the published curves still jump. ResNet-18: tenfold after epochs 30 and 40, as
-  the text says, though the curve jumps once more at epoch 53.
-- Largest learning rate: 0.1 is the paper's. With Adam (XNOR, BNN) that is implausible; 1e-3 is the published codes'.
-- Weight decay: none is given. Float rows take that of the code their network is from, binary rows none.
-- Flipping: not mentioned; both published codes flip. Normalization: mean and deviation of ImageNet's channels.
-- Presets: XNOR_PAPER and BWN_PAPER are the paper's text, BC and BNN the library's schemes.
-Falls are placed by share of the run: with other --epochs, they move along.
+    python -m bnn_jax.data.prepare_folder imagenet --source=FOLDER --data_dir=FOLDER
+
+The run then reads FOLDER/imagenet instead.
+
+The paper (arXiv:1603.05279v4, p. 11-13) leaves these choices open. They are the same for all rows:
+- Fall of the learning rate, AlexNet: "0.01 every 4 epochs" is read as division by 10 after epochs 4, 8 and 12. Division by
+  100 would leave 1e-7 after epoch 12, where the published curves still jump. ResNet-18: division by 10 after epochs 30 and
+  40, as in the text, although the curve also jumps at epoch 53.
+- Largest learning rate: the paper gives 0.1. With Adam (XNOR, BNN) that is implausible, so these rows have the 1e-3 of the
+  published codes.
+- Weight decay: the paper gives none. Float rows take that of the code from which their network comes, binary rows take
+  none.
+- Flipping: the paper does not mention it; both published codes flip. Normalization: mean and deviation of ImageNet's
+  channels.
+- Presets: XNOR_PAPER and BWN_PAPER follow the paper's text. BC and BNN are the library's schemes.
+
+The rate falls at fixed fractions of the run, so other --epochs move the falls.
 """
 
 import sys

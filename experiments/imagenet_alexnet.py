@@ -1,32 +1,39 @@
 """ImageNet, AlexNet: by the paper's recipe, and as published codes train it.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 11-12; choices it leaves open: experiments/imagenet.py. 16 epochs, batch 512, rate
-falling tenfold every 4 epochs. The rows of published codes: XNOR_LUA and BWN_LUA, allenai/XNOR-Net, Lua (train.lua, opts.lua,
-README); XNOR_PYTORCH_IMAGENET, jiecaoyu/XNOR-Net-PyTorch, ImageNet/networks (main.py, README).
+Source: XNOR-Net, arXiv:1603.05279v4, p. 11-12; experiments/imagenet.py lists the choices that it leaves open. 16 epochs,
+batch 512, rate divided by 10 every 4 epochs. XNOR_LUA and BWN_LUA follow allenai/XNOR-Net, Lua (train.lua, opts.lua,
+README). XNOR_PYTORCH_IMAGENET follows jiecaoyu/XNOR-Net-PyTorch, ImageNet/networks (main.py, README).
+
 Command: python -m experiments.imagenet_alexnet --scheme=SCHEME --data_dir=FOLDER
-Expected: 1.2 hours for 16 epochs on one NVIDIA A100, computed, not measured: 20% of its published TF32 peak
+
+Expected: 1.2 hours for 16 epochs on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
 (`experiments.imagenet.hours`), with 4,580 images decoded a second. Obtained here: not run.
-Rows, and what is published:
-- XNOR_PAPER: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). XNOR-Net as printed: Adam from 1e-3, K included.
-- BNN: top-1 27.9%, top-5 50.42%; the test curve ends at 25.4%, the training curve at 27.9%. Adam from 1e-3. The paper does not
-  give its block; here BinaryNet's own order: product, pool, norm, sign, all layers binary. After epoch 1 the published curve
-  is below 10%, the edge of its drawing.
-- BWN_PAPER: top-1 56.8%, top-5 79.4%; the curve ends at 53.8%, an older version's result. Binary-Weight-Network as printed: SGD
-  0.9 from 0.1. Others who followed the text got about 45%; the published code's recipe is BWN_LUA.
+
+Published test accuracies of the rows:
+- XNOR_PAPER: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). XNOR-Net as printed: Adam from 1e-3, K
+  included.
+- BNN: top-1 27.9%, top-5 50.42%; the test curve ends at 25.4%, the training curve at 27.9%. Adam from 1e-3. The paper does
+  not give its block; here BinaryNet's own order: product, pool, norm, sign, all layers binary. After epoch 1 the published
+  curve is below 10%, the edge of its drawing.
+- BWN_PAPER: top-1 56.8%, top-5 79.4%; the curve ends at 53.8%, the result of an older version. Binary-Weight-Network as
+  printed: SGD 0.9 from 0.1. Others who followed the text got about 45%; the recipe of the published code is BWN_LUA.
 - BC: top-1 35.4%, top-5 61.0%. SGD 0.9 from 0.1. After epoch 1 the published curve is below 10%, the edge of its drawing.
-- FLOAT: top-1 56.6%, top-5 80.2%; no curve. SGD 0.9 from 0.1; L2 of 5e-4, the published Lua code's.
+- FLOAT: top-1 56.6%, top-5 80.2%; no curve. SGD 0.9 from 0.1; L2 of 5e-4, as in the published Lua code.
 - XNOR_LUA: top-1 43.3% (the pretrained network). 52 epochs, 4.0 hours. Adam from 1e-3, batch 800 (there on four GPUs), all
-  gradients times 10^9, L2 5e-4 until 29/55 of the run. The code's 55 "epochs" are of 1,500 batches, 51.5 times all images:
-  here 52 epochs, with its falls at the same shares of the run.
+  gradients times 10^9, L2 5e-4 until 29/55 of the run. The code's 55 "epochs" are of 1,500 batches each, 51.5 times all
+  images. Here the run has 52 epochs, and the rate falls at the same fractions of it.
 - BWN_LUA: top-1 56.8% (the pretrained network). 55 epochs, 4.3 hours. SGD 0.9 from 1e-2, batch 128, L2 5e-4 until epoch 29.
-  The code's 55 "epochs" are of 2,500 batches by default, a quarter of the images; its author advises 10,000, all of them,
-  which is chosen here.
-- XNOR_PYTORCH_IMAGENET: top-1 44.87%, top-5 69.70%. 100 epochs, 7.8 hours. Adam from 1e-3, tenfold less every 30 epochs, batch
-  256, L2 1e-5. Images scaled to 256 x 256 whatever their shape, crops of 227, first convolution without padding, 0..255 less
-  the mean: images in another range give a few per cent.
-The Lua rows differ, beside the preset: every image once an epoch, where the code draws classes, then images, with replacement;
-mean and deviation are ImageNet's, the code's those of 10,000 images. The rows of published codes train with sign(0) = 0, and
-are converted with sign(0) = +1 (`presets.deployable`).
+  The code's 55 "epochs" are of 2,500 batches by default, a quarter of the images. Its author advises 10,000 batches, all
+  images, as chosen here.
+- XNOR_PYTORCH_IMAGENET: top-1 44.87%, top-5 69.70%. 100 epochs, 7.8 hours. Adam from 1e-3, divided by 10 every 30 epochs,
+  batch 256, L2 1e-5. Images are scaled to 256 x 256 whatever their shape, crops have 227 x 227 pixels, the first
+  convolution has no padding, and pixels are 0..255 minus the mean. Images in another range give an accuracy of a few
+  percent.
+
+The Lua rows differ from the code in two more ways. Here every image is used once an epoch; the code draws classes, then
+images, with replacement. Mean and deviation are ImageNet's; the code estimates them from 10,000 images.
+
+The rows of published codes train with sign(0) = 0 and are converted with sign(0) = +1 (`presets.deployable`).
 """
 
 from functools import partial

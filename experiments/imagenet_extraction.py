@@ -1,13 +1,16 @@
 """ImageNet, GoogLeNet variant (Darknet's Extraction): by the paper's recipe.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 13; choices it leaves open: experiments/imagenet.py. 80 epochs, batch 128, short side
-of 256 to 320, polynomial rate. The paper names no optimizer: here Darknet's, SGD 0.9 from 0.1.
+Source: XNOR-Net, arXiv:1603.05279v4, p. 13; experiments/imagenet.py lists the choices that it leaves open. 80 epochs, batch
+128, short side of 256 to 320, polynomial rate. The paper names no optimizer; here it is Darknet's, SGD 0.9 from 0.1.
+
 Command: python -m experiments.imagenet_extraction --scheme=SCHEME --data_dir=FOLDER
-Expected: 80 epochs, 23.3 hours on one NVIDIA A100, computed, not measured: 20% of its published TF32 peak
+
+Expected: 80 epochs, 23.3 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
 (`experiments.imagenet.hours`), with 1,220 images decoded a second. Obtained here: not run.
-Rows, and what is published:
+
+Published test accuracies of the rows:
 - BWN_PAPER: top-1 65.5%, top-5 86.1%; no curve. Binary-Weight-Network as printed.
-- FLOAT: top-1 71.3%, top-5 90.0%; no curve. L2 of 5e-4, Darknet's.
+- FLOAT: top-1 71.3%, top-5 90.0%; no curve. L2 of 5e-4, as in Darknet.
 """
 
 from functools import partial

@@ -1,16 +1,20 @@
 """ImageNet, ResNet-18: by the paper's recipe.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 12-13; choices it leaves open: experiments/imagenet.py. 58 epochs, batch 256, short
-side of 256 to 480, rate falling tenfold after epochs 30 and 40; shortcut convolutions real, which the paper does not say.
+Source: XNOR-Net, arXiv:1603.05279v4, p. 12-13; experiments/imagenet.py lists the choices that it leaves open. 58 epochs,
+batch 256, short side of 256 to 480, rate divided by 10 after epochs 30 and 40. Shortcut convolutions are real here; the
+paper does not say.
+
 Command: python -m experiments.imagenet_resnet18 --scheme=SCHEME --data_dir=FOLDER
-Expected: 58 epochs, 7.2 hours on one NVIDIA A100, computed, not measured: 20% of its published TF32 peak
+
+Expected: 58 epochs, 7.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
 (`experiments.imagenet.hours`), with 2,866 images decoded a second. Obtained here: not run.
-Rows, and what is published:
-- XNOR_PAPER: top-1 51.2%, top-5 73.2%. XNOR-Net as printed: Adam from 1e-3, K included; the paper does not give its block: here
-  norm, sign, product twice within one shortcut.
-- BWN_PAPER: top-1 60.8%, top-5 83.0%. Binary-Weight-Network as printed: SGD 0.9 from 0.1. After epoch 1 the published curve is
-  below 10%, the edge of its drawing.
-- FLOAT: top-1 69.3%, top-5 89.2%, those of fb.resnet.torch; no curve. SGD 0.9 from 0.1; L2 of 1e-4, fb.resnet.torch's.
+
+Published test accuracies of the rows:
+- XNOR_PAPER: top-1 51.2%, top-5 73.2%. XNOR-Net as printed: Adam from 1e-3, K included. The paper does not give its block;
+  here it is norm, sign, product twice within one shortcut.
+- BWN_PAPER: top-1 60.8%, top-5 83.0%. Binary-Weight-Network as printed: SGD 0.9 from 0.1. After epoch 1 the published curve
+  is below 10%, the edge of its drawing.
+- FLOAT: top-1 69.3%, top-5 89.2%, those of fb.resnet.torch; no curve. SGD 0.9 from 0.1; L2 of 1e-4, as in fb.resnet.torch.
 """
 
 from functools import partial

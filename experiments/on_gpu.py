@@ -1,5 +1,4 @@
-"""What `gpu_day` measures in processes of their own: whether kernels and packed networks are exact on the device, and how fast
-training is there."""
+"""What `gpu_day` measures in separate processes: whether kernels and packed networks are exact, and training throughput."""
 
 import dataclasses
 import functools

@@ -88,7 +88,7 @@ def main(path: Annotated[Path, tyro.conf.Positional]) -> None:
     """Write the picture.
 
     Args:
-        path: the PNG file.
+        path: PNG file to write.
     """
     picture().save(path, optimize=True)
     print(f'{path}: {path.stat().st_size:,} bytes')

@@ -2,8 +2,9 @@
 
     python -m experiments.picture_quantizers docs/quantizers
 
-A quantizer of single numbers is drawn over its input. One that looks at a whole filter or image is drawn over one number of it,
-x, while the eight others stay where they are: its output at x, and how its output at x answers to x.
+A quantizer that works on each number alone is drawn over its input. A quantizer that depends on a whole filter or image is
+drawn over one of its numbers, x, while the eight others stay constant: its output at x, and the gradient of this output
+with respect to x.
 """
 
 from collections.abc import Callable, Sequence
@@ -147,7 +148,7 @@ def main(folder: Annotated[Path, tyro.conf.Positional]) -> None:
     """Write all plots.
 
     Args:
-        folder: where to; it is made if it is missing.
+        folder: folder of the plots, made if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:

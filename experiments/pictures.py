@@ -1,9 +1,12 @@
-"""What binary networks cost and what they do while they train: three pictures of finished runs.
+"""Three pictures of finished runs: what binary networks cost, and what they do during training.
 
     python -m experiments.pictures runs/digits_vgg_small_float-0 runs/digits_vgg_small_xnor-0 ... --folder=docs --name=digits
 
-NAME_bytes.png: test accuracy against bytes. NAME_flips.png: signs that flip in a step. NAME_histograms.png: latent weights, and
-inputs of binary activations. docs/training.md says how to read them.
+- NAME_bytes.png: test accuracy against bytes.
+- NAME_flips.png: the share of signs that flip in a step.
+- NAME_histograms.png: latent weights, and inputs of binary activations.
+
+docs/training.md explains them.
 """
 
 import dataclasses
@@ -234,8 +237,8 @@ def main(workdirs: Annotated[list[Path], tyro.conf.Positional], folder: Path, na
 
     Args:
         workdirs: working directories of finished runs.
-        folder: where to write the pictures.
-        name: what their names begin with.
+        folder: folder of the pictures.
+        name: first part of their file names.
     """
     from matplotlib.figure import Figure
 

@@ -1,8 +1,9 @@
-"""CIFAR-10 as a few files that travel: lossless WebP, pieces of at most 55 MB, checked by hash.
+"""CIFAR-10 in a few files to carry to another machine: lossless WebP, pieces of at most 55 MB, checked by hash.
 
     python -m experiments.pieces --data_dir=FOLDER --output=gpu_pieces     # about 108 MB in all
 
-`pieces.json` beside them says which there are. `experiments.gpu_day` trains on them, where neither TFDS nor a network is.
+The file `pieces.json` beside the pieces lists them. `experiments.gpu_day` trains on them on a machine that has neither TFDS
+nor a network.
 """
 
 import functools
@@ -132,9 +133,9 @@ def main(data_dir: str = '~/tensorflow_datasets', output: Path = Path('gpu_piece
     """Cut CIFAR-10 into pieces.
 
     Args:
-        data_dir: where TFDS prepared it.
-        output: a folder for the pieces.
-        images: so many of each split, to try it; 0: all.
+        data_dir: folder in which TFDS prepared cifar10.
+        output: folder of the pieces.
+        images: number of images of each split, for a trial; 0: all.
     """
     sources = {split: cifar10.source(split, data_dir) for split in SPLITS}
     if images:

@@ -1,4 +1,4 @@
-"""What recipes of several data sets share: schedules, optimizers, a scheme's networks."""
+"""What recipes of several data sets share: schedules, optimizers, networks of a scheme."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,15 +1,15 @@
-"""The first few hundred steps of the CIFAR-10 rows, watched: what docs/what_trains.md compares.
+"""The first few hundred steps of the CIFAR-10 rows, with records of their signs: what docs/what_trains.md compares.
 
     python -m experiments.short_runs --data_dir=FOLDER                      # all rows that have no result yet
     python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor_1e-3 nin_float_1e-3 --seed=1
     python -m experiments.short_runs --table-only                           # the results as Markdown
 
-A result is a line of JSON in docs/short_runs.jsonl; a row and seed that have one are skipped, so that a stopped run goes on at
-its next row. A row is a recipe of CIFAR-10 at the width, batch and rate that the line tells, with one thing
-changed where its name says so. Adam keeps its rate, as in the first part of a long run; SGD's falls by cosine to 0.
+Each result is a line of JSON in docs/short_runs.jsonl. A row and seed that already have a line are skipped, so a stopped
+command resumes at its next row. A row is a CIFAR-10 recipe at the width, batch and learning rate of its line. Its name says
+what is changed, if anything. Adam's rate is constant, as in the first part of a long run; SGD's rate falls by cosine to 0.
 
-A few hundred steps with one seed show what makes a network fail at once. They do not say which of two good recipes wins
-in the end.
+A few hundred steps with one seed show what makes a network fail at once. They do not show which of two good recipes wins in
+the end.
 """
 
 import dataclasses
@@ -264,12 +264,12 @@ def main(
 
     Args:
         data_dir: folder of the data sets cifar10 and fashion_mnist, as TFDS prepares them.
-        rows: which, by name.
-        seed: of weights, order and augmentation.
-        steps: of every run.
-        width: of every network; by default the row's.
-        out: the file of results.
-        table_only: print the results as Markdown.
+        rows: names of the rows to run.
+        seed: seed of weights, order and augmentation.
+        steps: steps of every run.
+        width: width of every network; by default the row's.
+        out: file of the results.
+        table_only: run nothing; print the results as Markdown.
 
     Raises:
         ValueError: for the name of a row that there is not.

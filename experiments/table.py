@@ -2,7 +2,8 @@
 
     python -m experiments.table runs/digits_vgg_small_xnor-0 runs/digits_vgg_small_xnor-1 ... --picture=curves.png
 
-Prints Markdown: one row an experiment, named by its command, with mean and spread (smallest to largest) over its runs.
+It prints Markdown with one row for each experiment, named by its command: mean and range (smallest to largest) over its
+runs.
 """
 
 import itertools
@@ -108,7 +109,7 @@ def main(
 
     Args:
         workdirs: working directories of finished runs.
-        picture_path: where to draw their curves.
+        picture_path: PNG file for their curves; by default none.
     """
     print(markdown(rows(workdirs)))
     if picture_path:
