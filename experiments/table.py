@@ -26,7 +26,7 @@ def rows(workdirs: Sequence[Path]) -> dict[str, list[dict]]:
         path = workdir / 'results.json'
         if not path.exists():
             raise FileNotFoundError(f'{workdir} has no results.json, expected a finished run; start it again to go on')
-        results = read_object(path, 'start the run again, it writes it anew')
+        results = read_object(path, 'start the run again, which writes it again')
         found[results['experiment']].append(results)
     return dict(found)
 
@@ -79,7 +79,7 @@ def picture(workdirs: Sequence[Path], path: Path) -> None:
 
     curves = defaultdict(list)
     for workdir in workdirs:
-        name = read_object(workdir / 'results.json', 'start the run again, it writes it anew')['experiment']
+        name = read_object(workdir / 'results.json', 'start the run again, which writes it again')['experiment']
         curves[name].append([r['test_accuracy'] for r in read(workdir / 'metrics.jsonl') if 'epoch' in r])
     figure = Figure(figsize=(8, 4.5), layout='constrained')
     axes = figure.subplots()

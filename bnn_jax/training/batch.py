@@ -1,4 +1,4 @@
-"""What a batch may be: many forms in, one out, and everything else refused with its key, shape and dtype."""
+"""Batches: many forms are accepted and become one; errors name the key, shape and dtype of what does not fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,25 +13,32 @@ FORMS = "expected {'image': ..., 'label': ...} or (images, labels), either with 
 
 
 def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> dict[str, Any]:
-    """A batch as a dictionary of arrays: `image`, `label`, and `weight` where there is one.
+    """A batch as a dictionary of arrays: `image`, `label`, and `weight` where the batch has one.
 
     Args:
         batch: a dictionary with these keys (others are left out), or a tuple or list (images, labels) or (images, labels,
             weights), of NumPy or JAX arrays, PyTorch tensors or lists.
         num_classes: the number of logits; None: not known.
-        classes: whether labels are classes: integers of any width, (N,) or a column (N, 1), which become int32 (N,); or, for
-            each image, a share of each class that sum to 1 (one-hot, smoothed, mixed), which become float32 (N, num_classes).
-            If not, labels are of the loss's own kind and stay as they are, for each image its own; integers (N,) are still
-            taken for classes.
+        classes: whether labels are classes. Then they are integers (N,) or (N, 1), which become int32 (N,); or shares of the
+            classes (one-hot, smoothed, mixed) that sum to 1 for each image, which become float32 (N, num_classes). Otherwise
+            they are labels of a user's own loss and stay unchanged, except that integers (N,) still count as classes.
+
+    Returns:
+        NumPy arrays stay NumPy arrays, JAX arrays stay JAX arrays.
 
     Raises:
-        TypeError: for labels of another dtype than those, for a batch that is neither form.
-        ValueError: for keys that are missing, lengths that differ, labels (if NumPy) that are no classes, shares that do not
-            sum to 1, weights that are negative, not finite or all 0.
+        TypeError: the batch has neither form, or labels have another dtype.
+        ValueError: a key is missing, lengths differ, labels in a NumPy array are no classes, shares do not sum to 1, or
+            weights are negative, not finite or all 0.
+
+    Example:
+        >>> batch = as_batch((np.zeros((2, 4, 4, 1)), [0, 1]), 10)
+        >>> batch['label'].tolist(), batch['label'].dtype.name
+        ([0, 1], 'int32')
     """
     found = _parts(batch)
     image = _array('image', found['image'])
-    # A loss of your own may take a dictionary of labels; a list is one array.
+    # A user's own loss may take a dictionary of labels. A list, though, is one array and no tree.
     labels = jax.tree.map(lambda a: _array('label', a), found['label'], is_leaf=lambda a: not isinstance(a, Mapping))
     if not image.shape:
         raise ValueError('batch: got image of shape (), expected images (N, H, W, channels)')
@@ -47,14 +54,14 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
 
 
 def is_batch(value: Any) -> bool:
-    """Whether this is one batch, not several."""
+    """Whether a value is a single batch, not an iterable of batches."""
     if isinstance(value, Mapping):
         return True
     return isinstance(value, tuple | list) and 2 <= len(value) <= 3 and all(hasattr(part, 'shape') for part in value)
 
 
 def are_classes(labels: Any) -> bool:
-    """Whether prepared labels are one class an image."""
+    """Whether labels that `as_batch` prepared are one class for each image."""
     return hasattr(labels, 'dtype') and labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
 
 
@@ -71,7 +78,7 @@ def _parts(batch: Batch) -> Mapping[str, Any]:
 
 
 def _array(key: str, value: Any) -> Any:
-    """A JAX or NumPy array of what was given; a PyTorch tensor is taken off its graph and device."""
+    """A value as a JAX or NumPy array; a PyTorch tensor leaves its graph and its device."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f'batch: got a masked array as {key}, expected numbers everywhere; give {key}.filled(VALUE)')
     if isinstance(value, jax.Array | np.ndarray):
@@ -86,19 +93,19 @@ def _array(key: str, value: Any) -> Any:
                 f'batch: got a {type(value).__name__} as {key} ({error}), expected an array of numbers'
             ) from error
         if isinstance(value, list | tuple) and array.dtype == np.float64:
-            array = array.astype(np.float32)  # Python's numbers say nothing of a width.
-    # Of numbers wider than 64 bits JAX knows nothing.
+            array = array.astype(np.float32)  # Nobody asked for 64 bits: Python's floats have no other width.
+    # JAX has no numbers wider than 64 bits.
     if array.dtype == object or array.dtype.kind in 'USMm' or array.dtype.fields or array.dtype.char in 'gG':
         raise TypeError(
             f'batch: got {key} of dtype {array.dtype} and shape {array.shape}, expected numbers of at most 64 bits'
         )
     if isinstance(array, np.ndarray) and not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder('='))  # JAX has one order of bytes.
+        array = array.astype(array.dtype.newbyteorder('='))  # JAX has the byte order of the machine alone.
     return array
 
 
 def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
-    """Labels as int32 (N,) or float32 (N, num_classes), or as they are where they are no classes and need not be."""
+    """Labels as int32 (N,) or float32 (N, num_classes); unchanged where they are no classes and need not be (`expected`)."""
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     if expected and integers and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.reshape(-1)
@@ -128,7 +135,7 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
         )
     if isinstance(labels, np.ndarray) and labels.size:
         wide = labels.astype(np.float64)
-        # Shares in half precision sum to 1 up to some thousandths.
+        # The sum of shares in half precision is off by some thousandths.
         if not (wide.min() >= 0 and np.allclose(wide.sum(1), 1, rtol=0, atol=1e-2)):
             raise ValueError(
                 f'batch: got labels of shape {labels.shape} whose rows do not sum to 1 (the first is {wide[0].tolist()[:8]}), '
@@ -138,10 +145,10 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
 
 
 def _checked_classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
-    """int32. Of a JAX array, whose numbers are not known here, those that int32 cannot hold become -1."""
+    """Classes as int32. In a JAX array, which is not read here, numbers that int32 cannot hold become -1, so no class."""
     if isinstance(labels, np.ndarray):
         if num_classes == 1 and not expected:
-            num_classes = None  # One number an image, and labels that count.
+            num_classes = None  # With one logit, integers of a user's own loss are counts, not classes.
         if num_classes is not None and labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
             own = '' if expected else ' If they are no classes, give them as floats, or of shape (N, 1).'
             raise ValueError(
@@ -155,6 +162,7 @@ def _checked_classes(labels: Any, num_classes: int | None, expected: bool) -> An
 
 
 def _weights(weights: Any, shape: tuple[int, ...]) -> Any:
+    """Weights as float32 (N,)."""
     if weights.shape == (shape[0], 1):
         weights = weights.reshape(-1)
     if weights.shape != shape[:1]:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax: written whole or not at all, kept until a newer one is whole."""
+"""Checkpoints of a run, by Orbax: written whole or not at all, and kept until a newer one is whole."""
 
 import errno
 import hashlib
@@ -20,9 +20,13 @@ from bnn_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one working directory: the newest states of a run and the config it was made with.
+    """The checkpoints in a folder: the newest states of a run, each with the config of the run.
 
-    kept: how many of them; the one before is for when the newest is damaged. read_only: another process may be writing there.
+    Args:
+        directory: the folder.
+        config: the decisive fields of the run's config (`Config.decisive`).
+        kept: how many checkpoints are kept; by default two, in case the newest is damaged.
+        read_only: write nothing; another process may be writing in the folder.
     """
 
     def __init__(self, directory: Path, config: dict, kept: int = 2, read_only: bool = False):
@@ -35,18 +39,19 @@ class Checkpoints:
         logging.getLogger('absl').addFilter(_told_by_us)
         try:
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
-        except Exception as error:  # Orbax raises errors of every kind for folders that are not as it left them.
+        except Exception as error:  # For a folder that something has changed, Orbax raises errors of many kinds.
             reason = _short(f'{type(error).__name__}: {error}')
             raise ValueError(
-                f'checkpoints {directory} cannot be opened ({reason}); mend or move that folder, or choose another --workdir'
+                f'checkpoints {directory} cannot be opened ({reason}); repair or move that folder, or choose another --workdir'
             ) from error
-        # It would ask JAX about steps, in between the numbers that `signals.Signals` counts.
+        # Orbax would ask JAX about preemption with numbers of its own, among those that `signals.Signals` counts.
         self._manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState) -> None:
-        """Write the state under its step, in the background; what was kept of later steps goes.
+        """Write the state of a step, in the background; checkpoints of later steps are deleted.
 
-        Raises as `wait` does for the one before, and OSError where nothing is written.
+        Raises:
+            OSError: this checkpoint, or the one before it, cannot be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
@@ -57,22 +62,25 @@ class Checkpoints:
             meta=self._ocp.args.JsonSave(meta | {'sha256': _digest(arrays, meta)}),
         )
         try:
-            # Where the best was newer than the checkpoint that a run goes on from; Orbax writes no earlier step than it has.
+            # A resumed run may be behind its best checkpoint, and Orbax writes no step before its newest one.
             for later in [each for each in self._manager.all_steps() if each > step]:
                 self._manager.delete(later)
             written = self._manager.save(step, args=arguments)
-        except (OSError, ValueError) as error:  # Orbax hands on a ValueError where TensorStore could not write
+        except (OSError, ValueError) as error:  # TensorStore reports a failed write as a ValueError.
             raise self._failed(error) from error
         if not written:
             raise self._failed(OSError(errno.EIO, f'Orbax left out step {step}'))
 
     def restore(self, state: TrainState, extended: Callable[[int, int], None] | None = None) -> TrainState:
-        """The newest state, or `state` itself if there is none yet.
+        """The state of the newest checkpoint.
 
-        extended: called with its epochs and step where it is of a run with fewer epochs and of the same config otherwise;
-        raises ValueError if that is not the beginning of this run. None: such a run is another one.
-        Raises ValueError for a checkpoint of another model or another config, naming the first difference, and for one
-        that cannot be read.
+        Args:
+            state: of the same structure; it is returned where there is no checkpoint yet.
+            extended: called with the epochs and the step of a checkpoint whose run had fewer epochs and otherwise the same
+                config. It raises ValueError unless that run is the beginning of this one. None: such a run is refused.
+
+        Raises:
+            ValueError: the checkpoint cannot be read, or has another model or config; the message names the first difference.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -93,30 +101,31 @@ class Checkpoints:
         if digest != _digest(arrays, meta):
             raise self._damaged(step, 'its checksum differs')
         leaves, structure = jax.tree.flatten(state)
-        # The names are numbers of five digits: in their order, the leaves are in theirs.
+        # The names are numbers of five digits, so sorting them restores the order of the leaves.
         restored = [jnp.asarray(arrays[name]) for name in sorted(arrays)]
         return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 
     def _read(self, step: int, item: str, arguments):
+        """A part of a checkpoint, by Orbax."""
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: arguments}))[item]
-        except Exception as error:  # as for folders
+        except Exception as error:  # For damaged files Orbax raises errors of many kinds.
             raise self._damaged(step, f'{type(error).__name__}: {error}') from error
 
     def _damaged(self, step: int, reason: str) -> ValueError:
         return ValueError(
             f'checkpoint {self.directory}/{step} cannot be read ({_short(reason)}); '
-            'delete that folder to go on from the one before, or choose another --workdir'
+            'delete that folder to go on from the checkpoint before it, or choose another --workdir'
         )
 
     def last(self) -> Path | None:
-        """The newest checkpoint that is whole."""
+        """The folder of the newest checkpoint that is whole; None where there is none."""
         self.wait()
         step = self._manager.latest_step()
         return None if step is None else self.directory / str(step)
 
     def wait(self) -> None:
-        """Return when everything is on disk. Raises OSError, with the remedy, where it could not be written."""
+        """Wait until the newest checkpoint is on disk. Raises OSError, with what to do, where it cannot be written."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -131,7 +140,8 @@ class Checkpoints:
         logging.getLogger('absl').removeFilter(_told_by_us)
 
     def _failed(self, error: OSError | ValueError) -> OSError:
-        # TensorStore tells in a page what the system said in a word.
+        """An error of Orbax or TensorStore as one of the system, with what to do."""
+        # TensorStore wraps the number of the system's error in a page of text.
         said = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
         number = getattr(error, 'errno', None) or (int(said[1] or said[2]) if said else errno.EIO)
         reason = os.strerror(number) if said else getattr(error, 'strerror', None) or _short(str(error))
@@ -165,7 +175,7 @@ class Checkpoints:
 
 
 def _told_by_us(record: logging.LogRecord) -> bool:
-    """Not what Orbax logs, tracebacks of its threads among it: what went wrong there, `wait` and `save` raise."""
+    """A filter without the log of Orbax, which prints tracebacks of its threads: `save` and `wait` raise those errors."""
     return 'orbax' not in record.pathname
 
 
@@ -174,17 +184,28 @@ def _short(reason: str) -> str:
 
 
 def _arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """All arrays of the state under sortable names: a checkpoint depends on no class of any library.
+    """Copies of all arrays of a state, under sortable names, so that a checkpoint depends on no class of any library.
 
-    They are copied: while they are being written the next steps reuse the state's buffers.
+    They are copied since the next steps reuse the state's buffers while these are written.
     """
     return {f'{i:05d}': np.array(numbers_of(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
 def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
-    """The first place where two JSON values differ, and what stands there; None if they are equal.
+    """The first difference between two JSON values.
 
-    A key that one of them lacks counts as None, so that a field added later, None by default, is no difference.
+    A key that one of them lacks counts as None. So a field that was added later, with the default None, is no difference.
+
+    Args:
+        path: of both values, for the result.
+        theirs, ours: the values.
+
+    Returns:
+        The path and both values there; None where there is no difference.
+
+    Example:
+        >>> first_difference('', {'seed': 0, 'model': {'width': 1}}, {'seed': 0, 'model': {'width': 2}})
+        ('model.width', 1, 2)
     """
     if theirs == ours:
         return None
@@ -198,7 +219,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
 
 
 def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:
-    """SHA-256 of everything a checkpoint holds: Orbax does not notice every changed byte."""
+    """SHA-256 of all that a checkpoint holds; Orbax misses some changed bytes."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -206,7 +227,7 @@ def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:
 
 
 def _layout(state: TrainState) -> dict[str, str]:
-    """Path -> dtype and shape, for comparison and for people."""
+    """Path -> dtype and shape of each array, for comparison and for messages."""
     return {
         jax.tree_util.keystr(path): f'{leaf.dtype}{list(np.shape(leaf))}'
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

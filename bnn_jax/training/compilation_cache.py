@@ -1,7 +1,7 @@
-"""Compiled programs are kept on disk, so that a run that is started again need not compile.
+"""Keep compiled programs on disk, so that a run that is started again need not compile them again.
 
-The command line and `fit` do it for as long as they run, and leave JAX's configuration as it was. A cache that you configured
-(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir) is used instead; JAX_ENABLE_COMPILATION_CACHE=false switches both off.
+The command line and `fit` do so while they run, and restore JAX's configuration afterwards. If you have configured a cache
+(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir), yours is used. JAX_ENABLE_COMPILATION_CACHE=false switches both off.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 LARGEST = 4 * 10**9
-"""Bytes, at most, when a cache is entered: beyond it the oldest programs are deleted, down to half of it."""
+"""The size in bytes above which the oldest programs are deleted, until half of it is left."""
 
 
 @contextlib.contextmanager
 def compilation_cache() -> Iterator[None]:
-    """While entered, programs that took a second or more to compile are kept in ~/.cache/bnn_jax ($XDG_CACHE_HOME/bnn_jax).
+    """Keep programs that take a second or more to compile in ~/.cache/bnn_jax ($XDG_CACHE_HOME/bnn_jax) inside this context.
 
-    JAX knows a program by its code, the versions and the device, so that no other one is taken for it. JAX's configuration is
-    that of the process: threads that compile meanwhile use the cache too.
+    JAX identifies a program by its code, the versions and the device, so it never takes one for another. The configuration is
+    that of the process: other threads that compile meanwhile use the cache too.
 
     Example:
         >>> from bnn_jax.training.compilation_cache import compilation_cache
@@ -50,7 +50,12 @@ def compilation_cache() -> Iterator[None]:
 
 
 def prune(folder: Path, largest: int) -> None:
-    """Delete the oldest files of a folder that has more than `largest` bytes, until it has half of them."""
+    """Delete the oldest files of a folder with more than `largest` bytes, until it has half of that.
+
+    Args:
+        folder: whose files may be deleted.
+        largest: in bytes.
+    """
     files = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.is_file()]
     total = sum(size for _, size, _ in files)
     if total <= largest:
@@ -64,4 +69,4 @@ def prune(folder: Path, largest: int) -> None:
 
 def _use(folder: str | None) -> None:
     jax.config.update('jax_compilation_cache_dir', folder)
-    jax_cache.reset_cache()  # JAX asks for the folder once, when it first compiles.
+    jax_cache.reset_cache()  # JAX reads the folder's name once, when it first compiles.

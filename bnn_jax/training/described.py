@@ -1,4 +1,4 @@
-"""Values of a config as JSON, the same in every process."""
+"""The values of a config as JSON, the same in every process."""
 
 import dataclasses
 import functools
@@ -11,13 +11,29 @@ from bnn_jax.training.names import name_of, public_name
 
 
 def _code(code: CodeType) -> int:
-    """A checksum of what a function does, wherever it stands."""
+    """A checksum of a function's bytecode, which does not depend on its place in a file."""
     inner = [_code(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
     return zlib.crc32(repr((code.co_code, code.co_names, inner)).encode())
 
 
 def described(value: Any) -> Any:
-    """The value as JSON: numbers and text as they are, functions and classes by their public names."""
+    """A value as JSON.
+
+    Args:
+        value: of a field of a config.
+
+    Returns:
+        Numbers and text themselves; functions and classes by their names (`names.name_of`); partials, dataclasses, tuples and
+        dictionaries by their parts.
+
+    Raises:
+        ValueError: a class without a name is part of it (`names.name_of`).
+
+    Example:
+        >>> import functools, optax
+        >>> described(functools.partial(optax.sgd, momentum=0.9))
+        {'function': 'optax.sgd', 'momentum': 0.9}
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
@@ -29,9 +45,10 @@ def described(value: Any) -> Any:
         declared = public_name(value)
         anonymous = declared is None and '<lambda>' in value.__qualname__ and hasattr(value, '__code__')
         name = declared or (f'{value.__module__}.{value.__qualname__}' if anonymous else name_of(value))
-        cells = getattr(value, '__closure__', None) if public_name(value) is None else None  # a public name says it all
+        # A public name identifies a function; another one also depends on the variables that it has from outside.
+        cells = getattr(value, '__closure__', None) if public_name(value) is None else None
         variables = [described(cell.cell_contents) for cell in cells or ()]
-        if anonymous:  # It has no name that tells it from another one: what it does must.
+        if anonymous:  # All lambdas of a function have the same name; their bytecode tells them apart.
             defaults = [described(default) for default in (value.__defaults__ or ())]
             return {'function': name, 'code': _code(value.__code__), 'variables': variables + defaults}
         return {'function': name, 'variables': variables} if variables else name

@@ -1,7 +1,7 @@
-"""One path for 1 to n devices on 1 to n hosts: parameters lie whole on every device, a batch is spread over all of them.
+"""One or more devices on one or more hosts: each device holds all parameters, and a batch is spread over all devices.
 
-A computation on such arrays, jitted, is the one of a single device: the mean of a loss, its gradient and the statistics of
-a normalization are those of the whole batch, whichever devices hold it; XLA adds what must be said between them.
+A jitted computation on such arrays gives the results of a single device: the mean of a loss, its gradient and the statistics of
+a normalization are those of the whole batch. XLA inserts the communication.
 """
 
 import contextlib
@@ -24,22 +24,25 @@ from bnn_jax import command
 from bnn_jax.training.options import option
 
 AUTO = 'auto'
-"""A coordinator that JAX finds by itself: on TPU pods and under SLURM, Open MPI or Kubernetes."""
+"""The name of a coordinator that JAX finds itself: on TPU pods and under SLURM, Open MPI or Kubernetes."""
 
 WAIT_FOR_COORDINATOR = 300
-"""Seconds for which the other hosts look for process 0."""
+"""How many seconds the other hosts look for process 0."""
 
 WAIT_FOR_RESULTS = 24 * 3600
-"""Seconds for which the other hosts wait at the end, while the first one converts the network and tests it."""
+"""How many seconds the other hosts wait at the end, while the first one converts and evaluates the network."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """The processes of one run, as options of the command line. Raises ValueError for numbers that do not fit together."""
+    """The processes of one run, as options of the command line. Raises ValueError for options that contradict each other."""
 
-    coordinator: str = option('', "HOST:PORT of process 0, the same for all; 'auto' on TPU pods and under SLURM")
-    hosts: int = option(1, 'processes of this run, started by you on one machine or many')
-    host: int = option(0, 'which of them this is, from 0')
+    # Options of the command line; the text says what each is.
+    coordinator: str = option(
+        '', "HOST:PORT of process 0, the same for all processes; 'auto' on TPU pods and under SLURM"
+    )
+    hosts: int = option(1, 'number of processes of this run, which you start on one machine or several')
+    host: int = option(0, 'number of this process, from 0')
 
     def __post_init__(self):
         if self.coordinator in ('', AUTO):
@@ -55,7 +58,7 @@ class Hosts:
             raise ValueError(f'coordinator: got {self.coordinator!r}, expected HOST:PORT with a port from 1 to 65535')
 
     def join(self) -> None:
-        """Meet the others; to be called before anything is asked of a device."""
+        """Connect to the other processes. Call it before JAX is asked for a device."""
         if self.coordinator == AUTO:
             jax.distributed.initialize(shutdown_timeout_seconds=WAIT_FOR_RESULTS)
         elif self.coordinator:
@@ -65,7 +68,7 @@ class Hosts:
             )
 
     def _reach(self) -> None:
-        """Raises ValueError for an address that process 0 cannot open or the others do not reach: JAX would end the process."""
+        """Raises ValueError where process 0 cannot open the address or the others cannot reach it. JAX would just exit."""
         name, _, port = self.coordinator.rpartition(':')
         address, said = (name.strip('[]'), int(port)), None
         try:
@@ -88,12 +91,12 @@ class Hosts:
                 said = error
                 time.sleep(0.5)
         raise ValueError(
-            f'coordinator: nobody answers at {self.coordinator} in {WAIT_FOR_COORDINATOR} seconds ({said}); start host 0 there'
+            f'coordinator: {self.coordinator} did not answer in {WAIT_FOR_COORDINATOR} seconds ({said}); start host 0 there'
         )
 
 
 def all_devices() -> Mesh:
-    """Every device of every host, along one axis named data."""
+    """All devices of all hosts, along one axis named data."""
     return _mesh(jax.devices())
 
 
@@ -107,19 +110,24 @@ def _mesh(devices: list) -> Mesh:
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """The sharding of an array of which each device holds all."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicated(tree, mesh: Mesh):
-    """tree with every array whole on every device of the mesh, copied; every host gives the same numbers."""
+    """A copy of a tree in which each device holds all of each array.
+
+    Args:
+        tree: the same numbers on each host.
+        mesh: the devices.
+    """
     # Copied: a step may reuse the buffers of its state, but not those of the caller.
     placed = _placed(jax.tree.map(lambda leaf: np.array(numbers_of(leaf)), tree), whole(mesh))
     return jax.tree.map(as_kind_of, tree, placed)
 
 
 def numbers_of(leaf):
-    """An array, or the numbers of an array of random keys."""
+    """An array itself; of random keys, the array of their numbers."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -133,8 +141,15 @@ def _is_key(leaf) -> bool:
 
 
 def spread(batch, mesh: Mesh):
-    """A batch spread along its first axis over the mesh. Every host gives its own part; the parts of all, in their order,
-    are the batch. Raises ValueError where the devices cannot share it evenly."""
+    """A batch spread along its first axis over the devices.
+
+    Args:
+        batch: this host's part; the parts of all hosts, in their order, are the batch.
+        mesh: the devices.
+
+    Raises:
+        ValueError: the devices cannot share the batch evenly.
+    """
     hosts = len({device.process_index for device in mesh.devices.flat})
     for array in jax.tree.leaves(batch):
         check_shares(len(array) * hosts, mesh)
@@ -142,7 +157,7 @@ def spread(batch, mesh: Mesh):
 
 
 def check_shares(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises ValueError for a batch that the devices of the mesh cannot share evenly, nor each of its parts."""
+    """Raises ValueError where the devices of the mesh cannot share the batch evenly, or each of its parts."""
     if batch_size % (mesh.size * parts):
         computed = f' in {parts} parts (accumulate)' if parts > 1 else ''
         raise ValueError(
@@ -155,27 +170,33 @@ def _placed(tree, sharding: NamedSharding):
 
 
 def own_copy(tree):
-    """What every device holds whole, as arrays of this host's first device alone."""
+    """A tree of which each device holds all, as arrays of this host's first device."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def is_first_host() -> bool:
-    """Whether this process is the one that writes and reports."""
+    """Whether this process is the first one, which writes and reports."""
     return jax.process_index() == 0
 
 
 def check_same_on_hosts(step: int, config: dict) -> None:
-    """Raises ValueError unless every host is at this step of this run: parameters that differ would never be noticed."""
+    """Raises ValueError unless all hosts are at the same step of the same run. Nothing else would notice a difference.
+
+    Args:
+        step: of this host.
+        config: of this host, in JSON.
+    """
     if jax.process_count() == 1:
         return
     from jax.experimental.multihost_utils import process_allgather
 
-    # Four bytes, for without 64-bit mode JAX gathers no wider integers.
+    # Four bytes: without 64-bit mode JAX gathers no wider integers.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).digest()[:4]
     seen = np.asarray(process_allgather(np.array([step, int.from_bytes(digest, 'big')], np.uint32)))
     if (seen[:, 0] != step).any():
         raise ValueError(
-            f'hosts: are at the steps {seen[:, 0].tolist()} of the run, expected one; give all a --workdir that all of them see'
+            f'hosts: got the steps {seen[:, 0].tolist()} of the run, expected the same step on every host; give all of them '
+            'one --workdir that they share'
         )
     if (seen != seen[0]).any():
         raise ValueError('hosts: got different options or code, expected the same experiment and options on every host')
@@ -183,8 +204,10 @@ def check_same_on_hosts(step: int, config: dict) -> None:
 
 @contextlib.contextmanager
 def no_host_waits() -> Iterator[None]:
-    """Where there are several hosts, an error ends this process at once, with its message and status 1: the others, which
-    would wait for it for ever, then end as well."""
+    """Where there are several hosts, an error inside this context ends the process at once, with its message and status 1.
+
+    The other hosts, which would wait for this one for ever, then end as well.
+    """
     try:
         yield
     except Exception as error:
@@ -193,15 +216,19 @@ def no_host_waits() -> Iterator[None]:
         if command.debugging():
             traceback.print_exc()
         print(f'error: host {jax.process_index()}: {command.sentence(error)}', file=sys.stderr, flush=True)
-        # Not sys.exit: on its way out JAX would wait for the other hosts.
+        # Not sys.exit, during which JAX would wait for the other hosts.
         os._exit(1)
 
 
 def sum_over_hosts(totals: np.ndarray) -> np.ndarray:
-    """The sum of every host's float64 numbers, exactly as NumPy adds them, on every host."""
+    """The sum over hosts of float64 numbers, as NumPy adds them; each host gets it.
+
+    Args:
+        totals: of this host, the same shape on each.
+    """
     if jax.process_count() == 1:
         return totals
     from jax.experimental.multihost_utils import process_allgather
 
-    # As words: JAX would round float64 to float32.
+    # Gathered as 32-bit words, since JAX would round float64 to float32.
     return np.asarray(process_allgather(totals.view(np.uint32))).view(np.float64).sum(axis=0)

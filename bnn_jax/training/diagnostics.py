@@ -1,7 +1,7 @@
-"""What a binary network shows while it trains: flipped signs, weights at the clip, inputs in the window, alpha, equal logits.
+"""Diagnostics of training: flipped signs, weights at the clip, inputs in the window, alpha, images with equal logits.
 
-`health` says which of these numbers are healthy. Layers have the names of `summarize`; heads that only training sees
-(`nn.Auxiliary`) are left out, as there.
+`health` says which numbers are healthy. Layers have the names that `summarize` gives them; like there, auxiliary heads
+(`nn.Auxiliary`) are left out.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Float64, Int8
 
 from bnn_jax.nn.layer import Layer
 from bnn_jax.nn.variables import Latent
@@ -23,11 +24,15 @@ from bnn_jax.training.loss import cross_entropy
 from bnn_jax.training.state import TrainState
 
 
-def signs(state: TrainState) -> dict[str, jax.Array]:
-    """Layer -> the signs of its latent weights as its scheme reads them, int8 of the kernel's shape.
+def signs(state: TrainState) -> dict[str, Int8[Array, '*kernel']]:
+    """The signs of the latent weights of each layer, as its scheme reads them. Pure, for `jax.jit`.
 
-    Where a scheme draws weights at random, these are the signs of evaluation. Empty for a network of real weights.
-    A step that reuses the state's buffers leaves them as they are. Pure; to be compiled by `jax.jit`.
+    Args:
+        state: whose signs are copied, so that the next step may reuse its buffers.
+
+    Returns:
+        Layer -> int8 of the kernel's shape. Where a scheme draws weights at random, these are the signs of evaluation. Empty
+        for a network of real weights.
     """
     return {
         place.path: weights.signs.astype(jnp.int8)
@@ -37,46 +42,60 @@ def signs(state: TrainState) -> dict[str, jax.Array]:
 
 
 def latent_weights(model: Any) -> dict[str, np.ndarray]:
-    """Layer -> its latent weights, as they are stored."""
+    """The latent weights of each layer, as it stores them.
+
+    Args:
+        model: any trained network.
+
+    Returns:
+        Layer -> array.
+    """
     found = ((place.path, leaf) for place in _layers(model) for leaf in vars(place.layer).values())
     return {path: np.asarray(leaf[...]) for path, leaf in found if isinstance(leaf, Latent)}
 
 
-def alphas(state: TrainState) -> dict[str, jax.Array]:
-    """Layer -> mean over filters of its scheme's scale, for the layers that have one; what `watch` compares later ones with.
+def alphas(state: TrainState) -> dict[str, Float[Array, '']]:
+    """Alpha of each layer whose scheme has one, for `watch` to compare later ones with. Pure, for `jax.jit`.
 
-    Pure; to be compiled by `jax.jit`.
+    Args:
+        state: usually before the first step.
+
+    Returns:
+        Layer -> the mean over filters of the scheme's scale.
     """
     found = ((place.path, place.layer.binary_weights()) for place in _layers(_model(state)))
     return {path: weights.scale.mean() for path, weights in found if weights is not None and weights.scale is not None}
 
 
 def watch(
-    before: dict[str, jax.Array],
+    before: dict[str, Int8[Array, '*kernel']],
     state: TrainState,
-    images: jax.Array,
+    images: Float[Array, 'N H W C'],
     start: dict[str, float] | None = None,
-) -> dict[str, jax.Array]:
-    """What a step did to the binary layers, and how the network answers to its images.
+) -> dict[str, Float[Array, '']]:
+    """What a step did to the binary layers, and how the network answers its images. Pure, for `jax.jit`.
 
-    Pure; to be compiled by `jax.jit`. The state's statistics and random keys stay. Every value is a scalar on device:
-
-    - `flips`, `flips/LAYER`: share of signs that changed, of all layers together and of each.
-    - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound where they are clipped. This and flips are of weights
-      as the scheme reads them.
-    - `alpha/LAYER`: mean over filters of the scheme's scale, where it has one.
-    - `alpha_over_start/LAYER`: that over its value at the start.
-    - `in_window/LAYER`: share of inputs at which a binary activation lets a gradient through (|x| <= 1 for `sign_ste`).
-    - `equal_logits`: share of images whose logits are all equal, so that they name no class.
+    The statistics and random keys of the state stay unchanged.
 
     Args:
         before: `signs` of the state before the step.
-        state: the state after it.
-        images: (N, H, W, channels), a batch; the last two values are seen on it, in training mode.
+        state: after the step.
+        images: a batch. `in_window` and `equal_logits` are measured on it, in training mode.
         start: `alphas` of the state before the first step; None: `alpha_over_start` is left out.
 
+    Returns:
+        Scalars on the device:
+
+        - `flips`, `flips/LAYER`: share of signs that changed, in all layers together and in each.
+        - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping. Weights are those that the scheme
+          reads, here and in `flips`.
+        - `alpha/LAYER`: mean over filters of the scheme's scale, where it has one.
+        - `alpha_over_start/LAYER`: alpha over its value at the start.
+        - `in_window/LAYER`: share of inputs at which a binary activation passes a gradient (|x| <= 1 for `sign_ste`).
+        - `equal_logits`: share of images whose logits are all equal, so that they name no class.
+
     Raises:
-        KeyError: for signs of another network. Otherwise as the model does.
+        KeyError: `before` is of another network. The model may raise other errors.
     """
     model, watched = _model(state), {}
     flipped, count = jnp.int32(0), 0
@@ -98,7 +117,7 @@ def watch(
 
 
 def _forward_pass(model: Any, images: jax.Array) -> dict[str, jax.Array]:
-    """One forward pass that notes at what share of its inputs each binary activation lets a gradient through."""
+    """`in_window` of each layer, and `equal_logits`, from one forward pass."""
     seen: dict[str, jax.Array] = {}
 
     def see(place: Place, x: jax.Array, _: jax.Array) -> None:
@@ -111,23 +130,25 @@ def _forward_pass(model: Any, images: jax.Array) -> dict[str, jax.Array]:
     return {f'in_window/{name}': share for name, share in seen.items()} | {'equal_logits': share(all_equal(logits))}
 
 
-def all_equal(logits: jax.Array) -> jax.Array:
-    """Whether all logits of an image are the same number, (N,)."""
+def all_equal(logits: Float[Array, 'N classes']) -> Bool[Array, ' N']:
+    """Whether all logits of an image are the same number."""
     return (logits == logits[:, :1]).all(-1)
 
 
-def by_statistics(model: Any, batches: Iterable[dict]) -> np.ndarray:
-    """The same images by running and by batch statistics; what `statistics_record` makes a record of.
+def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2 4']:
+    """Evaluate the same images with running statistics and with batch statistics.
 
-    Both are the network of evaluation but for the normalizations, which take the mean and variance of the batch in the second.
-    The model is not changed. Each host normalizes its own images, so the second row depends on the number of hosts.
+    Both are the network in evaluation mode; the second takes the mean and variance of the batch in its normalizations. Each
+    host normalizes its own images, so the second row depends on the number of hosts.
 
     Args:
-        model: a trained network.
+        model: a trained network; it is not changed.
         batches: as `evaluate` takes them. Images beyond a multiple of the number of devices are left out.
 
     Returns:
-        (2, 4): sum of losses, correct predictions, images with equal logits, and images; totals add up over hosts.
+        A row for running and a row for batch statistics: the sum of losses, and how many predictions are correct, how many
+        images have equal logits, and how many images there are. Totals of several hosts can be added. `statistics_record`
+        makes a record of them.
     """
     mesh, totals = own_devices(), np.zeros((2, 4))
     answers = logits_of(model, mesh), _logits_by_batch_statistics(model, mesh)
@@ -137,14 +158,21 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> np.ndarray:
             continue
         images, labels = spread(np.asarray(batch['image'])[:count], mesh), jnp.asarray(batch['label'])[:count]
         for row, answer in zip(totals, answers, strict=True):
-            logits = jnp.asarray(np.asarray(answer(images)))  # on one device
+            logits = jnp.asarray(np.asarray(answer(images)))  # Gathered on one device.
             loss, equal = np.asarray(cross_entropy(logits, labels), np.float64), all_equal(logits)
             row += [loss.sum(), (logits.argmax(-1) == labels).sum(), equal.sum(), count]
     return totals
 
 
-def statistics_record(totals: np.ndarray) -> dict[str, float]:
-    """`loss`, `accuracy` and `equal_logits` under `running_statistics/` and `batch_statistics/`; empty without images."""
+def statistics_record(totals: Float64[np.ndarray, '2 4']) -> dict[str, float]:
+    """The record of what `by_statistics` counted.
+
+    Args:
+        totals: from `by_statistics`.
+
+    Returns:
+        `loss`, `accuracy` and `equal_logits` under `running_statistics/` and `batch_statistics/`; empty without images.
+    """
     names = ('loss', 'accuracy', 'equal_logits')
     return {
         f'{kind}_statistics/{name}': float(value / row[-1])
@@ -155,7 +183,7 @@ def statistics_record(totals: np.ndarray) -> dict[str, float]:
 
 
 def _logits_by_batch_statistics(model: Any, mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """As `logits_of`, but a batch is normalized with its own mean and variance, as a whole."""
+    """`logits_of` a model whose normalizations take the mean and variance of the whole batch."""
     graphdef, state = nnx.split(model)
     copy = nnx.merge(graphdef, replicated(state, mesh), copy=True)
     copy.eval()
@@ -165,7 +193,7 @@ def _logits_by_batch_statistics(model: Any, mesh: Mesh) -> Callable[[jax.Array],
 
 
 def _layers(model: Any) -> list[Place]:
-    """The layers of this library's kind, from first to last; others say nothing of themselves."""
+    """The layers of this library, from first to last; other layers have nothing to report."""
     return [place for place in walk(model) if isinstance(place.layer, Layer)]
 
 
@@ -173,11 +201,15 @@ def _model(state: TrainState) -> Any:
     return nnx.merge(state.graphdef, state.params, state.rest, copy=True)
 
 
-def share(mask: jax.Array) -> jax.Array:
-    """Share of True, float32, 1 if all are; counted in integers, for a float32 sum of ones ends at 2^24."""
+def share(mask: Bool[Array, '*shape']) -> Float32[Array, '']:
+    """The share of True, float32, exactly 1 if all are True.
+
+    Args:
+        mask: booleans of any shape. They are counted in integers, as a float32 sum of ones stops at 2^24.
+    """
     return _of(jnp.sum(mask, dtype=jnp.int32), mask.size)
 
 
 def _of(count: jax.Array, size: int) -> jax.Array:
-    # Behind the barrier, for XLA multiplies by the rounded inverse of a constant: all of 41 would be 0.99999994.
+    # XLA would multiply by the rounded inverse of a constant, and 41 of 41 would be 0.99999994; the barrier prevents that.
     return count.astype(jnp.float32) / jax.lax.optimization_barrier(jnp.float32(size))

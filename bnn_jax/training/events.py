@@ -1,4 +1,4 @@
-"""TensorBoard: the records of a run as event files, with its settings, its latent weights and what it sees."""
+"""TensorBoard event files of a run: its records, settings, latent weights and images."""
 
 import json
 import socket
@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Real
 
 MOST_WEIGHTS = 2**20
-"""Of a layer, at most, that a histogram counts."""
+"""The largest number of weights of a layer that a histogram counts."""
 
 IMAGES = 8
-"""Images that are shown side by side."""
+"""How many images are shown side by side."""
 
 
 class Events:
-    """An event file in `directory`, begun at the first record and whole after each one.
+    """An event file, begun at the first record and complete after each one. Each method may raise OSError.
 
-    Records beyond resumed_at in the files of earlier starts are marked as superseded: TensorBoard drops them. Every method
-    raises OSError.
+    Args:
+        directory: where to write it.
+        resumed_at: the step from which the run goes on. TensorBoard drops records of later steps in files of earlier starts.
     """
 
     def __init__(self, directory: Path, resumed_at: int):
@@ -27,13 +29,13 @@ class Events:
         self._file = None
 
     def write(self, record: dict[str, float | str]) -> None:
-        """One scalar for every number of a record but its `step`, which is where they stand."""
+        """Write each number of a record as a scalar at the record's `step`."""
         numbers = {name: value for name, value in record.items() if name != 'step' and not isinstance(value, str)}
         scalars = [{'tag': name, 'simple_value': value} for name, value in numbers.items()]
         self._write(step=record['step'], summary={'value': scalars})
 
     def settings(self, described: dict[str, Any]) -> None:
-        """The hyperparameters of a run, as `Config.described` has them; its test results stand beside them."""
+        """Write the settings of a run, as `Config.described` returns them; TensorBoard shows the test results beside them."""
         from tensorboardX.summary import hparams
 
         plain = (bool, int, float, str, type(None))
@@ -42,15 +44,15 @@ class Events:
             self._write(summary=summary)
 
     def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
-        """A histogram of the latent weights of every layer."""
+        """Write a histogram of the latent weights of each layer."""
         from tensorboardX.summary import histogram
 
         for layer, array in latent.items():
             some = np.ravel(array)[:: max(1, array.size // MOST_WEIGHTS)]
             self._write(step=step, summary=histogram(f'latent/{layer}', some, 64))
 
-    def images(self, step: int, images: np.ndarray) -> None:
-        """The first images of a batch, (N, H, W, channels), side by side, each from its smallest number to its largest."""
+    def images(self, step: int, images: Real[np.ndarray, 'N H W C']) -> None:
+        """Write the first images of a batch side by side, each scaled from its smallest to its largest number."""
         from tensorboardX.summary import image
 
         some = np.asarray(images[:IMAGES], np.float32)
@@ -70,7 +72,7 @@ class Events:
         from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         self.directory.mkdir(exist_ok=True)
-        # Files are read in the order of their names: fixed digits of time first.
+        # TensorBoard reads files in the order of their names, so the time comes first, with a fixed number of digits.
         name = f'events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}'
         self._file = RecordWriter(str(self.directory / name))
         self._file.write(_event(file_version='brain.Event:2'))
@@ -78,6 +80,7 @@ class Events:
         return self._file
 
     def close(self) -> None:
+        """Close the file, where one was begun."""
         if self._file is not None:
             self._file.close()
 

@@ -1,6 +1,6 @@
-"""Where the images of a run lie: on the host, read a batch at a time, or on the devices, where many steps are one call.
+"""The images of a run: on the host, read batch by batch, or on the devices, where many steps are one call.
 
-Both ways have the same methods, so that `fit` reads the same for either.
+Both classes have the same methods, so that `fit` is the same for both.
 """
 
 import contextlib
@@ -31,26 +31,32 @@ Step = Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Ar
 Metrics = dict[str, jax.Array]
 
 MOST_STEPS = 1024
-"""Steps of one call, at most."""
+"""The largest number of steps of one call."""
 
 SECONDS_A_CALL = 1.0
-"""How long a call should take: a signal is answered after this one and the next."""
+"""How long a call should take; a signal is answered after this call and the next one."""
 
 STEPS_ON_HOSTS = 16
-"""Steps of one call where there are several hosts, which must all take as many; their clocks differ."""
+"""The number of steps of one call where there are several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""Where an epoch takes a second, a checkpoint at its end would cost as much."""
+"""The time between checkpoints at ends of epochs; where an epoch takes a second, a checkpoint would take as long."""
 
 EVALUATED = 256
-"""Images of a batch of evaluation on the device, at least."""
+"""The smallest batch of test images on the devices."""
 
 
 class Pace:
-    """How many steps a call takes: more as long as a call is short.
+    """Chooses how many steps a call makes, so that it takes about `SECONDS_A_CALL`.
 
     Args:
-        most: at most so many.
+        most: the largest number of steps of a call.
+
+    Example:
+        >>> pace = Pace(8)
+        >>> pace.took(1, 0.01)
+        >>> pace.steps
+        2
     """
 
     def __init__(self, most: int):
@@ -59,7 +65,7 @@ class Pace:
         self._fixed = hosts
 
     def took(self, count: int, seconds: float) -> None:
-        """Note how long a call of `count` steps took; one that was cut short by an epoch's end says nothing."""
+        """Note how long a call of `count` steps took; a call that the end of an epoch cut short does not count."""
         if self._fixed or count != self.steps:
             return
         if seconds < SECONDS_A_CALL / 2:
@@ -69,7 +75,13 @@ class Pace:
 
 
 class HostImages:
-    """Batches made on the host, each shipped to the devices for one step."""
+    """Images on the host, which makes the batches and sends each to the devices for one step.
+
+    Args:
+        config: of the run.
+        train, test: its images.
+        mesh: the devices.
+    """
 
     def __init__(self, config: Config, train: 'Source', test: 'Source', mesh: Mesh):
         from bnn_jax.data import training_batches
@@ -87,14 +99,23 @@ class HostImages:
         self.pace, self.seconds_between_saves = Pace(1), 0.0
 
     def check(self, num_classes: int, classes: bool = True) -> None:
-        """Raises ValueError for labels of test images that are no classes; those of training are checked batch by batch."""
+        """Raises ValueError for test labels that are no classes; training labels are checked batch by batch."""
         from bnn_jax.data import check_labels
 
         check_labels(self._test, num_classes, classes)
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """(state, count) -> (state, metrics, images of the batch): one step whatever the count; reads ahead while entered."""
+        """A function that makes one step, whatever its `count`; the host prepares further batches meanwhile.
+
+        Args:
+            step: the update, not yet compiled.
+            first: the number of steps before the first one here.
+            last: the number of the last step.
+
+        Yields:
+            (state, count) -> (state, metrics, a function that returns the images of the batch).
+        """
         from bnn_jax.data.pipeline import steps_from
 
         compiled = jax.jit(step, donate_argnums=0, out_shardings=whole(self._mesh))
@@ -110,9 +131,15 @@ class HostImages:
             yield advance
 
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-        """`totals_of` the test images of this host, and `by_statistics` of the first `compared` batches.
+        """Evaluate the test images of this host.
 
-        The loss is `evaluation_loss`. Where labels are no classes of the network, nothing is compared.
+        Args:
+            model: of the run.
+            compared: how many batches are also evaluated with batch statistics, where labels are classes of the network.
+            loss: of the run; `evaluation_loss` says what is averaged.
+
+        Returns:
+            `totals_of` all images, and `by_statistics` of the first ones.
         """
         return _tested(model, test_batches(self._config, self._test, self._shard), compared, loss)
 
@@ -125,7 +152,13 @@ def _tested(model: Any, batches: Iterator[dict[str, Any]], compared: int, loss: 
 
 
 class DeviceImages:
-    """All images on the devices, as uint8; batches are made there, and `Pace` says how many steps are one call."""
+    """Images on the devices, as uint8, where the batches are made; `Pace` says how many steps are one call.
+
+    Args:
+        config: of the run.
+        train, test: its images, in memory as uint8.
+        mesh: the devices.
+    """
 
     def __init__(self, config: Config, train: Any, test: Any, mesh: Mesh):
         if not 1 <= config.batch_size <= len(train):
@@ -138,7 +171,7 @@ class DeviceImages:
         self.pace = Pace(min(MOST_STEPS, self.epoch_steps))
         self.seconds_between_saves = (
             SECONDS_BETWEEN_SAVES if jax.process_count() == 1 else 0.0
-        )  # as all hosts must agree
+        )  # All hosts must save at the same steps, and their clocks differ.
         self._evaluation: Evaluation | None = None
 
     def check(self, num_classes: int, classes: bool = True) -> None:
@@ -150,9 +183,9 @@ class DeviceImages:
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """(state, count) -> (state, metrics, images of the last batch): `count` steps, at most `pace.steps`, of one epoch.
+        """A function that makes `count` steps of one epoch, at most `pace.steps`; see `HostImages.trained_by`.
 
-        Every metric has room for more numbers than there were steps; the first `count` are theirs.
+        Each metric is an array, whose first `count` numbers are those of the steps. The images are those of the last batch.
         """
         images, labels = prepared(self._train.images, self._once), np.asarray(self._train.labels, np.int32)
         lying = replicated({'image': images, 'label': labels, 'table': self._table}, self._mesh)
@@ -169,7 +202,7 @@ class DeviceImages:
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """As `HostImages.tested`."""
         if not takes_classes(loss):
-            # It may ask for the images as the network sees them, which the host makes.
+            # Such a loss may read the images as the network sees them, and the host makes those.
             batches = test_batches(self._config, self._test, (jax.process_index(), jax.process_count()))
             with contextlib.closing(batches):
                 return _tested(model, batches, compared, loss)
@@ -179,12 +212,19 @@ class DeviceImages:
 
 
 class Evaluation:
-    """Test images of this host on its devices, and what a network answers to all of them in one call."""
+    """The test images of this host on its devices. A call evaluates a network on all of them at once.
+
+    Args:
+        config: of the run.
+        test: its test images, in memory as uint8.
+        compared: how many batches are also evaluated with batch statistics.
+        table: `on_device.pixel_table` of the run.
+    """
 
     def __init__(self, config: Config, test: Any, compared: int, table: np.ndarray | None):
         mesh, shard = own_devices(), (jax.process_index(), jax.process_count())
         with contextlib.closing(test_batches(config, test, shard)) as batches:
-            # One at least, so that an augmentation that draws numbers is refused.
+            # At least one batch is made, so that an augmentation that draws random numbers is refused.
             self._first = list(itertools.islice(batches, max(1, compared)))[:compared]
         own = prepared(test.images[shard[0] :: shard[1]], config.sized(config.evaluation_augmentations))
         self._labels = np.asarray(test.labels, np.int32)[shard[0] :: shard[1]]
@@ -212,26 +252,39 @@ def _all_logits(graphdef: nnx.GraphDef, state: nnx.State, table: jax.Array, imag
 
 
 def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, str]:
-    """The images of a run where its config wants them, and a sentence where that is not what an accelerator is best at.
+    """The images of a run, on the host or on the devices as its config says.
+
+    Args:
+        config: of the run.
+        mesh: the devices.
+
+    Returns:
+        The images, and a remark for the user where they stay on the host of an accelerator; else ''.
 
     Raises:
-        ValueError: where the config asks for images on the devices that cannot lie there.
+        ValueError: the config asks for images on the devices, and they cannot lie there.
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
     accelerated, reason = jax.devices()[0].platform != 'cpu', None
-    # Elsewhere nobody asks, and nothing of the user's is called.
+    # Asked only where the answer counts, since it calls the user's normalization.
     if config.on_device or (config.on_device is None and accelerated):
         augmentations = (config.sized(each) for each in (config.augmentations, config.evaluation_augmentations))
         reason = reason_against(train, test, config.standardize, *augmentations)
     if config.on_device and reason:
-        raise ValueError(f'on_device: got True, but {reason}; leave it out, or mend that')
+        raise ValueError(f'on_device: got True, but {reason}; leave it out, or change that')
     if config.on_device or (config.on_device is None and accelerated and reason is None):
         return DeviceImages(config, train, test, mesh), ''
     return HostImages(config, train, test, mesh), f'images stay on the host: {reason}' if accelerated and reason else ''
 
 
 def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 1)) -> Generator[dict, None, None]:
-    """The test images of a run as it sees them, or a host's part of them."""
+    """The batches of test images of a run.
+
+    Args:
+        config: of the run.
+        source: the test images.
+        shard: the number of this host, and how many hosts there are; each gets its part.
+    """
     from bnn_jax.data import evaluation_batches
 
     return evaluation_batches(

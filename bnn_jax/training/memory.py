@@ -1,7 +1,7 @@
-"""Memory of a training process on CPU: what is freed is kept, for the next step wants it again.
+"""Memory of a process that trains on CPU: it keeps what it frees, since the next step needs it again.
 
-This changes the whole process, so the command line does it (`allocate_for_training`), and `fit` does not. A program of your own
-that trains on CPU may call it first.
+This changes the whole process, so the command line does it (`allocate_for_training`) and `fit` does not. Your own program that
+trains on CPU may call it first.
 """
 
 import ctypes
@@ -12,32 +12,38 @@ from pathlib import Path
 import jax
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
-"""glibc's parameters of mallopt: how many heaps; how many blocks may be mapped one by one; how much free memory stays."""
+"""Parameters of glibc's mallopt: the number of heaps, of blocks that are mapped one by one, and of free bytes that are kept."""
 
 
 def one_heap() -> bool:
-    """Have all threads of this process that are yet to start allocate from one heap; whether its C library can.
+    """Make all threads that start from now on allocate from one heap.
 
-    To be called before JAX is asked for a device: the threads that XLA computes in start then, and each would get a heap
-    whose blocks end at 64 MiB. What is larger would be mapped, and given back when freed, whatever `keep_freed_memory` says.
+    Call it before JAX is asked for a device. XLA's threads start then, and each would get a heap of its own, whose blocks have
+    at most 64 MiB. Larger blocks would be mapped, and given back when freed, in spite of `keep_freed_memory`.
+
+    Returns:
+        Whether the C library of this process can do it; glibc can.
     """
     return _set((M_ARENA_MAX, 1))
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep what it frees; whether its C library can (glibc's can). For blocks above 64 MiB: `one_heap`.
+    """Make this process keep the memory that it frees. For blocks above 64 MiB `one_heap` is needed as well.
 
-    XLA on CPU asks for its temporary memory anew in every step. Blocks above 32 MiB would be mapped and given back each
-    time, and the system would have to make every one of their pages again: a third of a LeNet-5 step (docs/performance.md).
-    The process then holds the most that it ever needed, until it ends.
+    XLA on CPU allocates its temporary memory in each step. Blocks above 32 MiB would be mapped and given back each time, and
+    the system would have to provide all their pages again, which is a third of a LeNet-5 step (docs/performance.md). In
+    exchange the process keeps the most memory that it ever needed until it ends.
+
+    Returns:
+        Whether the C library of this process can do it; glibc can.
     """
     return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
 
 
 def allocate_for_training() -> None:
-    """Have this process allocate as training wants it: from one heap, and where JAX computes on CPU, keeping what it frees.
+    """Make this process allocate from one heap, and where JAX computes on CPU keep the memory that it frees.
 
-    To be called before JAX is asked for a device, and after `devices.Hosts.join`.
+    Call it before JAX is asked for a device, and after `devices.Hosts.join`.
     """
     one_heap()
     if jax.devices()[0].platform == 'cpu':
@@ -45,11 +51,11 @@ def allocate_for_training() -> None:
 
 
 def check_fits(what: str, needed: int) -> None:
-    """Raises ValueError where so many bytes are more than this machine has: the system would kill the process.
+    """Raises ValueError where something needs more memory than this machine has: the system would kill the process.
 
     Args:
-        what: needs them, for the message.
-        needed: how many.
+        what: needs the memory, for the message.
+        needed: in bytes.
     """
     there = _bytes_of_memory()
     if there is not None and needed > there:
@@ -57,20 +63,20 @@ def check_fits(what: str, needed: int) -> None:
 
 
 def _bytes_of_memory() -> int | None:
-    """What this machine has, or this container may use; None where the system does not say."""
+    """The bytes of memory of this machine, or those that this container may use; None where they are unknown."""
     try:
         there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, OSError, ValueError):
         return None
     try:
         return min(there, int(Path('/sys/fs/cgroup/memory.max').read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # There is no container, or it has no limit.
         return there
 
 
 def _set(*parameters: tuple[int, int]) -> bool:
     if sys.platform != 'linux':
         return False
-    # Of the C library that this process has loaded; musl and others have no mallopt.
+    # From the C library of this process; musl and others have no mallopt.
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     return mallopt is not None and all(mallopt(parameter, value) for parameter, value in parameters)

@@ -1,4 +1,4 @@
-"""Metrics as people and programs want them: one JSON line a record, one event a record for TensorBoard."""
+"""The records of a run: each is a line of JSON and a TensorBoard event."""
 
 import contextlib
 import errno
@@ -17,33 +17,38 @@ from bnn_jax.training.events import Events
 
 
 class MetricsLog:
-    """metrics.jsonl, one JSON object a line, and the same numbers for TensorBoard in tensorboard/ beside it.
+    """Writes metrics.jsonl, one JSON object a line, and the same numbers for TensorBoard in tensorboard/ beside it.
 
-    A record of every step (what `train_step` measures on its batch, `learning_rate`, `seconds` of training so far; at
-    some steps what `watch` sees), one of every epoch (`epoch`, means over it, test results, `images_per_second` by its
-    median step, the same test images by running and by batch statistics) and one of every warning (`warning`, a sentence,
-    which TensorBoard does not get).
-    Opened again at the step a run resumes from, it drops what lies beyond, and damaged lines, of which the whole file is kept
-    beside it as metrics.damaged.jsonl; `seconds` is where the run's clock goes on.
-    path None: nothing is written, as on all hosts but one.
+    There are three kinds of records. A step has the metrics of `train_step`, `learning_rate`, `seconds` of training so far, and
+    at some steps those of `diagnostics.watch`. An epoch has `epoch`, means over its steps, test results, `images_per_second` by
+    its median step, and the results with running and with batch statistics. A warning has `warning`, a sentence, which
+    TensorBoard does not get.
+
+    A resumed run drops records of later steps and damaged lines. If there are damaged lines, the whole old file is kept as
+    metrics.damaged.jsonl.
+
+    Args:
+        path: of metrics.jsonl; None: nothing is written, as on all hosts but the first.
+        resumed_at: the step from which the run goes on.
     """
 
     def __init__(self, path: Path | None, resumed_at: int):
         self.path = path
         parsed = _parsed(path) if path else []
         self._records = [record for record in parsed if record and record['step'] <= resumed_at]
+        # Training time so far, from which the clock of the run goes on.
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
         self._file, self._events = None, None
         if path:
-            if None in parsed[:-1]:  # More than a last line that a kill cut short.
+            if None in parsed[:-1]:  # Not only the last line, which a kill may have cut short.
                 write(path.with_suffix('.damaged.jsonl'), path.read_bytes())
-            # Written anew, whole: what lies beyond the step at which the run resumes is dropped.
+            # Without the records of steps that the resumed run makes again.
             write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
             self._file = path.open('ab', buffering=0)
             self._events = Events(path.parent / 'tensorboard', resumed_at)
 
     def write(self, **record) -> None:
-        """Append a record, at once. Raises OSError, with the remedy."""
+        """Append a record and write it at once. Raises OSError, with what to do."""
         self._records.append(record)
         if self._file and self._events:
             with self._writing():
@@ -53,26 +58,26 @@ class MetricsLog:
                 self._events.write(record)
 
     def settings(self, described: dict[str, Any]) -> None:
-        """For TensorBoard alone: the settings of the run, as `Config.described` has them."""
+        """Write the settings of the run, as `Config.described` returns them, for TensorBoard alone."""
         if self._events:
             with self._writing():
                 self._events.settings(described)
 
     def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
-        """For TensorBoard alone: a histogram of the latent weights of every layer."""
+        """Write a histogram of the latent weights of each layer, for TensorBoard alone."""
         if self._events:
             with self._writing():
                 self._events.weights(step, latent)
 
     def images(self, step: int, images: Any) -> None:
-        """For TensorBoard alone: the first images of a batch, (N, H, W, channels)."""
+        """Write the first images of a batch, for TensorBoard alone."""
         if self._events:
             with self._writing():
                 self._events.images(step, images)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """An error of storage says what to do."""
+        """Add what to do to an error of storage."""
         try:
             yield
         except OSError as error:
@@ -91,11 +96,20 @@ class MetricsLog:
         batch_size: int,
         compared: dict[str, float] | None = None,
     ) -> dict:
-        """Append the record of the epoch that ends at `step`, and return it. compared: `diagnostics.statistics_record`."""
+        """Append and return the record of an epoch.
+
+        Args:
+            step: at which the epoch ends.
+            epoch_steps: how many steps it has.
+            test: the result of `evaluate`.
+            seconds: of training so far.
+            batch_size: of a step.
+            compared: from `diagnostics.statistics_record`.
+        """
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
         record = {'step': step, 'epoch': step // epoch_steps}
         names = [name for name in test if name != 'count']
-        # A step that smooths or mixes the labels of a loss of one's own knows no accuracy.
+        # A step with smoothed or mixed labels of a user's own loss has no accuracy.
         known = [name for name in names if all(name in r for r in steps)]
         record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in known}
         record |= {f'test_{name}': test[name] for name in names}
@@ -104,7 +118,7 @@ class MetricsLog:
             record['images_per_second'] = batch_size / seconds_a_step
         record['seconds'] = seconds
         self.write(**record)
-        # Only the records of the next epoch are needed from here on; all others are in the file.
+        # From here on only records of the next epoch are needed; all records are in the file.
         self._records = [record]
         return record
 
@@ -114,15 +128,16 @@ class MetricsLog:
     def __exit__(self, kind, *_):
         if self._file and self._events:
             self._file.close()
-            # After a record that could not be written the rest of it cannot be either.
+            # Where a record could not be written, closing fails too, and its error would hide the first one.
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 self._events.close()
 
 
 def read(path: Path) -> list[dict]:
-    """The records of a metrics.jsonl; a line that is none, such as a last one cut short by a kill, is left out.
+    """The records in a metrics.jsonl, without damaged lines, such as a last one that a kill cut short.
 
-    Empty if there is no file.
+    Args:
+        path: of the file; where there is none, there are no records.
     """
     return [record for record in _parsed(path) if record is not None]
 
@@ -132,7 +147,7 @@ def _parsed(path: Path) -> list[dict | None]:
 
 
 def _record(line: bytes) -> dict | None:
-    """What a line says; None for a damaged one: a step, the seconds so far, and numbers or, of a warning, a sentence."""
+    """The record in a line; None for a damaged line. A record has a step, seconds, and numbers or a warning's sentence."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -144,7 +159,18 @@ def _record(line: bytes) -> dict | None:
 
 
 def seconds_per_step(records: list[dict]) -> float | None:
-    """Median time between two steps of one epoch: neither compilation nor evaluation is in it. None if there are none."""
+    """The median time between two neighboring steps, which leaves out compilation and evaluation.
+
+    Args:
+        records: of a run, in order.
+
+    Returns:
+        Seconds; None where no two neighboring steps are among the records.
+
+    Example:
+        >>> seconds_per_step([{'step': i, 'loss': 1.0, 'seconds': 0.5 * i} for i in (1, 2, 3)])
+        0.5
+    """
     pairs = [
         (a, b) for a, b in itertools.pairwise(records) if 'loss' in a and 'loss' in b and b['step'] == a['step'] + 1
     ]

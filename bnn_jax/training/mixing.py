@@ -1,17 +1,18 @@
-"""What is done to a batch on the devices, before a step: squares cut out, images mixed, labels smoothed."""
+"""Changes of a batch on the devices, before a step: cutout, mixup, label smoothing."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """Three changes of a batch, each off at 0; the same for the same seed and step, wherever a run was stopped.
+    """Three changes of a training batch, each off at 0. They depend on seed and step alone, not on where a run was stopped.
 
-    Each is part of training alone. Example:
+    Example:
         >>> import numpy as np
         >>> batch = {'image': jnp.ones((2, 4, 4, 1)), 'label': jnp.array([0, 1])}
         >>> changed = Mixing(label_smoothing=0.1)(batch, jnp.int32(0), num_classes=2)
@@ -19,24 +20,24 @@ class Mixing:
         [[0.95, 0.05], [0.05, 0.95]]
     """
 
-    # of a square around a random pixel that becomes 0, its side in pixels; the part outside of the image is lost
-    # (DeVries and Taylor, arXiv:1708.04552)
+    # The side in pixels of a square around a random pixel, which becomes 0; a part outside of the image is ignored
+    # (DeVries and Taylor, arXiv:1708.04552).
     cutout: int = 0
-    # alpha: x = l x_i + (1 - l) x_j and the labels alike, l ~ Beta(alpha, alpha), one for the batch; j runs from its end
-    # (Zhang et al., arXiv:1710.09412)
+    # alpha: x = l x_i + (1 - l) x_j, and the labels likewise, with one l ~ Beta(alpha, alpha) for the batch; j runs backwards
+    # (Zhang et al., arXiv:1710.09412).
     mixup: float = 0.0
-    # e: the label's class has 1 - e + e / classes, each other one e / classes (Szegedy et al., arXiv:1512.00567)
+    # e: the label's class gets 1 - e + e / classes, each other class e / classes (Szegedy et al., arXiv:1512.00567).
     label_smoothing: float = 0.0
     seed: int = 0
 
-    def __call__(self, batch: dict[str, Any], step: jax.Array, num_classes: int | None) -> dict[str, Any]:
-        """The batch of a step, changed; labels that are mixed or smoothed are shares of classes, (N, num_classes) float32."""
+    def __call__(self, batch: dict[str, Any], step: Int32[Array, ''], num_classes: int | None) -> dict[str, Any]:
+        """The changed batch; mixed or smoothed labels are shares of classes, float32 (N, num_classes)."""
         images, labels = batch['image'], batch['label']
         places, share = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step))
         if self.cutout:
             images = _cut_out(images, self.cutout, places)
         if (self.mixup or self.label_smoothing) and jnp.issubdtype(labels.dtype, jnp.integer):
-            assert num_classes is not None  # `beginning` refuses a network that does not say it.
+            assert num_classes is not None  # `beginning` refuses a network without `num_classes`.
             labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
         if self.label_smoothing:
             labels = (1 - self.label_smoothing) * labels + self.label_smoothing / labels.shape[-1]

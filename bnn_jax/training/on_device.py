@@ -1,7 +1,7 @@
-"""Training images that lie on the devices, as uint8: shuffled, augmented and normalized there, many steps a compiled call.
+"""Training images on the devices, as uint8: shuffled, augmented and normalized there, with many steps in a compiled call.
 
-A batch is a function of (seed, step) alone: neither the number of devices nor how many steps one call takes changes it. It is
-not the batch that `data.training_batches` draws for that step, so a run goes on in the way in which it began.
+A batch depends on seed and step alone, not on the number of devices or of steps in a call. It is not the batch that
+`data.training_batches` draws for that step, so a resumed run makes its batches where it began to make them.
 """
 
 import dataclasses
@@ -15,49 +15,50 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float32, Int32, Key, Shaped, UInt8
 
 if TYPE_CHECKING:
     from bnn_jax.data import Source
 
 Augment = Callable[[Array, Array], Array]
-"""(images, key) -> images: uint8 (N, H, W, C), each image changed by numbers of its own, drawn from the key alone."""
+"""(images, key) -> images, uint8 (N, H, W, C); the key alone decides the random numbers, other ones for each image."""
 
 STREAM = 0x1A6E5
-"""Folded into the seed, so that images are drawn by other random numbers than the network's weights and dropout."""
+"""Folded into the seed, so that images get other random numbers than weights and dropout."""
 
 SHARE_OF_MEMORY = 0.25
-"""Of a device's memory, at most, that images may take where the device says how much it has."""
+"""The largest share of a device's memory for images, where the device reports its memory."""
 
 COMPARED = 16
-"""Images on which a normalization is compared with its table."""
+"""The number of images on which a normalization is compared with its table."""
 
 
 # Augmentations.
 
 
-def flipped(images: Array, key: Array) -> Array:
-    """Each image mirrored left-right with probability 1/2: `data.flip`."""
+def flipped(images: UInt8[Array, 'N H W C'], key: Key[Array, '']) -> UInt8[Array, 'N H W C']:
+    """Each image mirrored left-right with probability 1/2, as by `data.flip`."""
     mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
-def cropped(images: Array, key: Array, padding: int) -> Array:
-    """A window of each image, padded by zeros, every position equally likely: `data.crop`."""
+def cropped(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], padding: int) -> UInt8[Array, 'N H W C']:
+    """A random window, of the same size, of each image padded with zeros, as by `data.crop`."""
     number, height, width, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     corners = jax.random.randint(key, (number, 2), 0, 2 * padding + 1)
     return _windows(padded, corners, height, width)
 
 
-def cut(images: Array, key: Array, size: int) -> Array:
-    """A size x size window of each image, every position equally likely: `data.random_crop`."""
+def cut(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], size: int) -> UInt8[Array, 'N size size C']:
+    """A random size x size window of each image, as by `data.random_crop`."""
     number, height, width, _ = images.shape
     corners = jax.random.randint(key, (number, 2), 0, jnp.array([[height - size + 1, width - size + 1]]))
     return _windows(images, corners, size, size)
 
 
-def with_hole(images: Array, key: Array, size: int) -> Array:
-    """Each image with a square of zeros round a pixel, every pixel equally likely: `data.cutout`."""
+def with_hole(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], size: int) -> UInt8[Array, 'N H W C']:
+    """Each image with a square of zeros around a random pixel, as by `data.cutout`."""
     number, height, width, _ = images.shape
     corners = jax.random.randint(key, (number, 2), 0, jnp.array([[height, width]])) - size // 2
 
@@ -77,10 +78,14 @@ def _windows(images: Array, corners: Array, height: int, width: int) -> Array:
 
 
 def batched(augmentation: Any) -> Augment | None:
-    """What does on the device to a batch what an augmentation of `bnn_jax.data` does to an image; None where nothing does.
+    """The augmentation of a batch on the device.
 
-    An augmentation of your own says it by a method `on_device(images, key) -> images`: uint8 (N, H, W, C) in and out, each
-    image by numbers of its own, drawn from the key alone.
+    Args:
+        augmentation: of `bnn_jax.data`, which augments an image on the host; or your own, with a method
+            `on_device(images, key) -> images`, uint8 (N, H, W, C), where the key alone decides the random numbers.
+
+    Returns:
+        The same augmentation for batches; None where there is none.
     """
     from bnn_jax import data
 
@@ -96,10 +101,16 @@ def batched(augmentation: Any) -> Augment | None:
 
 
 def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
-    """The first augmentations, which draw nothing and are done once on the host, and the others as `batched` has them.
+    """Split augmentations into those made once, on the host, and those made in each step, on the device.
+
+    Args:
+        augmentations: of training images.
+
+    Returns:
+        The leading augmentations that draw no random numbers, and all others as `batched` returns them.
 
     Raises:
-        ValueError: for one of the others that cannot be done on the device.
+        ValueError: one of the others cannot be made on the device.
     """
     from bnn_jax import data
 
@@ -114,11 +125,20 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
     return once, tuple(anew)
 
 
-def prepared(images: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarray:
-    """All images after augmentations that draw nothing: uint8 (N, H, W, channels).
+def prepared(
+    images: UInt8[np.ndarray, 'N H W C'], augmentations: Sequence[Callable]
+) -> UInt8[np.ndarray, 'N height width C']:
+    """All images after augmentations that draw no random numbers.
+
+    Args:
+        images: of a data set.
+        augmentations: applied to each image in turn.
+
+    Returns:
+        Images of one size.
 
     Raises:
-        ValueError: for an augmentation that draws random numbers, or makes other than uint8 of an image.
+        ValueError: an augmentation draws random numbers, or its images are not uint8.
     """
     if not augmentations:
         return images
@@ -130,8 +150,8 @@ def prepared(images: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarra
     return done
 
 
-def augmented(image: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarray:
-    """An image after augmentations that draw nothing. Raises ValueError for one that does."""
+def augmented(image: UInt8[np.ndarray, 'H W C'], augmentations: Sequence[Callable]) -> Shaped[np.ndarray, '*shape']:
+    """An image after augmentations that draw no random numbers. Raises ValueError for one that draws them."""
     from bnn_jax.data.pipeline import NoRandomness
 
     return functools.reduce(lambda image, augment: augment(image, NoRandomness()), augmentations, image)
@@ -140,21 +160,30 @@ def augmented(image: np.ndarray, augmentations: Sequence[Callable]) -> np.ndarra
 # Normalization.
 
 
-def pixel_table(standardize: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray | None:
-    """What a normalization makes of each of the 256 values of a pixel, float32 (256, channels).
-
-    Looked up, it gives the normalization's own numbers to the bit. None for one that looks at more than a pixel, such as
-    whitening: compared on some of the images. None as well for one that fails on an image of 256 x 1 pixels.
+def pixel_table(
+    standardize: Callable[[np.ndarray], np.ndarray], images: UInt8[np.ndarray, 'N H W C']
+) -> Float32[np.ndarray, '256 C'] | None:
+    """The results of a normalization for each of the 256 values of a pixel, so that it can be looked up.
 
     Args:
         standardize: image -> float image of the same shape.
-        images: uint8 (N, H, W, channels).
+        images: of the data set. On some of them the table is compared with the normalization.
+
+    Returns:
+        The table, which gives the numbers of the normalization to the bit. None where a number depends on more than one
+        pixel, as in whitening, or where the normalization fails on an image of 256 x 1 pixels.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> table = pixel_table(data.PlusMinusOne(), np.zeros((1, 4, 4, 1), np.uint8))
+        >>> table.shape, table[0].tolist(), table[255].tolist()
+        ((256, 1), [-1.0], [1.0])
     """
     channels = images.shape[-1]
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 1, channels))
     try:
         table = np.asarray(standardize(np.ascontiguousarray(ramp)))
-    except Exception:  # It was written for images of the data set, and this is none.
+    except Exception:  # A user's normalization may refuse an image of this size with any error.
         return None
     if table.shape != ramp.shape or table.dtype != np.float32:
         return None
@@ -165,8 +194,8 @@ def pixel_table(standardize: Callable[[np.ndarray], np.ndarray], images: np.ndar
     return table
 
 
-def looked_up(table: Array, images: Array) -> Array:
-    """The rows of `pixel_table` for each pixel."""
+def looked_up(table: Float32[Array, '256 C'], images: UInt8[Array, '*batch C']) -> Float32[Array, '*batch C']:
+    """Images normalized with their `pixel_table`."""
     channels = images.shape[-1]
     channel = jax.lax.broadcasted_iota(jnp.int32, images.shape, images.ndim - 1)
     return table.reshape(-1)[images.astype(jnp.int32) * channels + channel]
@@ -177,33 +206,38 @@ def looked_up(table: Array, images: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """Which images make the batch of a step, and how they are changed; pure functions, to be compiled with what uses them."""
+    """Chooses and augments the images of each batch. Its methods are pure, to be compiled with the step.
+
+    Example:
+        >>> Draw(seed=0, batch_size=32, images=100).epoch_steps
+        3
+    """
 
     seed: int
     batch_size: int
-    # of the training set
+    # The number of training images.
     images: int
-    # (images, key) -> images
+    # In this order.
     augmentations: tuple[Augment, ...] = ()
-    # over whose devices a batch is spread; None: it stays on one
+    # The devices that share a batch; None: it stays on one device.
     mesh: Mesh | None = None
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of an epoch; what is left over from whole batches is dropped, other images every epoch."""
+        """The number of steps of an epoch. An epoch drops the images beyond its whole batches, other images each time."""
         return self.images // self.batch_size
 
-    def order(self, epoch: Array) -> Array:
-        """All images of the training set, shuffled anew every epoch."""
+    def order(self, epoch: Int32[Array, '']) -> Int32[Array, ' images']:
+        """The numbers of all training images, in the random order of an epoch."""
         return jax.random.permutation(jax.random.fold_in(self._keys()[0], epoch), self.images)
 
     def batch(self, lying: dict[str, Array], step: Array, order: Array | None = None) -> dict[str, Array]:
-        """The batch of a step, counted from 0: normalized `image` and `label`.
+        """The batch of a step: normalized `image`, and `label`.
 
         Args:
-            lying: `image`, `label` and `table` (`pixel_table`) of the training set.
-            step: counted from the first of the run.
-            order: that of the step's epoch, where it is at hand.
+            lying: `image`, `label` and `table` (`pixel_table`) of the training set, on the devices.
+            step: counted from 0 at the start of the run.
+            order: of the step's epoch, where the caller has it.
         """
         if order is None:
             order = self.order(step // self.epoch_steps)
@@ -215,7 +249,7 @@ class Draw:
         return {'image': self._spread(looked_up(lying['table'], images)), 'label': lying['label'][indices]}
 
     def _keys(self) -> Array:
-        # Named: another default of JAX would draw other batches.
+        # The generator is named, since under another default of JAX a resumed run would draw other batches.
         return jax.random.split(jax.random.fold_in(jax.random.key(self.seed, impl='threefry2x32'), STREAM))
 
     def _spread(self, array: Array) -> Array:
@@ -225,9 +259,16 @@ class Draw:
 
 
 def many(step: Callable, draw: Draw, most: int) -> Callable:
-    """(state, images as `Draw.batch` takes them, count) -> (state, metrics): `count` steps, at most `most`, of one epoch.
+    """A function that makes several steps of one epoch. Pure, for `jax.jit`.
 
-    Every metric is an array of `most` numbers, of which the first `count` are those of the steps. Pure; to be compiled.
+    Args:
+        step: (state, batch) -> (state, metrics).
+        draw: makes the batches.
+        most: the largest number of steps of a call.
+
+    Returns:
+        (state, the `lying` of `Draw.batch`, count) -> (state, metrics). Each metric is an array of `most` numbers; the first
+        `count` are those of the steps.
     """
 
     def steps(state: Any, lying: dict[str, Array], count: Array) -> tuple[Any, dict[str, Array]]:
@@ -240,26 +281,29 @@ def many(step: Callable, draw: Draw, most: int) -> Callable:
 
         _, shapes = jax.eval_shape(lambda state: step(state, draw.batch(lying, state.step, order)), state)
         seen = {name: jnp.zeros(most, shape.dtype) for name, shape in shapes.items()}
-        # Not `scan`, whose length is compiled in: one program serves calls of every length, up to a watched step.
+        # A loop whose length is an argument, unlike that of `scan`, so that one program serves calls of all lengths.
         return jax.lax.fori_loop(0, count, one, (state, seen))
 
     return steps
 
 
-# Whether.
+# Whether images can lie on the devices.
 
 
 def reason_against(
     train: 'Source', test: 'Source', standardize: Callable, augmentations: Sequence, evaluation_augmentations: Sequence
 ) -> str | None:
-    """Why the images of a run cannot lie on the devices, as the end of a sentence; None where they can.
+    """Why the images of a run cannot lie on the devices.
 
     Args:
-        train, test: the sources.
-        standardize, augmentations, evaluation_augmentations: those of the run.
+        train, test: the images.
+        standardize, augmentations, evaluation_augmentations: of the run.
+
+    Returns:
+        The reason, as the end of a sentence; None where they can.
 
     Raises:
-        ValueError: for an augmentation of evaluation that draws random numbers.
+        ValueError: an augmentation of evaluation draws random numbers.
     """
     from bnn_jax.data import ArraySource
 
@@ -267,20 +311,18 @@ def reason_against(
         images = getattr(source, 'images', None)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             return f'the {name} images are not held in memory as uint8 (data.ArraySource, TfdsSource.in_memory())'
-        # On the devices nobody calls it.
+        # On the devices a source's own __getitem__ would never be called.
         if getattr(type(source), '__getitem__', None) is not ArraySource.__getitem__:
-            return (
-                f'the {name} images are read by a __getitem__ of {type(source).__name__}, not that of data.ArraySource'
-            )
+            return f'{type(source).__name__} reads the {name} images by a __getitem__ of its own, not that of data.ArraySource'
         labels = getattr(source, 'labels', None)
         if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
-            return f'the labels of the {name} images are no classes'
+            return f'the labels of the {name} images are not classes'
     try:
         once, _ = once_and_anew(augmentations)
     except ValueError as error:
         return str(error)
     if len(train) and pixel_table(standardize, train.images) is None:  # pyright: ignore[reportAttributeAccessIssue]
-        return f'the normalization {standardize!r} looks at more than one pixel at a time, or fails on 256 x 1 pixels'
+        return f'the normalization {standardize!r} depends on more than one pixel at a time, or fails on 256 x 1 pixels'
     channels, needed = train.images.shape[-1], 0  # pyright: ignore[reportAttributeAccessIssue]
     for name, source, steps in (('training', train, once), ('test', test, evaluation_augmentations)):
         if len(source) == 0:

@@ -1,4 +1,4 @@
-"""Pictures of a run: what its records say over epochs and over steps."""
+"""Plots of a run: its records over epochs and over steps."""
 
 import io
 import re
@@ -13,7 +13,7 @@ PANELS = {
     'alpha': ('Alpha, the scale of a filter: mean over filters', 'linear'),
     'alpha_over_start': ('Alpha over its value at the start', 'linear'),
 }
-"""What `watch` sees of every layer: what a picture says of it, and its axis."""
+"""Quantity that `watch` records of each layer -> the title of its panel, and the scale of its axis."""
 
 RUN_PANELS = {
     'Share of images whose logits are all equal': {
@@ -26,14 +26,20 @@ RUN_PANELS = {
         'batch_statistics/accuracy': 'batch statistics',
     },
 }
-"""What is seen of the whole network: what a picture says of it, and its lines."""
+"""Title of a panel on the whole network -> the records that it shows, each with its label."""
 
 LEGEND = 12
-"""Layers named in a legend, at most."""
+"""The largest number of layers in a legend."""
 
 
 def plot(path: Path, title: str, records: list[dict]) -> None:
-    """curves.png: loss and accuracy over epochs, training (mean over the epoch, training mode) and test."""
+    """Draw curves.png: loss and accuracy over epochs, in training (mean over the epoch, training mode) and test.
+
+    Args:
+        path: where to write it.
+        title: of the picture.
+        records: of the run, from `metrics.read`.
+    """
     from matplotlib.figure import Figure
 
     epochs = [record for record in records if 'epoch' in record]
@@ -53,10 +59,15 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
 
 
 def plot_watch(path: Path, title: str, records: list[dict]) -> None:
-    """watch.png: what a run saw of itself over steps; no file if nothing.
+    """Draw watch.png: what a run watched, over steps. Where it watched nothing, no file is written.
 
-    Of the layers one line each, dark to light from first to last. On the axis of flips, which is logarithmic, a step without
-    any has no point.
+    Each layer is a line, dark to light from the first to the last. The axis of flips is logarithmic, so a step without flips
+    has no point.
+
+    Args:
+        path: where to write it.
+        title: of the picture.
+        records: of the run, from `metrics.read`.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -66,7 +77,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
-    # Not up to 1: the yellow at its end is hard to see on white.
+    # Not up to 1, as the yellow at the end is hard to see on white.
     colors = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
     rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')
@@ -88,7 +99,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         axes.set(xlabel='step', xlim=(0, None), ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
-    # An odd number of panels leaves one place empty.
+    # An odd number of panels leaves a place empty.
     for axes in grid:
         axes.set_axis_off()
     if layers:
@@ -104,7 +115,7 @@ def _series(records: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]
         for key, value in record.items():
             quantity, _, layer = key.partition('/')
             if quantity in PANELS and layer:
-                # A logarithmic axis has no place for 0.
+                # A logarithmic axis cannot show 0; NaN leaves a gap.
                 shown = float('nan') if quantity == 'flips' and value == 0 else value
                 series.setdefault(quantity, {}).setdefault(layer, []).append((record['step'], shown))
     return series
@@ -131,12 +142,12 @@ def _legend(figure, layers: list[str], colors: dict) -> None:
 
 
 def _in_order(layer: str) -> tuple[list[int], str]:
-    """Sorts names as the layers stand in the network: 9 before 10."""
+    """A sort key that puts layer 9 before layer 10."""
     return [int(number) for number in re.findall('[0-9]+', layer)], layer
 
 
 def _write(path: Path, figure) -> None:
-    # Through `write`, so that no half picture is left behind.
+    # Through `write`, so that an interruption leaves no half-written picture.
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

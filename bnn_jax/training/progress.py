@@ -1,4 +1,4 @@
-"""Progress of a run for people: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run for people: a bar on a terminal, plain lines elsewhere."""
 
 import collections
 import datetime
@@ -13,17 +13,23 @@ from rich.progress import Progress as Bar
 from bnn_jax.training.devices import is_first_host
 
 RECENT = 101
-"""Steps, or calls of several steps, whose median says how fast it goes."""
+"""How many of the last calls, each of one or more steps, count for the shown speed, which is their median."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
 
 
 class Progress:
-    """Shows step, steps a second, loss, accuracy and time left; keeps the run's clock, which `before` seconds precede.
+    """Shows step, steps per second, loss, accuracy and time left, and keeps the clock of the run.
 
-    Rate and time left are those of steps alone, by the median of the last ones: compilation and evaluation are left out.
-    anchors: (epoch, published test accuracy), shown beside the epoch's own.
+    Speed and time left are those of the last steps, without compilation and evaluation.
+
+    Args:
+        first_step: the number of steps that are done already.
+        last_step: the number of steps of the run.
+        epoch_steps: the number of steps of an epoch.
+        before: seconds that the run has trained already.
+        anchors: (epoch, published test accuracy), shown beside the results of that epoch.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Progress:
         if self.first_step == self.last_step:
             self.say(f'this run is finished ({self.last_step} steps); delete its workdir to train again')
         elif self.first_step:
-            self.say(f'going on from step {self.first_step} of {self.last_step}')
+            self.say(f'resuming from step {self.first_step} of {self.last_step}')
         if self.first_step < self.last_step:
             self.say('compiling the first step; this takes seconds to minutes, once')
         return self
@@ -65,13 +71,13 @@ class Progress:
         self._bar.stop()
 
     def seconds(self) -> float:
-        """Training time so far, interruptions left out."""
+        """Training time so far, without the time between two starts."""
         return round(self._before + time.monotonic() - self._started, 6)
 
     def step(self, record: dict) -> None:
         """Show a step's record."""
         now = time.monotonic()
-        if self._last is not None and record['step'] > self._last[0]:  # the first step compiles
+        if self._last is not None and record['step'] > self._last[0]:  # The first step compiles, so it does not count.
             self._seconds_a_step.append((now - self._last[1]) / (record['step'] - self._last[0]))
         self._last = record['step'], now
         seconds = statistics.median(self._seconds_a_step) if self._seconds_a_step else 0.0
@@ -102,5 +108,5 @@ class Progress:
         self.say(f'epoch {record["epoch"]}/{self.last_step // self.epoch_steps}  {"  ".join(parts)}{beside}')
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._bar.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""From the working directory of a run back to its network, by the recipe that made the run."""
+"""Restore the network of a run from its working directory and its recipe."""
 
 import dataclasses
 import json
@@ -16,38 +16,42 @@ from bnn_jax.training.state import model_of
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A run's network as one of its checkpoints has it."""
+    """The network of a run at a checkpoint."""
 
-    # with the options of the run
+    # With the options of the run.
     config: Config
-    # in evaluation mode
+    # In evaluation mode.
     model: Network
-    # at which the checkpoint was made
+    # Of the checkpoint.
     step: int
+    # The folder of the run.
     workdir: Path
 
 
 def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = False, **options: Any) -> TrainedRun:
-    """The network of a run: the recipe says how it is built, config.json which row and options, the checkpoint the parameters.
+    """The network of a run: its structure from the recipe, its options from config.json, its parameters from a checkpoint.
 
-    The checkpoint is checked against the config as `fit` does, so that another experiment's is refused by name. What was
-    trained before the run (a teacher, a first stage) is read from the workdir, and trained again where it is gone from there.
+    The checkpoint is compared with the config, as in `fit`, so that one of another experiment is refused. What was trained
+    before the run (a teacher, a first stage) is read from the workdir, and trained again where it is missing there.
 
     Args:
         recipe: of the module that started the run (`recipe.recipe_of`).
-        workdir: the run's folder; by default that of the recipe's default row.
-        best: the checkpoint of the best test result, which a run with `keep_best` has; by default the newest one.
-        options: fields of the config that decide nothing (`data_dir`, `workers`), in place of the run's.
+        workdir: the folder of the run; by default that of the recipe's default row.
+        best: take the checkpoint of the best test result, which a run with `keep_best` has; by default the newest one.
+        options: values of fields that decide nothing (`data_dir`, `workers`), in place of those of the run.
+
+    Returns:
+        The network, and the config and step of its checkpoint.
 
     Raises:
-        ValueError: for a workdir without checkpoints, for a run of another recipe or of an earlier version, and as
+        ValueError: workdir has no checkpoints, or the run is of another recipe or an earlier version; or as
             `Checkpoints.restore`.
     """
     folder = Path(workdir or f'runs/{recipe.run_name()}-{recipe.row().seed}').expanduser()
     stated = _stated(folder)
     if stated.get('recipe') != recipe.name:
         raise ValueError(
-            f'{folder}: its run is of the recipe {stated.get("recipe") or "?"}, got {recipe.name}; name the module that '
+            f'{folder}: its run is of the recipe {stated.get("recipe") or "?"}, got {recipe.name}; give the module that '
             'started that run'
         )
     config = recipe.prepare(_as_run(recipe.row(_row(stated, folder)), stated | options, folder))
@@ -62,41 +66,42 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = F
 
 
 def _stated(workdir: Path) -> dict[str, Any]:
-    """The config that a run wrote."""
+    """The config.json of a run."""
     if not (workdir / 'checkpoints').is_dir():
-        raise ValueError(
-            f'{workdir} has no checkpoints, expected the folder that a run wrote; name it: --workdir FOLDER'
-        )
-    stated = read_object(workdir / 'config.json', 'start the run again, it writes it anew')
+        raise ValueError(f'{workdir} has no checkpoints, expected the folder of a run; give it as --workdir FOLDER')
+    stated = read_object(workdir / 'config.json', 'start the run again, which writes it again')
     check_description(stated, str(workdir), 'train again in another --workdir')
     return stated
 
 
 def _row(stated: dict[str, Any], workdir: Path) -> str:
+    """The row of the recipe in config.json."""
     row = stated.get('row', '')
     if not isinstance(row, str):
         raise ValueError(
-            f'{workdir}/config.json: row: got {row!r}, expected a name; start the run again, it writes it anew'
+            f'{workdir}/config.json: row: got {row!r}, expected a name; start the run again, which writes it again'
         )
     return row
 
 
 def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
-    """config with the options of the run in workdir."""
+    """A config with the options in config.json."""
     options = {f.name: stated[f.name] for f in dataclasses.fields(config) if 'help' in f.metadata and f.name in stated}
     try:
         return dataclasses.replace(config, **options | {'workdir': str(workdir)})
     except ValueError as error:
-        raise ValueError(f'{workdir}/config.json: {error}; start the run again, it writes it anew') from error
+        raise ValueError(f'{workdir}/config.json: {error}; start the run again, which writes it again') from error
 
 
 def _restored(config: Config, workdir: Path, best: bool) -> TrainedRun:
-    # How many steps a schedule has does not show in the state, and only the data would tell; so many that a warm-up of a
-    # part of an epoch leaves some for the schedule.
+    # The number of steps is known only from the data, and the state does not depend on it. It is chosen so large that a warm-up
+    # of a part of an epoch leaves steps for the schedule.
     state, _ = beginning(config, 1000 * config.epochs)
     folder = workdir / ('best' if best else 'checkpoints')
     if best and not folder.is_dir():
-        raise ValueError(f'{folder} is not there, expected that of a run with --keep_best; leave --best out')
+        raise ValueError(
+            f'{folder} is missing, expected the folder that a run with --keep_best writes; leave --best out'
+        )
     with Checkpoints(folder, config.decisive(), read_only=True) as checkpoints:
         if checkpoints.last() is None:
             raise ValueError(f'{folder} is empty, expected at least one checkpoint; start the run again')

@@ -1,4 +1,4 @@
-"""What a run is worth: results.json, and the packed network that it is about."""
+"""The results of a run: results.json and the packed network."""
 
 import contextlib
 import functools
@@ -31,19 +31,23 @@ if TYPE_CHECKING:
     from bnn_jax.data.preprocessing import Preprocessing
 
 TIMED_CALLS = 20
+"""The number of calls whose median time is measured."""
 
 SCHEMA, VERSION = 'bnn_jax.results', 1
-"""Of results.json: docs/results.schema.json. A field that is added leaves the version; one that changes or goes raises it."""
+"""Of results.json (docs/results.schema.json). A new field keeps the version; a changed or removed field raises it."""
 
 
 def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
-    """What results.json holds (docs/results.schema.json), of a trained network; writes the packed one into the workdir.
+    """Evaluate a trained network, convert it, and write the packed network into the workdir.
 
     Args:
         name: of the run.
         config: of the run.
-        model: its network.
-        records: what it wrote while it trained.
+        model: its trained network.
+        records: of its training, from `metrics.read`.
+
+    Returns:
+        What results.json holds (docs/results.schema.json).
     """
     epochs = [record for record in records if 'epoch' in record]
     best = max(epochs, key=lambda record: record.get('test_accuracy', 0.0), default=None)
@@ -84,7 +88,7 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
 def _of_bits(
     config: Config, model: Any, preparing: 'Preprocessing | None', loss: Any, batches: Callable, images: np.ndarray
 ) -> dict[str, Any]:
-    """What results.json holds of the packed network, which is written; or why there is none."""
+    """The results of the packed network, which is written to the workdir; or why there is none."""
     workdir = Path(config.workdir).expanduser()
     try:
         network = convert(deployed(config, model))
@@ -93,6 +97,7 @@ def _of_bits(
         return {'not_converted': str(error)}
     described = None if preparing is None else preparing.described()
     file = save(network, workdir / 'packed.safetensors', preprocessing=described)
+    # The results are those of the file, which is what users get.
     packed = load(file) if isinstance(network, PackedNetwork) else load(file, into=model)
     write(workdir / 'report.txt', f'{packed.report}\n')
     return compare(model, packed, batches) | {
@@ -103,7 +108,12 @@ def _of_bits(
 
 
 def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
-    """The names of a data set's classes, such as those of its folders; () where it has none, or not one for each logit."""
+    """The names of a data set's classes, such as those of its folders; () unless there is one for each logit.
+
+    Args:
+        model: the trained network.
+        source: the data set.
+    """
     names = tuple(getattr(source, 'classes', ()))
     return names if len(names) == getattr(model, 'num_classes', len(names)) else ()
 
@@ -111,7 +121,16 @@ def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
 def preprocessing(
     config: Config, input_shape: tuple[int, ...], classes: tuple[str, ...] = ()
 ) -> 'Preprocessing | None':
-    """What a run does to a test image, for its file; None where it is not made of the parts that a file can name."""
+    """How a run prepares a test image, for the packed network's file.
+
+    Args:
+        config: of the run.
+        input_shape: (H, W, C) of a prepared image.
+        classes: names of the classes.
+
+    Returns:
+        The preprocessing; None where it has a part that a file cannot describe.
+    """
     from bnn_jax.data.preprocessing import Preprocessing
 
     try:
@@ -121,7 +140,7 @@ def preprocessing(
 
 
 def deployed(config: Config, model: Any) -> Any:
-    """What is converted: the trained model, or `config.deployed` with its parameters and statistics."""
+    """The network to convert: the trained model, or `config.deployed` with the model's parameters and statistics."""
     if config.deployed is None:
         return model
     network = config.network(config.deployed)
@@ -131,7 +150,16 @@ def deployed(config: Config, model: Any) -> Any:
 
 
 def compare(model, packed, batches: Callable) -> dict[str, float]:
-    """Share of images whose predicted class is the same in both arithmetics, and the largest difference of a logit."""
+    """Compare a network in training arithmetic with its packed network.
+
+    Args:
+        model: the trained network.
+        packed: the packed network.
+        batches: a function that returns the batches of test images.
+
+    Returns:
+        `prediction_agreement`, the share of images with the same predicted class, and `max_abs_logit_difference`.
+    """
     in_training, from_bits, agree, count, difference = logits_of(model), logits_of(packed), 0, 0, 0.0
     for batch in batches():
         ours, theirs = (np.asarray(logits(batch['image'])) for logits in (in_training, from_bits))
@@ -142,9 +170,14 @@ def compare(model, packed, batches: Callable) -> dict[str, float]:
 
 
 def milliseconds(logits: Callable, images: np.ndarray) -> float:
-    """Median time of a compiled call on this batch, images in, logits out."""
+    """The median time of a compiled call.
+
+    Args:
+        logits: images -> logits.
+        images: a batch.
+    """
     times = []
-    jax.block_until_ready(logits(images))
+    jax.block_until_ready(logits(images))  # Compiles.
     for _ in range(TIMED_CALLS):
         start = time.perf_counter()
         jax.block_until_ready(logits(images))
@@ -153,7 +186,7 @@ def milliseconds(logits: Callable, images: np.ndarray) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of what decides the numbers of a run."""
+    """The versions of Python and of the packages that decide the numbers of a run."""
     packages = ('bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
     installed = {dist.metadata['Name'].replace('-', '_'): dist.version for dist in importlib.metadata.distributions()}
     return {'python': sys.version.split()[0]} | {name: installed.get(name, 'not installed') for name in packages}
@@ -162,7 +195,7 @@ def versions() -> dict[str, str]:
 def _commit() -> str:
     """The commit of the repository in which the command was started, marked where files differ from it; else 'unknown'.
 
-    That is the user's own, where there is one; what the library is stands in its version.
+    It may be a repository of the user; `versions` has the version of this library.
     """
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
     try:
@@ -173,7 +206,7 @@ def _commit() -> str:
 
 
 def device() -> str:
-    """How many devices of which kind, in which machine."""
+    """The number and kind of the devices, and the machine's architecture."""
     devices = jax.devices()
     kind = devices[0].device_kind
     return f'{len(devices)} x {kind} ({platform.machine()})'

@@ -1,12 +1,12 @@
-"""The test results of a run over its epochs: which is the best, and whether it is time to end."""
+"""The test results of a run over its epochs: which one is the best, and whether the run should end."""
 
 
 class Scores:
-    """The accuracies on the test images, or where there are none the losses, as a run goes on.
+    """The best test accuracy of a run so far, or the best test loss where there are no accuracies.
 
     Args:
-        records: those of the run so far, as `metrics.read` gives them.
-        patience: after so many evaluations without a better one the run has ended; 0: never.
+        records: of the run so far, from `metrics.read`.
+        patience: the number of evaluations without a better one after which the run ends; 0: never.
 
     Example:
         >>> scores = Scores([{'step': 5, 'epoch': 1, 'test_accuracy': 0.5}], patience=2)
@@ -23,7 +23,7 @@ class Scores:
                 self.improved_by(record)
 
     def improved_by(self, record: dict) -> bool:
-        """Note the record of an evaluation; whether it is better than all before."""
+        """Note the record of an evaluation. Returns whether it is better than all before."""
         score = record.get('test_accuracy', -record.get('test_loss', float('inf')))
         better = score > self._best
         self._best, self._since = max(score, self._best), 0 if better else self._since + 1
@@ -31,5 +31,5 @@ class Scores:
 
     @property
     def ended(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether the run should end."""
         return 0 < self._patience <= self._since

@@ -1,4 +1,4 @@
-"""What asks a run to stop, signals and its limit of time: noted, and obeyed where it can go on later."""
+"""Requests to stop a run, by a signal or its time limit. They are noted at once, and obeyed after the state is saved."""
 
 import itertools
 import signal
@@ -8,17 +8,18 @@ import jax
 import numpy as np
 
 HOSTS_ASK_EVERY = 16
-"""Steps after which several hosts ask the first one whether the time is over."""
+"""How many steps several hosts make before they ask the first one whether the time is over."""
 
 
 class Signals:
-    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process; a second one ends it.
+    """Inside this context SIGTERM and SIGINT do not end the process; `received` notes them, and a second one ends it.
 
-    Where there are several hosts, JAX takes SIGTERM on any of them and has all stop at one step; Ctrl-C is not waited for.
+    Where there are several hosts, JAX notes SIGTERM on any of them and stops all of them at the same step. Ctrl-C then ends the
+    process at once.
     """
 
-    # JAX stops at one more than the largest number that it was asked about: these go up by 1, on all hosts alike, where the
-    # steps of a run may go up by more. They go on from one run of a process to the next.
+    # JAX stops all hosts at one more than the largest number that any host has asked about. So the numbers must go up by 1 on
+    # all hosts alike, which those of steps need not do; and a process that runs twice must go on counting.
     _calls = itertools.count(1)
 
     def __enter__(self):
@@ -28,12 +29,12 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Not the main thread: whoever runs that one handles signals.
+            except ValueError:  # Only the main thread may handle signals; here the program around this run does.
                 break
         return self
 
     def stop_now(self) -> int:
-        """The signal after which to stop; 0: go on. Of several hosts all ask equally often."""
+        """The signal that asks to stop, or 0. Several hosts must all call this equally often."""
         if jax.process_count() == 1:
             return self.received
         from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -52,14 +53,22 @@ class Signals:
 
 
 class Deadline:
-    """The end of the minutes that a run may take, from now; 0: none. Of several hosts the first one's clock decides."""
+    """The time limit of a run. The clock of the first host decides for all hosts.
+
+    Args:
+        minutes: from now on; 0: no limit.
+
+    Example:
+        >>> Deadline(0).stop_now(), Deadline(1e-9).stop_now()
+        (False, True)
+    """
 
     def __init__(self, minutes: float):
         self._steps = 0
         self._at = time.monotonic() + 60 * minutes if minutes else None
 
     def stop_now(self, steps: int = 1) -> bool:
-        """Whether to stop. steps: so many since it was asked last; of several hosts all say the same."""
+        """Whether to stop; `steps` were made since the last call, the same number on each host."""
         if self._at is None:
             return False
         over = time.monotonic() >= self._at

@@ -1,4 +1,4 @@
-"""How a run begins, from its config: the state, the learning rate of every step, and the step itself."""
+"""The beginning of a run, from its config: the state, the learning rate of each step, and the step itself."""
 
 import dataclasses
 import functools
@@ -20,11 +20,16 @@ from bnn_jax.training.state import TrainState, init
 from bnn_jax.training.step import update
 
 COMPARED_RATES = 64
-"""Steps at which the rates of two lengths of one run are compared."""
+"""The number of steps at which the learning rates of a run and of its extension are compared."""
 
 
 def rates(config: Config, steps: int) -> optax.Schedule:
-    """The learning rate of every step of a run: the config's schedule after its warm-up."""
+    """The learning rate of each step of a run: a warm-up, then the schedule of the config.
+
+    Args:
+        config: of the run.
+        steps: of the run.
+    """
     first = round(config.warmup_epochs / config.epochs * steps)
     return warmed_up(config.schedule, config.learning_rate, steps, first)
 
@@ -34,10 +39,10 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
 
     Args:
         config: of the run.
-        steps: how many it has.
+        steps: of the run.
 
     Raises:
-        ValueError: for labels that are to be mixed of a network that does not say how many classes it has.
+        ValueError: labels are to be mixed or smoothed, but the network has no `num_classes`.
     """
     schedule = rates(config, steps)
     tx = config.optimizer(schedule)
@@ -46,7 +51,8 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
     state = init(config.network(), tx, config.objective(), operands=config.operands(), steps=steps)
     if (config.mixup or config.label_smoothing) and state.num_classes is None:
         raise ValueError(
-            'mixup, label_smoothing: the network does not say how many classes it has; set self.num_classes in its __init__'
+            'mixup, label_smoothing: got a network without num_classes, expected one that states it; set self.num_classes in '
+            'its __init__'
         )
     if config.ema:
         state = dataclasses.replace(state, average=jax.tree.map(jnp.copy, (state.params, state.rest)))
@@ -54,7 +60,7 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
 
 
 def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
-    """One update of a run, not yet compiled: the batch changed as the config says, and the average moved after it."""
+    """One step of a run, not yet compiled: change the batch, update the parameters, update the moving average."""
     change = Mixing(config.cutout, config.mixup, config.label_smoothing, config.seed)
     one = functools.partial(update, parts=config.accumulate)
     if change == Mixing(seed=config.seed) and not config.ema:
@@ -70,7 +76,7 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
 
 
 def _check_classes(state: TrainState, labels: Any) -> None:
-    """Raises ValueError for labels that cannot be mixed or smoothed, as they are no classes."""
+    """Raises ValueError for labels that are no classes, which cannot be mixed or smoothed."""
     if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
         return
     got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)
@@ -81,7 +87,7 @@ def _check_classes(state: TrainState, labels: Any) -> None:
 
 
 def _averaged(state: TrainState, decay: float) -> TrainState:
-    """average <- decay average + (1 - decay) numbers, of parameters and statistics; progress and integers are copied."""
+    """average <- decay average + (1 - decay) numbers, for parameters and statistics; progress and integers are copied."""
     if state.average is None:
         return state
 
@@ -95,13 +101,13 @@ def _averaged(state: TrainState, decay: float) -> TrainState:
 
 
 def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, state: TrainState) -> None:
-    """Raises ValueError unless a run of `epochs`, of which `done` steps are made, is the beginning of this longer one.
+    """Raises ValueError unless a shorter run is the beginning of a longer one.
 
     Args:
         config: of the longer run.
-        epochs: those of the run that is there.
-        epoch_steps: steps of an epoch.
-        done: steps that were made.
+        epochs: of the shorter run.
+        epoch_steps: the number of steps of an epoch.
+        done: the number of steps that the shorter run has made.
         state: of the longer run.
     """
     shorter = dataclasses.replace(config, epochs=epochs)
@@ -111,13 +117,13 @@ def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, st
         for i in sorted({i * max(0, done - 1) // COMPARED_RATES for i in range(COMPARED_RATES + 1)}):
             if (before := float(np.asarray(old(i)))) != (now := float(np.asarray(new(i)))):
                 raise ValueError(
-                    f'epochs: this run was begun with {epochs}, whose learning rate at step {i + 1} is {before:g}, with '
-                    f'{config.epochs} it would have been {now:g}; only a schedule that is the same for every length, '
-                    f'such as training.constant, lets it go on. To train longer, {remedy}'
+                    f'epochs: this run began with {epochs} and had the learning rate {before:g} at step {i + 1}; with '
+                    f'{config.epochs} it would have been {now:g}. Only a schedule that does not depend on the length of the '
+                    f'run, such as training.constant, can be extended. To train longer, {remedy}'
                 )
     if any(
         isinstance(leaf, Progress) for leaf in jax.tree.leaves(state.rest, is_leaf=lambda v: isinstance(v, Progress))
     ):
         raise ValueError(
-            f'epochs: this run was begun with {epochs}, and its quantizers follow the progress of the whole run; {remedy}'
+            f'epochs: this run began with {epochs}, and its quantizers depend on the progress of the whole run; {remedy}'
         )

@@ -1,4 +1,4 @@
-"""The folder of a run: made, tried, and held by one process at a time."""
+"""The folder of a run: created, tested for writing, and held by one process at a time."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from bnn_jax.training.config import Config
 from bnn_jax.training.devices import is_first_host
 
 LOCK = '.lock'
-"""The file in a workdir that its process has locked. The system unlocks it when the process ends, however that happens."""
+"""The file in a workdir that the process of the run locks. The system unlocks it when the process ends, for any reason."""
 
 _held: dict[Path, int] = {}
 """Workdir -> the thread of this process that holds it."""
@@ -20,13 +20,19 @@ _held: dict[Path, int] = {}
 
 @contextlib.contextmanager
 def held(config: Config) -> Iterator[Path]:
-    """The working directory, made if need be, and for this process alone while entered; of several hosts the first holds it.
+    """Hold the workdir of a run for this process alone, inside this context. Of several hosts the first one holds it.
 
-    Entered again by the thread that holds it, it is the same folder.
+    The thread that holds it may enter it again.
+
+    Args:
+        config: of the run.
+
+    Yields:
+        The folder, which is created where needed.
 
     Raises:
-        ValueError: where another process runs in it, and for a config without one.
-        OSError: where it cannot be written.
+        ValueError: another process or thread runs in it, or the config names no workdir.
+        OSError: it cannot be written.
     """
     workdir = _made(config)
     folder = workdir.resolve()
@@ -45,7 +51,7 @@ def held(config: Config) -> Iterator[Path]:
 
 
 def _lock(file, workdir: Path) -> None:
-    """Raises ValueError where another process has it."""
+    """Lock the file. Raises ValueError where another process has locked it."""
     try:
         import fcntl
 
@@ -56,16 +62,17 @@ def _lock(file, workdir: Path) -> None:
         raise ValueError(
             f'{workdir}: another process ({who}) runs in this workdir; wait for its end, or choose another --workdir'
         ) from None
-    except (ImportError, OSError) as error:  # as some file systems of clusters
+    except (ImportError, OSError) as error:  # Windows, and some file systems of clusters.
         print(f'{workdir} cannot be locked ({error}): start no second run in it', file=sys.stderr)
         return
     file.truncate(0)
     file.write(f'pid {os.getpid()} on {socket.gethostname()}\n')
-    with contextlib.suppress(OSError):  # A full disk shows elsewhere.
+    with contextlib.suppress(OSError):  # A full disk raises elsewhere, with what to do.
         file.flush()
 
 
 def _made(config: Config) -> Path:
+    """The workdir, created where needed and tested for writing."""
     if not config.workdir:
         raise ValueError("workdir: got '', expected a folder for everything the run writes")
     try:
@@ -73,7 +80,7 @@ def _made(config: Config) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / '.writable'
         probe.write_text('')
-        probe.unlink(missing_ok=True)  # Another host may have been here.
+        probe.unlink(missing_ok=True)  # Another host may have removed it.
     except (OSError, RuntimeError) as error:
         why = getattr(error, 'strerror', None) or error
         number = getattr(error, 'errno', None) or 0

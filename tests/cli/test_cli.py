@@ -194,7 +194,7 @@ def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_
     (tmp_path / 'old' / 'config.json').write_text(json.dumps(stated))
     message = refused(start, 'convert', 'ours', '-o', 'x.safetensors', '--workdir', tmp_path / 'old')
     assert 'its config has form 1, expected form 2' in message
-    assert 'go on with the version of bnn_jax that wrote it, or train again in another --workdir' in message
+    assert 'use the version of bnn_jax that wrote it, or train again in another --workdir' in message
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,10 @@ def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(run, start, tmp_
         (('ours', '-o', 'x', '--workdir', 'nowhere'), 'nowhere has no checkpoints'),
         (('ours', '-o', 'no/folder/x'), 'expected a file in a folder that exists'),
         (('ours', '-o', 'x', '--samples', '0'), 'samples: got 0'),
-        (('ours', '-o', 'x', '--best'), 'runs/ours_xnor-0/best is not there, expected that of a run with --keep_best'),
+        (
+            ('ours', '-o', 'x', '--best'),
+            'runs/ours_xnor-0/best is missing, expected the folder that a run with --keep_best',
+        ),
     ],
 )
 def test_what_cannot_be_converted(start, arguments, message):

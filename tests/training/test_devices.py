@@ -458,7 +458,7 @@ def test_hosts_that_do_not_fit_together(hosts, message):
 @pytest.mark.parametrize(
     'other, message',
     [
-        ((5, 1), 'hosts: are at the steps [4, 5] of the run, expected one; give all a --workdir that all of them see'),
+        ((5, 1), 'hosts: got the steps [4, 5] of the run, expected the same step on every host'),
         ((4, 1), 'hosts: got different options or code, expected the same experiment and options on every host'),
     ],
 )

@@ -213,7 +213,7 @@ def test_killed_and_stopped_again_and_again_a_run_ends_the_same(finished, tmp_pa
         assert done.returncode == status, done.stderr
         assert 'Traceback' not in done.stderr
         assert steps_saved(tmp_path)[-1] in newest
-    assert re.search('going on from step 1[345] of 44', done.stderr)
+    assert re.search('resuming from step 1[345] of 44', done.stderr)
     state = fit(config(tmp_path))
     assert same(state, finished[1])
     assert same(saved(tmp_path), finished[1])
@@ -386,7 +386,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path)
     before = {key: value for key, value in CONFIG.decisive().items() if key != 'description'}
     with Checkpoints(tmp_path, before) as checkpoints:
         checkpoints.save(state)
-    remedy = 'go on with the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start anew'
+    remedy = 'use the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start anew'
     with (
         pytest.raises(ValueError, match=f'its config has form 1, expected form 2.*{remedy}'),
         Checkpoints(tmp_path, CONFIG.decisive()) as checkpoints,

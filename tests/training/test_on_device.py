@@ -229,7 +229,7 @@ def test_stopped_by_time_and_by_a_signal_it_goes_on_as_it_began(finished, tmp_pa
     assert error.value.code == 128 + signal.SIGTERM
     monkeypatch.undo()
     assert 12 <= records(tmp_path)[-1]['step'] < 22
-    assert 'going on from step 1 of 44' in capfd.readouterr().err
+    assert 'resuming from step 1 of 44' in capfd.readouterr().err
     with pytest.raises(ValueError, match='was made with on_device = True, this run has None; use another --workdir'):
         fit(dataclasses.replace(config, on_device=False))
     assert same(fit(dataclasses.replace(config, on_device=None, checkpoint_every=4)), finished[1])
@@ -293,11 +293,11 @@ def from_disk(split, data_dir):
             {'augmentations': (flip, resize_short(8))},
             r'the augmentation resize_short\(size=8\) has no method on_device',
         ),
-        ({'standardize': whitened}, 'the normalization .*whitened.* looks at more than one pixel at a time'),
+        ({'standardize': whitened}, 'the normalization .*whitened.* depends on more than one pixel at a time'),
         ({'standardize': of_its_own_size}, 'the normalization .* fails on 256 x 1 pixels'),
         ({'data': from_disk}, 'the training images are not held in memory as uint8'),
-        ({'data': in_its_own_way}, 'the training images are read by a __getitem__ of Inverted'),
-        ({'data': labels_in_a_list}, 'the labels of the training images are no classes'),
+        ({'data': in_its_own_way}, 'Inverted reads the training images by a __getitem__ of its own'),
+        ({'data': labels_in_a_list}, 'the labels of the training images are not classes'),
         ({'evaluation_augmentations': (halved,)}, r'a test image becomes float64\[8, 8, 1\]'),
         ({'evaluation_augmentations': (in_color,)}, r'a test image becomes uint8\[8, 8, 3\]'),
     ],

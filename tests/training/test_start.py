@@ -138,7 +138,7 @@ def test_labels_are_not_mixed_without_their_number():
     def model(rngs):
         return nnx.Linear(2, 3, rngs=rngs)
 
-    with pytest.raises(ValueError, match='does not say how many classes it has; set self.num_classes'):
+    with pytest.raises(ValueError, match='got a network without num_classes, expected'):
         beginning(dataclasses.replace(CONFIG, model=model, mixup=0.2), 4)
 
 
@@ -169,5 +169,5 @@ def test_a_schedule_of_another_length_is_not_extended():
         check_extension(falling, 2, 10, 20, state)
     scheme = dataclasses.replace(bnn.XNOR, activation=Scheduled(lambda x, progress: bnn.quantizers.sign_ste(x)))
     scheduled = dataclasses.replace(CONFIG, model=functools.partial(CONFIG.model, scheme=scheme))
-    with pytest.raises(ValueError, match='its quantizers follow the progress of the whole run'):
+    with pytest.raises(ValueError, match='its quantizers depend on the progress of the whole run'):
         check_extension(scheduled, 2, 10, 20, beginning(scheduled, 40)[0])
