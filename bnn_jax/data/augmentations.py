@@ -1,48 +1,70 @@
-"""What is done to an image before a batch: augmentations (image, rng) -> image, and normalizations, all values.
+"""Augmentations (image, rng) -> image, and normalizations image -> image. Each is a value that a config can hold.
 
-Images are uint8 or floating (H, W, C) with any number of channels, and stay so until the normalization, the last one.
-Randomness comes from `rng` alone. docs/augmentations.md shows what each does.
+Images are uint8 or floating, (H, W, C), with any number of channels. The normalization comes last and makes them float32. All
+random numbers come from `rng`. docs/augmentations.md shows what each augmentation does.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bnn_jax.command import of_extra
+
+if TYPE_CHECKING:  # Each process that decodes images imports this module; jaxtyping takes a fifth of a second.
+    from jaxtyping import Float, Float32, Real, UInt8
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Normalization = Callable[[np.ndarray], np.ndarray]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training images in 0..1, red, green, blue: the numbers in use since fb.resnet.torch."""
+"""Mean and standard deviation of ImageNet's training images in 0..1, for red, green and blue, as in fb.resnet.torch."""
 
 
 RGB_DEVIATIONS = (0.2175, 0.0188, 0.0045)
-"""Along the principal axes of ImageNet's pixels in 0..1 (fb.resnet.torch, which calls them eigenvalues)."""
+"""Standard deviations along the principal axes of ImageNet's pixels in 0..1 (fb.resnet.torch calls them eigenvalues)."""
 
 RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-"""Those axes: a row for red, green and blue, a column for each axis (fb.resnet.torch)."""
+"""The principal axes: a row for each of red, green and blue, a column for each axis (fb.resnet.torch)."""
 
 
 LARGEST = 2**26
-"""Pixels of an image scaled by its short side: 200 MB in color. A strip of 1 x 20,000 would take gigabytes."""
+"""The largest number of pixels of an image scaled by its short side, 200 MB in color; a strip of 1 x 20,000 would exceed it."""
 
 
-def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror left-right with probability 1/2."""
+def flip(image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator) -> "Real[np.ndarray, 'H W C']":
+    """Mirror an image left-right with probability 1/2.
+
+    Args:
+        image: uint8 or floating.
+        rng: the source of random numbers.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> images = [data.flip(np.array([[[1], [2]]]), np.random.default_rng(seed)) for seed in range(9)]
+        >>> sorted({tuple(image.ravel().tolist()) for image in images})
+        [(1, 2), (2, 1)]
+    """
     return image[:, ::-1] if rng.random() < 0.5 else image
 
 
 @dataclasses.dataclass(frozen=True)
 class crop:
-    """Pad all four sides by `padding` zeros and cut a random window of the original size."""
+    """Pad all four sides with zeros, and cut out a random window of the original size.
 
+    Example:
+        >>> from bnn_jax import data
+        >>> data.crop(padding=4)(np.ones((32, 32, 3), np.uint8), np.random.default_rng(0)).shape
+        (32, 32, 3)
+    """
+
+    # How many zeros each side gets.
     padding: int = 4
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator) -> "Real[np.ndarray, 'H W C']":
         p, (height, width) = self.padding, image.shape[:2]
         top, left = rng.integers(0, 2 * p + 1, size=2)
         padded = np.pad(image, ((p, p), (p, p), (0, 0)))
@@ -51,33 +73,57 @@ class crop:
 
 @dataclasses.dataclass(frozen=True)
 class cutout:
-    """Set a size x size square to zeros; every pixel is equally likely to be its middle, and what lies outside is left out.
+    """Set a square around a random pixel to zeros; a part of it outside of the image is ignored.
 
-    The middle is (size // 2, size // 2) in it. Raises ValueError for a size below 1. Source: DeVries and Taylor 2017
-    (arXiv:1708.04552), whose code does it after the normalization, so that its zeros are the mean color; here they are black,
-    as those of `crop` are.
+    The pixel is at (size // 2, size // 2) in the square. The published code does this after the normalization, so that its
+    zeros are the mean color; here they are black, like those of `crop`.
+
+    Raises:
+        ValueError: size is below 1.
+
+    Source: DeVries and Taylor (arXiv:1708.04552).
+
+    Example:
+        >>> from bnn_jax import data
+        >>> int((data.cutout(size=1)(np.ones((8, 8, 1), np.uint8), np.random.default_rng(0)) == 0).sum())
+        1
     """
 
+    # The side of the square in pixels.
     size: int = 16
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f'cutout: got size {self.size}, expected at least 1')
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator) -> "Real[np.ndarray, 'H W C']":
         top, left = (int(rng.integers(length)) - self.size // 2 for length in image.shape[:2])
         holed = image.copy()
         holed[max(top, 0) : top + self.size, max(left, 0) : left + self.size] = 0
         return holed
 
 
-def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image at another size by Pillow's BILINEAR filter, which torchvision uses too (unlike OpenCV's, it averages).
+def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Real[np.ndarray, 'height width C']":
+    """Scale an image with Pillow's BILINEAR filter, as torchvision does. Unlike OpenCV's it averages where it shrinks.
 
-    Output pixel i is centered at c = (i + 1/2) f in the input, f = input/output size, and averages the input's pixels j
-    by weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)): a triangle that widens when shrinking. First rows,
-    then columns, of uint8 rounded after each; floats become float32. Every channel is scaled on its own, whatever their
-    number. The image itself where it has the size. Raises ValueError for pixels of another dtype.
+    Output pixel i is centered at c = (i + 1/2) f in the input, with f = input size / output size. It averages the input pixels
+    j with weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)), a triangle that widens when shrinking. Rows come
+    first, then columns; uint8 is rounded after each. Each channel is scaled by itself.
+
+    Args:
+        image: uint8 or floating.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        uint8 or float32; the image itself where it has this size.
+
+    Raises:
+        ValueError: the pixels have another dtype.
+
+    Example:
+        >>> bilinear(np.array([[[0], [100]]], np.uint8), 1, 1).tolist()
+        [[[50]]]
     """
     if image.shape[:2] == (height, width):
         return image
@@ -93,14 +139,19 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     if image.dtype == np.uint8 and image.shape[-1] == 3:
         return scaled(image)
-    # Pillow takes two or four channels for a color with opacity, and blanks what the last channel calls transparent.
+    # Channel by channel: Pillow treats the last of two or four channels as opacity, and blanks transparent pixels.
     return np.stack([scaled(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
-def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with a short side of `size`, the long one in proportion, rounded down (as torchvision); by `bilinear`.
+def scale_short_side(image: "Real[np.ndarray, 'H W C']", size: int) -> "Real[np.ndarray, 'height width C']":
+    """Scale an image, by `bilinear`, to a short side of `size`; the long side follows, rounded down as in torchvision.
 
-    Raises ValueError where that has more than `LARGEST` pixels.
+    Args:
+        image: uint8 or floating.
+        size: pixels of the short side.
+
+    Raises:
+        ValueError: the result would have more than `LARGEST` pixels.
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -115,40 +166,72 @@ def scale_short_side(image: np.ndarray, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class resize_short:
-    """`scale_short_side`."""
+    """Scale to a short side of `size` pixels, keeping the aspect ratio; filter: `bilinear`.
 
+    Example:
+        >>> from bnn_jax import data
+        >>> data.resize_short(256)(np.zeros((512, 600, 3), np.uint8), None).shape
+        (256, 300, 3)
+    """
+
+    # In pixels.
     size: int = 256
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'height width C']":
         return scale_short_side(image, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class resize_short_between:
-    """`resize_short` to a size drawn uniformly from the integers smallest..largest, both included (scale jittering)."""
+    """`resize_short` to a random size (scale jittering): each integer from smallest to largest is equally likely.
 
+    Example:
+        >>> from bnn_jax import data
+        >>> scale = data.resize_short_between(2, 3)
+        >>> scale(np.zeros((8, 8, 1), np.uint8), np.random.default_rng(0)).shape in {(2, 2, 1), (3, 3, 1)}
+        True
+    """
+
+    # Bounds of the short side in pixels, both included.
     smallest: int = 256
     largest: int = 480
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'height width C']":
         return scale_short_side(image, int(rng.integers(self.smallest, self.largest + 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class resize_to:
-    """Scale to height x width, not keeping the aspect ratio; filter: `bilinear`."""
+    """Scale to height x width, whatever the aspect ratio; filter: `bilinear`.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> data.resize_to(4, 6)(np.zeros((8, 8, 3), np.uint8), None).shape
+        (4, 6, 3)
+    """
 
     height: int = 256
     width: int = 256
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'height width C']":
         return bilinear(image, self.height, self.width)
 
 
 def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
-    """The augmentations after a `resize_to` the network's size, where none of them gives an image another size.
+    """The augmentations, with a `resize_to` first where none of them changes the size of an image.
 
-    So photographs of any size fit a network that says its own. Steps that this module does not know may size images.
+    So photographs of any size fit a network whose input shape is known. A step of a user's own may change the size, so it gets
+    no `resize_to`.
+
+    Args:
+        augmentations: of a run.
+        input_shape: (H, W, C) of the network.
     """
     keep = all(step is flip or isinstance(step, crop | cutout | lighting) for step in augmentations)
     return (resize_to(*input_shape[:2]), *augmentations) if keep else augmentations
@@ -159,7 +242,7 @@ def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 
 
 def _slack(image: np.ndarray, size: int) -> tuple[int, int]:
-    """How far a window of `size` may move down and right. Raises ValueError where the image is smaller."""
+    """How far a window of `size` can move down and right in an image. Raises ValueError for a smaller image."""
     height, width = image.shape[:2]
     if min(height, width) < size:
         raise ValueError(
@@ -171,45 +254,75 @@ def _slack(image: np.ndarray, size: int) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class random_crop:
-    """A size x size window, every position equally likely. Raises ValueError for a smaller image."""
+    """Cut out a random window of size x size pixels. A call raises ValueError for a smaller image.
 
+    Example:
+        >>> from bnn_jax import data
+        >>> data.random_crop(2)(np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)).shape
+        (2, 2, 3)
+    """
+
+    # In pixels.
     size: int = 224
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'size size C']":
         down, right = _slack(image, self.size)
         return _window(image, int(rng.integers(down + 1)), int(rng.integers(right + 1)), self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class center_crop:
-    """The size x size window in the middle; of two middles the upper, left one. Raises ValueError for a smaller image."""
+    """Cut out the middle window of size x size pixels, of two middles the upper left one.
 
+    A call raises ValueError for a smaller image.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> data.center_crop(1)(np.arange(3)[None, :, None].repeat(3, 0), None).tolist()
+        [[[1]]]
+    """
+
+    # In pixels.
     size: int = 224
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'size size C']":
         down, right = _slack(image, self.size)
         return _window(image, down // 2, right // 2, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class inception_crop:
-    """A window of random area and aspect ratio, scaled to size x size (filter: `bilinear`).
+    """Cut out a window of random area, aspect ratio and position, and scale it to size x size; filter: `bilinear`.
 
-    Its share of the image's area is uniform in `area`, the logarithm of width / height uniform in `ratio`, its position
-    uniform. After ten windows that do not fit: the largest central one with a ratio in `ratio`. Szegedy et al. 2014,
-    section 6, with the details of torchvision's RandomResizedCrop.
+    If ten random windows do not fit into the image, the largest central one with an allowed aspect ratio is taken.
+
+    Source: Szegedy et al. (arXiv:1409.4842) section 6; details as in torchvision's RandomResizedCrop.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> data.inception_crop(4)(np.zeros((16, 12, 3), np.uint8), np.random.default_rng(0)).shape
+        (4, 4, 3)
     """
 
+    # Of the result, in pixels.
     size: int = 224
+    # Bounds of the window's share of the image's area, which is uniform between them.
     area: tuple[float, float] = (0.08, 1.0)
+    # Bounds of width / height, whose logarithm is uniform between those of the bounds.
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self, image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator
+    ) -> "Real[np.ndarray, 'size size C']":
         top, left, height, width = self.window(image.shape[0], image.shape[1], rng)
         return bilinear(image[top : top + height, left : left + width], self.size, self.size)
 
     def window(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the window in an image of height x width."""
+        """(top, left, height, width) of a random window in an image of height x width."""
         for _ in range(10):
             pixels = height * width * rng.uniform(self.area[0], self.area[1])
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -223,21 +336,31 @@ class inception_crop:
 
 @dataclasses.dataclass(frozen=True)
 class lighting:
-    """Another light: one color drawn for the image is added to all its pixels.
+    """Add a random color to all pixels of an image, as another light would.
 
-    Color c: 255 sum over axes i of `RGB_AXES[c][i] RGB_DEVIATIONS[i]` a_i, a_i normal with mean 0 and deviation std; rounded
-    (halves to even) and clipped to 0..255, for images stay uint8. Raises ValueError for an image that is not RGB, and a std
-    below 0. Source: AlexNet (Krizhevsky et al. 2012, section 4.1) with the numbers of fb.resnet.torch, which adds it to
-    floats, not rounded or clipped; Bi-Real Net's code, after its crop and before its flip, has std 0.1.
+    The color is 255 sum_i RGB_AXES[c][i] RGB_DEVIATIONS[i] a_i in channel c, with a_i normal of mean 0 and deviation std. The
+    result is rounded (halves to even) and clipped to 0..255, so that images stay uint8.
+
+    Raises:
+        ValueError: std is negative. A call raises it for an image that is not RGB.
+
+    Source: AlexNet (Krizhevsky et al. 2012) section 4.1 with the numbers of fb.resnet.torch, which adds the color to floats and
+    neither rounds nor clips. The published code of Bi-Real Net has std 0.1, after the crop and before the flip.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> data.lighting(std=0.0)(np.full((1, 1, 3), 7, np.uint8), np.random.default_rng(0)).tolist()
+        [[[7, 7, 7]]]
     """
 
+    # Standard deviation of a_i.
     std: float = 0.1
 
     def __post_init__(self):
         if not self.std >= 0:
             raise ValueError(f'lighting: got std {self.std!r}, expected a standard deviation of at least 0')
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: "UInt8[np.ndarray, 'H W 3']", rng: np.random.Generator) -> "UInt8[np.ndarray, 'H W 3']":
         drawn = rng.normal(0, self.std, 3)
         color = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
         return np.clip(np.rint(_checked(image, 3) + color), 0, 255).astype(np.uint8)
@@ -248,41 +371,60 @@ def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
         expected = 'C' if channels is None else channels
         floats = np.issubdtype(image.dtype, np.floating)
-        remedy = '; float images are taken as they are by standardize=bnn_jax.data.Unchanged()' if floats else ''
+        remedy = '; for float images take standardize=bnn_jax.data.Unchanged()' if floats else ''
         raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected}){remedy}')
     return image.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Standardize:
-    """uint8 image -> float32 (image / 255 - mean) / std, per channel."""
+    """Normalize each channel: (image / 255 - mean) / std, float32.
 
+    Example:
+        >>> from bnn_jax import data
+        >>> data.Standardize((0.5,), (0.25,))(np.array([[[255]]], np.uint8)).tolist()
+        [[[2.0]]]
+    """
+
+    # For each channel, of images in 0..1.
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: "UInt8[np.ndarray, 'H W C']") -> "Float32[np.ndarray, 'H W C']":
         scaled = _checked(image, len(self.mean)) / np.float32(255)
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class SubtractMean:
-    """uint8 image -> float32 255 (image / 255 - mean): 0..255 less the mean, per channel; mean is given in 0..1.
+    """Subtract the mean of each channel: image - 255 mean, float32.
 
-    What the PyTorch code of XNOR-Net feeds its AlexNet (a standard deviation of 1/255).
+    The PyTorch code of XNOR-Net does so for AlexNet, as a standardization with a standard deviation of 1/255.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> data.SubtractMean((0.2,))(np.array([[[255]]], np.uint8)).tolist()
+        [[[204.0]]]
     """
 
+    # For each channel, of images in 0..1.
     mean: tuple[float, ...] = IMAGENET_MEAN
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: "UInt8[np.ndarray, 'H W C']") -> "Float32[np.ndarray, 'H W C']":
         return _checked(image, len(self.mean)) - np.asarray([255 * m for m in self.mean], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unchanged:
-    """Floating image -> the same numbers as float32: for arrays that are scaled already, or are no photographs."""
+    """Keep the numbers of a floating image, as float32: for arrays that are scaled already, or are no photographs.
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    Example:
+        >>> from bnn_jax import data
+        >>> data.Unchanged()(np.array([[[0.25]]])).tolist()
+        [[[0.25]]]
+    """
+
+    def __call__(self, image: "Float[np.ndarray, 'H W C']") -> "Float32[np.ndarray, 'H W C']":
         image = np.asarray(image)
         if image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
             raise ValueError(
@@ -294,7 +436,13 @@ class Unchanged:
 
 @dataclasses.dataclass(frozen=True)
 class PlusMinusOne:
-    """uint8 image -> float32 image / 127.5 - 1, in [-1, 1], for any number of channels."""
+    """Scale to [-1, 1]: image / 127.5 - 1, float32, for any number of channels.
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    Example:
+        >>> from bnn_jax import data
+        >>> data.PlusMinusOne()(np.array([[[0], [255]]], np.uint8)).tolist()
+        [[[-1.0], [1.0]]]
+    """
+
+    def __call__(self, image: "UInt8[np.ndarray, 'H W C']") -> "Float32[np.ndarray, 'H W C']":
         return _checked(image, None) / np.float32(127.5) - np.float32(1)

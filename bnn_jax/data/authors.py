@@ -1,9 +1,11 @@
-"""Small data sets from the files that their authors offer, in every layout that these have; the labels are checked.
+"""Read small data sets from the files of their authors. Labels are checked.
 
-mnist, fashion_mnist: four IDX files, train-images-idx3-ubyte, ... with or without .gz (http://yann.lecun.com/exdb/mnist,
-https://github.com/zalandoresearch/fashion-mnist). cifar10, cifar100: the binary or the python version
-(https://www.cs.toronto.edu/~kriz/cifar.html). svhn_cropped: train_32x32.mat, test_32x32.mat and, if wanted, extra_32x32.mat
-(http://ufldl.stanford.edu/housenumbers). Files may lie in the folders in which an archive unpacks them.
+- mnist, fashion_mnist: four IDX files, train-images-idx3-ubyte, ..., with or without .gz (http://yann.lecun.com/exdb/mnist,
+  https://github.com/zalandoresearch/fashion-mnist).
+- cifar10, cifar100: the binary or the python version (https://www.cs.toronto.edu/~kriz/cifar.html).
+- svhn_cropped: train_32x32.mat, test_32x32.mat and optionally extra_32x32.mat (http://ufldl.stanford.edu/housenumbers).
+
+The files may be in the folders that an archive unpacks.
 """
 
 import functools
@@ -43,7 +45,14 @@ DIGITS = tuple(map(str, range(10)))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An IDX file of unsigned bytes, with or without gzip, as an array. Raises ValueError where it is not one, whole."""
+    """The array in an IDX file of unsigned bytes, with or without gzip.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: the file is damaged or of another kind.
+    """
     data = path.read_bytes()
     if data[:2] == b'\x1f\x8b':
         try:
@@ -62,7 +71,14 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_mnist(source: Path) -> dict[str, Split]:
-    """{'train': (images uint8 (n, 28, 28, 1), labels), 'test': ...} from the four IDX files, of MNIST or Fashion-MNIST."""
+    """MNIST or Fashion-MNIST from its four IDX files, images (n, 28, 28, 1).
+
+    Args:
+        source: the folder of the files, or one up to two levels above it.
+
+    Returns:
+        The splits 'train' and 'test'.
+    """
     splits = {}
     for split, stem in (('train', 'train'), ('test', 't10k')):
         images, labels = (
@@ -70,31 +86,54 @@ def read_mnist(source: Path) -> dict[str, Split]:
             for kind in ('images-idx3', 'labels-idx1')
         )
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise ValueError(f'{source}: {split} has images {images.shape} and labels {labels.shape}, expected as many')
+            raise ValueError(
+                f'{source}: {split} has images {images.shape} and labels {labels.shape}, expected one label an image'
+            )
         splits[split] = (images[..., None], labels)
     return splits
 
 
 def read_cifar10(source: Path) -> dict[str, Split]:
-    """{'train': (images uint8 (n, 32, 32, 3), labels), 'test': ...} from the binary or the python batches."""
+    """CIFAR-10 from its binary or python batches, images (n, 32, 32, 3).
+
+    Args:
+        source: the folder of the files, or one up to two levels above it.
+
+    Returns:
+        The splits 'train' and 'test'.
+    """
     batches = {'train': [f'data_batch_{i}' for i in range(1, 6)], 'test': ['test_batch']}
     return {split: _joined([_cifar(source, name, 1, b'labels') for name in names]) for split, names in batches.items()}
 
 
 def read_cifar100(source: Path) -> dict[str, Split]:
-    """{'train': (images uint8 (n, 32, 32, 3), fine labels), 'test': ...} from the binary or the python files."""
+    """CIFAR-100 from its binary or python files, images (n, 32, 32, 3), with the fine labels.
+
+    Args:
+        source: the folder of the files, or one up to two levels above it.
+
+    Returns:
+        The splits 'train' and 'test'.
+    """
     return {split: _cifar(source, split, 2, b'fine_labels') for split in ('train', 'test')}
 
 
 def read_svhn(source: Path) -> dict[str, Split]:
-    """{'train': (images uint8 (n, 32, 32, 3), labels), 'test': ...}, and 'extra' if its file is there; digit 0 is label 0."""
+    """SVHN (cropped) from its .mat files, images (n, 32, 32, 3); digit 0 has label 0.
+
+    Args:
+        source: the folder of the files, or one up to two levels above it.
+
+    Returns:
+        The splits 'train' and 'test', and 'extra' where its file exists.
+    """
     splits = {split: _mat(_find(source, f'{split}_32x32.mat')) for split in ('train', 'test')}
     extra = _candidates(source, 'extra_32x32.mat')
     return splits | ({'extra': _mat(extra[0])} if extra else {})
 
 
 def _cifar(source: Path, name: str, labels: int, key: bytes) -> Split:
-    """One file of either version; `labels` bytes of a binary record are labels, of which the last one counts."""
+    """One file, binary or python. A binary record begins with `labels` bytes of labels, of which the last one is used."""
     path = _find(source, f'{name}.bin', name)
     data = path.read_bytes()
     if path.name == name:
@@ -115,7 +154,7 @@ def _cifar(source: Path, name: str, labels: int, key: bytes) -> Split:
 
 
 class _Arrays(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers; anything else, which could run code, is refused."""
+    """Unpickles NumPy arrays in plain containers. It refuses all else, since a pickle could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -139,7 +178,7 @@ def _frombuffer(buffer, dtype, shape, order):
 def _unpickled(path: Path, data: bytes) -> dict:
     try:
         batch = _Arrays(io.BytesIO(data), encoding='bytes').load()
-    except Exception as error:  # Damaged pickles raise errors of every kind.
+    except Exception as error:  # A damaged pickle may raise any error.
         raise ValueError(f'{path}: not a pickled batch ({type(error).__name__}: {error}); download it again') from error
     if not isinstance(batch, dict):
         raise ValueError(f'{path}: got a pickled {type(batch).__name__}, expected a dict; download it again')
@@ -152,7 +191,7 @@ def _mat(path: Path) -> Split:
     try:
         content = loadmat(path, variable_names=['X', 'y'])
         images, labels = content['X'].transpose(3, 0, 1, 2), content['y'][:, 0]
-    except Exception as error:  # as for pickles
+    except Exception as error:  # A damaged file may raise any error.
         raise ValueError(
             f'{path}: no images X and labels y ({type(error).__name__}: {error}); download it again'
         ) from error
@@ -169,7 +208,7 @@ def _joined(parts: list[Split]) -> Split:
 
 
 def _candidates(source: Path, *names: str) -> list[Path]:
-    """Files of one of these names in source and up to two folders deeper, the nearest ones."""
+    """The files of one of these names in source or up to two folders deeper; only the nearest ones."""
     for depth in ('', '*/', '*/*/'):
         for name in names:
             if found := sorted(
@@ -180,6 +219,7 @@ def _candidates(source: Path, *names: str) -> list[Path]:
 
 
 def _find(source: Path, *names: str) -> Path:
+    """The file of one of these names. Raises FileNotFoundError for none, ValueError for several."""
     found = _candidates(source, *names)
     if not found:
         archives = [path.name for path in source.glob('*') if path.name.endswith(('.tar.gz', '.tgz', '.zip', '.tar'))]
@@ -191,13 +231,13 @@ def _find(source: Path, *names: str) -> Path:
 
 
 class Authors(NamedTuple):
-    """A data set as its authors offer it."""
+    """A data set in the files of its authors."""
 
-    # folder -> its splits
+    # Folder -> its splits.
     read: Callable[[Path], dict[str, Split]]
-    # a name for each label
+    # A name for each label.
     classes: tuple[str, ...]
-    # of the stock TFDS builder that the files equal
+    # The version of TFDS's data set with the same images.
     version: str
 
 
@@ -208,15 +248,19 @@ READERS = {
     'cifar100': Authors(read_cifar100, CIFAR100_CLASSES, '3.0.2'),
     'svhn_cropped': Authors(read_svhn, DIGITS, '3.1.0'),
 }
-"""The data sets that can be read, by the names that TFDS gives them; one more is a line here."""
+"""The data sets that can be read, by their names in TFDS. A line here adds one."""
 
 
 def read_splits(name: str, source: Path) -> dict[str, Split]:
     """The splits of a data set from its authors' files.
 
+    Args:
+        name: one of `READERS`.
+        source: the folder of the files.
+
     Raises:
-        FileNotFoundError: for a missing file.
-        ValueError: for a damaged one, a split without images and a label that is no class.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, a split has no images, or a label is no class.
     """
     data_set = READERS[name]
     splits = data_set.read(source)

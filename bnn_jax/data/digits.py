@@ -1,4 +1,4 @@
-"""The embedded data set: 1,797 real handwritten digits of 8x8 pixels, bundled with scikit-learn, nothing to download."""
+"""A data set without a download: 1,797 real handwritten digits of 8x8 pixels, which scikit-learn contains."""
 
 import numpy as np
 
@@ -6,13 +6,27 @@ from bnn_jax.command import of_extra
 from bnn_jax.data.source import ArraySource
 
 TEST_IMAGES = 360
+"""The number of images of the split 'test'."""
 
 
 def digits(split: str) -> ArraySource:
-    """Split 'train' (1,437) or 'test' (360): images uint8 (8, 8, 1), 16 gray levels spread over 0..255, labels 0..9.
+    """Handwritten digits: images uint8 (8, 8, 1), whose 16 gray levels are spread over 0..255, and labels 0..9.
 
-    The split is a fixed permutation. Raises ValueError for another split. Source: UCI "Optical Recognition of
-    Handwritten Digits", test part, as in sklearn.datasets.load_digits.
+    Args:
+        split: 'train' (1,437 images) or 'test' (360), by a fixed permutation.
+
+    Returns:
+        A source.
+
+    Raises:
+        ValueError: for another split.
+
+    Source: UCI "Optical Recognition of Handwritten Digits", test part, as in sklearn.datasets.load_digits.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> def digits(split, data_dir):  # the `data` of a Config
+        ...     return data.digits(split)
     """
     with of_extra('train'):
         from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""A plain folder tree of images, root/split/class/file, as ImageNet is mostly kept."""
+"""A folder tree of images, root/split/class/file, the usual form of ImageNet."""
 
 import os
 import zlib
@@ -14,21 +14,28 @@ SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 
 
 class FolderSource:
-    """A source over image files: read and decoded on access. `classes[label]` is the name of a class's folder."""
+    """A source of image files, which are read and decoded on access.
+
+    Args:
+        folder: of the split.
+        files: paths inside the folder, as bytes.
+        labels: of the files, int32.
+        classes: the names of the classes' folders.
+    """
 
     def __init__(self, folder: Path, files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]):
-        # A million paths as one array of bytes: 45 MB for ImageNet in every worker process, a fifth of a list of str.
+        # The paths of ImageNet in one array of bytes take 45 MB in each worker process, a fifth of a list of str.
         self.folder, self.files, self.labels, self.classes = folder, files, labels, classes
 
     def __len__(self) -> int:
         return len(self.files)
 
     def described(self) -> dict[str, Any]:
-        """For the config of a run: the classes and a checksum of the names of the files; the folder may move."""
+        """How config.json describes it: the classes, and a checksum of the file names; the folder may move."""
         return {'kind': 'data.FolderSource', 'classes': self.classes, 'crc32': zlib.crc32(self.files.data)}
 
     def path(self, index: int) -> Path:
-        """The file of image `index`."""
+        """The path of image `index`."""
         return self.folder / os.fsdecode(self.files[index])
 
     def __getitem__(self, index: int) -> dict:
@@ -40,22 +47,42 @@ class FolderSource:
 
 
 def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
-    """The images in root/split/<class>/, uint8 (H, W, 3), sizes as they are: .jpeg .jpg .png .bmp .gif .webp .tif .tiff.
+    """The images in root/split/<class>/, at any depth, as uint8 (H, W, 3) of their own sizes.
 
-    Those in folders inside a class folder, at any depth, are of that class too. split '': root itself has the class folders.
+    Files .jpeg .jpg .png .bmp .gif .webp .tif .tiff count as images; hidden files and all others do not. Label i is the i-th
+    class in sorted order. For ImageNet, whose folders are named by synset, this is the order of TFDS: n01440764 is 0, n15075141
+    is 999. The classes are the folders of root/train where that exists, so that all splits agree; else those of the split.
+    Images are sorted by class, then by path.
 
-    Label i is the i-th class in sorted order. For ImageNet's folders, named by synset, that is TFDS's order too: n01440764
-    is 0, n15075141 is 999. Classes are the folders of root/train where that exists, so that all splits agree; else those
-    of the split. Images are ordered by class, then by path. Hidden files and files of other kinds are no images.
-    Raises FileNotFoundError without the folder, ValueError for a tree without class folders, for a class without images
-    in the split that defines the classes, and for one that root/train lacks; reading an image raises CorruptImage, a
-    ValueError that begins with its path.
+    Args:
+        root: the folder above the splits.
+        split: the name of a folder in root; '': root itself has the class folders.
+
+    Returns:
+        A source. Reading a damaged image raises CorruptImage, a ValueError whose message begins with the path.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there are no class folders, a class has no images in the split that defines the classes, or root/train
+            lacks a class.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from bnn_jax import data
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     for name in ('cat', 'dog'):
+        ...         (pathlib.Path(root) / 'train' / name).mkdir(parents=True)
+        ...         Image.new('RGB', (8, 8)).save(pathlib.Path(root) / 'train' / name / '0.png')
+        ...     source = data.folder_source(root, 'train')
+        ...     source.classes, source[1]['label'], source[1]['image'].shape
+        (('cat', 'dog'), 1, (8, 8, 3))
     """
     root = Path(root).expanduser()
     folder = root / split
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'no folder {folder}; expected {root}/{split}/<class>/<image>.JPEG; name the folder above the splits as root'
+            f'no folder {folder}; expected {root}/{split}/<class>/<image>.JPEG; give the folder above the splits as root'
         )
     present = _folders(folder)
     defining = root / 'train' if (root / 'train').is_dir() else folder
@@ -85,14 +112,23 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
 
 
 def folders(split: str, data_dir: str) -> FolderSource:
-    """The `data` of a Config for a folder of photographs: data_dir/train, and for 'test' the first of test, val, validation.
+    """The `data` of a Config for a folder of photographs.
+
+    Args:
+        split: 'train' is data_dir/train; 'test' is the first folder of data_dir/test, val and validation that exists.
+        data_dir: the folder above the splits.
+
+    Returns:
+        A source, as `folder_source` returns it.
 
     Raises:
-        FileNotFoundError: without such a folder; otherwise as `folder_source`.
+        FileNotFoundError: there is no such folder.
+        ValueError: as `folder_source`.
 
     Example:
-        >>> from bnn_jax.training import Config
-        >>> config = Config(model=..., data=folders, data_dir='photos', standardize=...)  # doctest: +SKIP
+        >>> import functools, bnn_jax as bnn
+        >>> from bnn_jax import data
+        >>> config = functools.partial(bnn.training.Config, data=data.folders, data_dir='photos')
     """
     names = ('test', 'val', 'validation') if split == 'test' else (split,)
     root = Path(data_dir).expanduser()
@@ -111,7 +147,11 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def image_files(folder: str | os.PathLike) -> Iterator[Path]:
-    """The image files in folder and in the folders inside it, in the order of their paths; hidden ones are left out."""
+    """The image files in a folder, at any depth, in the order of their paths; hidden files and folders are left out.
+
+    Args:
+        folder: where to look.
+    """
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if not entry.name.startswith('.')), key=lambda entry: entry.name)
     for entry in visible:
@@ -122,6 +162,6 @@ def image_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _instead(folder: Path) -> str:
-    """What there is where no images are: a few kinds of files, for the message."""
+    """The kinds of files in a folder without images, for the error message."""
     kinds = sorted({path.suffix or path.name for path in folder.rglob('*') if path.is_file()})
     return f' but files {" ".join(map(printable, kinds[:5]))}' if kinds else ''

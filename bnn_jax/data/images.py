@@ -1,8 +1,9 @@
-"""Encoded images to arrays: every kind of file that photograph collections hold, and what to do with damaged ones."""
+"""Decode images of all kinds that collections of photographs hold, and find damaged ones."""
 
 import io
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,39 +11,72 @@ from bnn_jax.command import of_extra
 from bnn_jax.data.source import Source, Subset
 from bnn_jax.data.threads import in_threads
 
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'PPM', 'TIFF')
 LARGEST = 2**25
-"""Pixels beyond which an image is read smaller: 100 MB in color. No network sees more than a few thousandths of them."""
+"""The number of pixels above which an image is read at a smaller size: 100 MB in color, far more than any network sees."""
 
 STRIP = 2**22
-"""Pixels of an image that are an array at a time, about, while it is made smaller."""
+"""About how many pixels of an image are an array at a time while it is made smaller."""
 
 SHOWN = 5
 """How many damaged images a message names."""
 
 
 def printable(name: str | os.PathLike) -> str:
-    r"""A name as it can be printed: bytes that are no UTF-8, line breaks and control characters as escapes, \xe9 or \n."""
+    r"""A file name for messages, with line breaks, control characters and bytes that are not UTF-8 as escapes.
+
+    Args:
+        name: any file name.
+
+    Example:
+        >>> print(printable('two\nlines'))
+        two\nlines
+    """
     text = os.fsencode(name).decode('utf-8', 'backslashreplace')
     return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
 
 
 class CorruptImage(ValueError):
-    """Bytes that are no whole image; the message begins with the name of the file or record."""
+    """Bytes that are not a whole image. The message begins with the name of the file or record.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> try:
+        ...     decode(b'no image', 'a.jpg')
+        ... except data.CorruptImage as error:
+        ...     print(str(error)[:5])
+        a.jpg
+    """
 
 
-def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
-    """The image in `data` as uint8 (H, W, channels), channels 3 (RGB) or 1 (gray), whatever its file name promises.
+def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W channels']":
+    """Decode an image to uint8 (H, W, channels).
 
-    The format is told by the bytes: JPEG, PNG, BMP, GIF (first frame), WebP, PPM, TIFF (first page). Gray is repeated,
-    palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept, rotation by EXIF is not applied (as TFDS
-    and torchvision).
-    CMYK: R = (255 - C)(255 - K)/255 with 0 for no ink; Adobe's files, known by their APP14 marker, store 255 - C, others
-    C. An image of more than `LARGEST` pixels, such as a scan, is read at a half, a quarter or an eighth of its size, the
-    largest that has no more: a JPEG by the sums that its decoder leaves out, others by the means of squares of pixels.
+    The bytes say the format: JPEG, PNG, BMP, GIF (first frame), WebP, PPM or TIFF (first page); the file name does not count.
+    Gray is repeated, palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept. As in TFDS and torchvision,
+    rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255 with 0 for no ink; files of Adobe, which have an
+    APP14 marker, store 255 - C, others C. An image of more than `LARGEST` pixels, such as a scan, is read at a half, a quarter
+    or an eighth of its size: a JPEG by its decoder, others by means over squares of pixels.
 
-    Raises CorruptImage where Pillow cannot decode the whole image, and for pixels of 32 bits; a JPEG whose
-    entropy-coded data were altered, not cut short, is decoded to something.
+    Args:
+        data: the bytes of the file.
+        name: of the file, for messages.
+        channels: 3 (RGB) or 1 (gray).
+
+    Raises:
+        CorruptImage: Pillow cannot decode the whole image, or its pixels have 32 bits. A JPEG whose compressed data were
+            altered, not cut short, may still be decoded.
+
+    Example:
+        >>> import io
+        >>> from PIL import Image
+        >>> file = io.BytesIO()
+        >>> Image.new('L', (4, 2)).save(file, 'PNG')
+        >>> decode(file.getvalue(), 'a.png').shape
+        (2, 4, 3)
     """
     with of_extra('deploy'):
         from PIL import Image, UnidentifiedImageError
@@ -52,7 +86,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             wanted = smaller_by(*image.size)
-            if wanted > 1:  # where the format can do so; most cannot
+            if wanted > 1:  # JPEG can be decoded at a smaller size; for most formats this does nothing.
                 image.draft(None, (max(1, image.width // wanted), max(1, image.height // wanted)))
             image.load()
             left = smaller_by(*image.size)
@@ -67,12 +101,17 @@ def decode(data: bytes, name: str, channels: int = 3) -> np.ndarray:
         reason = f'{type(error).__name__}: {error}' if known else f'no {", ".join(FORMATS)}'
         raise CorruptImage(
             f'{name}: {len(data)} bytes that cannot be decoded as an image ({reason}); '
-            'restore the file, or leave such files out: bnn_jax.data.skip_corrupt(source)'
+            'restore the file, or leave such files out with bnn_jax.data.skip_corrupt(source)'
         ) from error
 
 
 def smaller_by(width: int, height: int) -> int:
-    """The least power of two by which both sides must be divided for an image to have at most `LARGEST` pixels."""
+    """The smallest power of two by which to divide both sides of an image for at most `LARGEST` pixels.
+
+    Args:
+        width: of the image.
+        height: of the image.
+    """
     factor = 1
     while -(-width // factor) * -(-height // factor) > LARGEST:
         factor *= 2
@@ -80,7 +119,7 @@ def smaller_by(width: int, height: int) -> int:
 
 
 def _means(image, mode: str, factor: int) -> np.ndarray:
-    """The means of factor x factor pixels, of strips of the image, for all of it as an array would be as large again."""
+    """The means of factor x factor pixels, strip by strip: an array of the whole image would double the memory."""
     from PIL import Image
 
     lines = max(1, STRIP // image.width // factor) * factor
@@ -93,10 +132,12 @@ def _means(image, mode: str, factor: int) -> np.ndarray:
 
 
 def _pixels(image, mode: str) -> np.ndarray:
+    """The pixels of an image of Pillow, in its mode 'RGB' or 'L', as uint8 (H, W, channels)."""
     from PIL import Image
 
     if image.mode == 'CMYK' and image.format == 'JPEG' and 'adobe' not in image.info:
-        image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])  # Pillow inverts all.
+        # Pillow inverts CMYK of all files, which is right for those of Adobe alone.
+        image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])
     if image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF'):
         raise ValueError(
             f'pixels of mode {image.mode}, 32 bits each, whose range is not known; save them with 8 or 16 bits'
@@ -110,11 +151,36 @@ def _pixels(image, mode: str) -> np.ndarray:
 
 
 def skip_corrupt(source: Source) -> Subset:
-    """`source` without the images that raise CorruptImage; `.skipped` holds their messages, a warning tells the count.
+    """A source without its damaged images.
 
-    Every image is decoded once, in threads, before the first batch: so batches stay a function of seed and step, and
-    evaluation counts what there is. For a set that is read often, `python -m bnn_jax.data.prepare_folder --skip_corrupt`
-    pays that once. Raises ValueError where no image is left.
+    Each image is decoded once, in threads, before the first batch. So batches depend on seed and step alone, and evaluation
+    knows how many images there are. For a data set that is read often, `python -m bnn_jax.data.prepare_folder --skip_corrupt`
+    does this once. A warning states the number of damaged images.
+
+    Args:
+        source: any source.
+
+    Returns:
+        A source whose attribute `skipped` has the error messages.
+
+    Raises:
+        ValueError: all images are damaged.
+
+    Example:
+        >>> import warnings
+        >>> from bnn_jax import data
+        >>> class Photographs:
+        ...     def __len__(self):
+        ...         return 3
+        ...     def __getitem__(self, index):
+        ...         if index == 1:
+        ...             raise data.CorruptImage('b.jpg: cut short')
+        ...         return {'image': np.zeros((8, 8, 3), np.uint8), 'label': 0}
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter('ignore')
+        ...     source = data.skip_corrupt(Photographs())
+        >>> len(source), source.skipped
+        (2, ('b.jpg: cut short',))
     """
 
     def message(index: int) -> str | None:
@@ -135,7 +201,12 @@ def skip_corrupt(source: Source) -> Subset:
 
 
 def skipped_message(skipped: tuple[str, ...], total: int) -> str:
-    """One line for people: how many of how many images were skipped, and the first few."""
+    """A sentence on how many images were skipped, with the first few messages.
+
+    Args:
+        skipped: the error messages.
+        total: the number of all images.
+    """
     more = ' ...' if len(skipped) > SHOWN else ''
     names = '; '.join(text.split(';')[0] for text in skipped[:SHOWN])
     return f'skipped {len(skipped):,} of {total:,} images that cannot be decoded: {names}{more}'

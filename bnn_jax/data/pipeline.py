@@ -1,6 +1,6 @@
-"""From a source to batches: shuffling, augmentation, normalization, prefetching; a function of (seed, step) alone.
+"""From a source to batches: shuffling, augmentation, normalization, reading ahead.
 
-Whatever decodes and augments them, one thread or many worker processes, on one host or many, batches are the same.
+A batch depends on seed and step alone. It is the same whether one thread or many worker processes make it, on one host or many.
 """
 
 import contextlib
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     import grain
 
 WORKERS_A_PROCESSOR = 16
-"""Processes that read images, at most: each takes memory and a second to start."""
+"""The largest number of reading processes for each processor: each takes memory, and a second to start."""
 
 WHOLE = (0, 1)
-"""The shard of a host that is alone."""
+"""The shard of a single host."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Prepare:
+    """(example, rng) -> {'image': augmented and normalized, 'label'}; errors begin with the name of the example."""
+
     augmentations: tuple[Augmentation, ...]
     standardize: Normalization
 
@@ -51,7 +53,7 @@ class _Prepare:
 
 
 def _label(example: dict) -> np.ndarray:
-    """int32 for a class, float32 for labels of another kind. Raises ValueError for what is no number."""
+    """The label as int32 where it is a class, else as float32. Raises ValueError where it is no number."""
     label = np.asarray(example.get('label'))
     if np.issubdtype(label.dtype, np.integer) and label.size == 1:
         return label.astype(np.int32).reshape(())
@@ -63,7 +65,7 @@ def _label(example: dict) -> np.ndarray:
 
 
 def _batch(examples: Sequence[dict]) -> dict:
-    """One batch. Raises ValueError for images of several sizes."""
+    """A batch of examples. Raises ValueError for images of several sizes."""
     shapes = list(dict.fromkeys(np.shape(example['image']) for example in examples))
     if len(shapes) > 1:
         one, other = ('x'.join(map(str, shape)) for shape in shapes[:2])
@@ -76,10 +78,10 @@ def _batch(examples: Sequence[dict]) -> dict:
 
 
 class NoRandomness:
-    """Stands for the generator where results must not depend on chance."""
+    """Takes the place of the random generator in evaluation; using it raises ValueError."""
 
     def __getattr__(self, name: str):
-        if name.startswith('__'):
+        if name.startswith('__'):  # Python itself asks for such attributes, for example to pickle this.
             raise AttributeError(name)
         raise ValueError(
             f'evaluation: an augmentation draws random numbers ({name}), expected deterministic ones, '
@@ -96,14 +98,33 @@ def training_batches(
     augmentations: Sequence[Augmentation] = (),
     shard: tuple[int, int] = WHOLE,
 ) -> tuple['grain.MapDataset', int]:
-    """Endless batches by step, and how many make an epoch.
+    """The batches of training, and the number of steps of an epoch.
 
-    batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)}. Every epoch is shuffled and
-    augmented anew; what is left over from whole batches is dropped, other images every epoch. batches[step] depends on
-    seed and step only, so training resumes anywhere by its step number.
-    shard (index, count): the part of host `index` of `count`, batch_size / count images of every batch; the parts of all
-    hosts, in their order, are the batch of one host alone. No host decodes another's images.
-    Raises ValueError for an empty source, one smaller than a batch, or a batch that hosts cannot share evenly.
+    Each epoch is shuffled and augmented again. It drops the images beyond its whole batches, other images each time.
+    batches[step] depends on seed and step alone, so a run can resume at any step.
+
+    Args:
+        source: the training images.
+        batch_size: images of a batch, over all hosts.
+        seed: of shuffling and augmentation.
+        standardize: the normalization.
+        augmentations: applied in this order.
+        shard: (index, count): the batches have the part of host `index` of `count`, batch_size / count images. The parts of
+            all hosts, in their order, are the batch of a single host. Each host decodes its own images alone.
+
+    Returns:
+        batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)} without end, and the number of
+        steps of an epoch.
+
+    Raises:
+        ValueError: the source is empty or smaller than a batch, or hosts cannot share a batch evenly.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> source = data.ArraySource(np.zeros((10, 8, 8), np.uint8), np.arange(10))
+        >>> batches, epoch_steps = data.training_batches(source, batch_size=4, seed=0, standardize=data.PlusMinusOne())
+        >>> batches[0]['image'].shape, epoch_steps
+        ((4, 8, 8, 1), 2)
     """
     _check_not_empty(source)
     if not 1 <= batch_size <= len(source):
@@ -123,11 +144,15 @@ def training_batches(
 
 
 def steps_from(batches: 'grain.MapDataset', first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
-    """batches[first], ..., batches[last - 1], read ahead: by two threads, or by `workers` processes, each a whole batch.
+    """batches[first], ..., batches[last - 1], read ahead.
 
-    Processes are spawned: the main script must guard its work by `if __name__ == '__main__'`, source and augmentations
-    must pickle, and a few batches a worker lie in shared memory (/dev/shm). They initialize no JAX backend; closing the
-    iterator ends them.
+    Args:
+        batches: of `training_batches`.
+        first: the first step.
+        last: one more than the last step.
+        workers: how many processes make batches; 0: two threads do. The processes are spawned, so the main script must guard
+            its work by `if __name__ == '__main__'`, and source and augmentations must pickle. Each process keeps a few batches
+            in shared memory (/dev/shm) and starts no JAX backend. Closing the iterator ends the processes.
     """
     return _read(batches.slice(slice(first, last)), workers)
 
@@ -141,12 +166,30 @@ def evaluation_batches(
     shard: tuple[int, int] = WHOLE,
     workers: int = 0,
 ) -> Generator[dict, None, None]:
-    """Every image once, in order; the last batch may be smaller. augmentations: deterministic ones.
+    """The batches of evaluation: each image once, in order. The last batch may be smaller.
 
-    shard (index, count): the part of host `index` of `count`, at most batch_size / count images a batch; the parts of all
-    hosts, in their order, are the batch of one host alone. Every host gets as many batches, so that all take part in every
-    step; of the last batch a host's part may be smaller, or empty: (0, H, W, C). workers: as for `steps_from`.
-    Raises ValueError for an empty source, a batch that hosts cannot share evenly, or an augmentation that is random.
+    Args:
+        source: the test images.
+        batch_size: images of a batch, over all hosts.
+        standardize: the normalization.
+        augmentations: without random numbers, applied in this order.
+        shard: (index, count): the batches have the part of host `index` of `count`, at most batch_size / count images. The
+            parts of all hosts, in their order, are the batch of a single host. All hosts get the same number of batches, so
+            that they can compute together; the last part of a host may be smaller or empty, (0, H, W, C).
+        workers: as for `steps_from`.
+
+    Yields:
+        {'image': float32 (n, H, W, C), 'label': int32 (n,)}.
+
+    Raises:
+        ValueError: the source is empty, hosts cannot share a batch evenly, or an augmentation draws random numbers.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> source = data.ArraySource(np.zeros((5, 8, 8), np.uint8), np.arange(5))
+        >>> batches = data.evaluation_batches(source, batch_size=4, standardize=data.PlusMinusOne())
+        >>> [len(batch['label']) for batch in batches]
+        [4, 1]
     """
     _check_not_empty(source)
     index, count = _checked_shard(shard, batch_size)
@@ -187,7 +230,7 @@ def _read(batches: 'grain.MapDataset', workers: int) -> Generator[dict, None, No
     grain = _grain()
     if workers and len(batches):
         _mark_flags_as_parsed()
-        # In a worker one thread does everything: there is a worker for every core.
+        # A worker needs no further threads, as there is about a worker for each core.
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
         dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)
@@ -215,12 +258,12 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Processes that start meanwhile, from this thread or from those it starts, get no Ctrl-C, from their first moment on.
+    """Processes that start inside this context never receive SIGINT and SIGTERM.
 
-    Ctrl-C, and SIGTERM to a group, reach every process; the main one decides, and may want batches before it ends. What it
-    is sent meanwhile it gets afterwards.
+    Ctrl-C, and SIGTERM to a group, reach all processes. The main process decides what to do, and may need batches before it
+    ends. Signals to it are delivered after this context.
     """
-    resource_tracker.ensure_running()  # When it starts it lets them through again.
+    resource_tracker.ensure_running()  # Started in here, it would let signals through again.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
@@ -229,7 +272,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """No interrupts, and an end soon after that of the process that started this one, even if it was killed."""
+    """Make a worker ignore interrupts, and end soon after the main process ends, even if that was killed."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -243,7 +286,7 @@ def _end_with(parent: Any) -> None:
 
 
 def _mark_flags_as_parsed() -> None:
-    """Grain's workers read absl flags, an error before anyone parsed them; who parses them later still can."""
+    """Let Grain's workers read absl flags, which raises before they are parsed. They can still be parsed later."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,9 +1,9 @@
-"""Small data sets from their authors' files to TFDS's ArrayRecord layout, without TensorFlow.
+"""Write small data sets, from the files of their authors, in TFDS's ArrayRecord layout, without TensorFlow.
 
     python -m bnn_jax.data.prepare fashion_mnist --source=DOWNLOADS --data_dir=FOLDER
 
-Afterwards `tfds.data_source(name, data_dir=FOLDER)` reads it, as if TFDS had prepared it. `bnn_jax.data.authors` says which
-sets and files; `data_set` reads the files as they are, too.
+Afterwards `tfds.data_source(name, data_dir=FOLDER)` reads the data set as if TFDS had prepared it. `bnn_jax.data.authors` lists
+the data sets and their files. `data_set` can also read the files themselves.
 """
 
 import io
@@ -20,9 +20,19 @@ __all__ = ['READERS', 'prepare', 'read_cifar10', 'read_idx', 'write']
 
 
 def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -> Path:
-    """Write data set `name` under data_dir in TFDS's layout; returns its folder. Does nothing if it is there already.
+    """Write a data set in TFDS's layout, unless it is there already.
 
-    Raises ValueError for another name or damaged files, FileNotFoundError for missing ones; labels are checked.
+    Args:
+        name: one of `READERS`.
+        source: the folder of the authors' files.
+        data_dir: where to write it.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: name is none of `READERS`, a file is damaged, or a label is no class.
     """
     import tensorflow_datasets as tfds
 
@@ -41,9 +51,17 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
 
 
 def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable], data_dir: str | os.PathLike) -> Path:
-    """Write {split: (key, example) pairs} under data_dir in TFDS's layout, as ArrayRecord; returns the set's folder.
+    """Write examples in TFDS's layout, as ArrayRecord, unless this version is there already.
 
-    Images must be given encoded, as bytes in a file object. Does nothing if that version is there already.
+    Args:
+        name: of the data set.
+        version: of the data set.
+        features: of TFDS.
+        splits: split -> (key, example) pairs; images are encoded bytes in a file object.
+        data_dir: where to write it.
+
+    Returns:
+        The folder of the data set.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -72,7 +90,7 @@ def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict]]:
-    """Images as PNG bytes: given as arrays, TFDS would encode them with TensorFlow."""
+    """Examples with PNG bytes, since TFDS would encode arrays with TensorFlow."""
     from PIL import Image
 
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -82,13 +100,13 @@ def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dic
 
 
 def main() -> None:
-    """The command."""
+    """Run the command line."""
     from typing import Annotated
 
     import tyro
 
     def command(name: Annotated[str, tyro.conf.Positional], source: Path, data_dir: Path) -> None:
-        """Prepare a small data set from files downloaded by hand.
+        """Prepare a small data set from files that you have downloaded.
 
         Args:
             name: mnist, fashion_mnist, cifar10, cifar100 or svhn_cropped.

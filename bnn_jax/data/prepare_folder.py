@@ -1,10 +1,10 @@
-"""A folder tree of photographs, made small once, to TFDS's ArrayRecord layout: for machines with few cores.
+"""Shrink a folder tree of photographs once, and write it in TFDS's ArrayRecord layout: for machines with few cores.
 
     python -m bnn_jax.data.prepare_folder imagenet_256 --source=IMAGENET --data_dir=FOLDER
 
-reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256, writes JPEG. Afterwards
-`tfds_source('imagenet_256', 'train', FOLDER)` reads it. Scaling and compressing before training is not quite what a recipe
-with another resize says: for short sides of 256 to 480 use --short_side=480.
+reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEG. Afterwards
+`tfds_source('imagenet_256', 'train', FOLDER)` reads it. Images that were scaled and compressed once before training differ
+slightly from the originals. A recipe with short sides of 256 to 480 pixels needs --short_side=480.
 """
 
 import io
@@ -24,7 +24,7 @@ VERSION = '1.0.0'
 
 
 def stop(error: CorruptImage) -> NoReturn:
-    """What is done about a damaged file unless told otherwise: raise its error."""
+    """The default for damaged files: raise the error."""
     raise error
 
 
@@ -38,12 +38,26 @@ def prepare_folder(
     quality: int = 95,
     on_corrupt: Callable[[CorruptImage], object] = stop,
 ) -> Path:
-    """Write the trees source/split as TFDS data set `name`; returns its folder.
+    """Write the folder trees source/split as a TFDS data set of small JPEGs.
 
-    Images: RGB JPEG of `quality` (chroma at half resolution), short side scaled to `short_side` by the filter of
-    `resize_short`, smaller ones enlarged. Examples hold `file_name`, class/file, too. Labels and errors are those of
-    `folder_source`; every damaged file goes to `on_corrupt`: it stops there, or, with the append of a list, is left out.
-    Raises ValueError for a name that is none, FileExistsError where the set is there already.
+    Images are RGB with chroma at half resolution. Examples also have `file_name`, class/file. Labels and errors are those of
+    `folder_source`.
+
+    Args:
+        name: of the data set.
+        source: the folder above the splits.
+        data_dir: where to write it.
+        splits: the folders in source that become splits.
+        short_side: in pixels; larger images are shrunk and smaller ones enlarged, as by `resize_short`.
+        quality: of the JPEGs.
+        on_corrupt: called with the error of each damaged file, which is then left out; by default it raises the error.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        FileExistsError: the data set is there already.
+        ValueError: the name is not allowed, or as `folder_source`.
     """
     import tensorflow_datasets as tfds
 
@@ -51,7 +65,7 @@ def prepare_folder(
         raise ValueError(f'data set: got {name!r}, expected lower-case letters, digits and _, such as imagenet_256')
     target = Path(data_dir).expanduser() / name / VERSION
     if target.exists():
-        raise FileExistsError(f'{target} is there already; remove it to prepare it anew, or choose another name')
+        raise FileExistsError(f'{target} is there already; remove it to prepare it again, or choose another name')
     sources = {split: folder_source(source, split) for split in splits}
     features = {
         'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
@@ -91,7 +105,7 @@ def _examples(
 
 
 def main() -> None:
-    """The command."""
+    """Run the command line."""
     from typing import Annotated
 
     import tyro
@@ -108,13 +122,13 @@ def main() -> None:
         """Prepare a data set of small JPEGs from a folder tree.
 
         Args:
-            name: what the data set is to be called.
+            name: name of the data set.
             source: the folder above the splits.
             data_dir: folder for the prepared data set.
             splits: the folders that become splits.
             short_side: pixels of the short side.
-            quality: of the JPEGs, 1 to 95.
-            skip_corrupt: leave damaged files out and count them, instead of stopping at the first.
+            quality: quality of the JPEGs, 1 to 95.
+            skip_corrupt: leave damaged files out and count them, instead of stopping at the first one.
         """
         skipped: list[CorruptImage] = []
         on_corrupt = skipped.append if skip_corrupt else stop

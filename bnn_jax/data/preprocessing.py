@@ -1,7 +1,7 @@
-"""What is done to a photograph before a network sees it, as a value that a file can keep beside the network."""
+"""How a photograph is prepared for a network, as a value that the network's file can hold."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,29 +18,40 @@ from bnn_jax.data.augmentations import (
 from bnn_jax.data.images import decode
 from bnn_jax.files.bounds import Integer, Number, at, shown
 
-# By their names in files, which stay when a class is renamed.
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+# By their names in files, which stay the same when a class is renamed.
 _STEPS = {'resize_short': resize_short, 'resize_to': resize_to, 'centre_crop': center_crop}
 _NORMALIZATIONS = {'Standardize': Standardize, 'SubtractMean': SubtractMean, 'PlusMinusOne': PlusMinusOne}
 _NAMES = {kind: name for name, kind in (_STEPS | _NORMALIZATIONS).items()}
 
 SIDE, NUMBER, MOST_STEPS = Integer(1, 2**13), Number(), 16
-"""A side of an image, in pixels; a number of a normalization; how many steps there are at most."""
+"""The rules of a side of an image, in pixels, and of a number of a normalization; the largest number of steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """An encoded image -> float32 (H, W, C), as in the evaluation of training: decode, steps, normalization.
+    """(bytes of an image file, its name) -> float32 (H, W, C): decode, scale and crop, normalize, as training evaluates.
 
-    input_shape: (H, W, C) after the steps, from which another one is refused; without steps, an image of another size is
-    scaled to it, by `resize_to`. steps: `resize_short`, `resize_to`,
-    `center_crop`, in order. normalization: `Standardize`, `SubtractMean` or `PlusMinusOne`. classes: a name for each, or ().
-    Raises ValueError for a shape, step or normalization that does not fit, and calls raise CorruptImage (a ValueError) for
-    bytes that are no image.
+    Raises:
+        ValueError: the shape, a step or the normalization is not allowed. A call raises CorruptImage, a ValueError, for bytes
+            that are no image.
+
+    Example:
+        >>> from bnn_jax import data
+        >>> preprocessing = Preprocessing((28, 28, 1), data.PlusMinusOne())
+        >>> preprocessing.described()['normalisation']
+        {'kind': 'PlusMinusOne'}
     """
 
+    # (H, W, C) after the steps. Without steps an image is scaled to it by `resize_to`; with steps another shape is refused.
     input_shape: tuple[int, int, int]
+    # `Standardize`, `SubtractMean` or `PlusMinusOne`.
     normalization: Normalization
+    # `resize_short`, `resize_to` and `center_crop`, in order.
     steps: tuple[Augmentation, ...] = ()
+    # A name for each class, or ().
     classes: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -61,7 +72,7 @@ class Preprocessing:
         if not np.isfinite(normal).all():
             raise ValueError(f'preprocessing: {self.normalization} gives numbers that are not finite')
 
-    def __call__(self, data: bytes, name: str) -> np.ndarray:
+    def __call__(self, data: bytes, name: str) -> "Float32[np.ndarray, 'H W C']":
         image = decode(data, name, self.input_shape[2])
         try:
             for step in self.steps or (resize_to(*self.input_shape[:2]),):
@@ -77,7 +88,7 @@ class Preprocessing:
         return self.normalization(image)
 
     def described(self) -> dict[str, Any]:
-        """As JSON, the inverse of `of`; docs/format.md has the fields."""
+        """The JSON value that `of` reads; docs/format.md has the fields."""
         return {
             'input_shape': list(self.input_shape),
             'steps': [_described(step) for step in self.steps],
@@ -87,7 +98,7 @@ class Preprocessing:
 
     @staticmethod
     def of(described: dict[str, Any]) -> 'Preprocessing':
-        """From JSON. Raises ValueError, saying what was got and expected."""
+        """The preprocessing that a JSON value describes. Raises ValueError where it describes none."""
         try:
             return Preprocessing(
                 input_shape=tuple(described['input_shape']),
@@ -98,7 +109,7 @@ class Preprocessing:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f'preprocessing: got {shown(described)} ({type(error).__name__}: {error}), expected input_shape, steps, '
-                'normalisation and classes as docs/format.md has them'
+                'normalisation and classes as in docs/format.md'
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""What data sets look like to a pipeline: random access to images and labels."""
+"""Sources: data sets with random access to images and labels."""
 
 import dataclasses
 import itertools
@@ -11,17 +11,36 @@ from numpy.typing import ArrayLike
 
 
 class Source(Protocol):
-    """Indexable images: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int, or floats for a loss of one's own}.
+    """What a source is: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}.
 
-    `classes`, a name for each label, and in an example `name`, for messages, are optional.
+    A label may be an array of floats for a loss of a user's own. A source may have an attribute `classes`, a name for each
+    label; an example may have `name`, for error messages.
+
+    Example:
+        >>> class Squares:
+        ...     def __len__(self):
+        ...         return 10
+        ...     def __getitem__(self, index):
+        ...         return {'image': np.full((8, 8, 1), index, np.uint8), 'label': index % 2}
+        >>> check_labels(Squares(), 2)
     """
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> dict: ...
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> dict:
+        """An example: image and label."""
+        ...
 
 
 def check_unmasked(name: str, array: Any) -> None:
-    """Raises ValueError for a masked array: NumPy would show what lies under the mask."""
+    """Raises ValueError for a masked array, whose hidden numbers NumPy would use.
+
+    Args:
+        name: of the array, for the message.
+        array: any value.
+    """
     if isinstance(array, np.ma.MaskedArray):
         raise ValueError(f'{name}: got a masked array, expected numbers everywhere; give {name}.filled(VALUE)')
 
@@ -31,12 +50,12 @@ class ArraySource:
 
     Args:
         images: uint8 or floating, (n, H, W, C) with any number of channels, or (n, H, W) for one channel.
-        labels: integers (n,) or a column (n, 1): the classes. Numbers of another kind or shape are labels for a loss of
-            one's own, and become float32: (n,) floats, (n, k) soft or several labels.
+        labels: classes, integers (n,) or (n, 1). All other numbers, such as floats (n,) or several labels an image (n, k), are
+            labels for a loss of your own and become float32.
         classes: a name for each class, which a packed network keeps.
 
     Raises:
-        ValueError: for other shapes or dtypes.
+        ValueError: shapes or dtypes are others.
 
     Example:
         >>> source = ArraySource(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], classes=('cat', 'dog'))
@@ -68,16 +87,16 @@ class ArraySource:
         return {'image': self.images[index], 'label': int(label) if self.labels.dtype == np.int32 else label}
 
     def described(self) -> dict[str, Any]:
-        """For the config of a run: shapes and a checksum, by which other arrays are told from these."""
+        """How config.json describes it: shapes, and a checksum that tells it from other arrays."""
         checksum = zlib.crc32(np.ascontiguousarray(self.labels).data)
-        for first in range(0, len(self), 1000):  # An array that lies on disk is read piece by piece.
+        for first in range(0, len(self), 1000):  # Piece by piece, as the array may be mapped from a larger file.
             checksum = zlib.crc32(np.ascontiguousarray(self.images[first : first + 1000]).data, checksum)
         shapes = [f'{array.dtype}{list(array.shape)}' for array in (self.images, self.labels)]
         return {'kind': 'data.ArraySource', 'arrays': shapes, 'crc32': checksum}
 
 
 def _labels(labels: np.ndarray) -> np.ndarray:
-    """int32 (n,) for classes, float32 for all else. Raises ValueError for what are no numbers."""
+    """Labels as int32 (n,) where they are classes, else as float32. Raises ValueError where they are no numbers."""
     if labels.ndim == 2 and labels.shape[1] == 1 and np.issubdtype(labels.dtype, np.integer):
         labels = labels[:, 0]
     if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
@@ -90,23 +109,23 @@ def _labels(labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 0 or not (np.issubdtype(labels.dtype, np.number) or labels.dtype == bool):
         raise ValueError(
             f'labels: got dtype {labels.dtype}, expected integers, a class an image; '
-            'names become numbers by: classes, labels = numpy.unique(names, return_inverse=True)'
+            'for names write classes, labels = numpy.unique(names, return_inverse=True)'
         )
     return labels.astype(np.float32)
 
 
 def in_memory(examples: Iterable, count: int | None = None) -> ArraySource:
-    """What a generator gives, held in memory, so that it can be shuffled and read again every epoch.
+    """The examples of a generator in memory, so that each epoch can read them in another order.
 
     Args:
         examples: (image, label) pairs, or mappings with `image` and `label`; images of one size.
-        count: how many are taken; None: all, which a generator without end never gives.
+        count: how many are taken; None: all, so the generator must end.
 
     Returns:
         A source.
 
     Raises:
-        ValueError: for no example, for images of several sizes, and as `ArraySource` does.
+        ValueError: there are no examples, or images of several sizes; or as `ArraySource`.
 
     Example:
         >>> len(in_memory((np.zeros((4, 4, 1), np.uint8), i % 2) for i in range(6)))
@@ -131,12 +150,17 @@ def in_memory(examples: Iterable, count: int | None = None) -> ArraySource:
 
 
 def check_labels(source: Source, num_classes: int, classes: bool = True) -> None:
-    """Raises ValueError for a source without images, and for labels that are not what a network takes.
+    """Raises ValueError for a source without images, or with labels that do not fit a network.
 
     Args:
-        source: its `labels`, in memory, are looked at, or where it has none its first example.
+        source: its attribute `labels` is checked; where it has none, its first example.
         num_classes: of the network.
-        classes: whether every label must be a class, or the shares of all classes; if not, only integers are looked at.
+        classes: whether each label must be a class or the shares of all classes; if not, only integers are checked.
+
+    Example:
+        >>> check_labels(ArraySource(np.zeros((2, 8, 8), np.uint8), [0, 7]), 3)
+        Traceback (most recent call last):
+        ValueError: labels: got values from 0 to 7, expected 0 to 2; is num_classes that of the data set?
     """
     if len(source) == 0:
         raise ValueError('data set: got no images, expected at least one; check data_dir and split')
@@ -158,7 +182,7 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
     ):
         raise ValueError(
             f'labels: got {labels.dtype}{list(labels.shape)}, the first is {labels[0]}, expected integers, a class an image, '
-            f'or a share of each of {num_classes} classes; labels of another kind want a loss of your own'
+            f'or a share of each of {num_classes} classes; labels of another kind need a loss of your own'
         )
     if integers and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
@@ -168,7 +192,13 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
 
 
 class Subset:
-    """Some images of a source, in the order of `indices`; `skipped` says why others are missing."""
+    """Some images of a source.
+
+    Args:
+        source: the whole.
+        indices: of its images, in the order of this source.
+        skipped: the error messages of images that were left out.
+    """
 
     def __init__(self, source: Source, indices: np.ndarray, skipped: tuple[str, ...] = ()):
         self.source, self.indices, self.skipped = source, indices, skipped
@@ -181,7 +211,7 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def described(self) -> dict[str, Any]:
-        """For the config of a run: what it is a part of, and a checksum of the part."""
+        """How config.json describes it: the whole source, and a checksum of the indices."""
         return {
             'kind': 'data.Subset',
             'source': self.source,
@@ -191,7 +221,7 @@ class Subset:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Two sources as the `data` of a Config: one to train on, one to test on.
+    """Two sources as the `data` of a Config: one for training, one for tests.
 
     Example:
         >>> images, labels = np.zeros((10, 8, 8), np.uint8), np.arange(10) % 2
@@ -210,10 +240,15 @@ class Splits:
 
     @staticmethod
     def held_out(source: Source, share: float = 0.2, seed: int = 0) -> 'Splits':
-        """A source in two: a random share of the images to test on, the others to train on; the same for the same seed.
+        """Split a source at random: a share of the images for tests, the others for training.
+
+        Args:
+            source: all images.
+            share: of the images for tests.
+            seed: the same seed gives the same split.
 
         Raises:
-            ValueError: if one of the parts would be empty.
+            ValueError: one of the parts would be empty.
         """
         order, tested = np.random.default_rng(seed).permutation(len(source)), round(share * len(source))
         if not 0 < tested < len(source):
@@ -221,7 +256,7 @@ class Splits:
                 f'held_out: got share {share} of {len(source)} images, expected at least one image in either part'
             )
         parts = (np.sort(order[tested:]), np.sort(order[:tested]))
-        # As arrays again, which may lie on an accelerator; a subclass may read its images in another way.
+        # As arrays, which can lie on an accelerator. A subclass, though, may read its images in another way.
         if type(source) is ArraySource:
             return Splits(*(ArraySource(source.images[part], source.labels[part], source.classes) for part in parts))
         return Splits(*(Subset(source, part) for part in parts))

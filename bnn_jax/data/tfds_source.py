@@ -1,4 +1,4 @@
-"""Any TFDS image set prepared as ArrayRecord, read without TensorFlow."""
+"""Read any TFDS image data set that was prepared as ArrayRecord, without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,17 @@ from bnn_jax.data.source import ArraySource
 from bnn_jax.files import read_object
 
 CHUNK = 1000
+"""How many records are read at a time into memory."""
 
 
 class TfdsSource:
-    """A source over `tfds.data_source`: decodes on access; an image that cannot be decoded is named.
+    """A source of a TFDS data set, whose images are decoded on access. Errors name the image.
 
-    channels: of the images in the records, which are encoded then; None where the records hold arrays. classes: a name for
-    each label, where the data set has them.
+    Args:
+        records: of `tfds.data_source`.
+        name: of the data set and split, for messages.
+        channels: of the images; None: the records hold arrays, not encoded images.
+        classes: a name for each label, where the data set has names.
     """
 
     def __init__(self, records: Any, name: str, channels: int | None = None, classes: tuple[str, ...] = ()):
@@ -49,18 +53,19 @@ class TfdsSource:
         return {'image': image, 'label': int(record['label'])}
 
     def in_memory(self) -> ArraySource:
-        """The whole split, decoded once: for sets of small images, where reading anew every epoch costs more than a step.
+        """The whole split decoded in memory, for small images, whose reading would take longer than a step.
 
-        Raises ValueError for images of different sizes, and as indexing does.
+        Raises:
+            ValueError: images differ in size, or a record is damaged.
         """
         images, labels = [], []
         for first in range(0, len(self), CHUNK):
             indices = range(first, min(first + CHUNK, len(self)))
             try:
-                records = self.records.__getitems__(list(indices))  # several times faster than one by one
+                records = self.records.__getitems__(list(indices))  # Several times faster than one by one.
                 examples = [self._example(record) for record in records]
             except Exception:
-                examples = [self[i] for i in indices]  # names the damaged one
+                examples = [self[i] for i in indices]  # One by one, so that the error names the damaged image.
             images += [example['image'] for example in examples]
             labels += [example['label'] for example in examples]
         if len({image.shape for image in images}) > 1:
@@ -69,11 +74,17 @@ class TfdsSource:
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
-    """Whether data_dir holds the data set in TFDS's layout."""
+    """Whether data_dir has the data set in TFDS's layout.
+
+    Args:
+        name: of the data set.
+        data_dir: the folder above the data set's.
+    """
     return any((Path(data_dir).expanduser() / name).glob('**/dataset_info.json'))
 
 
 def _missing(name: str, data_dir: str | os.PathLike) -> str:
+    """What to do where a data set is missing."""
     directory = Path(data_dir).expanduser() / name
     return (
         f'data set {name!r} is not prepared in {data_dir} (no {directory}/.../dataset_info.json). To get it:\n'
@@ -82,29 +93,30 @@ def _missing(name: str, data_dir: str | os.PathLike) -> str:
         f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
         'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
         f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
-        'or name the folder it is in: --data_dir=FOLDER'
+        'or give the folder that has it: --data_dir=FOLDER'
     )
 
 
 def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
-    """A set of small images, held in memory: as TFDS prepared it, or from the files of its authors in data_dir.
+    """A data set of small images in memory, as TFDS prepared it or from the files of its authors.
 
     Args:
         name: mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, or any set that TFDS prepared with images of one size.
-        split: 'train' or 'test'; of what TFDS prepared, any split expression.
-        data_dir: the folder above TFDS's folder `name`, or that of the authors' files.
+        split: 'train' or 'test'; for a set that TFDS prepared, any split expression.
+        data_dir: the folder above TFDS's folder `name`, or the folder of the authors' files.
 
     Returns:
         A source, with the names of the classes.
 
     Raises:
-        FileNotFoundError: saying how to get it, where it is missing.
-        ValueError: for damaged files.
+        FileNotFoundError: the data set is missing; the message says how to get it.
+        ValueError: a file is damaged, or there is no such split.
 
     Example:
-        >>> from functools import partial
-        >>> from bnn_jax.training import Config
-        >>> Config(data=partial(data_set, 'mnist'), data_dir='~/mnist', model=..., standardize=...)  # doctest: +SKIP
+        >>> import functools, bnn_jax as bnn
+        >>> from bnn_jax import data
+        >>> mnist = functools.partial(data.data_set, 'mnist')
+        >>> config = functools.partial(bnn.training.Config, data=mnist, data_dir='~/mnist')
     """
     if name not in READERS or is_prepared(name, data_dir):
         return tfds_source(name, split, data_dir).in_memory()
@@ -112,18 +124,18 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
     try:
         splits = read_splits(name, folder)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; or as TFDS has it: {_missing(name, data_dir)}') from error
+        raise FileNotFoundError(f'{error}; or take it from TFDS: {_missing(name, data_dir)}') from error
     if split not in splits:
         raise ValueError(f'{name}: got split {split!r}, expected one of {", ".join(splits)}')
     return ArraySource(*splits[split], READERS[name].classes)
 
 
 OURS = 'tensorflow_datasets.core.features.'
-"""Where the classes lie that a data set may name; TFDS would import any module."""
+"""The package whose classes a data set may name; TFDS itself would import any module."""
 
 
 def _check_features(folder: Path) -> None:
-    """Raises ValueError for a data set that names classes of other modules: reading data must run no code of theirs."""
+    """Raises ValueError for a data set that names classes of other modules, as reading data must not run other code."""
     for path in folder.glob('**/features.json'):
         for name in _class_names(read_object(path, 'the data set is damaged, prepare it again')):
             if not (name.startswith(OURS) and name.removeprefix(OURS).replace('.', '_').isidentifier()):
@@ -134,7 +146,7 @@ def _check_features(folder: Path) -> None:
 
 
 def _class_names(described: Any) -> Iterator[str]:
-    """Every name of a class in features.json, wherever it stands, in JSON inside of strings too; `type` is TFDS's old key."""
+    """All class names in features.json, also in JSON inside of strings; `type` is an old key of TFDS."""
     if isinstance(described, list):
         for inner in described:
             yield from _class_names(inner)
@@ -143,19 +155,34 @@ def _class_names(described: Any) -> Iterator[str]:
             if key in ('pythonClassName', 'python_class_name', 'type') and isinstance(inner, str):
                 yield inner
             elif isinstance(inner, str) and inner.lstrip()[:1] in ('{', '['):
-                with contextlib.suppress(ValueError, RecursionError):  # a text, or what TFDS refuses too
+                with contextlib.suppress(ValueError, RecursionError):  # A plain text, or one that TFDS refuses too.
                     yield from _class_names(json.loads(inner))
             else:
                 yield from _class_names(inner)
 
 
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
-    """Split `split` (a TFDS split expression) of the data set `name` under `data_dir`, prepared as ArrayRecord.
+    """A split of a TFDS data set that was prepared as ArrayRecord.
 
-    8-bit images of 1 or 3 channels are decoded by `bnn_jax.data.images.decode`; labels as TFDS orders them.
+    8-bit images of 1 or 3 channels are decoded by `bnn_jax.data.images.decode`. Labels have the order of TFDS.
 
-    Raises FileNotFoundError, saying how to prepare it, where it is missing; ValueError where it has another file format,
-    no such split, or no images with labels.
+    Args:
+        name: of the data set.
+        split: a TFDS split expression, such as 'train' or 'train[:10%]'.
+        data_dir: the folder above the data set's.
+
+    Returns:
+        A source, which reads from disk.
+
+    Raises:
+        FileNotFoundError: the data set is missing; the message says how to prepare it.
+        ValueError: it has another file format, no such split, or no images with labels.
+
+    Example:
+        >>> import functools, bnn_jax as bnn
+        >>> from bnn_jax import data
+        >>> imagenet = functools.partial(data.tfds_source, 'imagenet_256')
+        >>> config = functools.partial(bnn.training.Config, data=imagenet, data_dir='~/tensorflow_datasets')
     """
     with of_extra('train'):
         import tensorflow_datasets as tfds
@@ -177,6 +204,6 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     shape, dtype = image.shape, image.np_dtype
     if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
         return TfdsSource(records, f'{name}/{split}', None, classes)
-    # TFDS gives CMYK as four channels, or as OpenCV reads it where that is installed: here files decode alike everywhere.
+    # TFDS decodes CMYK to four channels, or with OpenCV where that is installed. Decoding here is the same everywhere.
     encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
     return TfdsSource(encoded, f'{name}/{split}', shape[-1], classes)

@@ -1,4 +1,4 @@
-"""A function over many items in threads: for work that releases Python's lock, as decoding does."""
+"""Apply a function to many items in threads, for work that releases Python's lock, as decoding does."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +9,20 @@ A = TypeVar('A')
 B = TypeVar('B')
 
 WINDOW = 256
-"""Items in work at a time: bounds the memory for results that nobody took yet."""
+"""How many items are in work at a time, which bounds the memory for results that wait for the caller."""
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """function(item) for every item, in order."""
+    """function(item) for each item, in order.
+
+    Args:
+        function: called in threads.
+        items: its arguments.
+
+    Example:
+        >>> list(in_threads(abs, [-1, 2]))
+        [1, 2]
+    """
     items = iter(items)
     with ThreadPoolExecutor() as pool:
         while window := list(itertools.islice(items, WINDOW)):
