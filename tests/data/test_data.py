@@ -834,7 +834,9 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path):
 
 def test_files_that_are_not_there_or_there_twice(tmp_path):
     (tmp_path / 'cifar-100-python.tar.gz').write_bytes(b'')
-    with pytest.raises(FileNotFoundError, match=r'no file train.bin or train, .*unpack cifar-100-python.tar.gz; or take'):
+    with pytest.raises(
+        FileNotFoundError, match=r'no file train.bin or train, .*unpack cifar-100-python.tar.gz; or take'
+    ):
         data_set('cifar100', 'train', tmp_path)
     for name in ('MNIST', 'FashionMNIST'):
         (tmp_path / name).mkdir()

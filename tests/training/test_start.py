@@ -164,7 +164,7 @@ def test_a_schedule_of_another_length_is_not_extended():
     check_extension(CONFIG, 2, 10, 20, state)
     falling = dataclasses.replace(CONFIG, schedule=optax.cosine_decay_schedule)
     with pytest.raises(
-        ValueError, match=r'begun with 2, whose learning rate at step 2 is .*, with 4 it would have been'
+        ValueError, match=r'began with 2 and had the learning rate .* at step 2; with 4 it would have been'
     ):
         check_extension(falling, 2, 10, 20, state)
     scheme = dataclasses.replace(bnn.XNOR, activation=Scheduled(lambda x, progress: bnn.quantizers.sign_ste(x)))

@@ -198,7 +198,7 @@ def test_other_networks_are_refused():
     with pytest.raises(ValueError, match=r'second_stage: got .*kernel.*of shape \(24, 8\), expected \(24, 16\)'):
         second_stage(mlp(bnn.XNOR), mlp(activations_only(bnn.XNOR), hidden=(24, 8)))
     for other in (bnn.FLOAT, activations_only(bnn.BNN)):
-        with pytest.raises(ValueError, match='is trained with activations_only'):
+        with pytest.raises(ValueError, match='train the first stage with activations_only'):
             second_stage(mlp(bnn.XNOR), mlp(other))
     with pytest.raises(TypeError, match='second_stage: got str, expected a Network'):
         second_stage(mlp(bnn.XNOR), 'first')  # pyright: ignore[reportArgumentType]
