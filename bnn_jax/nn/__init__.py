@@ -1,4 +1,4 @@
-"""Layers, containers, the network builder, and what they say of themselves."""
+"""Layers, containers, the network builder, and what a layer of your own needs."""
 
 from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.builder import NetworkBuilder

@@ -1,4 +1,4 @@
-"""Products that are affine in their bits, (a s + b)(c t + d), from exact sums of the signs s and t."""
+"""Products of numbers with two levels each, (a s + b)(c t + d), from exact sums of the signs s and t."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bnn_jax.nn.epilogue import scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.ops.deterministic import rounded
 
-# (a, b, (c, d)) of a product (a s + b)(c t + d): a (out,) or None for 1, b (out,) or None for 0, (c, d) two scalars or an array
-# (2,), or None for (1, 0).
+# The numbers of a product (a s + b)(c t + d), as (a, b, (c, d)). a: (out,) or None for 1. b: (out,) or None for 0.
+# (c, d): two scalars, an array (2,), or None for (1, 0).
 Numbers = tuple[jax.Array | None, jax.Array | None, tuple[jax.Array, jax.Array] | jax.Array | None]
 
 
@@ -22,33 +23,48 @@ def affine_sums(
     """The sums of signs that `affine_sum` takes.
 
     Args:
-        multiply: (input, weights) -> the sum of their products, exactly; in floats or in bits.
-        x: the input.
-        ones: one image of the input's shape whose signs are all +1.
-        weights: the weights.
-        one_filter: one filter of the weights' shape whose signs are all +1.
+        multiply: (input, weights) -> the exact sum of their products, in floats or in bits.
+        x: the signs of the input.
+        ones: one image like x, with all signs +1.
+        weights: the signs of the weights.
+        one_filter: one filter like the weights, with all signs +1.
+
+    Returns:
+        The products, the sums of the weights, the sums of the input, and the counts.
     """
     return multiply(x, weights), multiply(ones, weights), multiply(x, one_filter), multiply(ones, one_filter)
 
 
 @jax.jit
 def affine_sum(
-    products: jax.Array,
-    weight_sums: jax.Array,
-    input_sums: jax.Array,
-    counts: jax.Array,
+    products: Float[Array, '*batch out'],
+    weight_sums: Float[Array, '*weight_batch out'],
+    input_sums: Float[Array, '*batch 1'],
+    counts: Float[Array, '*counts 1'],
     numbers: Numbers,
-) -> jax.Array:
-    """sum (a s + b)(c t + d) from sums of the signs s and t alone, in one order for both arithmetics.
+) -> Float[Array, '*batch out']:
+    """The sum of (a s + b)(c t + d) from sums of the signs s and t. Training and packed arithmetic both call it.
 
     Forward: a (c products + d weight_sums) + b (c input_sums + d counts).
+    Gradient: that of the formula.
 
     Args:
-        products: sum of s t, (..., out).
-        weight_sums: sum of s over the taps inside the image, broadcastable to products.
-        input_sums: sum of t over the window, (..., 1).
-        counts: how many taps and channels lie inside the image, broadcastable to input_sums.
-        numbers: a, b and (c, d), see `Numbers`.
+        products: the sum of s t.
+        weight_sums: the sum of s over the taps inside the image, broadcastable to products.
+        input_sums: the sum of t over the window.
+        counts: the number of taps and channels inside the image, broadcastable to input_sums.
+        numbers: (a, b, (c, d)), the numbers of weights and input. a is (out,), or None for 1. b is (out,), or None for 0.
+            (c, d) are two scalars or an array (2,), or None for (1, 0).
+
+    Returns:
+        The sums, of the shape of products.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> a, b, c, d = (jnp.array([2.0]), jnp.array([1.0]), jnp.float32(3), jnp.float32(4))
+        >>> zero, two = jnp.array([[0.0]]), jnp.array([[2.0]])
+        >>> bnn.nn.affine_sum(zero, zero, two, two, (a, b, (c, d)))  # s = (1, -1), t = (1, 1).
+        Array([[14.]], dtype=float32)
     """
     a, b, levels = numbers
     shape = products.shape
@@ -57,6 +73,7 @@ def affine_sum(
         signs = jnp.broadcast_to(signs, shape)
         if levels is None:
             return signs
+        # Each step is rounded, so that no compiler contracts it and both arithmetics give the same bits.
         c, d = (jnp.broadcast_to(number.astype(products.dtype), shape) for number in levels)
         return rounded(rounded(c * signs) + rounded(d * jnp.broadcast_to(constant, shape)))
 
@@ -69,18 +86,37 @@ def affine_sum(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def affine_product(
     operation: Convolution | Dense,
-    x: jax.Array,
-    weight: jax.Array,
-    x_signs: jax.Array,
-    weight_signs: jax.Array,
+    x: Float[Array, '*input'],
+    weight: Float[Array, '*kernel out'],
+    x_signs: Float[Array, '*input'],
+    weight_signs: Float[Array, '*kernel out'],
     numbers: Numbers,
-) -> jax.Array:
+) -> Float[Array, '*batch out']:
     """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
 
     Forward: `affine_sum`; without b, c and d it is a times the product of signs.
-    Gradient: that of operation(x, weight) to x and weight; none to the others, whose parts are in the gradients of x and
-    weight. numbers: as in `affine_sum`.
+    Gradient: that of operation(x, weight) to x and weight. The other arguments get none, because their parts are in the
+    gradients of x and weight.
+
+    Args:
+        operation: `Convolution` or `Dense`.
+        x: the quantized input.
+        weight: the quantized weights.
+        x_signs: the signs of the input.
+        weight_signs: the signs of the weights.
+        numbers: (a, b, (c, d)), as in `affine_sum`.
+
+    Returns:
+        The product, float32 or wider.
+
     Source: the expansion of AdaBin's product (arXiv:2208.08084).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> signs, weight_signs = jnp.array([[1.0, 1.0]]), jnp.array([[1.0], [-1.0]])
+        >>> numbers = jnp.array([2.0]), None, None
+        >>> bnn.nn.affine_product(bnn.nn.Dense(), signs, 2 * weight_signs, signs, weight_signs, numbers)
+        Array([[0.]], dtype=float32)
     """
     scale, offset, levels = numbers
     if offset is None and levels is None:

@@ -121,6 +121,7 @@ class NetworkBuilder:
             build(builder)
             if any(isinstance(layer, Auxiliary) for layer in builder.layers):
                 raise ValueError('branches: got an auxiliary head inside a branch, expected it on the main path')
+        # Outputs are concatenated along the channels, so height and width must agree.
         sizes = {builder.shape[:-1] for builder in builders}
         if len(sizes) != 1:
             raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
@@ -206,6 +207,7 @@ class NetworkBuilder:
         return builder
 
     def _chain(self, part: Part) -> None:
+        # Only the first block has the scheme `first`; all others have the scheme of the network.
         self.layers += arrange(part.scheme.chain, part)
         self.shape, self.chain_scheme, self.pooled = part.after, self.scheme, bool(part.pooling)
 

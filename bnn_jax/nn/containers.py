@@ -1,4 +1,4 @@
-"""Containers of layers, and the whole network of them, in training arithmetic."""
+"""Containers of layers in training arithmetic, and the whole network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike, Float
 
 from bnn_jax.nn.images import check_images, nan_unless_finite
 from bnn_jax.nn.meshes import called_automatically
@@ -17,10 +18,19 @@ from bnn_jax.ops.meshes import is_explicit
 
 
 class Sequential(Container, nnx.Module):
-    """Layers one after the other.
+    """Layers that run one after the other.
 
-    In training mode what lies between two of them is rounded to the dtype `operands`, where that is set (`training.init`); each
-    layer computes in float32, or wider, all the same, and what the last one gives is not rounded.
+    `training.init` may set `operands` to a narrower dtype. In training mode the numbers between two layers are then rounded
+    to it. Each layer still computes in float32 or wider, and the output of the last layer is not rounded.
+
+    Args:
+        layers: layers or functions of one array, first to last.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> model = bnn.nn.Sequential([bnn.nn.Relu(), bnn.nn.Flatten()])
+        >>> jax.eval_shape(model, jax.ShapeDtypeStruct((1, 2, 2, 3), 'float32')).shape
+        (1, 12)
     """
 
     def __init__(self, layers: Sequence):
@@ -28,108 +38,180 @@ class Sequential(Container, nnx.Module):
         self.operands: DTypeLike | None = None
         self.deterministic = False
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, ' n *input']) -> Float[Array, ' n *output']:
         for i, layer in enumerate(self.layers):
             x = layer(self.between(x) if i else x)
         return x
 
-    def between(self, x: jax.Array) -> jax.Array:
-        """What a layer gives, as the next one reads it."""
+    def between(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+        """The output of a layer, in the dtype in which the next layer reads it."""
         return x if self.operands is None or self.deterministic else x.astype(self.operands)
 
     def slots(self) -> list[Slot]:
+        """The places of the layers."""
         return [Slot(str(i), self.layers, i) for i in range(len(self.layers))]
 
     def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        """The packed chain of the converted layers."""
         return PackedSequential(tuple(layers))
 
 
 class Residual(Container, nnx.Module):
-    """body(x) + shortcut(x); an empty shortcut is the identity."""
+    """A residual block: body(x) + shortcut(x).
+
+    Args:
+        body: the layers.
+        shortcut: the layers of the shortcut; without any it is the identity.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> block = bnn.nn.Residual(bnn.nn.Sequential([bnn.nn.Relu()]), bnn.nn.Sequential([]))
+        >>> block(jnp.array([[-1.0, 2.0]]))
+        Array([[-1.,  4.]], dtype=float32)
+    """
 
     def __init__(self, body: Sequential, shortcut: Sequential):
         self.body, self.shortcut = body, shortcut
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, ' n *input']) -> Float[Array, ' n *output']:
+        # Rounded, so that no compiler contracts the addition with the last step of a branch.
         body, shortcut = (rounded(branch(x)) for branch in (self.body, self.shortcut))
         return body.astype(wide(body.dtype)) + shortcut.astype(wide(shortcut.dtype))
 
     def slots(self) -> list[Slot]:
+        """The places of body and shortcut."""
         return [Slot(name, self, name) for name in ('body', 'shortcut')]
 
     def packed(self, layers: Sequence[Any]) -> PackedResidual:
+        """The packed block of the converted body and shortcut."""
         return PackedResidual(*layers)
 
 
 class Branches(Container, nnx.Module):
-    """What several chains of layers make of one input, side by side: their channels concatenated, (N, H, W, sum of C)."""
+    """Several chains of layers on one input; their outputs are concatenated along the channels.
+
+    Args:
+        branches: the chains. Their outputs have the same height and width.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> model = bnn.nn.Branches([bnn.nn.Sequential([bnn.nn.Relu()]), bnn.nn.Sequential([])])
+        >>> jax.eval_shape(model, jax.ShapeDtypeStruct((1, 2, 2, 3), 'float32')).shape
+        (1, 2, 2, 6)
+    """
 
     def __init__(self, branches: Sequence[Sequential]):
         self.branches = nnx.List(branches)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, 'n *image channels']) -> Float[Array, 'n *output sum_of_channels']:
+        # An empty branch keeps a narrow dtype, the others compute in float32. A concatenation needs one dtype.
         outputs = [branch(x) for branch in self.branches]
         return jnp.concatenate([y.astype(wide(y.dtype)) for y in outputs], axis=-1)
 
     def slots(self) -> list[Slot]:
+        """The places of the branches."""
         return [Slot(f'branch{i}', self.branches, i) for i in range(len(self.branches))]
 
     def packed(self, layers: Sequence[Any]) -> PackedBranches:
+        """The packed branches."""
         return PackedBranches(tuple(layers))
 
 
 class Auxiliary(Container, nnx.Module):
-    """The identity, with a head beside it that only training sees: `Network.with_auxiliary` gives its logits.
+    """The identity, with a head that only training uses. `Network.with_auxiliary` returns the logits of the head.
 
-    weight: of the head's loss, added to that of the network's own logits. Neither `convert` nor `summarize` counts it.
+    `convert` and `summarize` leave the head out.
+
+    Args:
+        head: the layers, from the input of this layer to logits.
+        weight: the factor of the head's loss, which training adds to the loss of the network.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> layer = bnn.nn.Auxiliary(bnn.nn.Sequential([bnn.nn.GlobalAveragePool()]), weight=0.3)
+        >>> x = jnp.ones((1, 2, 2, 3))
+        >>> layer(x) is x
+        True
     """
 
     def __init__(self, head: Sequential, weight: float):
         self.head, self.weight = head, weight
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:
         return x
 
     def slots(self) -> list[Slot]:
-        return []  # Only training sees the head.
+        """No places: evaluation does not run the head."""
+        return []
 
     def packed(self, layers: Sequence[Any]) -> PackedSequential:
+        """The identity."""
         return PackedSequential(())
 
 
 class Network(Container, nnx.Module):
-    """A whole network: images (N, H, W, channels), floating, to logits (N, num_classes), float32 (float64 for float64).
+    """A whole network, from images to logits.
 
-    An image that is not finite gives logits NaN.
-    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
+    Images are (N, H, W, channels), floating; logits are (N, num_classes) float32, or float64 for float64 images. The logits of
+    an image that is not finite are NaN.
+
+    Args:
+        layers: first to last.
+        channels: of the images.
+        num_classes: the number of logits.
+
+    Raises:
+        TypeError: in a call, the images are not floating.
+        ValueError: in a call, the images have another rank or number of channels, or there are none.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> model = bnn.nn.Network([bnn.nn.GlobalAveragePool()], channels=3, num_classes=3)
+        >>> jax.eval_shape(model, jax.ShapeDtypeStruct((2, 4, 4, 3), 'float32')).shape
+        (2, 3)
     """
 
-    # Paths of the layers that were not taken over from another network and have initial weights (`nn.with_classes`).
+    # Paths of the layers that have initial weights, in a network that took the others from a trained one (`nn.with_classes`).
     new_layers: tuple[str, ...] = ()
 
     def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
         self.body = Sequential(layers)
         self.channels, self.num_classes = channels, num_classes
 
-    def __call__(self, images) -> jax.Array:
+    def __call__(self, images: Float[ArrayLike, 'n height width channels']) -> Float[Array, 'n num_classes']:
         images = check_images(images, self.channels)
         if is_explicit(images):
+            # A subclass that calls super().__call__ must not be entered again.
             return called_automatically(Network.__call__, self, images)
         return _logits(self.body(images), images)
 
     def slots(self) -> list[Slot]:
+        """The place of the chain of layers."""
         return [Slot('', self, 'body')]
 
     def packed(self, layers: Sequence[Any]) -> PackedNetwork:
+        """The packed network of the converted chain."""
         return PackedNetwork(self.channels, self.num_classes, *layers)
 
-    def with_auxiliary(self, images) -> tuple[jax.Array, tuple[tuple[float, jax.Array], ...]]:
-        """The logits, and of every `Auxiliary` on the main path the weight of its loss and its own logits; raises as a call.
+    def with_auxiliary(
+        self, images: Float[ArrayLike, 'n height width channels']
+    ) -> tuple[Float[Array, 'n num_classes'], tuple[tuple[float, Float[Array, 'n num_classes']], ...]]:
+        """The logits, and the weight and logits of every `Auxiliary` on the main path.
 
-        The loss of training is that of the logits plus the sum of weight times that of the auxiliary logits. Of a subclass with
-        a `__call__` of its own the logits are what it returns; raises TypeError if it has auxiliary heads as well, which
-        only a `with_auxiliary` of its own can reach.
+        Training adds weight times the loss of each head to the loss of the logits. A subclass with a `__call__` of its own gets
+        the result of that call as logits.
+
+        Args:
+            images: as in a call.
+
+        Returns:
+            The logits, and a pair (weight, logits) for each head.
+
+        Raises:
+            TypeError: as in a call; or the subclass has a `__call__` of its own and auxiliary heads, but no `with_auxiliary`.
+            ValueError: as in a call.
         """
+        # A `__call__` of its own may do anything; its layers cannot be run one by one here.
         if type(self).__call__ is not Network.__call__:
             if any(isinstance(layer, Auxiliary) for layer in self.body.layers):
                 raise TypeError(
@@ -152,6 +234,6 @@ def _logits(x: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def expect_network(caller: str, model: Any) -> None:
-    """Raises TypeError, naming the caller, for anything but a `Network`."""
+    """Raises TypeError, with the caller's name, if the model is not a `Network`."""
     if not isinstance(model, Network):
         raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')

@@ -1,4 +1,4 @@
-"""Binary layers in place of Flax's, with the same argument names."""
+"""Binary layers that replace Flax's, with the same argument names."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,10 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 class Conv(Product):
-    """A binary convolution in place of `flax.nnx.Conv`: the same argument names, and a scheme.
+    """A binary convolution with the argument names of `flax.nnx.Conv`, and a scheme.
 
-    Works in any `nnx.Module`. `bnn_jax.convert` replaces it by its packed twin.
+    It works in any `nnx.Module`, and `bnn_jax.convert` replaces it by its packed twin. A call maps (N, H, W, in_features) to
+    (N, H', W', out_features).
 
     Args:
         in_features: channels of the input.
@@ -23,9 +24,9 @@ class Conv(Product):
         strides: one or two integers.
         padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
         kernel_dilation: one or two integers.
-        feature_group_count: groups of channels, each seen by its own filters.
+        feature_group_count: the number of groups of channels; each group has filters of its own.
         use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary convolution.
+        scheme: what is binary, with which gradient. With `FLOAT` the layer is an ordinary convolution.
         rngs: random keys for the initial weights.
 
     Example:
@@ -50,6 +51,7 @@ class Conv(Product):
         scheme: Scheme,
         rngs: nnx.Rngs,
     ):
+        # Flax takes one integer for all four sides, `Window` does not.
         if isinstance(padding, int | np.integer):
             padding = ((padding, padding), (padding, padding))
         window = Window.of(kernel_size, strides, padding, kernel_dilation)
@@ -58,15 +60,16 @@ class Conv(Product):
 
 
 class Linear(Product):
-    """A binary dense layer in place of `flax.nnx.Linear`: the same argument names, and a scheme.
+    """A binary dense layer with the argument names of `flax.nnx.Linear`, and a scheme.
 
-    __call__: (..., in_features) -> (..., out_features).
+    It works in any `nnx.Module`, and `bnn_jax.convert` replaces it by its packed twin. A call maps (..., in_features) to
+    (..., out_features).
 
     Args:
         in_features: numbers of the input.
         out_features: numbers of the output.
         use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient; `FLOAT` makes an ordinary dense layer.
+        scheme: what is binary, with which gradient. With `FLOAT` the layer is an ordinary dense layer.
         rngs: random keys for the initial weights.
 
     Example:

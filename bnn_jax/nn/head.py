@@ -1,4 +1,4 @@
-"""Another number of classes: a trained network with a new last layer."""
+"""A trained network with a new last layer, for another number of classes."""
 
 from collections.abc import Iterator
 
@@ -12,37 +12,41 @@ from bnn_jax.nn.product import Product
 
 
 def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network:
-    """A copy of a trained network for another number of classes: a new last product, all else as it is.
+    """A copy of a trained network for another number of classes, with a new last product.
 
-    A normalization of the logits is new as well, and so are the last products of heads that only training sees.
+    A normalization of the logits is new too, and so are the last products of heads that only training uses. All other layers
+    keep their parameters.
 
     Args:
-        model: the trained network, which is not changed.
-        num_classes: of the new one.
+        model: the trained network. It is not changed.
+        num_classes: of the copy.
         rngs: random keys for the new weights.
 
     Returns:
-        The network, in the model's mode. Its `new_layers` names what is new; `training.inside(*network.new_layers)` is the kind
-        of those parameters, for an optimizer that trains them alone (`training.by_kind`).
+        The copy, in the mode of the model. Its `new_layers` has the paths of the new layers. An optimizer can train these
+        alone: `optim.inside(*network.new_layers)` is their kind, see `optim.by_kind`.
 
     Raises:
-        TypeError: for a model that is no `Network`; in a module of your own, assign a new layer to its attribute.
-        ValueError: for a network that does not end with a product of its classes.
+        TypeError: the model is not a `Network`. In a module of your own, assign a new layer to its attribute.
+        ValueError: the network does not end with a product of its classes.
 
     Example:
         >>> import bnn_jax as bnn
         >>> from flax import nnx
-        >>> trained = bnn.models.mlp(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), hidden=(8,), input_shape=(2, 2, 1))
-        >>> bnn.nn.with_classes(trained, 3, rngs=nnx.Rngs(1)).new_layers
-        ('body.layers.6',)
+        >>> last = bnn.nn.Linear(3, 8, scheme=bnn.FLOAT, rngs=nnx.Rngs(0))
+        >>> trained = bnn.nn.Network([bnn.nn.GlobalAveragePool(), last], channels=3, num_classes=8)
+        >>> bnn.nn.with_classes(trained, 10, rngs=nnx.Rngs(1)).new_layers
+        ('body.layers.1',)
     """
     if not isinstance(model, Network):
         raise TypeError(
             f'with_classes: got {type(model).__name__}, expected a Network as bnn_jax.models make them; in a module of your '
             'own assign a new layer to its attribute'
         )
+    # True is an int in Python.
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
+    # The trained model and its parameters stay as they are.
     network = nnx.merge(*nnx.split(model), copy=True)
     network.new_layers = tuple(_renewed(network.body, 'body', model.num_classes, num_classes, rngs))
     network.num_classes = num_classes
@@ -50,15 +54,16 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
 
 
 def _renewed(chain: Sequential, path: str, old: int, new: int, rngs: nnx.Rngs) -> Iterator[str]:
-    """Replaces the last product of a chain, and what normalizes its output; the paths of what is new."""
+    """Replaces the last product of a chain and the normalizations after it, and yields the paths of the new layers."""
     layers = chain.layers
     for i, layer in enumerate(layers):
         if isinstance(layer, Auxiliary):
             yield from _renewed(layer.head, f'{path}.layers.{i}.head', old, new, rngs)
+    # The last product on the main path, wherever normalization or pooling follows it.
     last = max((i for i, layer in enumerate(layers) if isinstance(layer, Product)), default=None)
     if last is None or layers[last].out_features != old:
         raise ValueError(
-            f'with_classes: {path} does not end with a product of {old} classes, expected one on its main path'
+            f'with_classes: {path} does not end with a product of {old} classes, expected such a product on its main path'
         )
     product = layers[last]
     for i in range(last, len(layers)):
@@ -74,16 +79,18 @@ def _renewed(chain: Sequential, path: str, old: int, new: int, rngs: nnx.Rngs) -
                 dropout=product.dropout,
                 drop=product.drop,
             )
+            # The new layer is in the mode of the old one, and reads the same dtype.
             made.deterministic, made.operands = product.deterministic, product.operands
         elif isinstance(layer, Norm):
             made = Norm(new, scheme=product.scheme, rngs=rngs)
             made.use_running_average = layer.use_running_average
         elif isinstance(layer, nnx.Module) and jax.tree.leaves(nnx.state(layer)):
             raise ValueError(
-                f'with_classes: {path}.layers.{i} is a {type(layer).__name__} behind the last product, expected nothing with '
-                'arrays there but a Norm; build a new network and copy what it shares'
+                f'with_classes: {path}.layers.{i} is a {type(layer).__name__} behind the last product, expected a Norm or '
+                'layers without arrays; build a new network and copy the parameters that it shares'
             )
         else:
             continue
+        # Flax needs to know that the new item holds arrays.
         layers[i] = nnx.data(made)
         yield f'{path}.layers.{i}'

@@ -1,8 +1,8 @@
-"""What a layer says of itself: its cost, its packed form, its place in bits.
+"""What a layer says about itself: its cost, its packed form, its place in bits.
 
-`convert`, `summarize`, thresholds, files, the float twin and diagnostics ask these methods; none of them lists kinds of
-layers. A layer of one's own is one class: subclass `Layer`, override what differs from the defaults, and `register` the
-class if its networks are to be saved.
+`convert`, `summarize`, thresholds, files, the float twin and diagnostics call these methods; none of them lists kinds of
+layers. For a layer of your own, subclass `Layer`, override what differs from the defaults, and `register` the class if its
+networks are to be saved.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Shaped
 
 from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
@@ -24,49 +25,84 @@ from bnn_jax.ops.signs import Signs
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a layer costs, for one image."""
+    """The cost of a layer for one image.
 
-    # Bits of the two operands of a product, 32 or 1; None for a layer that multiplies nothing.
+    Args:
+        input_bits: bits of a product's input, 32 or 1; None for a layer without a product.
+        weight_bits: bits of its weights, likewise.
+        weights: kernel weights.
+        params: all trainable parameters.
+        binary_params: latent weights among them.
+        bytes: of the layer in float32.
+        packed_bytes: of the converted layer in a file.
+        macs_1bit: multiply-adds of binary weights with binary inputs.
+        macs_32bit: all other multiply-adds.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.nn.PRelu(8).cost((1, 8)).bytes
+        32
+    """
+
     input_bits: int | None = None
     weight_bits: int | None = None
-    # Kernel weights; all trainable parameters; latent weights among them.
     weights: int = 0
     params: int = 0
     binary_params: int = 0
-    # Bytes in float32, and as `save` stores the converted layer.
     bytes: int = 0
     packed_bytes: int = 0
-    # Multiply-adds of binary weights with binary inputs, and all others.
     macs_1bit: int = 0
     macs_32bit: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryWeights:
-    """The binary weights of a layer."""
+    """The binary weights of a layer, for diagnostics.
 
-    # Latent weights, as they are read, and the signs of evaluation: of the kernel's shape.
-    latent: jax.Array
-    signs: jax.Array
-    # The scale of every filter, (out,), without a gradient; None: 1.
-    scale: jax.Array | None
+    Args:
+        latent: the latent weights, after the scheme's `before`.
+        signs: the signs of evaluation.
+        scale: the scale of each filter, without a gradient; None: 1.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> weights = bnn.nn.Linear(3, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0)).binary_weights()
+        >>> weights.signs.shape, weights.scale.shape
+        ((3, 8), (8,))
+    """
+
+    latent: Float[Array, '*kernel out']
+    signs: Float[Array, '*kernel out']
+    scale: Float[Array, ' out'] | None
 
 
 class Layer:
-    """The defaults of a layer: float arithmetic that conversion leaves as it is. Override what differs."""
+    """A layer with the defaults of float arithmetic, which conversion keeps as it is. Subclass it and override what differs.
 
-    # Whether outputs have the channels of the inputs, in their order; flattening has not.
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> class Half(bnn.nn.Layer):
+        ...     def __call__(self, x):
+        ...         return x / 2
+        ...     def direction(self, channels):
+        ...         return np.ones(channels)  # Keeps order, so a threshold can replace it.
+        >>> Half().label(), Half()(np.array([6.0, -2.0]))
+        ('Half', array([ 3., -1.]))
+    """
+
+    # Whether output channels are the input channels, in their order. Flattening does not keep them.
     keeps_channels: bool = True
 
-    # What a report says of the layer where thresholds, or words of signs, stand for it.
+    # What a report says about the layer if thresholds or words of signs replace it.
     in_bits: str = 'in the thresholds'
 
     def label(self) -> str:
-        """How tables name the layer."""
+        """The name of the layer in tables."""
         return type(self).__name__
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
-        """What the layer costs where its output has this shape, batch included."""
+        """The cost of the layer for one image. output_shape: of its output, with the batch."""
         return _float_cost(self)
 
     def multiplies_bits(self) -> bool:
@@ -74,65 +110,83 @@ class Layer:
         return False
 
     def binary_weights(self) -> BinaryWeights | None:
-        """The binary weights; None for a layer without."""
+        """The binary weights; None for a layer without any."""
         return None
 
-    def passes_gradient(self, x: jax.Array) -> jax.Array | None:
-        """Where the binary activation lets a gradient through to the input x, bool; None for a layer without one."""
+    def passes_gradient(self, x: Float[Array, '*input']) -> Bool[Array, '*input'] | None:
+        """Where the binary activation passes a gradient to the input x; None for a layer without a binary activation."""
         return None
 
     def use_batch_statistics(self) -> None:
-        """Evaluate with the mean and variance of each batch as a whole, where the layer has running ones."""
+        """Switches the layer to the statistics of each whole batch, if it has running statistics."""
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The shapes of what the layer makes of one image, its output last, as far as they are known.
+        """The shapes of all maps that the layer computes from one image, the output last.
 
-        shape: of its input, without the batch. Raises ValueError where it does not fit. Asked before a network runs that
-        comes from a file; by default the layer is traced.
+        A network from a file is checked with these shapes before it runs.
+
+        Args:
+            shape: of the input, without the batch; None for what is unknown.
+
+        Yields:
+            Shapes, as far as they are known.
+
+        Raises:
+            ValueError: the input does not fit.
         """
         layer: Any = self
+        # By default only the output is known, by tracing.
         yield traced(layer, shape)
 
     def packed(self) -> Any:
-        """The layer in packed arithmetic. Raises ValueError with the reason where it cannot be converted."""
+        """The layer in packed arithmetic. Raises ValueError, with the reason, if the layer cannot be converted."""
         return kept(self)
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """Whether a threshold can stand for the layer, which then must act on every number alone.
+        """Whether the layer keeps order, so that a threshold can replace it. It must then act on each number by itself.
 
-        Returns (channels,): +1 where the output never falls as the input rises, -1 where it never rises, 0 where it is
-        constant; None for a layer that does not keep order.
+        Args:
+            channels: of the input.
+
+        Returns:
+            (channels,): +1 where the output never falls as the input rises, -1 where it never rises, 0 where it is constant.
+            None for a layer that does not keep order.
         """
         return None
 
     def moves_signs(self) -> bool:
-        """Whether the layer only moves or picks numbers of a channel, so that it can act on signs by `on_signs`."""
+        """Whether the layer only moves or picks numbers within a channel, so that `on_signs` can apply it to signs."""
         return False
 
     def on_signs(self, signs: Signs, highest: Any) -> Signs:
-        """What the layer makes of a map of signs. highest: words with a bit set where it picks the larger number."""
+        """The output of the layer for a map of signs.
+
+        Args:
+            signs: the map.
+            highest: words with a bit set for each channel in which the layer picks the larger number.
+        """
         raise NotImplementedError(f'{type(self).__name__} says that it moves signs, but has no method on_signs')
 
 
 def kept(layer: Any) -> PackedLayer:
-    """A layer that stays as it is in a packed network: a module with its arrays, or a function without any."""
+    """A layer that a packed network keeps as it is: a module with its arrays, or a function without arrays."""
     return KeptModule.of(layer) if isinstance(layer, nnx.Module) else Unchanged(layer)
 
 
 def label_of(layer: Any) -> str:
-    """How tables name a layer, also one that is not a `Layer`."""
+    """The name of a layer in tables, also of one that is not a `Layer`."""
     if isinstance(layer, Layer | PackedLayer):
         return layer.label()
     return getattr(layer, '__name__', type(layer).__name__)
 
 
 def cost_of(layer: Any, output_shape: tuple[int, ...]) -> Cost:
-    """The cost of a layer; of one that is not a `Layer` its parameters in float, no products."""
+    """The cost of a layer. One that is not a `Layer` costs its parameters in float32, and no products."""
     return layer.cost(output_shape) if isinstance(layer, Layer) else _float_cost(layer)
 
 
 def _float_cost(layer: Any) -> Cost:
-    """Of a layer that stays float: its trainable parameters, and all its arrays in bytes."""
+    """The cost of a layer that stays float: its trainable parameters, and the bytes of all its arrays."""
     if not isinstance(layer, nnx.Module):
         return Cost()
     params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
@@ -142,12 +196,12 @@ def _float_cost(layer: Any) -> Cost:
 
 @packed_layer('Stateless')
 class Unchanged(PackedLayer):
-    """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening, a function of the user's."""
+    """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening, a user's function."""
 
     function: Any
 
     def __post_init__(self):
-        # A file may name anything that is registered: an operation, say, which takes weights too.
+        # A file may name anything that is registered, for example an operation, which takes weights too.
         if isinstance(self.function, PackedLayer) or not _takes_one_array(self.function):
             raise ValueError(f'got {self.function!r} as a layer, expected a function of one array')
 
@@ -159,7 +213,7 @@ class Unchanged(PackedLayer):
     def in_bits(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return getattr(self.function, 'in_bits', PackedLayer.in_bits)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[Array, ' n *input']) -> Shaped[Array, ' n *output']:
         return self.function(x)
 
     def label(self) -> str:
@@ -193,16 +247,16 @@ class KeptModule(PackedLayer):
 
     @staticmethod
     def of(module: nnx.Module) -> 'KeptModule':
-        """A copy of the module."""
+        """A packed layer with a copy of the module, in evaluation mode."""
         evaluating = nnx.merge(*nnx.split(module), copy=True)
         evaluating.eval()
         return KeptModule(*nnx.split(evaluating))
 
     def module(self) -> Any:
-        """The module itself."""
+        """The module, made of its structure and its arrays."""
         return nnx.merge(self.graphdef, self.state, copy=True)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[Array, ' n *input']) -> Shaped[Array, ' n *output']:
         return self.module()(x)
 
     def label(self) -> str:
@@ -227,7 +281,14 @@ class KeptModule(PackedLayer):
 
     # A file keeps the registered name of the class, its constructor's arguments, and its arrays.
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
-        """What a file says of the layer. store: array -> the name of its tensor. Raises ValueError if it has no name."""
+        """The description of the layer in a file.
+
+        Args:
+            store: array -> the name of its tensor in the file.
+
+        Raises:
+            ValueError: the class of the module has no registered name.
+        """
         module = self.module()
         name = registered_name(module)
         if name is None:
@@ -241,23 +302,31 @@ class KeptModule(PackedLayer):
 
     @classmethod
     def from_file(cls, described: dict[str, Any], load: Callable[[str], Any]) -> 'KeptModule':
-        """The inverse of `to_file`. load: the name of a tensor -> the array. Raises ValueError for what does not fit."""
+        """The inverse of `to_file`.
+
+        Args:
+            described: the description in the file.
+            load: the name of a tensor -> the array.
+
+        Raises:
+            ValueError: the description or an array does not fit.
+        """
         name, fields, arrays = (described.get(key) for key in ('name', 'fields', 'arrays'))
         if len(described) != 3 or not (isinstance(name, str) and isinstance(fields, dict) and isinstance(arrays, dict)):
             raise ValueError('expected name, fields (an object) and arrays (an object)')
         entry = registered(name)
         maker = entry.make or entry.layer
-        # Of a Flax module's class, its metaclass hides the arguments.
+        # The metaclass of Flax's modules hides the arguments of the class; `__init__` shows them.
         signed = maker.__init__ if isinstance(maker, type) else maker
         takes_rngs = 'rngs' in inspect.signature(signed).parameters
 
         def made() -> KeptModule:
             return cls.of(maker(**fields, **({'rngs': nnx.Rngs(0)} if takes_rngs else {})))
 
-        # Shapes first: no array is made that is larger than those of the file.
+        # Shapes first, so that no array is allocated that is larger than those of the file.
         try:
             abstract = jax.eval_shape(lambda: made().state)
-        except Exception as error:  # What a user's constructor does with wrong arguments is not known.
+        except Exception as error:  # A user's constructor may raise anything for wrong arguments.
             raise ValueError(f'{name} cannot be made of these fields ({type(error).__name__}: {error})') from error
         expected = {jax.tree_util.keystr(path): leaf for path, leaf in _arrays(abstract)}
         if set(expected) != set(arrays):
@@ -276,6 +345,7 @@ class KeptModule(PackedLayer):
 
 
 def _takes_one_array(function: Any) -> bool:
+    """Whether the function can be called with one argument."""
     try:
         inspect.signature(function).bind(None)
     except TypeError:
@@ -286,6 +356,6 @@ def _takes_one_array(function: Any) -> bool:
 
 
 def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:
-    """The arrays of a state, by path, but for random keys and their counts, which no evaluation reads."""
+    """The arrays of a state with their paths, except random keys and their counts, which evaluation does not read."""
     leaves = jax.tree_util.tree_leaves_with_path(nnx.filter_state(state, nnx.Not(nnx.RngState)))
     return [(path, leaf) for path, leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]

@@ -1,4 +1,4 @@
-"""Names of layers in files: public names of their own, so that moving or renaming a class breaks no saved network."""
+"""Names of layers in files. They do not depend on Python paths, so moving or renaming a class breaks no saved network."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """What stands behind a name in files."""
+    """The entry of a name in files."""
 
     # A class, or a plain function.
     layer: Any
-    # Of a class: the constructor's arguments that a file gives.
+    # For a class: the arguments of its constructor that a file keeps.
     fields: tuple[str, ...]
-    # What makes one of these, if it is not the class itself.
+    # Makes a layer of these arguments; None: the class itself does.
     make: Callable[..., Any] | None
 
 
@@ -25,16 +25,16 @@ def register(name: str, fields: Sequence[str] = (), make: Callable[..., Any] | N
     """Gives a layer its name in files.
 
     Args:
-        name: the name; a name that another layer has is refused.
-        fields: the constructor's arguments that a file keeps, each an attribute of the layer. A dataclass needs none: its
-            fields are kept. Arrays are kept too, from the state of an `nnx.Module`.
-        make: what makes a layer of these arguments, and checks them; None: the class.
+        name: the name, which no other layer has.
+        fields: the arguments of the constructor that a file keeps; each is an attribute of the layer. A dataclass needs none,
+            because a file keeps all its fields. A file also keeps the arrays in the state of an `nnx.Module`.
+        make: makes a layer of these arguments and checks them; None: the class itself.
 
     Returns:
         A decorator for a class, or for a plain function such as `nnx.relu`.
 
     Raises:
-        ValueError: if another layer has this name.
+        ValueError: another layer has this name.
 
     Example:
         >>> import bnn_jax as bnn
@@ -55,13 +55,13 @@ def register(name: str, fields: Sequence[str] = (), make: Callable[..., Any] | N
 
 
 def registered_name(layer: Any) -> str | None:
-    """The name in files of a layer's class, or of the layer itself if it is a function; None if it has none."""
+    """The name in files of a layer's class, or of a function; None without a name."""
     name = _NAMES.get(type(layer))
     return _NAMES.get(layer) if name is None and isinstance(layer, Hashable) else name
 
 
 def registered(name: str) -> Registered:
-    """What is registered under this name. Raises ValueError for an unknown name."""
+    """The entry of this name. Raises ValueError for an unknown name."""
     if name not in _REGISTERED:
         raise ValueError(
             f'unknown kind {name!r}; a layer of your own must be registered before loading: bnn_jax.nn.register({name!r})'

@@ -1,10 +1,11 @@
-"""Batch normalization whose evaluation is the same number in training and packed arithmetic."""
+"""Batch normalization whose evaluation gives the same numbers in training and packed arithmetic."""
 
 from functools import partial
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from bnn_jax.nn.finite import finite_parameter
 from bnn_jax.nn.layer import Cost, Layer
@@ -23,10 +24,27 @@ from bnn_jax.schemes.scheme import Scheme
 class Norm(Layer, nnx.BatchNorm):
     """Batch normalization over all axes but the last.
 
-    Training: `batch_norm`, with the statistics of the batch, on however many devices it lies; with the scheme's norm_groups,
-    of each of so many parts of it. Evaluation: `deterministic.normalize` with running statistics, the same numbers as in packed
-    arithmetic. gamma, beta, and what the running variance is made of: the scheme's.
-    Raises ValueError for an input of other channels and, in training, a batch that the groups cannot share evenly.
+    Forward: gamma (x - mean) / sqrt(var + eps) + beta.
+    In training mean and var are those of the batch, on any number of devices. If the scheme has `norm_groups`, each part of the
+    batch has its own. In evaluation they are running statistics, and the result has the same bits as in packed arithmetic.
+
+    Args:
+        channels: the last axis of the input.
+        scheme: gives eps, momentum, gamma and beta, and the factor of the running variance.
+        rngs: random keys for the initial gamma.
+
+    Raises:
+        ValueError: in a call, the input has other channels, or in training the groups do not divide the batch.
+
+    Source: arXiv:1502.03167.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> norm = bnn.nn.Norm(8, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
+        >>> norm.eval()
+        >>> jax.eval_shape(norm, jax.ShapeDtypeStruct((1, 4, 4, 8), 'float32')).shape
+        (1, 4, 4, 8)
     """
 
     def __init__(self, channels: int, *, scheme: Scheme, rngs: nnx.Rngs):
@@ -38,33 +56,35 @@ class Norm(Layer, nnx.BatchNorm):
             scale_init=scheme.gamma_init if scheme.affine else ones,
             rngs=rngs,
         )
-        assert self.scale is not None and self.bias is not None  # flax's are optional, these are always made
+        assert self.scale is not None and self.bias is not None  # Optional in Flax; they always exist here.
         self.variance_factor, self.gamma_before = scheme.variance_factor, scheme.gamma_before
         self.groups = scheme.norm_groups
         if scheme.gamma_before is not None:
             self.scale = nnx.Param(self.scale[...], before=scheme.gamma_before)
         if not scheme.affine:
-            # Flax says Param here, and works with any Variable.
+            # Flax declares Param here, but any Variable works.
             self.scale = Fixed(self.scale[...])  # pyright: ignore[reportAttributeAccessIssue]
             self.bias = Fixed(self.bias[...])  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def gamma(self) -> jax.Array:
-        """The factor of every channel as it is read: after the scheme's `gamma_before`, where it has one."""
+    def gamma(self) -> Float[Array, ' channels']:
+        """The factor of each channel, after the scheme's `gamma_before`."""
         assert self.scale is not None
         gamma = self.scale[...]
         return gamma if self.gamma_before is None else in_place(self.gamma_before, gamma)
 
-    def coefficients(self) -> jax.Array:
-        """(2, C): scale and shift, see `deterministic.norm_coefficients`."""
+    def coefficients(self) -> Float[Array, '2 channels']:
+        """Scale and shift of evaluation, see `ops.deterministic.norm_coefficients`."""
         return norm_coefficients(*self._numbers())
 
     def _numbers(self) -> tuple:
         assert self.bias is not None
         return self.gamma, self.bias[...], self.mean[...], self.var[...], self.epsilon
 
-    # BatchNorm's own arguments, a mask and whether to use running statistics, have no place in a network of layers.
-    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+    # BatchNorm's other arguments, a mask and a switch for running statistics, do not fit a chain of layers.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Float[Array, '*batch channels']
+    ) -> Float[Array, '*batch channels']:
         if x.shape[-1] != self.num_features:
             raise ValueError(f'norm: got input of shape {x.shape}, expected {self.num_features} channels last')
         if is_explicit(x):
@@ -74,7 +94,7 @@ class Norm(Layer, nnx.BatchNorm):
         return self._with_batch_statistics(x)
 
     def _with_batch_statistics(self, x: jax.Array) -> jax.Array:
-        """Normalized with the statistics of each group of images; the running ones move toward the mean of the groups'."""
+        """x normalized with the statistics of each group. The running statistics move toward the mean over the groups."""
         groups = self.groups
         if x.shape[0] % groups:
             raise ValueError(
@@ -82,32 +102,36 @@ class Norm(Layer, nnx.BatchNorm):
             )
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
-            self.scale[...] = self.gamma  # Overwritten, as in the source; the optimizer's chain starts from it as well.
+            # Overwritten, as in the source; the optimizer's chain starts from this value too.
+            self.scale[...] = self.gamma
         of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
         y, mean, var = of_group(grouped, self.scale[...], self.bias[...])
         var = var * self.variance_factor(x.size // self.num_features // groups)
-        with jax.numpy_dtype_promotion('standard'):  # statistics may be wider than the running ones
+        with jax.numpy_dtype_promotion('standard'):  # The batch's statistics may be wider than the running ones.
             self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean.mean(0)
             self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
         return y.reshape(x.shape)
 
     def use_batch_statistics(self) -> None:
+        """Switches evaluation to the statistics of each whole batch."""
         self.use_running_average, self.groups = False, 1
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
+        """Two numbers for each channel; gamma and beta count as parameters if they are trained."""
         numbers = 2 * self.num_features
         trained = numbers if isinstance(self.scale, nnx.Param) else 0
         return Cost(params=trained, bytes=4 * numbers, packed_bytes=4 * numbers)
 
     def packed(self) -> PackedNorm:
+        """The normalization as a scale and a shift for each channel. Raises ValueError for numbers that are not finite."""
         for name in ('scale', 'bias', 'mean', 'var'):
             finite_parameter(getattr(self, name), name)
         numbers = self._numbers()
         coefficients = jax.device_put(uncompiled(norm_coefficients, *numbers)(*numbers))
         if not np.isfinite(np.asarray(coefficients)).all():
             raise ValueError(
-                'its normalization folds to numbers that are not finite, expected var > -eps and '
+                'its normalization gives a scale or shift that is not finite, expected var > -eps and '
                 'gamma / sqrt(var + eps) below the largest float32; go back to the last good checkpoint'
             )
         return PackedNorm(self.num_features, coefficients)

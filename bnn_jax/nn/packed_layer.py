@@ -1,4 +1,4 @@
-"""What all packed layers are: frozen dataclasses and pytrees that say what they became and where thresholds may stand."""
+"""The base of packed layers: frozen dataclasses and pytrees that say what they became and where thresholds may stand."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from typing import Any, dataclass_transform
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Int32, UInt32
 
 from bnn_jax.nn.names import register
 from bnn_jax.nn.report import Report, Row
@@ -14,8 +15,8 @@ from bnn_jax.ops.signs import Signs
 
 
 @jax.custom_vjp
-def without_gradient(x: jax.Array) -> jax.Array:
-    """x. Raises TypeError where a gradient is asked for: packed arithmetic has none."""
+def without_gradient(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """x. Differentiating it raises TypeError, because packed arithmetic has no gradient."""
     return x
 
 
@@ -34,17 +35,17 @@ def tensor(*, default: Any = dataclasses.MISSING) -> Any:
 
 
 def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
-    """A field computed from the others when a layer is made, or once the network is complete; no file stores it."""
+    """A field that is computed from the others, when a layer is made or when the network is complete. No file stores it."""
     return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
 
 
 def decided(*, default: Any) -> Any:
-    """A static field that is decided once the network is complete; no file stores it."""
+    """A static field that is decided when the network is complete. No file stores it."""
     return dataclasses.field(default=default, metadata={'role': 'decided'})
 
 
 def named_in_files(name: str) -> Any:
-    """A static field that a file gives under another name."""
+    """A static field that has another name in files."""
     return dataclasses.field(metadata={'file': name})
 
 
@@ -59,26 +60,45 @@ def child() -> Any:
 
 
 def role(field: dataclasses.Field) -> str:
-    """'tensor', 'derived', 'decided', 'child' or 'static'."""
+    """The role of a field: 'tensor', 'derived', 'decided', 'child' or 'static'."""
     return field.metadata.get('role', 'static')
 
 
 @dataclasses.dataclass(frozen=True)
 class IntegerForm:
-    """What a product of bits makes of its integers: `epilogue(scaled(integers, scale), None, bias)`, and nothing else."""
+    """The output of a product of bits as a function of its integers: `epilogue(scaled(integers, scale), None, bias)`.
 
-    # The integers lie between -largest and largest.
+    Args:
+        largest: the integers lie between -largest and largest.
+        channels: of the output.
+        scale: finite; None: 1.
+        bias: finite; None: 0.
+    """
+
     largest: int
     channels: int
-    # (channels,), finite; None: 1 and 0.
-    scale: jax.Array | None
-    bias: jax.Array | None
+    scale: Float[Array, ' channels'] | None
+    bias: Float[Array, ' channels'] | None
 
 
 class PackedLayer:
-    """The defaults of a packed layer: float arithmetic, no place in bits. Override what differs."""
+    """A packed layer with the defaults of float arithmetic. Subclass it under `packed_layer` and override what differs.
 
-    # Whether it is a whole network, from images to logits: what `save` and `float_twin` take, and no layer inside another.
+    Example:
+        >>> import bnn_jax as bnn, numpy as np
+        >>> from bnn_jax.nn import packed
+        >>> @packed.packed_layer(None)
+        ... class Doubled(bnn.nn.PackedLayer):
+        ...     factor: object = packed.tensor()
+        ...     def __call__(self, x):
+        ...         return self.factor * x
+        ...     def row(self, path):
+        ...         return bnn.nn.Row(path, 'float32', self.stored_bytes(), 'one factor')
+        >>> Doubled(np.full(2, 2, np.float32)).report.bytes
+        8
+    """
+
+    # Whether it is a whole network, from images to logits. `save` and `float_twin` take networks; no other layer holds one.
     is_network: bool = False
 
     def __call__(self, x: Any) -> Any:
@@ -86,16 +106,16 @@ class PackedLayer:
         raise NotImplementedError
 
     def row(self, path: str) -> Row:
-        """What a report says of this layer."""
+        """The row of this layer in a report. path: where the layer stands."""
         raise NotImplementedError
 
     def rows(self, path: str) -> Iterator[Row]:
-        """The rows of a report: one, or those of the layers inside."""
+        """The rows of this layer in a report: one, or those of the layers inside."""
         yield self.row(path)
 
     @property
     def report(self) -> Report:
-        """What each layer became, in how many bytes, and why the others stayed float."""
+        """What each layer became, its bytes, and the reason."""
         return Report(tuple(self.rows('')))
 
     def holds_bits(self) -> bool:
@@ -103,65 +123,72 @@ class PackedLayer:
         return any(layer.holds_bits() for layer in self._inside())
 
     def multiplies_bits(self) -> bool:
-        """Whether binary inputs meet binary weights, here or in a layer inside."""
+        """Whether binary inputs are multiplied by binary weights, here or in a layer inside."""
         return any(layer.multiplies_bits() for layer in self._inside())
 
     def _inside(self) -> Iterator['PackedLayer']:
+        """The layers that this layer holds."""
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             if role(field) == 'child':
                 held = getattr(self, field.name)
                 yield from held if isinstance(held, tuple) else (held,)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """As `Layer.maps`: the shapes of what the layer makes of one image, its output last. By default it is traced."""
+        """The shapes of all maps that the layer computes from one image, the output last: see `Layer.maps`."""
         yield traced(self, shape)
 
     def acts_on_rows(self) -> bool:
-        """Whether each vector along the last axis is an input of its own; else each image is."""
+        """Whether the layer acts on each vector along the last axis by itself; otherwise it acts on whole images."""
         return False
 
     def float_twin(self) -> Any:
-        """The same layer with every sign as a float32 number."""
+        """The layer with every sign as a float32 number."""
         return self
 
     def summed(self, in_order: bool) -> Any:
-        """The layer with its real sums in the order of training, or in the fastest one."""
+        """The layer with its real sums in the order of training, or in the fastest order."""
         return self
 
     def with_runs(self, find: Callable[[tuple], tuple]) -> Any:
-        """The layer, where it calls layers one after the other with find(these layers) done in bits instead."""
+        """The layer; if it is a chain, with the runs find(its layers) done on bits."""
         return self
 
     def integer_form(self) -> IntegerForm | None:
-        """How the output follows from integers that `compared` can compare; None where it does not."""
+        """How the output follows from the integers that `compared` compares; None if it does not."""
         return None
 
-    def compared(self, x: Any, thresholds: jax.Array, flip: jax.Array) -> Signs:
-        """Where the integers lie: -1 below their channel's threshold, the other way round where flip has a set bit."""
+    def compared(self, x: Any, thresholds: Int32[Array, ' channels'], flip: UInt32[Array, ' n_words']) -> Signs:
+        """The integers compared with thresholds, as signs.
+
+        Args:
+            x: the input, an array or `Signs`.
+            thresholds: one for each channel. An integer below it gives -1, any other +1.
+            flip: words with a bit set for each channel whose sign is then negated.
+        """
         raise NotImplementedError(f'{type(self).__name__} has an integer_form, but no method compared')
 
     def reads_only_signs(self) -> bool:
-        """Whether nothing but the signs of the input matters, so that they may come as `Signs`."""
+        """Whether the output depends only on the signs of the input, so that the input may be `Signs`."""
         return False
 
     def gives_signs(self) -> bool:
-        """Whether the method `signs` gives the signs of the output directly."""
+        """Whether the layer has a method `signs`, which gives the signs of the output directly."""
         return False
 
-    def signs(self, x: jax.Array) -> Signs:
-        """The signs of the output, where `gives_signs` says so."""
+    def signs(self, x: Float[Array, '*batch channels']) -> Signs:
+        """The signs of the output, if `gives_signs` is true."""
         raise NotImplementedError
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """As `Layer.direction`: whether the layer keeps order, and how; None if it does not."""
+        """Whether the layer keeps order, and how; None if it does not: see `Layer.direction`."""
         return None
 
     def moves_signs(self) -> bool:
-        """As `Layer.moves_signs`."""
+        """Whether the layer only moves or picks numbers: see `Layer.moves_signs`."""
         return False
 
     def on_signs(self, signs: Signs, highest: Any) -> Signs:
-        """As `Layer.on_signs`."""
+        """The output of the layer for a map of signs: see `Layer.on_signs`."""
         raise NotImplementedError
 
     # As `Layer.keeps_channels` and `Layer.in_bits`.
@@ -169,11 +196,11 @@ class PackedLayer:
     in_bits: str = 'in the thresholds'
 
     def label(self) -> str:
-        """How a report names the layer."""
+        """The name of the layer in a report."""
         return type(self).__name__
 
     def stored_bytes(self) -> int:
-        """Bytes of the tensors that a file stores, those of layers inside among them."""
+        """The bytes of the tensors that a file stores, including those of the layers inside."""
         stored = (getattr(self, f.name) for f in dataclasses.fields(self) if role(f) == 'tensor')  # pyright: ignore
         own = sum(array.size * array.dtype.itemsize for array in stored if array is not None)
         return own + sum(layer.stored_bytes() for layer in self._inside())
@@ -185,7 +212,7 @@ class PackedLayer:
 
 
 def with_children(layer: Any, change: Callable[[Any], Any]) -> Any:
-    """The packed layer with change(child) in place of every layer that it holds."""
+    """The packed layer with change(child) in place of each layer that it holds."""
     changed = {}
     for field in dataclasses.fields(layer):
         if role(field) == 'child':
@@ -196,19 +223,30 @@ def with_children(layer: Any, change: Callable[[Any], Any]) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(tensor, derived, decided, named_in_files, child))
 def packed_layer(name: str | None) -> Callable[[type], type]:
-    """Class decorator: a frozen dataclass, compared by identity, a pytree, with this name in files; None: no file holds it."""
+    """Makes a class a packed layer: a frozen dataclass that is compared by identity, and a pytree.
+
+    Args:
+        name: of the layer in files; None: no file holds it.
+
+    Returns:
+        The class decorator.
+    """
 
     def decorate(cls: type) -> type:
+        # Arrays have no truth value, so layers are compared by identity.
         cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        # Static fields belong to the structure of the pytree: a change compiles anew.
         static = [f.name for f in dataclasses.fields(cls) if role(f) in ('static', 'decided')]
         arrays = [f.name for f in dataclasses.fields(cls) if f.name not in static]
 
         def flatten(layer):
+            # Named keys, so that paths in the tree read as attributes.
             children = [(jax.tree_util.GetAttrKey(name), getattr(layer, name)) for name in arrays]
             return children, tuple(getattr(layer, name) for name in static)
 
         def unflatten(values, children):
-            layer = object.__new__(cls)  # Without __init__: nothing is checked or computed again inside a trace.
+            # Without __init__, so that nothing is checked or computed again inside a trace.
+            layer = object.__new__(cls)
             for name, value in zip([*static, *arrays], [*values, *children], strict=True):
                 object.__setattr__(layer, name, value)
             return layer

@@ -1,4 +1,4 @@
-"""A product with latent weights -> its packed layer: signs become bits, scales are computed once."""
+"""The packed layer of a product with latent weights: signs become bits, scales are computed once."""
 
 from functools import partial
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float32
 
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.nn.packed import FloatProduct, PackedProduct, UnpackedProduct
@@ -22,31 +23,35 @@ def packed_product(
     operation: Convolution | Dense,
     in_features: int,
     out_features: int,
-    kernel: jax.Array,
-    bias: jax.Array | None,
+    kernel: Float32[Array, '*kernel out'],
+    bias: Float32[Array, ' out'] | None,
     weight: Any,
     activation: Any,
-    progress: jax.Array | None,
+    progress: Float32[Array, ''] | None,
 ) -> FloatProduct | UnpackedProduct | PackedProduct:
     """The packed layer of a product.
 
     Args:
         scheme: the layer's scheme.
-        operation: a convolution or dense product.
-        in_features, out_features: its channels.
-        kernel: its weights, as its scheme reads them.
-        bias: (out,) or None.
-        weight: its weight quantizer: a function, or the module of a `Trained` one.
-        activation: its activation quantizer: a function, or the module of a `Trained` one.
-        progress: how far training has come, for a scheme that asks.
+        operation: `Convolution` or `Dense`.
+        in_features: channels of the input.
+        out_features: channels of the output.
+        kernel: the latent weights, after the scheme's `before`.
+        bias: one number for each filter; None: no bias.
+        weight: the quantizer of the weights: a function, or the module that a `Trained` made.
+        activation: the quantizer of the input: a function, or the module that a `Trained` made.
+        progress: of training, for a scheme that is scheduled.
+
+    Returns:
+        The layer with weights in bits, or with real weights if the scheme has real weights.
 
     Raises:
-        ValueError: for quantizers that are no signs times numbers, and for real weights on binary inputs.
+        ValueError: a quantizer does not give signs times numbers, or the layer has real weights on a binary input.
     """
     if scheme.weight is None and scheme.activation is not None:
         raise ValueError(
-            'it has real weights on a binary input (the first stage of two, say), expected binary weights, for no bit '
-            'operation multiplies by a real weight; train the second stage and convert that'
+            'it has real weights on a binary input (for example the first stage of two), expected binary weights, because no '
+            'bit operation multiplies by a real weight; train the second stage and convert that'
         )
     if scheme.weight is None:
         return FloatProduct(operation, in_features, out_features, kernel, bias)
@@ -55,6 +60,7 @@ def packed_product(
         _check_sign(scheme)
     else:
         _check_finite('weight quantizer', {'scale': trained.scale(), 'offset': trained.offset()})
+    # From here on the operation knows along which axis its words run.
     operation = operation.stored(in_features, out_features)
     latent = kernel, trained, progress
     words, scale, offset, faithful = jax.device_put(
@@ -62,15 +68,16 @@ def packed_product(
     )
     if not faithful:
         raise ValueError(
-            'its quantized weights are not scale * sign(W), expected two values +-scale a filter (or offset +- scale); a '
+            'its quantized weights are not scale * sign(W), expected two values +-scale in each filter (or offset +- scale); a '
             'quantizer with sign(0) = 0 or more than one bit cannot be packed'
         )
     if scheme.activation is None:
         if offset is not None:
             raise ValueError(
-                'its weights have an offset on a real input, expected binary inputs; no kernel is written for it'
+                'its weights have an offset on a real input, expected a binary input; the library has no kernel for this case'
             )
         return UnpackedProduct(operation, in_features, out_features, words, scale, bias)
+    # Both functions give the same K in evaluation. Another function may compute anything.
     if scheme.input_scale not in (None, constant_k, flowing_k):
         raise ValueError('got an unknown input_scale, expected None, constant_k or flowing_k')
     shift, levels = None, None
@@ -84,7 +91,7 @@ def packed_product(
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
-    """shift (in_features,) and levels (2,): distance, center."""
+    """The shift (in_features,) of a trained activation and its levels (2,), distance and center; each may be None."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
     _check_finite('activation', {'shift': shift, 'distance and center': levels})
@@ -106,7 +113,7 @@ def _pack(
     scheme: Scheme,
     operation: Convolution | Dense,
 ):
-    """Words, scale and offset of a latent kernel, and whether offset + scale * sign is what the quantizer makes of it."""
+    """Words, scale and offset of a latent kernel, and whether offset + scale * sign equals the quantized kernel."""
     if trained is not None:
         signs, scale, offset = trained.sign(kernel), trained.scale(), trained.offset()
         weights = quantized(trained, kernel, progress, scheme.weight)
@@ -118,60 +125,66 @@ def _pack(
     expected = signs if scale is None else signs * jnp.broadcast_to(scale, signs.shape)
     if offset is not None:
         expected = expected + jnp.broadcast_to(offset, signs.shape)
+    # Exactly equal, because packed arithmetic must give the numbers of training. NaN and 0 are not signs.
     faithful = jnp.all(weights == expected) & jnp.all(jnp.abs(signs) == 1)
     return operation.pack_kernel(signs), scale, offset, faithful
 
 
 def _check_sign(scheme: Scheme) -> None:
+    """Raises ValueError unless the scheme's sign is +1 at 0, and a sign at all."""
     if scheme.offset is not None:
-        return  # Its sign may depend on the whole filter: `_pack` looks at the signs themselves.
+        return  # The sign may depend on the whole filter; `_pack` checks the signs themselves.
+    # An identity in place of a sign gives 0.5 here.
     small, zero = np.asarray(scheme.sign(jnp.asarray([[0.5], [0]], jnp.float32)))[:, 0]
     if small != 1:
         raise ValueError(
-            'its scheme evaluates real weights, expected signs, for no bit holds them; build the model anew with a scheme '
-            'that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
+            'its scheme evaluates real weights, expected signs, because bits cannot hold real weights; build the model anew '
+            'with a scheme that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
         )
     if zero != 1:
         raise ValueError(
-            f'its scheme has sign(0) = {zero:.0f}, expected +1, which is what a bit means; build the model anew with '
+            f'its scheme has sign(0) = {zero:.0f}, expected +1, as in bits; build the model anew with '
             'presets.deployable(scheme) and give it these parameters'
         )
 
 
+# Inputs on which an activation quantizer is compared with the sign: both zeros, tiny numbers, the edges of the STE's window.
 PROBE = np.asarray([-2, -1, -0.5, -1e-30, -0.0, 0, 1e-30, 0.5, 1, 2], np.float32)
 
 
 def _check_activation(scheme: Scheme, progress: jax.Array | None) -> None:
+    """Raises ValueError unless the activation quantizer is a sign."""
     probe = jnp.asarray(PROBE)
     if not np.array_equal(quantized(scheme.activation, probe, progress), sign(probe)):
         raise ValueError(
             'its activation quantizer is not a sign, expected values +-1 with sign(0) = +1; other activations ({0, 1}, '
-            'several bits, sign(0) = 0) train, but do not fit +-1 bits'
+            'several bits, sign(0) = 0) train, but +-1 bits cannot hold them'
         )
 
 
 def _check_trained(activation, in_features: int) -> None:
-    """Raises ValueError unless the quantizer is what its shift and levels say."""
+    """Raises ValueError unless calling the quantizer gives what its shift and levels say."""
     x = jnp.broadcast_to(jnp.asarray(PROBE)[:, None], (PROBE.size, in_features))
     shift, levels = activation.shift(), activation.levels()
     expected = sign(x if shift is None else x + jnp.broadcast_to(shift, x.shape))
     if levels is not None:
         distance, center = (jnp.broadcast_to(level, x.shape) for level in levels)
         expected = distance * expected + center
+    # Not exactly equal: distance and center may be rounded in another order.
     if not np.allclose(activation(x), expected, rtol=1e-6, atol=0):
         raise ValueError(
-            'its trained activation is not distance * sign(x + shift) + center with the numbers that its methods shift and '
-            'levels give, expected equality; override these methods with what __call__ computes'
+            'its trained activation is not distance * sign(x + shift) + center with the numbers of its methods shift and '
+            'levels, expected equality; override these methods with what __call__ computes'
         )
 
 
 def packed_numbers(activation: nnx.Module) -> int:
-    """How many numbers a packed layer stores of a trained activation: a shift for each channel, distance and center."""
+    """The number of floats that a packed layer stores for a trained activation: shifts, distance and center."""
     graphdef, state = nnx.split(activation)
 
     def stored(state):
         module: Any = nnx.merge(graphdef, state, copy=True)
         return module.shift(), module.levels()
 
-    # Shapes only: any state will do.
+    # Only shapes are computed, so the values of the state do not matter.
     return sum(number.size for number in jax.tree.leaves(jax.eval_shape(stored, state)))

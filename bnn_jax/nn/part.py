@@ -47,6 +47,7 @@ class Part:
     def product(self) -> list:
         """The product; a dense one on an image is preceded by a `Flatten`."""
         dense = isinstance(self.operation, Dense)
+        # After the first dense layer the shape is (C,) already.
         flatten: list = [Flatten()] if dense and len(self.shape) == 3 else []
         drop = self.scheme.drops(ProductInput(self.shape, dense, self.pooled)) if self.scheme.dropout > 0 else None
         in_features = self.shape[-1]
@@ -70,6 +71,7 @@ class Part:
 
     def feature_norm_in(self) -> list:
         """The normalization of each feature of a dense layer's flattened input; before a convolution `norm_in`."""
+        # In a convolutional block the features are the channels.
         if not isinstance(self.operation, Dense):
             return self.norm_in()
         return [Flatten(), Norm(math.prod(self.shape), scheme=self.scheme, rngs=self.rngs)]
@@ -119,6 +121,7 @@ class Part:
         """The body with a shortcut around it: the identity, or `scheme.downsample` where the shape changes."""
         shortcut = []
         if self.shape != self.after:
+            # A 1x1 convolution with the stride of the block, as in the sources.
             operation = Convolution(Window.of(1, self.window.strides))
             part = dataclasses.replace(self, operation=operation, scheme=self.scheme.shortcut(self.scheme))
             shortcut = arrange(self.scheme.downsample, part)
@@ -136,6 +139,7 @@ class Part:
         if isinstance(self.operation, Dense):
             return (self.out_features,)
         height, width = self.shape[:2]
+        # In every block the product comes before the pooling.
         for window in (self.window, *(pool.window for pool in self.pooling)):
             height, width = window.output_size(height, width)
         return height, width, self.out_features

@@ -1,4 +1,4 @@
-"""Modules made of layers, and the places in them where layers stand."""
+"""Modules that hold layers, and the places where the layers stand."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,35 +8,68 @@ from flax import nnx
 
 
 class Container:
-    """A module made of layers: `walk` goes through its slots, `convert` puts the converted layers together again."""
+    """A module that holds layers. Subclass it, together with `nnx.Module`, and write both methods.
+
+    `walk` goes through its slots. `convert` converts the layers and gives them to `packed`.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from bnn_jax.nn import packed
+        >>> from flax import nnx
+        >>> class Twice(bnn.nn.Container, nnx.Module):
+        ...     def __init__(self, layer):
+        ...         self.layer = layer
+        ...     def __call__(self, x):
+        ...         return self.layer(self.layer(x))
+        ...     def slots(self):
+        ...         return [bnn.nn.Slot('layer', self, 'layer')]
+        ...     def packed(self, layers):
+        ...         return packed.PackedSequential((layers[0], layers[0]))
+        >>> [place.path for place in bnn.nn.walk(Twice(bnn.nn.Relu()))]
+        ['layer']
+    """
 
     def slots(self) -> list['Slot']:
-        """Where its layers stand, in the order in which they run."""
+        """The places of the layers, in the order in which they run."""
         raise NotImplementedError
 
     def packed(self, layers: Sequence[Any]) -> Any:
-        """The container in packed arithmetic, made of its converted layers, one for each slot."""
+        """The container in packed arithmetic. layers: the converted layers, one for each slot."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place that holds a layer: an attribute of a module, or an item of a list or dictionary."""
+    """A place that holds a layer: an attribute of a module, or an item of a list or dictionary.
+
+    Args:
+        name: of the place in paths.
+        holder: the module, list or dictionary.
+        key: the name of the attribute, the index or the key.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> model = bnn.nn.Sequential([bnn.nn.Flatten(), bnn.nn.Relu()])
+        >>> slot = bnn.nn.Slot('1', model.layers, 1)
+        >>> slot.put(bnn.nn.HardTanh())
+        >>> slot.get()
+        HardTanh()
+    """
 
     name: str
     holder: Any
     key: Any
 
     def get(self) -> Any:
-        """The layer that stands there."""
+        """The layer in this place."""
         return self.holder[self.key] if self._is_item() else getattr(self.holder, self.key)
 
     def put(self, layer: Any) -> None:
-        """Put another layer there."""
+        """Puts another layer in this place. Raises ValueError if the holder is a tuple."""
         holder: Any = self.holder
         if isinstance(holder, tuple):
-            raise ValueError(f'{self.name}: layers in a tuple cannot be replaced, expected nnx.List')
-        # Flax asks to be told where a module takes the place of a function, or the other way round.
+            raise ValueError(f'{self.name}: got layers in a tuple, which cannot be replaced; expected nnx.List')
+        # Flax needs to know whether the new layer is a module or a function, since the old one may be of the other kind.
         if isinstance(self.holder, nnx.Module):
             layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
         if self._is_item():
@@ -45,4 +78,5 @@ class Slot:
             setattr(holder, self.key, layer)
 
     def _is_item(self) -> bool:
+        # nnx.List and nnx.Dict are modules too, but hold their layers as items.
         return isinstance(self.holder, tuple) or hasattr(type(self.holder), '__setitem__')

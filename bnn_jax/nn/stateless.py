@@ -1,4 +1,4 @@
-"""Layers beside products and normalization: activations, poolings, flattening."""
+"""Activations, poolings and flattening."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from bnn_jax.files.bounds import Integer, Number
 from bnn_jax.nn.layer import Layer
@@ -22,65 +23,108 @@ from bnn_jax.ops.windows import Window
 @register('Relu')
 @dataclasses.dataclass(frozen=True)
 class Relu(Layer):
-    """max(x, 0)."""
+    """The rectifier.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    Forward: max(x, 0).
+    Gradient: g where x > 0, else 0.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.nn.Relu()(jnp.array([-1.0, 2.0]))
+        Array([0., 2.], dtype=float32)
+    """
+
+    def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:
         return jax.nn.relu(x)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shape of the input."""
         yield shape
 
     def direction(self, channels: int) -> np.ndarray:
+        """+1 for every channel: the output never falls as the input rises."""
         return np.ones(channels)
 
 
 @register('HardTanh')
 @dataclasses.dataclass(frozen=True)
 class HardTanh(Layer):
-    """min(max(x, -1), 1). Gradient: 1 where |x| < 1, else 0. The sign of what it gives is that of x."""
+    """Values clipped to [-1, 1]. The sign stays that of x.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    Forward: min(max(x, -1), 1).
+    Gradient: g where |x| < 1, else 0.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.nn.HardTanh()(jnp.array([-3.0, 0.5]))
+        Array([-1. ,  0.5], dtype=float32)
+    """
+
+    def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+        # jnp.clip alone would have another gradient at -1 and 1.
         return jnp.where(jnp.abs(x) < 1, x, jax.lax.stop_gradient(jnp.clip(x, -1, 1)))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shape of the input."""
         yield shape
 
     def direction(self, channels: int) -> np.ndarray:
+        """+1 for every channel: the output never falls as the input rises."""
         return np.ones(channels)
 
 
 @register('LeakyRelu')
 @dataclasses.dataclass(frozen=True)
 class LeakyRelu(Layer):
-    """x where x > 0, else slope x (gradient 1 and slope). Source: Darknet, with slope 0.1."""
+    """The leaky rectifier.
+
+    Forward: x where x > 0, else slope x.
+    Gradient: g where x > 0, else slope g.
+
+    Args:
+        slope: the factor of negative numbers.
+
+    Source: Darknet, with slope 0.1.
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> bnn.nn.LeakyRelu(0.5)(jnp.array([-4.0, 2.0]))
+        Array([-2.,  2.], dtype=float32)
+    """
 
     slope: Annotated[float, Number()]
 
     def __post_init__(self):
+        # A file keeps a Python float, whatever number was given; a frozen dataclass refuses an assignment.
         object.__setattr__(self, 'slope', float(self.slope))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:
         return jnp.where(x > 0, x, rounded(x * jnp.asarray(self.slope, x.dtype)))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shape of the input."""
         yield shape
 
     def direction(self, channels: int) -> np.ndarray | None:
+        """+1 for every channel, or None for a negative slope."""
+        # With a negative slope the output falls below 0 and rises above it.
         return np.ones(channels) if 0 <= self.slope < np.inf else None
 
 
 @register('PRelu', fields=('channels',))
 class PRelu(Layer, nnx.Module):
-    """x where x > 0, else slope x, with a trained slope for each channel.
+    """The leaky rectifier with a trained slope for each channel, which starts at 0.25.
 
-    Gradient: to x 1 where x > 0, else the slope; to the slope x where x <= 0. x: (..., channels). Slopes start at 0.25.
-    Source: arXiv:1502.01852.
+    Forward: x where x > 0, else slope x.
+    Gradient: to x g where x > 0, else slope g; to the slope the sum of g x where x <= 0.
 
     Args:
-        channels: the number of channels, the last axis of the input.
+        channels: the last axis of the input.
+
+    Source: arXiv:1502.01852.
 
     Example:
-        >>> import bnn_jax as bnn, jax.numpy as jnp
+        >>> import jax.numpy as jnp, bnn_jax as bnn
         >>> bnn.nn.PRelu(2)(jnp.array([[-4.0, 8.0]]))
         Array([[-1.,  8.]], dtype=float32)
     """
@@ -89,16 +133,19 @@ class PRelu(Layer, nnx.Module):
         self.channels = channels
         self.slope = nnx.Param(jnp.full((channels,), 0.25, jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:
         slope = jnp.broadcast_to(self.slope[...].astype(x.dtype), x.shape)
         return jnp.where(x > 0, x, rounded(x * slope))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shape of the input. Raises ValueError for another number of channels."""
         expect_last('PRelu', shape, self.channels)
         yield shape
 
     def direction(self, channels: int) -> np.ndarray | None:
+        """+1 for every channel, or None if a slope is negative."""
         slope = np.asarray(self.slope[...])
+        # With a negative slope, or another number of channels, no threshold can replace the layer.
         fits = slope.shape == (channels,) and np.all((slope >= 0) & (slope < np.inf))
         return np.ones(channels) if fits else None
 
@@ -106,18 +153,28 @@ class PRelu(Layer, nnx.Module):
 @register('PadChannels')
 @dataclasses.dataclass(frozen=True)
 class PadChannels(Layer):
-    """Channels of zeros before and after those of the input: (..., C) -> (..., before + C + after).
+    """Channels of zeros before and after those of the input.
 
-    Source: option A of residual networks' shortcuts (arXiv:1512.03385 section 3.3), as IR-Net and ReCU have it.
+    Args:
+        before: how many before.
+        after: how many after.
+
+    Source: option A of residual networks' shortcuts (arXiv:1512.03385 section 3.3), as in IR-Net and ReCU.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> jax.eval_shape(bnn.nn.PadChannels(8, 8), jax.ShapeDtypeStruct((1, 4, 4, 16), 'float32')).shape
+        (1, 4, 4, 32)
     """
 
     before: Annotated[int, Integer(0, 2**24)]
     after: Annotated[int, Integer(0, 2**24)]
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch padded_channels']:
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.before, self.after)])
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The shape of the input with more channels."""
         if shape is None or shape[-1] is None:
             yield shape
         else:
@@ -129,9 +186,19 @@ class PadChannels(Layer):
 @register('MaxPool')
 @dataclasses.dataclass(frozen=True)
 class MaxPool(Layer):
-    """Maximum over a window, nothing outside the image counted.
+    """Maximum over a window. Pixels outside the image do not count.
 
-    Raises ValueError for a window that could lie wholly outside, where there is no largest number, and for a dilated one.
+    Args:
+        window: the window, without dilation and with a padding smaller than its size.
+
+    Raises:
+        ValueError: the window is dilated, or its padding is so large that a window may contain no pixel.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> pool = bnn.nn.MaxPool(bnn.nn.Window.of(2, strides=2))
+        >>> jax.eval_shape(pool, jax.ShapeDtypeStruct((1, 4, 4, 8), 'float32')).shape
+        (1, 2, 2, 8)
     """
 
     window: Window
@@ -145,36 +212,51 @@ class MaxPool(Layer):
                 'expected a padding smaller than the window, so that each window sees a pixel, and dilation (1, 1)'
             )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n rows columns channels']:
         return self.window.max(x)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The padded shape, then the pooled shape."""
         yield from self.window.maps(shape)
 
     in_bits = 'AND or OR of the words of signs'
 
     def moves_signs(self) -> bool:
+        """True: the maximum picks one of the numbers."""
         return True
 
     def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        """AND or OR of the words in every window."""
         return signs.pooled(self.window, highest)
 
 
 @register('AvgPool')
 @dataclasses.dataclass(frozen=True)
 class AvgPool(Layer):
-    """Mean over a window; outside the image lie zeros, which count (PyTorch's default): the divisor is always kh kw."""
+    """Mean over a window. Pixels outside the image count as 0, so the divisor is always kh kw (PyTorch's default).
+
+    Args:
+        window: the window.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> pool = bnn.nn.AvgPool(bnn.nn.Window.of(2, strides=2))
+        >>> jax.eval_shape(pool, jax.ShapeDtypeStruct((1, 4, 4, 8), 'float32')).shape
+        (1, 2, 2, 8)
+    """
 
     window: Window
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n rows columns channels']:
+        # A narrow dtype would round the sum.
         return self.window.mean(x.astype(wide(x.dtype)))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The padded shape, the shape of all taps, then the pooled shape."""
         *padded, end = self.window.maps(as_map('average pooling', shape))
         rows, columns, channels = as_map('average pooling', end)
         yield from padded
-        # The image as each tap sees it.
+        # The pixels that each tap reads.
         yield math.prod(self.window.size), rows, columns, channels
         yield rows, columns, channels
 
@@ -182,32 +264,49 @@ class AvgPool(Layer):
 @register('GlobalAveragePool')
 @dataclasses.dataclass(frozen=True)
 class GlobalAveragePool(Layer):
-    """Mean over height and width: (N, H, W, C) -> (N, C)."""
+    """Mean over height and width.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> jax.eval_shape(bnn.nn.GlobalAveragePool(), jax.ShapeDtypeStruct((1, 4, 4, 8), 'float32')).shape
+        (1, 8)
+    """
+
+    def __call__(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n channels']:
         x = x.astype(wide(x.dtype))
+        # Summed in a fixed order, because the sign of a mean may be taken.
         return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The channels."""
         yield as_map('global average pooling', shape)[2:]
 
 
 @register('Flatten')
 @dataclasses.dataclass(frozen=True)
 class Flatten(Layer):
-    """(N, ...) -> (N, all the rest)."""
+    """All axes but the first as one, row-major.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> jax.eval_shape(bnn.nn.Flatten(), jax.ShapeDtypeStruct((1, 4, 4, 8), 'float32')).shape
+        (1, 128)
+    """
+
+    def __call__(self, x: Float[Array, ' n *shape']) -> Float[Array, 'n features']:
         return x.reshape(x.shape[0], -1)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
+        """The number of features."""
         yield (numbers(shape),)
 
     keeps_channels = False
     in_bits = 'words as they lie'
 
     def moves_signs(self) -> bool:
+        """True: the numbers only move."""
         return True
 
     def on_signs(self, signs: Signs, highest: Any) -> Signs:
+        """The signs as one row for each image."""
         return signs.flattened()

@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer: bits, shapes, parameters, bytes, multiply-adds."""
+"""The summary of a network, layer by layer: bits, shapes, parameters, bytes, multiply-adds."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,26 @@ from bnn_jax.nn.walk import Place, arrays_beside, arrays_of, expect_module, outp
 class LayerSummary(Cost):
     """One layer and its cost."""
 
-    # As `walk` names it.
+    # The path that `walk` gives the layer.
     path: str
     kind: str
-    # Batch included; of the last call, where there are several. Of an array beside layers its own shape.
+    # With the batch. Of the last call, if there are several. For an array beside the layers: its own shape.
     output_shape: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A network's layers and their totals; print it for a table."""
+    """The layers of a network and their totals. Print it for a table.
+
+    Args:
+        layers: first to last.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> summary = bnn.summarize(bnn.nn.Sequential([bnn.nn.PRelu(3)]), (1, 4, 4, 3))
+        >>> summary.params, summary.bytes
+        (3, 12)
+    """
 
     layers: tuple[LayerSummary, ...]
 
@@ -54,7 +64,7 @@ class Summary:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of the tensors that `save` writes for the converted network."""
+        """Bytes of the tensors that `bnn.save` writes for the converted network."""
         return sum(layer.packed_bytes for layer in self.layers)
 
     @property
@@ -69,7 +79,7 @@ class Summary:
 
     @property
     def compression(self) -> float:
-        """bytes / packed_bytes; 1 for a network without any numbers."""
+        """bytes / packed_bytes; 1 for a network without arrays."""
         return self.bytes / self.packed_bytes if self.packed_bytes else 1.0
 
     def __str__(self) -> str:
@@ -117,34 +127,37 @@ class Summary:
 
 
 def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
-    """Summary of a network for images of shape (N, H, W, channels); nothing is computed, only shapes.
+    """The summary of a network. It traces the network and computes no numbers.
 
-    Heads that only training sees are left out, as `convert` leaves them out, and so are layers that no call reaches. A layer
-    that is called several times has its parameters counted once, its multiply-adds at each call. Parameters that a module
-    holds itself, beside its layers, have a line of their own.
+    Layers that no call reaches are left out, and so are heads that only training uses. If a layer is called several times, its
+    parameters count once, its multiply-adds at each call. Parameters that a module holds beside its layers have rows of their
+    own.
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images.
         input_shape: of a batch, (N, H, W, channels).
 
+    Returns:
+        The summary.
+
     Raises:
-        TypeError: for a model that is no `nnx.Module`, and for one that is converted already.
-        ValueError: for a shape that does not fit.
+        TypeError: the model is not an `nnx.Module`, or it is converted.
+        ValueError: the shape does not fit.
 
     Example:
         >>> import bnn_jax as bnn
         >>> from flax import nnx
-        >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
-        >>> bnn.summarize(model, (1, 4, 4, 1)).binary_params
-        4428
+        >>> summary = bnn.summarize(bnn.nn.Linear(3, 8, scheme=bnn.XNOR, rngs=nnx.Rngs(0)), (1, 3))
+        >>> summary.binary_params, summary.macs_1bit
+        (24, 24)
     """
     if isinstance(model, PackedLayer) or isinstance(getattr(model, 'report', None), Report):
         raise TypeError(
-            f'summarize: got a converted {type(model).__name__}, expected the trained model; print its .report for what each '
-            'layer became, in how many bytes'
+            f'summarize: got a converted {type(model).__name__}, expected the trained model; print its .report, which says '
+            'what each layer became'
         )
     expect_module('summarize', model)
-    # A layer alone is seen where it stands: as the only one of a container.
+    # `walk` finds layers in containers, so a single layer is put into one.
     model = Sequential([model]) if isinstance(model, Layer) else model
     calls = output_shapes(model, jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     rows = [_row(place, calls[place.path]) for place in walk(model) if place.path in calls]
@@ -153,16 +166,18 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
 
 def _row(place: Place, shapes: list[tuple[int, ...]]) -> LayerSummary:
-    """A layer that gives these shapes, one at each call."""
+    """The summary of a layer. shapes: of its outputs, one for each call."""
     costs = [cost_of(place.layer, shape) for shape in shapes]
+    # Multiply-adds add up over the calls; parameters do not.
     macs = {name: sum(getattr(cost, name) for cost in costs) for name in ('macs_1bit', 'macs_32bit')}
     cost = vars(costs[-1]) | macs
     return LayerSummary(path=place.path, kind=label_of(place.layer), output_shape=shapes[-1], **cost)
 
 
 def _own_rows(path: str, array: nnx.Variable | jax.Array) -> Iterator[LayerSummary]:
-    """The arrays of a variable that a module holds itself."""
+    """The rows of a variable that a module holds beside its layers, one for each array."""
     for value in arrays_of(array):
         size, kind = value.size * value.dtype.itemsize, type(array).__name__
+        # Other variables are state, not parameters, but they take bytes as well.
         params = value.size if isinstance(array, nnx.Param) else 0
         yield LayerSummary(path=path, kind=kind, output_shape=value.shape, params=params, bytes=size, packed_bytes=size)

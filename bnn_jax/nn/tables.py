@@ -1,4 +1,4 @@
-"""Tables for people: text that fits the terminal, and HTML for notebooks."""
+"""Tables as text that fits the terminal, and as HTML for notebooks."""
 
 import html
 import shutil
@@ -8,22 +8,23 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# A table is as wide as the terminal, but within these numbers of characters. Without a terminal it has the first.
 NARROWEST, WIDEST = 80, 160
-"""Columns of text: those of the terminal between these two, the first where there is none."""
-
+# A column of words may be folded to this many characters.
 FOLDED = 24
-"""Characters to which a column of words may be folded."""
 
 Rows = Sequence[Sequence[str]]
 
 
 def render(title: str, columns: Sequence[str], rows: Rows) -> str:
-    """A table as text; the last row is set apart as the total. As `listing` otherwise."""
+    """A table as text: `listing`, with the last row set apart as the total."""
     return _text(title, columns, rows[:-1], rows[-1:])
 
 
 def listing(title: str, columns: Sequence[str], rows: Rows) -> str:
-    """A table as text, without a total; words are folded, and what is still too wide goes on below, beside the first column.
+    """A table as text, without a total.
+
+    Words are folded to fit. If the table is still too wide, the other columns follow below, each part with the first column.
 
     Example:
         >>> print(listing('sizes', ['name', 'bytes'], [['a', '1,024']]))
@@ -51,6 +52,7 @@ def as_html(title: str, columns: Sequence[str], rows: Rows) -> str:
 def _text(title: str, columns: Sequence[str], rows: Rows, totals: Rows) -> str:
     width = min(max(NARROWEST, shutil.get_terminal_size((NARROWEST, 24)).columns), WIDEST)
     cells = [*rows, *totals]
+    # A column of numbers is aligned to the right and never folded; the first column has names.
     numeric = [i > 0 and all(row[i][:1].isdigit() or not row[i] for row in cells) for i in range(len(columns))]
     parts = _parts(columns, cells, numeric, width)
     texts = []
@@ -62,11 +64,11 @@ def _text(title: str, columns: Sequence[str], rows: Rows, totals: Rows) -> str:
 
 
 def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: int) -> list[list[int]]:
-    """The columns of each table that fits, every one with the first."""
+    """The columns of each part that fits the width; every part begins with the first column."""
 
     def narrowest(i: int) -> int:
         longest = max(len(row[i]) for row in cells) if cells else 0
-        heading = max(map(len, columns[i].split()), default=0)  # Headings are folded between words.
+        heading = max(map(len, columns[i].split()), default=0)  # A heading is folded between words.
         return max(longest, heading) if numeric[i] else min(max(longest, heading), FOLDED)
 
     parts = [[0]]
@@ -80,11 +82,11 @@ def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: 
 
 
 def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
-    """Cells are printed as they are: rich's markup and emoji codes mean nothing here."""
+    """One part as text. Cells are printed as they are, without rich's markup and emoji codes."""
     table = Table(title=Text(title) if title else None, title_justify='left')
     for column, numeric in columns:
         table.add_column(Text(column), justify='right' if numeric else 'left', overflow='fold')
-        if numeric:  # Numbers stay whole, headings are folded.
+        if numeric:  # Numbers are never folded, headings are.
             longest = max((len(cell) for row in (*rows, *totals) for cell in [row[len(table.columns) - 1]]), default=0)
             table.columns[-1].min_width = max(longest, *map(len, column.split()), 1)
     for row in rows:

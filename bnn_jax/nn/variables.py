@@ -1,4 +1,4 @@
-"""Kinds of variables beside nnx.Param and nnx.BatchStat."""
+"""Kinds of variables in addition to nnx.Param and nnx.BatchStat."""
 
 from typing import Any
 
@@ -9,39 +9,71 @@ from jax.core import Tracer
 
 
 class Latent(nnx.Param):
-    """Latent (real) weights of a binary layer. Carries the scheme's `projection`, applied after every update, and its
-    `before`, applied before every forward pass.
+    """Latent (real) weights of a binary layer.
 
-    `training.init` and `optim.projected` apply the projection. Where neither does, other weights that are put here and
-    leave [-1, 1], as Flax's optimizer makes them in a loop of one's own, are projected; those that are here already stay,
-    as after a call under `nnx.jit`. `nnx.replace_by_pure_dict` and `nnx.merge` restore weights beyond 1 as they are.
+    The variable carries the scheme's `projection`, which is applied after every update, and its `before`, which is applied
+    before every forward pass. `training.init` and `optim.projected` apply the projection. In a loop of your own, with Flax's
+    optimizer, the variable itself projects new weights that leave [-1, 1]. Weights that it has already do not change, as after
+    a call under `nnx.jit`. `nnx.replace_by_pure_dict` and `nnx.merge` restore weights beyond 1 without a projection.
+
+    Args:
+        value: the weights.
+        metadata: projection=..., before=...
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> latent = bnn.nn.Latent(jnp.array([0.5]), projection=bnn.schemes.projections.clip)
+        >>> latent.set_raw_value(jnp.array([2.0]))
+        >>> latent[...]
+        Array([1.], dtype=float32)
     """
 
     def set_raw_value(self, value: Any, **options: Any) -> None:
-        """Put an array here. Called by `nnx.update` with plain arrays."""
+        """Sets the weights. `nnx.update` calls it with plain arrays."""
         projection = self.get_metadata('projection', None)
         if projection is not None and isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
-            # Beyond 1 the straight-through estimator gives no gradient: such a weight would never come back.
+            # Beyond 1 the straight-through estimator gives no gradient, so such a weight would never move again.
             leaves = (jnp.abs(value) > 1) & _differs(value, self.get_raw_value())
             value = jnp.where(leaves.any(), projection(value), value)
         super().set_raw_value(value, **options)
 
 
 def _differs(value: jax.Array, before: Any) -> jax.Array:
-    """Where a value is not what it was; everywhere, where that cannot be compared."""
+    """Where a value differs from the value before; everywhere if the two cannot be compared."""
     comparable = isinstance(before, jax.Array) and before.shape == value.shape
-    if not comparable or (not isinstance(before, Tracer) and before.is_deleted()):  # donated to a step
+    # A training step may have donated the array before, which deletes it.
+    if not comparable or (not isinstance(before, Tracer) and before.is_deleted()):
         return jnp.ones(value.shape, bool)
     return value != before
 
 
 class Fixed(nnx.Variable):
-    """Numbers that are not trained: gamma and beta of a normalization without them."""
+    """Numbers that are not trained: gamma and beta of a normalization whose scheme has `affine=False`.
+
+    Example:
+        >>> import dataclasses, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> norm = bnn.nn.Norm(8, scheme=dataclasses.replace(bnn.XNOR, affine=False), rngs=nnx.Rngs(0))
+        >>> isinstance(norm.scale, bnn.nn.Fixed)
+        True
+    """
 
 
 class Noise(nnx.Variable):
-    """The random key of a layer that draws weights or drops inputs, as raw key data; each training step advances it."""
+    """The random key of a layer that draws weights or drops inputs, as raw key data. Each training step advances it.
+
+    Example:
+        >>> import jax, bnn_jax as bnn
+        >>> bnn.nn.Noise(jax.random.key_data(jax.random.key(0)))[...].tolist()
+        [0, 0]
+    """
 
 
 class Progress(nnx.Variable):
-    """How far training has come, from 0 to 1, for quantizers that change with it (`schemes.Scheduled`)."""
+    """The progress of training, from 0 to 1, for quantizers that change with it (`schemes.Scheduled`).
+
+    Example:
+        >>> import jax.numpy as jnp, bnn_jax as bnn
+        >>> float(bnn.nn.Progress(jnp.float32(0.5))[...])
+        0.5
+    """

@@ -1,4 +1,4 @@
-"""One walk over the layers of a model, which summaries, conversion, diagnostics and weight loading share."""
+"""The walk over the layers of a model, for summaries, conversion, diagnostics and weight loading."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,7 +15,19 @@ from bnn_jax.nn.slots import Container, Slot
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A layer in a model: its path, as tables print it, the slot that holds it, and the layer."""
+    """A layer in a model, as `walk` yields it.
+
+    Args:
+        path: of the layer, as tables print it.
+        slot: the slot that holds the layer.
+        layer: the layer.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> (place,) = bnn.nn.walk(bnn.nn.Sequential([bnn.nn.Relu()]))
+        >>> place.path, place.layer
+        ('0', Relu())
+    """
 
     path: str
     slot: Slot
@@ -23,33 +35,33 @@ class Place:
 
 
 def walk(model: Any, path: str = '') -> Iterator[Place]:
-    """The layers of a model from first to last, those of a residual body before those of its shortcut.
+    """The layers of a model, first to last; those of a residual body before those of its shortcut.
 
     Args:
-        model: a network of this library's containers, or any `nnx.Module`; a module that holds no others is a layer.
-        path: what stands before every path.
+        model: a network of this library's containers, or any `nnx.Module`. A module that holds no modules is a layer.
+        path: a prefix for every path.
 
     Yields:
-        A `Place` for each layer, once where it stands in several places. Heads that only training sees are left out. The
-        attributes of a user's module come in their own order, which is that of their names after `nnx.merge`.
+        A `Place` for each layer. A layer that stands in several places comes once. Heads that only training uses are left
+        out. The attributes of a user's module come in their own order, which after `nnx.merge` is that of their names.
 
     Example:
         >>> import bnn_jax as bnn
-        >>> from flax import nnx
-        >>> model = bnn.models.mlp(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.01, input_shape=(4, 4, 1))
-        >>> [place.path for place in bnn.nn.walk(model) if isinstance(place.layer, bnn.nn.Product)]
-        ['1', '3', '5', '7']
+        >>> block = bnn.nn.Residual(bnn.nn.Sequential([bnn.nn.HardTanh()]), bnn.nn.Sequential([]))
+        >>> [place.path for place in bnn.nn.walk(bnn.nn.Sequential([block, bnn.nn.Flatten()]))]
+        ['0.body.0', '1']
     """
     seen = set()
+    # Identities, since two layers with equal parameters are two layers.
     for place in _places(model, path, {id(model)}):
-        # A plain function has no arrays and no identity of its own; it stands wherever it stands.
+        # A plain function has no state, so the same function in two places counts as two layers.
         if not isinstance(place.layer, nnx.Module) or id(place.layer) not in seen:
             seen.add(id(place.layer))
             yield place
 
 
 def _places(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
-    """As `walk`, but a layer that stands in several places comes once for each."""
+    """As `walk`, but a layer that stands in several places comes once for each place."""
     for slot in slots(model):
         layer, inner = slot.get(), joined(path, slot.name)
         if not is_container(layer):
@@ -60,12 +72,12 @@ def _places(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
 
 
 def arrays_beside(model: Any, path: str = '') -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
-    """The arrays that containers and users' modules hold themselves, beside their layers: (path, variable or array)."""
+    """The arrays that containers and users' modules hold beside their layers, as pairs (path, variable or array)."""
     yield from _arrays_beside(model, path, {id(model)})
 
 
 def arrays_of(variable: nnx.Variable | jax.Array) -> list[jax.Array]:
-    """The numbers in a variable: a user's may hold none, several, or random keys, which are none."""
+    """The arrays of numbers in a variable: none, one or several. Random keys are not numbers."""
     leaves = (leaf for leaf in jax.tree.leaves(variable) if hasattr(leaf, 'dtype'))
     return [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
 
@@ -85,6 +97,7 @@ def _arrays_beside(model: Any, path: str, seen: set[int]) -> Iterator[tuple[str,
 
 
 def _arrays_in(path: str, value: Any) -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
+    """The arrays in an attribute: the attribute itself, or those in a list or dictionary, at any depth."""
     if isinstance(value, nnx.Variable | jax.Array | np.ndarray | jax.ShapeDtypeStruct) and not isinstance(
         value, nnx.RngState
     ):
@@ -101,7 +114,7 @@ def _arrays_in(path: str, value: Any) -> Iterator[tuple[str, nnx.Variable | jax.
 
 
 def expect_module(caller: str, model: Any) -> None:
-    """Raises TypeError, naming the caller, for anything but an `nnx.Module`."""
+    """Raises TypeError, with the caller's name, if the model is not an `nnx.Module`."""
     if not isinstance(model, nnx.Module):
         raise TypeError(
             f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
@@ -114,21 +127,22 @@ def joined(path: str, name: str) -> str:
 
 
 def is_container(layer: Any) -> bool:
-    """Whether `walk` looks into it: a container of this library, or a user's module that holds layers."""
+    """Whether `walk` goes into this module: a container of this library, or a user's module that holds layers."""
     return isinstance(layer, Container) or bool(slots(layer))
 
 
 def slots(module: Any) -> list[Slot]:
-    """The slots of a container; of any other module its attributes that are layers, and the items of lists of them."""
+    """The slots of a container; for any other module its attributes that are layers, and layers in lists and dictionaries."""
     if isinstance(module, Container):
         return module.slots()
+    # A layer answers for itself, so `walk` does not look into it.
     if isinstance(module, Layer) or not isinstance(module, nnx.Module):
         return []
     return [slot for name, value in vars(module).items() for slot in _slots_in(name, module, name, value)]
 
 
 def _slots_in(path: str, holder: Any, key: Any, value: Any) -> list[Slot]:
-    """The slot of a layer, or those of a list or dictionary of layers, however deep."""
+    """The slot of a layer, or the slots in a list or dictionary of layers, at any depth."""
     if _is_layer(value):
         return [Slot(path, holder, key)]
     if isinstance(value, nnx.Dict | dict):
@@ -147,7 +161,12 @@ def _is_layer(value: Any) -> bool:
 
 
 class Observed(nnx.Module):
-    """A layer that hands its first input and its output of each call to a function."""
+    """A layer that passes its first input and its output to a function at each call.
+
+    Args:
+        layer: the layer that is called.
+        see: (input, output) -> None.
+    """
 
     def __init__(self, layer: Any, see: Callable[[Any, Any], None]):
         self.layer, self.see = layer, see
@@ -159,6 +178,7 @@ class Observed(nnx.Module):
             self.see(inputs[0], y)
         return y
 
+    # All other attributes are those of the layer, so the model may still read them.
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_') or name in ('layer', 'see'):
             raise AttributeError(name)
@@ -166,29 +186,44 @@ class Observed(nnx.Module):
 
 
 def observe(model: Any, see: Callable[[Place, Any, Any], None]) -> None:
-    """Changes the model so that every layer hands its input and output to see(place, input, output); use it on a copy.
+    """Changes the model: at each call every layer passes its input and output to a function. Use it on a copy.
 
-    A layer that stands in several places names the first of them at each of its calls.
+    Args:
+        model: the network.
+        see: (place, input, output) -> None. For a layer that stands in several places, the place is always the first.
+
+    Example:
+        >>> import numpy as np, bnn_jax as bnn
+        >>> model = bnn.nn.Sequential([bnn.nn.Flatten()])
+        >>> bnn.nn.observe(model, lambda place, x, y: print(place.path, x.shape, y.shape))
+        >>> y = model(np.zeros((1, 2, 2, 3)))
+        0 (1, 2, 2, 3) (1, 12)
     """
     observed: dict[int, Observed] = {}
     for place in list(_places(model, '', {id(model)})):
         layer = place.layer
+        # A shared layer is wrapped once, so that it stays shared.
         if not isinstance(layer, nnx.Module) or id(layer) not in observed:
             observed[id(layer)] = Observed(layer, lambda x, y, place=place: see(place, x, y))
         place.slot.put(observed[id(layer)])
 
 
 def output_shapes(model: nnx.Module, images: jax.ShapeDtypeStruct) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes that each layer gives for images of a shape, one for each of its calls, by path; nothing is computed.
+    """The output shapes of each layer, one for each call. The model is traced, and no numbers are computed.
 
-    Layers that no call reaches are left out.
+    Args:
+        model: the network.
+        images: shape and dtype of a batch.
+
+    Returns:
+        Path -> shapes. Layers that no call reaches are left out.
     """
     graphdef, state = nnx.split(model)
     shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def run(state, images):
         copy = nnx.merge(graphdef, state, copy=True)
-        copy.eval()  # A shape asks nothing of a batch's statistics.
+        copy.eval()  # Training mode would need a batch with more than one value in a channel.
         observe(copy, lambda place, _, y: shapes.setdefault(place.path, []).append(getattr(y, 'shape', ())))
         return copy(images)  # pyright: ignore[reportCallIssue]
 

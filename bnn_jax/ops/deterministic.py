@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Real
 
 from bnn_jax.native.library import varying_as
@@ -22,7 +23,7 @@ from bnn_jax.native.library import varying_as
 LARGE = 2**18
 
 
-def wide(dtype) -> np.dtype:
+def wide(dtype: DTypeLike) -> np.dtype:
     """The dtype to compute in: float64 for float64, float32 for every narrower dtype.
 
     Args:

@@ -10,13 +10,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float32
 
 from bnn_jax.native.library import call, usable
 from bnn_jax.ops.geometry import Pads, Pair
 
 
-def runs(dtype) -> bool:
+def runs(dtype: DTypeLike) -> bool:
     """Whether `convolution` uses this module when it is lowered for CPU: the dtype is float32 and the library loads."""
     return dtype == jnp.float32 and usable()
 

@@ -1,12 +1,12 @@
 """Matrix products, and their division into equal parts."""
 
-import jax
 from jax import lax
+from jaxtyping import Array, Float
 
 from bnn_jax.ops.deterministic import wide
 
 
-def dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+def dot(a: Float[Array, '*a'], b: Float[Array, '*b'], axis_a: int, axis_b: int) -> Float[Array, '*product']:
     """The sum of a b over axis_a of a and axis_b of b, in float32 or wider.
 
     The result has the other axes of a, then the other axes of b.

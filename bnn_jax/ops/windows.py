@@ -27,6 +27,7 @@ FEW_TAPS = 64
 
 def _pair(value, name: str, smallest: int = 1) -> Pair:
     pair = (value, value) if isinstance(value, int | np.integer) else value
+    # True is an int in Python, but no size.
     integers = isinstance(pair, Sequence) and all(
         isinstance(v, int | np.integer) and not isinstance(v, bool) for v in pair
     )
@@ -181,6 +182,7 @@ class Window:
 
     def max(self, x: Float[Array, 'n height width channels']) -> Float[Array, 'n rows columns channels']:
         """Maximum over every window. Pixels outside the image do not count. Raises ValueError for a dilated window."""
+        # `max_pool` has no dilation.
         if self.dilation != (1, 1):
             raise ValueError(f'max pooling: got a window of dilation {self.dilation}, expected (1, 1)')
         return max_pool(x, self.size, self.strides, self.pads(x.shape[1], x.shape[2]))

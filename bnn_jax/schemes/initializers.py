@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 # Numbers that are drawn at a time. Compiling jax.random.normal for a shape takes two seconds on CPU; chunks of one size share
@@ -11,12 +12,12 @@ from jaxtyping import Array, Float, Key
 CHUNK = 2**17
 
 
-def ones(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+def ones(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, '*shape']:
     """1 everywhere; the key is not used."""
     return jnp.ones(shape, dtype)
 
 
-def unit_uniform(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+def unit_uniform(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, '*shape']:
     """Uniform on [0, 1).
 
     Source: gamma of a batch normalization in Torch, and in PyTorch before 1.2.
@@ -24,7 +25,9 @@ def unit_uniform(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32)
     return jax.random.uniform(key, shape, dtype)
 
 
-def he_normal_fan_out(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+def he_normal_fan_out(
+    key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> Float[Array, '*shape']:
     """Normal with mean 0 and variance 2 / fan-out, where fan-out is the size of the window times the number of filters.
 
     Source: arXiv:1502.01852; VGG-small in the codes of IR-Net and ReCU.
@@ -33,7 +36,7 @@ def he_normal_fan_out(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.flo
     return he_normal(key, shape, dtype) * jnp.asarray(math.sqrt(shape[-2] / shape[-1]), dtype)
 
 
-def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, '*shape']:
+def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, '*shape']:
     """Normal with mean 0 and variance 2 / fan-in, where fan-in is the product of all axes but the last.
 
     Source: arXiv:1502.01852.

@@ -7,6 +7,7 @@ step: `in_place` projects in the forward pass, and `project_before` wraps the op
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,7 @@ def of(params: nnx.State, name: str = 'projection'):
     return jax.tree.map(carried, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
-def project(projections) -> optax.GradientTransformation:
+def project(projections: Any) -> optax.GradientTransformation:
     """An optax link that projects parameters after the update. It must be the last link of a chain.
 
     Update: u <- projection(p + u) - p where there is a projection, else u. A weight without an update does not move: a
@@ -145,7 +146,7 @@ def moved(
     return jnp.where(stays, u, projection(p + u) - p)
 
 
-def project_before(tx: optax.GradientTransformation, projections) -> optax.GradientTransformationExtraArgs:
+def project_before(tx: optax.GradientTransformation, projections: Any) -> optax.GradientTransformationExtraArgs:
     """An optax chain that starts from projected parameters q = projection(p).
 
     Update: u, state = tx.update(g, state, q), and the chain returns u + (q - p). So weight decay and every other link see

@@ -77,6 +77,7 @@ FLOAT = named_scheme(
     ),
 )
 
+# First, last and shortcut layers are real here; `presets.BC_THEANO` makes them binary, as the published code does.
 BC = named_scheme(
     'BC',
     """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363).""",

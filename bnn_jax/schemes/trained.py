@@ -153,6 +153,7 @@ class TrainedSign(nnx.Module):
         levels, signs = self.levels(), self.sign(x)
         if levels is None:
             return signs
+        # Explicit shapes and dtypes: strict JAX promotes neither.
         distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
         return distance * signs + center
 
@@ -219,9 +220,11 @@ class TrainedScale(TrainedWeight):
     """
 
     def __init__(self, kernel: Float[Array, '*kernel out'], rngs: nnx.Rngs | None = None):
+        # At the start the layer computes what `quantizers.scaled_sign_ste` does.
         self.alpha = nnx.Param(quantizers.alpha(kernel))
 
     def scale(self) -> Float[Array, ' out']:
+        """The trained scale of each filter."""
         return self.alpha[...]
 
 
@@ -249,6 +252,7 @@ class ReCUWeight(TrainedWeight):
         self.alpha = nnx.Param(unit_uniform(rngs.params(), kernel.shape[-1:]))
 
     def scale(self) -> Float[Array, ' out']:
+        """The trained scale of each filter."""
         return self.alpha[...]
 
     def sign(self, w: Float[Array, '*kernel out'], tau: Any = 0.99) -> Float[Array, '*kernel out']:
@@ -278,6 +282,7 @@ class RSign(TrainedSign):
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def shift(self) -> Float[Array, ' channels']:
+        """The trained shift of each channel."""
         return self.bias[...]
 
     def straight_through(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:
@@ -330,9 +335,11 @@ class AdaptiveSign(TrainedSign):
         self.center = nnx.Param(jnp.zeros((), jnp.float32))
 
     def shift(self) -> Float[Array, ' channels']:
+        """Minus the center, for each channel."""
         return jnp.broadcast_to(-self.center[...], (self.channels,))
 
     def levels(self) -> tuple[Float[Array, ''], Float[Array, '']]:
+        """The trained distance and center."""
         return self.distance[...], self.center[...]
 
     def straight_through(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:

@@ -91,7 +91,7 @@ def test_a_normalization_that_overflows_is_refused():
         norm.var[...] = jnp.full_like(norm.var[...], 1e-4)
         variable = getattr(norm, name)
         variable[...] = variable[...].at[0].set(value)
-        with pytest.raises(ValueError, match='normalization folds to numbers that are not finite'):
+        with pytest.raises(ValueError, match='normalization gives a scale or shift that is not finite'):
             bnn.convert(model)
 
 

@@ -1,4 +1,4 @@
-"""The two operations that a product can be, convolution and dense, as values."""
+"""The two operations of a product, convolution and dense, as values."""
 
 from bnn_jax.nn.operations.convolution import Convolution
 from bnn_jax.nn.operations.dense import Dense

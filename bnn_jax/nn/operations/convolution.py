@@ -1,4 +1,4 @@
-"""A convolution as a value: in floats, and on packed words."""
+"""A convolution as a value, in floats and on packed words."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt32
 
 from bnn_jax import quantizers
 from bnn_jax.files.bounds import Integer, OneOf, Size
@@ -27,9 +28,22 @@ register('Window', make=Window.stored)(Window)
 @register('Convolution')
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """x (N, H, W, in) convolved with kernel (kh, kw, in / groups, out); pad_value 0, +1 or -1 lies outside the image.
+    """x (N, H, W, in) convolved with kernel (kh, kw, in / groups, out).
 
-    Filters g out / groups to (g + 1) out / groups see the channels g in / groups to (g + 1) in / groups, for each group g.
+    With several groups, the filters and the channels are divided into this many equal parts, and the filters of part g read the
+    channels of part g.
+
+    Args:
+        window: size, strides, padding and dilation.
+        pad_value: the value outside the image: 0, +1 or -1.
+        groups: the number of groups.
+        filters: the number of filters if packed words run along the filters. Conversion sets it (`stored`) where the input
+            channels of a group do not fill a word. None: words run along the input channels.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> bnn.nn.Convolution(bnn.nn.Window.of(3), groups=2).kernel_shape(16, 32)
+        (3, 3, 8, 32)
     """
 
     acts_on_rows = False
@@ -37,8 +51,7 @@ class Convolution:
     window: Window
     pad_value: Annotated[int, OneOf((0, 1, -1))] = 0
     groups: Size = 1
-    # The number of filters where words run along the filters, not along a group's input channels. Conversion sets it where
-    # these channels do not fill a word (`stored`); files of version 0.1.0 never have it.
+    # Files of version 0.1.0 never have it.
     filters: Annotated[int | None, OneOf((None,), Integer(1, 2**24))] = None
 
     def __post_init__(self):
@@ -47,9 +60,12 @@ class Convolution:
         if isinstance(self.groups, bool) or not isinstance(self.groups, int) or self.groups < 1:
             raise ValueError(f'groups: got {self.groups!r}, expected a positive integer')
 
-    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Float product, float32 or wider: exact for +-1 operands up to 2^24 terms."""
+    def __call__(
+        self, x: Float[Array, 'n h w in_features'], kernel: Float[Array, 'kh kw channels out']
+    ) -> Float[Array, 'n rows columns out']:
+        """The product in float32 or wider; exact for +-1 operands up to 2^24 terms."""
         pads = self.window.pads(x.shape[1], x.shape[2])
+        # XLA pads with zeros only; another value is written into the image.
         if self.pad_value != 0:
             x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
             pads = ((0, 0), (0, 0))
@@ -57,7 +73,7 @@ class Convolution:
         return general_convolution(x, kernel, window.strides, pads, window.dilation, self.groups)
 
     def kernel_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
-        """(kh, kw, in / groups, out). Raises ValueError unless the groups share both evenly."""
+        """(kh, kw, in / groups, out). Raises ValueError unless the groups divide both."""
         if in_features % self.groups or out_features % self.groups:
             raise ValueError(
                 f'convolution in {self.groups} groups: got {in_features} channels to {out_features} filters, expected '
@@ -71,38 +87,38 @@ class Convolution:
             )
         return *self.window.size, in_features // self.groups, out_features
 
-    def check(self, x: jax.Array | Signs, in_features: int) -> None:
+    def check(self, x: Shaped[Array, '*input'] | Signs, in_features: int) -> None:
         """Raises ValueError unless x fits a layer with `in_features` input channels."""
         if x.ndim != 4 or x.shape[3] != in_features:
             raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {in_features})')
 
     def maps(self, shape: Shape, in_features: int, out_features: int) -> Iterator[Shape]:
-        """As `Layer.maps`, of a layer with so many input channels and filters."""
+        """`Layer.maps` of a layer with this many input channels and filters."""
         *padded, output = self.window.maps(as_map('convolution', shape, in_features))
         rows, columns, _ = as_map('convolution', output)
         yield from padded
         yield rows, columns, out_features
 
-    def input_scale(self, x: jax.Array) -> jax.Array:
-        """K with this window; zeros outside the image whatever the pad value. Raises ValueError for groups."""
+    def input_scale(self, x: Float[Array, 'n h w channels']) -> Float[Array, 'n rows columns 1']:
+        """K with this window. Outside the image x is 0 for every pad value. Raises ValueError for several groups."""
         self.expect_one_group()
         window = self.window
         return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
     def expect_one_group(self) -> None:
-        """Raises ValueError for several: K, and the sums of a product that is affine in its bits, are over all channels."""
+        """Raises ValueError for several groups: K, and the sums of an affine product, are over all channels."""
         if self.groups > 1:
             raise ValueError(
-                f'K: got a convolution in {self.groups} groups, expected one: K is the mean over all channels, of which a '
-                'filter sees some (and so are the sums that levels or an offset need); use a scheme without input_scale'
+                f'K: got a convolution in {self.groups} groups, expected one group, because K and the sums for levels or an '
+                'offset are over all channels, but a filter reads only those of its group; use a scheme without input_scale'
             )
 
     def stored(self, in_features: int, out_features: int) -> 'Convolution':
-        """The operation as conversion stores its weights: words along the filters where groups are narrow."""
+        """The operation as conversion stores its weights: with words along the filters if groups are narrow."""
         return dataclasses.replace(self, filters=out_features if is_narrow(in_features, self.groups) else None)
 
     def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
-        """(kh, kw, words_for(in / groups), out), or (kh, kw, in / groups, words_for(out)) along the filters."""
+        """(kh, kw, words_for(in / groups), out), or (kh, kw, in / groups, words_for(out)) for words along the filters."""
         *size, channels, out_features = self.kernel_shape(in_features, out_features)
         return (
             (*size, words_for(channels), out_features)
@@ -111,49 +127,67 @@ class Convolution:
         )
 
     def words_axis(self) -> int:
-        """Along which axis of its words signs are packed."""
+        """The axis of the words along which signs are packed."""
         return 2 if self.filters is None else 3
 
     def signs_in_words(self, in_features: int, out_features: int) -> int:
-        """How many signs lie along that axis."""
+        """The number of signs along that axis."""
         return self.kernel_shape(in_features, out_features)[self.words_axis()]
 
-    def pack_kernel(self, signs: jax.Array) -> jax.Array:
-        """(kh, kw, in / groups, out) -> words, in `words_shape`."""
+    def pack_kernel(self, signs: Float[Array, 'kh kw channels out']) -> UInt32[Array, '*words_shape']:
+        """The words of a kernel of signs."""
         return pack(signs, axis=self.words_axis())
 
-    def unpack_kernel(self, words: jax.Array, in_features: int) -> jax.Array:
-        """The inverse of `pack_kernel`, float32."""
+    def unpack_kernel(
+        self, words: UInt32[Array, '*words_shape'], in_features: int
+    ) -> Float32[Array, 'kh kw channels out']:
+        """The inverse of `pack_kernel`."""
         if self.filters is None:
             return unpack(words, in_features // self.groups, axis=2)
         return unpack(words, self.filters, axis=3)
 
     def filters_axis(self) -> int:
-        """Which axis of its words is that of the filters."""
+        """The axis of the words along which filters lie."""
         return 3
 
-    def tap_sums(self, words: jax.Array, in_features: int) -> jax.Array | None:
-        """What zero padding needs to know of the weights, computed once: their sum at each tap, (kh, kw, out)."""
+    def tap_sums(self, words: UInt32[Array, '*words_shape'], in_features: int) -> Int32[Array, 'kh kw out'] | None:
+        """The sum of the weights at each tap, by which zero padding is corrected; None for another pad value."""
+        # With +1 or -1 outside, every tap reads a sign; with 0 the taps outside must not count.
         if self.pad_value != 0:
             return None
         if self.filters is None:
             sums = uncompiled(tap_sums, words, channels=in_features // self.groups)
         else:
             sums = uncompiled(narrow_tap_sums, words, filters=self.filters)
+        # NumPy computed them, see `uncompiled`.
         return jax.device_put(sums(words))
 
-    def packed(self, x_words: jax.Array, words: jax.Array, in_features: int, tap_sums: jax.Array | None) -> jax.Array:
-        """Product of signs on packed words, int32, equal to the float product at every border pixel."""
+    def packed(
+        self,
+        x_words: UInt32[Array, 'n h w n_words'],
+        words: UInt32[Array, '*words_shape'],
+        in_features: int,
+        tap_sums: Int32[Array, 'kh kw out'] | None,
+    ) -> Int32[Array, 'n rows columns out']:
+        """The product of signs on packed words. It equals the float product, also at the border."""
         return packed_conv2d(x_words, words, in_features, tap_sums=tap_sums, **self._options())
 
     def packed_signs(
-        self, x_words, words, in_features: int, tap_sums, thresholds: jax.Array, flip: jax.Array
-    ) -> jax.Array:
-        """Words of (packed < thresholds) ^ flip."""
+        self,
+        x_words: UInt32[Array, 'n h w n_words'],
+        words: UInt32[Array, '*words_shape'],
+        in_features: int,
+        tap_sums: Int32[Array, 'kh kw out'] | None,
+        thresholds: Int32[Array, ' out'],
+        flip: UInt32[Array, ' out_words'],
+    ) -> UInt32[Array, 'n rows columns out_words']:
+        """The words of (packed < thresholds) ^ flip."""
         return packed_conv2d_signs(x_words, words, thresholds, flip, in_features, tap_sums=tap_sums, **self._options())
 
-    def signed(self, x: jax.Array, words: jax.Array) -> jax.Array:
-        """Product of real numbers with signs in packed words, unpacked a tile at a time."""
+    def signed(
+        self, x: Float[Array, 'n h w in_features'], words: UInt32[Array, '*words_shape']
+    ) -> Float[Array, 'n rows columns out']:
+        """The product of real numbers with packed signs, which are unpacked a tile at a time."""
         return signed_conv2d(x, words, **self._options())
 
     def _options(self) -> dict:
@@ -168,6 +202,6 @@ class Convolution:
         }
 
     def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:
-        """Multiply-adds for one image, taps in the padding counted (the custom of the field)."""
+        """Multiply-adds for one image. Taps in the padding count, as is the custom of the field."""
         height, width = output_shape[1:3]
         return height * width * self.window.size[0] * self.window.size[1] * (in_features // self.groups) * out_features

@@ -1,7 +1,7 @@
-"""The layers in packed arithmetic, made by `convert` and `load`, and what one of your own is made of.
+"""The layers in packed arithmetic, which `convert` and `load` make, and the pieces of a packed layer of your own.
 
-A packed layer subclasses `PackedLayer` under `@packed_layer(name)`. Fields marked `tensor()` hold what a file stores,
-`derived()` what is computed from it once, when the layer is made; all other fields are static.
+A packed layer subclasses `PackedLayer` under `@packed_layer(name)`. Files store the fields marked `tensor()`. Fields marked
+`derived()` are computed from the others once, when the layer is made. All other fields are static.
 """
 
 from bnn_jax.nn.packed.branches import PackedBranches, PackedResidual

@@ -1,9 +1,9 @@
-"""Packed layers that give one input to several chains."""
+"""Packed layers with several chains on one input."""
 
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bnn_jax.files.bounds import at
 from bnn_jax.nn.packed.network import PackedSequential
@@ -15,12 +15,18 @@ from bnn_jax.ops.shapes import Shape, merged
 
 @packed_layer('Sum')
 class PackedResidual(PackedLayer):
-    """body(x) + shortcut(x)."""
+    """A packed residual block: body(x) + shortcut(x).
+
+    Args:
+        body: the layers.
+        shortcut: the layers of the shortcut; without any it is the identity.
+    """
 
     body: PackedSequential = child()
     shortcut: PackedSequential = child()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, ' n *input']) -> Float[Array, ' n *output']:
+        # The same rounding as in `nn.Residual`.
         return rounded(self.body(x)) + rounded(self.shortcut(x))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
@@ -39,11 +45,15 @@ class PackedResidual(PackedLayer):
 
 @packed_layer('Concat')
 class PackedBranches(PackedLayer):
-    """What several chains make of one input, side by side: their channels concatenated."""
+    """Several packed chains on one input; their outputs are concatenated along the channels.
+
+    Args:
+        branches: the chains.
+    """
 
     branches: tuple[PackedSequential, ...] = child()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, 'n *image channels']) -> Float[Array, 'n *output sum_of_channels']:
         return jnp.concatenate([branch(x) for branch in self.branches], axis=-1)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
@@ -54,7 +64,7 @@ class PackedBranches(PackedLayer):
             with at(f'branches[{i}]'):
                 *before, end = branch.maps(shape)
             yield from before
-            if end is None:
+            if end is None:  # A user's layer may not know its output.
                 yield None
                 return
             pixels = merged('branches', pixels, end[:-1])

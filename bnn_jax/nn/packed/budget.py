@@ -1,23 +1,27 @@
-"""Whether the layers of a packed network fit each other and its images, and how much they may make of one."""
+"""The check that the layers of a packed network fit each other and the images, and make no map that is too large.
+
+Without it a small file could ask for terabytes of memory. Real networks stay far below the bounds.
+"""
 
 from typing import Any
 
 from bnn_jax.ops.shapes import as_map, merged, numbers, text
 
+# The largest number of elements in a map, with its padding, for each element of the image and each byte of the tensors.
 LARGEST_MAP = 256
-"""Numbers of a map, the padding counted, for each number of the image and each byte of the tensors, at most."""
+# The same for all maps together.
 ALL_MAPS = 4096
-"""Numbers of all maps together, likewise."""
 
 
 def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
-    """Raises ValueError unless an image of this shape gives logits, of num_classes, and no map larger than a file explains.
-
-    So that a small file asks for no terabytes; a real network stays far below these bounds.
+    """Checks that the network maps an image to logits, and that no map exceeds the bounds.
 
     Args:
         network: a `PackedNetwork`.
-        shape: (H, W, C); None, or a symbol of an export, for what is not known: that is checked where it is.
+        shape: of the image, (H, W, C). None, or a symbol of an export, for an unknown number; it is checked when it is known.
+
+    Raises:
+        ValueError: a layer does not fit, the output is not num_classes logits, or a map is too large.
     """
     known = tuple(n if isinstance(n, int) else None for n in shape)
     as_map('images', known, network.channels)

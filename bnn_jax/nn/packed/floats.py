@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from bnn_jax.files.bounds import Size
 from bnn_jax.kernels import packed_signs
@@ -22,10 +23,17 @@ from bnn_jax.quantizers.signs import sign
 
 @packed_layer('UnpackedProduct')
 class UnpackedProduct(PackedOperation):
-    """Binary weights, real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
+    """Binary weights on a real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
 
-    in_order: whether the sums go in the order of training, so that a sign that reads them is training's: the first layer of
-    a network with binary inputs. Else they are faster, and their floats never exist as a whole: tile by tile.
+    Args:
+        operation: `Convolution` or `Dense`.
+        in_features: channels of the input.
+        out_features: channels of the output.
+        words: the signs, in `operation.words_shape`.
+        scale: alpha of each filter; None: 1.
+        bias: of each filter; None: no bias.
+        in_order: whether sums have the order of training, so that a following sign is the one of training; the first layer of a
+            network with binary inputs needs this. Otherwise sums are faster, and weights are unpacked tile by tile.
     """
 
     words: jax.Array = tensor()
@@ -36,8 +44,9 @@ class UnpackedProduct(PackedOperation):
     def __post_init__(self):
         expect_bits(self)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch in_features']) -> Float[Array, '*output out_features']:
         self.operation.check(x, self.in_features)
+        # The float product of training and the product in tiles sum in different orders.
         if self.in_order:
             y = self.operation(x, self.operation.unpack_kernel(self.words, self.in_features))
         else:
@@ -63,7 +72,15 @@ class UnpackedProduct(PackedOperation):
 
 @packed_layer('FloatProduct')
 class FloatProduct(PackedOperation):
-    """Real weights, real input: kept in float32 as trained."""
+    """Real weights on a real input, in float32 as trained.
+
+    Args:
+        operation: `Convolution` or `Dense`.
+        in_features: channels of the input.
+        out_features: channels of the output.
+        kernel: the weights.
+        bias: of each filter; None: no bias.
+    """
 
     kernel: jax.Array = tensor()
     bias: jax.Array | None = tensor()
@@ -73,7 +90,7 @@ class FloatProduct(PackedOperation):
         if self.bias is not None:
             expect(self, 'bias', (self.out_features,), np.float32)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch in_features']) -> Float[Array, '*output out_features']:
         self.operation.check(x, self.in_features)
         return epilogue(rounded(self.operation(x, self.kernel)), None, self.bias)
 
@@ -83,9 +100,16 @@ class FloatProduct(PackedOperation):
 
 @packed_layer(None)
 class SignProduct(PackedOperation):
-    """A product with signs held as float32 +-1: of the signs of x where `binary_input`, of x itself else; then the epilogue.
+    """A product with signs as float32 +-1: the float twin of a packed layer, for comparison. No file holds it.
 
-    The float twin of a packed layer, to compare with; no file holds it.
+    Args:
+        operation: `Convolution` or `Dense`.
+        in_features: channels of the input.
+        out_features: channels of the output.
+        binary_input: whether the signs of the input are multiplied, or the input itself.
+        use_k: whether K of the input multiplies the product.
+        weights: the signs.
+        scale, bias, shift, offset, levels: as in `PackedProduct`.
     """
 
     binary_input: bool
@@ -97,12 +121,13 @@ class SignProduct(PackedOperation):
     offset: jax.Array | None = tensor(default=None)
     levels: jax.Array | None = tensor(default=None)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch in_features']) -> Float[Array, '*output out_features']:
         k = self.operation.input_scale(x) if self.use_k else None
         if self.shift is not None:
             x = rounded(x + jnp.broadcast_to(self.shift, x.shape))
         if self.binary_input:
             x = sign(x)
+        # Without an offset and levels, the packed layer computes scale times a product of signs.
         if self.offset is None and self.levels is None:
             return epilogue(scaled(self.operation(x, self.weights).astype(jnp.float32), self.scale), k, self.bias)
         ones, one_filter = jnp.ones_like(x[:1]), jnp.ones_like(self.weights[..., :1])
@@ -115,7 +140,12 @@ class SignProduct(PackedOperation):
 
 @packed_layer('PackedNorm')
 class PackedNorm(PackedLayer):
-    """Batch normalization as two numbers a channel, (2, C): see `deterministic.norm_coefficients`."""
+    """Batch normalization as two numbers for each channel.
+
+    Args:
+        channels: of the input.
+        coefficients: (2, channels), scale and shift, see `ops.deterministic.norm_coefficients`.
+    """
 
     channels: Size
     coefficients: jax.Array = tensor()
@@ -123,11 +153,11 @@ class PackedNorm(PackedLayer):
     def __post_init__(self):
         expect(self, 'coefficients', (2, self.channels), np.float32)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:
         return normalize(x.astype(wide(x.dtype)), self.coefficients)
 
-    def signs(self, x: jax.Array) -> Signs:
-        """The signs of what it gives, for a product that reads no more. Raises ValueError for other channels than its own."""
+    def signs(self, x: Float[Array, '*batch channels']) -> Signs:
+        """The signs of the output, for a product that reads only signs. Raises ValueError for another number of channels."""
         return Signs(packed_signs(x.astype(jnp.float32), self.coefficients), self.channels)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
@@ -145,6 +175,8 @@ class PackedNorm(PackedLayer):
 
     def direction(self, channels: int) -> np.ndarray | None:
         coefficients = np.asarray(self.coefficients)
+        # A scale that is not finite keeps no order.
         if self.channels != channels or not np.isfinite(coefficients).all():
             return None
+        # The sign of the scale says whether the output rises or falls with the input; 0 is a constant channel.
         return np.sign(coefficients[0])

@@ -1,10 +1,11 @@
-"""A chain of packed layers, and the whole packed network."""
+"""Chains of packed layers, and the whole packed network."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
 
 from bnn_jax.files.bounds import Size, at
 from bnn_jax.nn.images import check_images, nan_unless_finite
@@ -17,22 +18,29 @@ from bnn_jax.ops.shapes import Shape
 
 @packed_layer('Chain')
 class PackedSequential(PackedLayer):
-    """Layers one after the other. runs: what is done on integers and bits instead, in order (`thresholds.Run`)."""
+    """Packed layers that run one after the other.
+
+    Args:
+        layers: first to last.
+        runs: stretches of the chain that are computed on integers and bits instead, in order (`thresholds.Run`).
+    """
 
     layers: tuple[PackedLayer, ...] = child()
     runs: tuple = derived(init=True, default=())
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[Array, ' n *input']) -> Shaped[Array, ' n *output']:
         done = 0
         for run in self.runs:
+            # Layers between two runs compute as usual.
             x = run.signs_of(self.layers, self._through(done, run.start, x))
             done = run.stop
         return self._through(done, len(self.layers), x)
 
     def _through(self, start: int, stop: int, x: Any) -> Any:
+        """The output of the layers from start to before stop."""
         for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
             only_signs = following is not None and following.reads_only_signs() and layer.gives_signs()
-            # Where nothing but signs is read, the map itself is never written.
+            # If the next layer reads only signs, the map itself is never written.
             x = layer.signs(x) if only_signs else layer(x)
         return x
 
@@ -60,11 +68,19 @@ class PackedSequential(PackedLayer):
 
 @packed_layer('PackedNetwork')
 class PackedNetwork(PackedLayer):
-    """A converted network: images (N, H, W, channels), floating, to logits (N, num_classes) float32.
+    """A converted network, from images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
-    A callable, a pytree, hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. An image
-    that is not finite gives logits NaN. `report` says what each layer became. For inference: a gradient is refused.
-    Raises TypeError for images of a dtype that is not floating, ValueError for another rank or number of channels.
+    It is a callable, a pytree, and hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. The
+    logits of an image that is not finite are NaN. `report` says what each layer became. A gradient raises TypeError.
+
+    Args:
+        channels: of the images.
+        num_classes: the number of logits.
+        body: the layers.
+
+    Raises:
+        TypeError: in a call, the images are not floating.
+        ValueError: in a call, the images have another rank or number of channels, or do not fit.
     """
 
     is_network = True
@@ -73,18 +89,19 @@ class PackedNetwork(PackedLayer):
     num_classes: Size
     body: PackedSequential = child()
 
-    def __call__(self, images) -> jax.Array:
-        images = without_gradient(check_images(images, self.channels).astype(jnp.float32))
-        self.expect_fits(images.shape[1:])
-        if is_explicit(images):
-            return automatically(_logits, along_batch(images), self.body, images)
-        return _logits(self.body, images)
+    def __call__(self, images: Float[ArrayLike, 'n h w channels']) -> Float32[Array, 'n num_classes']:
+        x = without_gradient(check_images(images, self.channels).astype(jnp.float32))
+        # A file may describe layers that do not fit each other, so each new image shape is checked.
+        self.expect_fits(x.shape[1:])
+        if is_explicit(x):
+            return automatically(_logits, along_batch(x), self.body, x)
+        return _logits(self.body, x)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
         yield from self.body.maps(shape)
 
     def expect_fits(self, shape: tuple[Any, ...]) -> None:
-        """As `budget.expect_within`."""
+        """Checks an image shape (H, W, C) as `budget.expect_within` does."""
         expect_within(self, shape)
 
     def rows(self, path: str) -> Iterator[Row]:

@@ -1,10 +1,12 @@
 """The product of bits: weights in words, signs multiplied by XNOR and popcount."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, UInt32
 
 from bnn_jax.kernels import packed_signs
 from bnn_jax.nn.affine import affine_sum, affine_sums
@@ -18,25 +20,31 @@ from bnn_jax.ops.signs import Signs
 
 @packed_layer('PackedProduct')
 class PackedProduct(PackedOperation):
-    """Binary weights, binary input: signs packed, XNOR and popcount, then the epilogue of training.
+    """Binary weights on a binary input: packed signs, XNOR and popcount, then the epilogue of training.
 
-    A weight is scale * sign + offset and an input distance * sign(x + shift) + center, where these numbers are there.
+    A weight is scale * sign + offset. An input is distance * sign(x + shift) + center.
+
+    Args:
+        operation: `Convolution` or `Dense`.
+        in_features: channels of the input.
+        out_features: channels of the output.
+        use_k: whether K of the input multiplies the product.
+        words: the signs, in `operation.words_shape`.
+        scale: alpha of each filter; None: 1.
+        bias: of each filter; None: no bias.
+        shift: what is added to each input channel before its sign is taken; None: nothing.
+        offset: what is added to the weights of each filter; None: nothing.
+        levels: (2,), distance and center of the input's two values; None: 1 and 0.
     """
 
-    # Whether K of the input multiplies the product.
     use_k: bool
-    # The signs, in `operation.words_shape`.
     words: jax.Array = tensor()
-    # Alpha and bias of every filter, (out,).
     scale: jax.Array | None = tensor()
     bias: jax.Array | None = tensor()
-    # What is added to the input before its sign is taken, (into,).
     shift: jax.Array | None = tensor(default=None)
-    # What is added to the weights of every filter, (out,).
     offset: jax.Array | None = tensor(default=None)
-    # Distance and center of the two values of the input, (2,).
     levels: jax.Array | None = tensor(default=None)
-    # The sum of the weights at each tap, which zero padding needs.
+    # The sum of the weights at each tap, for zero padding.
     tap_sums: jax.Array | None = derived()
 
     def __post_init__(self):
@@ -46,10 +54,10 @@ class PackedProduct(PackedOperation):
                 expect(self, name, shape, np.float32)
         if self.use_k or self.is_affine():
             self.operation.expect_one_group()
-        # Once, not in every call; the class is frozen, hence not by assignment.
+        # Computed once, not in every call. The class is frozen, so it refuses an assignment.
         object.__setattr__(self, 'tap_sums', self.operation.tap_sums(self.words, self.in_features))
 
-    def __call__(self, x: jax.Array | Signs) -> jax.Array:
+    def __call__(self, x: Float[Array, '*batch in_features'] | Signs) -> Float32[Array, '*output out_features']:
         k = None
         if self.use_k:
             assert not isinstance(x, Signs), 'K needs the map itself'
@@ -59,13 +67,13 @@ class PackedProduct(PackedOperation):
         return epilogue(scaled(self.integers(x).astype(jnp.float32), self.scale), k, self.bias)
 
     def is_affine(self) -> bool:
-        """Whether the product is affine in its bits, not only a scale times a product of signs."""
+        """Whether weights or inputs have other levels than plus and minus a number, so that `affine_sum` is needed."""
         return self.offset is not None or self.levels is not None
 
     def _affine(self, x: jax.Array | Signs) -> jax.Array:
-        """The product as `affine_sum`: of the signs, of a window of ones, of an image of ones."""
+        """The product as `affine_sum`, from products with the signs, with a filter of ones and with an image of ones."""
         words = self._x_words(x)
-        # A bit that is not set means +1.
+        # A bit 0 means +1.
         ones = jnp.zeros_like(words[:1])
         one_filter = jnp.zeros_like(jax.lax.slice_in_dim(self.words, 0, 1, axis=self.operation.filters_axis()))
 
@@ -79,17 +87,17 @@ class PackedProduct(PackedOperation):
 
     def integer_form(self) -> IntegerForm | None:
         numbers = [np.asarray(number) for number in (self.scale, self.bias) if number is not None]
-        # K needs the map itself, and an affine product adds another sum to each pixel.
+        # K needs the map itself, and an affine product adds another sum at each pixel, so one integer is not enough.
         if self.use_k or self.is_affine() or not all(np.isfinite(number).all() for number in numbers):
             return None
         terms = math.prod(self.operation.kernel_shape(self.in_features, self.out_features)[:-1])
         return IntegerForm(terms, self.out_features, self.scale, self.bias)
 
-    def integers(self, x: jax.Array | Signs) -> jax.Array:
-        """The product of signs alone, int32; of a real map they are taken and packed first."""
+    def integers(self, x: Float[Array, '*batch in_features'] | Signs) -> Int32[Array, '*output out_features']:
+        """The product of signs. The signs of a real map are packed first."""
         return self.operation.packed(self._x_words(x), self.words, self.in_features, self.tap_sums)
 
-    def compared(self, x: jax.Array | Signs, thresholds: jax.Array, flip: jax.Array) -> Signs:
+    def compared(self, x: Any, thresholds: Int32[Array, ' out'], flip: UInt32[Array, ' n_words']) -> Signs:
         words = self.operation.packed_signs(
             self._x_words(x), self.words, self.in_features, self.tap_sums, thresholds, flip
         )
@@ -101,6 +109,7 @@ class PackedProduct(PackedOperation):
             return x.words
         if self.shift is None:
             return packed_signs(x)
+        # A shift is a normalization with scale 1; the kernel adds it and packs in one pass.
         return packed_signs(x.astype(jnp.float32), jnp.stack([jnp.ones_like(self.shift), self.shift]))
 
     def row(self, path: str) -> Row:

@@ -1,9 +1,11 @@
-"""What packed products have in common: channels, checks of their tensors, shapes, a row in a report."""
+"""The common part of packed products: channels, checks of their tensors, shapes, a row in a report."""
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from bnn_jax.files.bounds import Size
 from bnn_jax.nn.operations import Convolution, Dense
@@ -12,13 +14,13 @@ from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.shapes import Shape
 
+# The largest number of signs in a sum: up to it float32 holds every integer.
 MOST_TERMS = 2**24
-"""Of a sum of signs: so far float32 has every integer."""
 
 
 @packed_layer(None)
 class PackedOperation(PackedLayer):
-    """The fields of a packed product that are no tensors."""
+    """The static fields of a packed product."""
 
     # The operation, and its channels.
     operation: Convolution | Dense = named_in_files('product')
@@ -29,8 +31,8 @@ class PackedOperation(PackedLayer):
         yield from self.operation.maps(shape, self.in_features, self.out_features)
 
 
-def expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
-    """Raises ValueError unless a tensor has this shape and dtype."""
+def expect(layer: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Raises ValueError unless the layer's tensor of this name has this shape and dtype."""
     array = getattr(layer, name)
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
@@ -39,23 +41,23 @@ def expect(layer, name: str, shape: tuple[int, ...], dtype) -> None:
         )
 
 
-def expect_bits(layer) -> None:
-    """Words, scale and bias of a layer with binary weights: shapes, dtypes, and unused bits of the last word 0."""
+def expect_bits(layer: Any) -> None:
+    """Raises ValueError unless words, scale and bias of a layer fit its channels, and the tail bits are 0."""
     terms = math.prod(layer.operation.kernel_shape(layer.in_features, layer.out_features)[:-1])
     if terms > MOST_TERMS:
-        raise ValueError(f'{type(layer).__name__}: a sum of {terms:,} signs, expected {MOST_TERMS:,} at most')
+        raise ValueError(f'{type(layer).__name__}: got a sum of {terms:,} signs, expected at most {MOST_TERMS:,}')
     expect(layer, 'words', layer.operation.words_shape(layer.in_features, layer.out_features), np.uint32)
     channels = layer.operation.signs_in_words(layer.in_features, layer.out_features)
     used = channels - WORD_BITS * (words_for(channels) - 1)
     last = np.take(np.asarray(layer.words), -1, axis=layer.operation.words_axis())
     if used < WORD_BITS and np.any(last >> np.uint32(used)):
-        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {channels} are set, expected 0')
+        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {channels} are set, expected zeros')
     for name in ('scale', 'bias'):
         if getattr(layer, name) is not None:
             expect(layer, name, (layer.out_features,), np.float32)
 
 
-def product_row(layer, path: str, became: str, reason: str) -> Row:
+def product_row(layer: Any, path: str, became: str, reason: str) -> Row:
     """The row of a product in a report."""
     shape = 'x'.join(map(str, layer.operation.kernel_shape(layer.in_features, layer.out_features)))
     return Row(path, became, layer.stored_bytes(), f'{type(layer.operation).__name__} {shape}: {reason}')
