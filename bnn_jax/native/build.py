@@ -78,13 +78,27 @@ def build(include: Path | None) -> Path:
     return LIBRARY
 
 
-def objects(folder: Path, include: Path | None, more: Sequence[str] = ()) -> list[str]:
-    """Compile the sources into a folder, with more flags than FLAGS; include: as in `build`. Returns the object files."""
+def objects(folder: Path, include: Path | None, more: Sequence[str] = (), machine: str = '') -> list[str]:
+    """Compile the sources into a folder.
+
+    Args:
+        folder: where the object files are written.
+        include: as in `build`.
+        more: flags beside FLAGS.
+        machine: the processor that $CXX compiles for, as `platform.machine` names it; empty: this one.
+
+    Returns:
+        The object files.
+
+    Raises:
+        RuntimeError: there is no compiler, or it fails; the message has its words.
+    """
     import platform
 
     words = expect_compiler()
+    machine = machine or platform.machine().lower()
     # Systems differ in what they call the same processors.
-    machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(platform.machine().lower(), platform.machine().lower())
+    machine = {'amd64': 'x86_64', 'arm64': 'aarch64'}.get(machine, machine)
     files = {'portable': (), **INSTRUCTIONS.get(machine, {}), 'layers': (), 'runtime': (f'-DBNN_SOURCES="{digest()}"',)}
     if include is not None:
         files['native'] = ('-isystem', str(include))

@@ -1,6 +1,6 @@
 """The network of the page "In the browser": exported to C, compiled to WebAssembly, and the bits of its first filters.
 
-Command: make browser. It needs Debian's clang and lld. The network is that of
+Command: make browser. `make debian-packages` installs clang and lld. The network is that of
 `python -m experiments.digits_vgg_small --scheme=BNN`, seed 0.
 """
 

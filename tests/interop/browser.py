@@ -1,6 +1,6 @@
 """The page "In the browser" in a headless Chromium: logits of all digits to the bit, and digits that are drawn.
 
-Command: make browser, which builds the page's files first. It needs Debian's clang, lld and chromium.
+Command: make browser, which builds the page's files first. `make debian-packages` installs clang, lld and chromium.
 """
 
 import functools
@@ -90,7 +90,7 @@ def report_of(folder: Path) -> dict:
 def main() -> None:
     """Compares what the browser computes with the runtime."""
     if shutil.which('chromium') is None:
-        sys.exit('chromium: not found; on Debian: apt-get install chromium')
+        sys.exit('chromium: not found; on Debian, as root: make debian-packages')
     images = (load_digits().images * 15.9375).astype(np.uint8)[..., None]
     described = preprocessing_of(NETWORK)
     assert described is not None

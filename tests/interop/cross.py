@@ -1,10 +1,11 @@
-"""Exported C on other processors: aarch64 under qemu, Cortex-M3 and -M4 on qemu's boards; the runtime's logits to the bit.
+"""On other processors, under qemu: exported C on aarch64, Cortex-M3 and -M4, the C++ runtime on aarch64; equal to the bit.
 
-Command: make cross. It needs Debian's gcc-aarch64-linux-gnu, gcc-arm-none-eabi, qemu-user-static and qemu-system-arm.
+Command: make cross. `make debian-packages` installs the compilers and qemu.
 """
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flax import nnx
 import bnn_jax as bnn
 from bnn_jax import runtime
 from bnn_jax.interop import c_library
+from bnn_jax.native import build
 
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent), str(HERE.parent / 'runtime')]
@@ -119,6 +121,61 @@ def main_of(made: dict, images: dict[str, np.ndarray]) -> str:
     return '\n'.join([*parts, printer, 'int main(void) {\nint i, c;', *calls, 'return 0;\n}', ''])
 
 
+# Opens each file and runs it on its images: with the instructions that are named, with one thread and with three.
+OPENED = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include "bnn_runtime.h"
+
+int main(int argc, char **argv) {
+  static char error[BNN_ERROR];
+  static float images[65536], logits[1024];
+  int k, threads;
+  for (threads = 1; threads <= 3; threads += 2)
+    for (k = 2; k + 4 < argc; k += 5) {
+      const int n = atoi(argv[k + 2]), height = atoi(argv[k + 3]), width = atoi(argv[k + 4]);
+      bnn_network *network;
+      FILE *file = fopen(argv[k + 1], "rb");
+      if (fread(images, 4, 65536, file) == 0) return 1;
+      fclose(file);
+      if (bnn_open(argv[k], argv[1], &network, error) != BNN_OK) { puts(error); return 1; }
+      if (bnn_run(network, images, n, height, width, threads, logits, error) != BNN_OK) { puts(error); return 1; }
+      for (int64_t i = 0; i < n * bnn_classes(network); ++i) printf("%08x ", ((unsigned *)logits)[i]);
+      bnn_close(network);
+    }
+  return 0;
+}
+"""
+
+
+def runtime_on_aarch64(room: Path, files: dict[str, tuple[bytes, np.ndarray]]) -> None:
+    """Cross-compiles the C++ library and runs it, by each of its instruction sets."""
+    os.environ['CXX'] = 'aarch64-linux-gnu-g++'
+    objects = build.objects(room, None, machine='aarch64')
+    (room / 'opened.cc').write_text(OPENED)
+    command = ['aarch64-linux-gnu-g++', *build.FLAGS, '-static', f'-I{build.SOURCES}', 'opened.cc', *objects]
+    subprocess.run([*command, '-o', 'opened'], cwd=room, check=True)
+    arguments = []
+    for name, (content, x) in files.items():
+        (room / f'{name}.safetensors').write_bytes(content)
+        x.tofile(room / f'{name}.images')
+        arguments += [f'{name}.safetensors', f'{name}.images', *map(str, x.shape[:3])]
+    for instructions in ('neon', 'portable'):
+        run = ['qemu-aarch64-static', 'opened', instructions, *arguments]
+        found = subprocess.run(run, cwd=room, check=True, capture_output=True, text=True, timeout=300).stdout.split()
+        # Portable code rounds a product and a sum each for itself, the others once.
+        bits = bits_of(files, instructions='' if instructions == 'neon' else instructions)
+        if [int(word, 16) for word in found] != [*bits, *bits]:
+            sys.exit(f'The runtime on aarch64, {instructions}: other logits')
+        print(f'aarch64, the C++ runtime, {instructions}, 1 and 3 threads: all {bits.size} logits equal to the bit')
+
+
+def bits_of(files: dict[str, tuple[bytes, np.ndarray]], instructions: str = '') -> np.ndarray:
+    """The runtime's logits here, as words."""
+    logits = [runtime.load(io.BytesIO(content), instructions=instructions)(x) for content, x in files.values()]
+    return np.concatenate([values.ravel().view(np.uint32) for values in logits])
+
+
 def networks() -> dict[str, tuple[bytes, np.ndarray]]:
     """Files and images: every kind of layer, and a small network as it is trained."""
     model = bnn.models.vgg_small(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.1, input_shape=(8, 8, 1))
@@ -132,20 +189,17 @@ def main() -> None:
     """Compiles, runs and compares on each target."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     programs = {command for compiler, _, run in TARGETS.values() for command in (compiler[0], run[0])}
+    programs.add('aarch64-linux-gnu-g++')
     lacking = sorted(program for program in programs if shutil.which(program) is None)
     if lacking:
-        packages = 'gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-none-eabi libnewlib-arm-none-eabi'
-        sys.exit(
-            f'{", ".join(lacking)}: not found; on Debian: apt-get install {packages} qemu-user-static qemu-system-arm'
-        )
+        sys.exit(f'{", ".join(lacking)}: not found; on Debian, as root: make debian-packages')
     files = networks()
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         made, images = {}, {name: x for name, (_, x) in files.items()}
         for name, (content, x) in files.items():
             made[name] = c_library(bnn.load(io.BytesIO(content)), room, x.shape[1:], name=name)
-        expected = {name: runtime.load(io.BytesIO(content))(x) for name, (content, x) in files.items()}
-        bits = np.concatenate([logits.ravel().view(np.uint32) for logits in expected.values()])
+        bits = bits_of(files)
         for file, text in {
             'board.ld': LINKER_SCRIPT,
             'start.c': START,
@@ -153,6 +207,7 @@ def main() -> None:
             'main.c': main_of(made, images),
         }.items():
             (room / file).write_text(text)
+        runtime_on_aarch64(room, files)
         libraries = [path.source.name for path in made.values()]
         for title, (compiler, after, run) in TARGETS.items():
             entry = 'start.c' if '-T' in compiler else 'write.c'
