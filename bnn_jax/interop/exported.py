@@ -14,9 +14,9 @@ def stablehlo(
 ) -> jax.export.Exported:
     """A packed network as a program, its bits inside, exported by JAX with the checks disabled that it needs.
 
-    By default it is plain StableHLO, without a custom call: it runs on every platform, and where this package is not. Products
-    of real numbers are XLA's there, in its own order; where such a rounding turns the sign of a number next to 0, logits
-    differ by more than rounding.
+    By default it is plain StableHLO, without a custom call, for any platform (run on CPU only so far), and it needs no bnn_jax.
+    Products of real numbers are XLA's there, in its own order; where such a rounding turns the sign of a number next to 0,
+    logits differ by more than rounding.
 
     Args:
         network: what `convert` and `load` give.
