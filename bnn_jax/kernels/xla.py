@@ -14,6 +14,7 @@ from bnn_jax.kernels.backend import compiled
 from bnn_jax.kernels.from_matmul import FromMatmul
 from bnn_jax.kernels.groups import along_filters, channels_of_filters, is_narrow
 from bnn_jax.kernels.zero_padding import narrow_tap_sums, outside_sum, padding_words
+from bnn_jax.native.library import varying_as
 from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window
 
@@ -42,7 +43,7 @@ def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
     if blocks == 1:
         return k - 2 * _differences(x, w)
     # The last block is followed by itself, unused: a slice beyond the end is moved back inside.
-    start = x[:block], w[:block], jnp.zeros((x.shape[1], w.shape[1]), jnp.int32)
+    start = x[:block], w[:block], varying_as(jnp.zeros((x.shape[1], w.shape[1]), jnp.int32), x, w)
     return k - 2 * lax.fori_loop(0, blocks, add_block, start)[2]
 
 

@@ -12,7 +12,8 @@ from bnn_jax.ops.meshes import along_batch, automatically
 def called_automatically(
     call: Callable, module: nnx.Module, x: Shaped[Array, ' n *input']
 ) -> Shaped[Array, ' n *output']:
-    """call(module, x) for x on a mesh with explicit axes. The call may change the state of the module.
+    """call(module, x) for x on a mesh with explicit axes. What the call changes of the module's
+    state, the module gets; the rest stays where it is.
 
     Args:
         call: (module, x) -> y.
@@ -25,10 +26,12 @@ def called_automatically(
     graphdef, state = nnx.split(module)
 
     def run(state, x):
-        # Inside the jitted function a copy changes; its state is returned, and the module gets it below.
+        # Inside the jitted function a copy changes; what changed is returned, and the module gets it below.
         copy = nnx.merge(graphdef, state, copy=True)
-        return call(copy, x), nnx.state(copy, nnx.Not(nnx.Param))
+        y, given = call(copy, x), dict(nnx.to_flat_state(state))
+        after = nnx.to_flat_state(nnx.state(copy, nnx.Not(nnx.Param)))
+        return y, nnx.from_flat_state([(path, new) for path, new in after if new[...] is not given[path][...]])
 
-    y, rest = automatically(run, (along_batch(x), PartitionSpec()), state, x)
-    nnx.update(module, rest)
+    y, changed = automatically(run, (along_batch(x), PartitionSpec()), state, x)
+    nnx.update(module, changed)
     return y

@@ -13,7 +13,7 @@ from bnn_jax.nn.meshes import called_automatically
 from bnn_jax.nn.packed import PackedNorm
 from bnn_jax.nn.variables import Fixed
 from bnn_jax.ops.deterministic import norm_coefficients, normalize, wide
-from bnn_jax.ops.meshes import is_explicit
+from bnn_jax.ops.meshes import alike, is_explicit
 from bnn_jax.ops.normalization import batch_norm
 from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.schemes.initializers import ones
@@ -106,7 +106,7 @@ class Norm(Layer, nnx.BatchNorm):
             self.scale[...] = self.gamma
         of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-        y, mean, var = of_group(grouped, self.scale[...], self.bias[...])
+        y, mean, var = of_group(*alike(grouped, self.scale[...], self.bias[...]))
         var = var * self.variance_factor(x.size // self.num_features // groups)
         with jax.numpy_dtype_promotion('standard'):  # The batch's statistics may be wider than the running ones.
             self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean.mean(0)

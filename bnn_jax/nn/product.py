@@ -21,7 +21,7 @@ from bnn_jax.nn.packing import packed_product
 from bnn_jax.nn.product_cost import product_cost
 from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded, wide
-from bnn_jax.ops.meshes import is_explicit
+from bnn_jax.ops.meshes import alike, is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale, multiplies_by_signs
@@ -144,7 +144,8 @@ class Product(Layer, nnx.Module):
         self.operation.check(x, self.in_features)
         if is_explicit(x):
             return called_automatically(Product.__call__, self, x)
-        scheme, kernel = self.scheme, self.latent()
+        scheme = self.scheme
+        x, kernel = alike(x, self.latent())
         k = None if scheme.input_scale is None else scheme.input_scale(x.astype(wide(x.dtype)), self.operation)
         own_numbers = isinstance(scheme.activation, Trained) or self.progress is not None
         if own_numbers:

@@ -77,8 +77,8 @@ def _convolution_fwd(x, kernel, strides, pads):
 def _convolution_bwd(strides, pads, operands, g):
     x, kernel = operands
     g = g.astype(x.dtype)
-    dx = partial(_input_gradient, shape=x.shape, strides=strides, pads=pads)
-    dkernel = partial(_kernel_gradient, shape=kernel.shape, strides=strides, pads=pads)
+    dx = partial(_input_gradient, x=jax.typeof(x), strides=strides, pads=pads)
+    dkernel = partial(_kernel_gradient, kernel=jax.typeof(kernel), strides=strides, pads=pads)
     # Gradients for CPU: Winograd's for large 3x3 windows, else the C++ library's, else matrix products.
     dx_cpu = dx
     native = native_convolution.runs(x.dtype)
@@ -103,16 +103,14 @@ def _convolution_bwd(strides, pads, operands, g):
 convolution.defvjp(_convolution_fwd, _convolution_bwd)
 
 
-def _input_gradient(kernel, g, *, shape, strides, pads):
-    """dx as XLA computes it."""
+def _input_gradient(kernel, g, *, x, strides, pads):
+    """dx as XLA computes it, of the type of x."""
     # A convolution is linear in each operand, so its transpose is the gradient and needs no forward pass.
-    x = jax.ShapeDtypeStruct(shape, g.dtype)
     return jax.linear_transpose(lambda x: _forward(x, kernel, strides, pads, g.dtype), x)(g)[0]
 
 
-def _kernel_gradient(x, g, *, shape, strides, pads):
-    """dkernel as XLA computes it."""
-    kernel = jax.ShapeDtypeStruct(shape, g.dtype)
+def _kernel_gradient(x, g, *, kernel, strides, pads):
+    """dkernel as XLA computes it, of the type of the kernel."""
     return jax.linear_transpose(lambda kernel: _forward(x, kernel, strides, pads, g.dtype), kernel)(g)[0]
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from bnn_jax.native.library import varying_as
 from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.products import divisor, dot
 
@@ -48,7 +49,8 @@ def shifted_products(
         rows = lax.dynamic_slice_in_dim(dx, a, kh, 0) + sum(shifted[1:], shifted[0])
         return lax.dynamic_update_slice_in_dim(dx, rows, a, 0)
 
-    dx = lax.fori_loop(0, height, add, jnp.zeros((height + kh - 1, channels, width + kw - 1, n), g.dtype))
+    zeros = varying_as(jnp.zeros((height + kh - 1, channels, width + kw - 1, n), g.dtype), kernel, g)
+    dx = lax.fori_loop(0, height, add, zeros)
     # Rows and columns of the padding get a gradient as well; nobody reads it.
     return jnp.transpose(dx[top : dx.shape[0] - bottom, :, left : dx.shape[2] - right], (3, 0, 2, 1))
 
@@ -93,7 +95,7 @@ def products_of_patches(
             return dot(jnp.concatenate(windows, 0).reshape(terms, -1), g_here, 1, 0)
         return dot(g_here, jnp.concatenate(windows, -1).reshape(-1, terms), 0, 0)
 
-    total = jnp.zeros((terms, filters) if channels_first else (filters, terms), g.dtype)
+    total = varying_as(jnp.zeros((terms, filters) if channels_first else (filters, terms), g.dtype), x, g)
     total = lax.fori_loop(0, height // rows, lambda i, total: total + product(i), total)
     return (total if channels_first else total.T).reshape(*size, channels, filters)
 

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
+from bnn_jax.native.library import varying_as
+
 
 def is_explicit(tree: Any) -> bool:
     """Whether an array in the tree lies on a mesh with explicit axes."""
-    return any(jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in jax.tree.leaves(tree) if hasattr(leaf, 'dtype'))
+    return _mesh(tree) is not None
 
 
 def along_batch(x: jax.Array) -> PartitionSpec:
@@ -30,4 +32,21 @@ def automatically(function: Callable, out: Any, *operands: Any) -> Any:
         The result, partitioned as `out`.
     """
     # With explicit axes each operation must be told how its result is partitioned; with automatic axes XLA decides.
-    return jax.jit(jax.sharding.auto_axes(function, out_sharding=out))(*operands)
+    # Arrays may lie on a mesh that nobody set (`jax.set_mesh`).
+    with jax.sharding.use_abstract_mesh(_mesh(operands) or jax.sharding.get_abstract_mesh()):
+        return jax.jit(jax.sharding.auto_axes(function, out_sharding=out))(*operands)
+
+
+def _mesh(tree: Any) -> Any:
+    """The mesh with explicit axes on which arrays of the tree lie; None if there is none."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if hasattr(leaf, 'dtype'))
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
+
+
+def alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """The operands, all of them said to differ between the devices of a `jax.shard_map` where one does.
+
+    The gradients of a function with a rule of its own are of the types of its operands: those of weights that all devices share
+    would differ from device to device. JAX sums the gradient of what is said here over the devices.
+    """
+    return tuple(varying_as(operand, *operands) for operand in operands)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from bnn_jax.native.library import varying_as
 from bnn_jax.ops.geometry import Pads, Pair
 from bnn_jax.ops.products import divisor, dot
 
@@ -75,7 +76,7 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
         woven = woven.reshape(-1, 2 * rows, 2 * tiles[1], out)
         return lax.dynamic_update_slice_in_dim(y, woven, 2 * rows * i, 1)
 
-    y = jnp.zeros((x.shape[0], 2 * tiles[0], 2 * tiles[1], out), x.dtype)
+    y = varying_as(jnp.zeros((x.shape[0], 2 * tiles[0], 2 * tiles[1], out), x.dtype), x, kernel)
     return lax.fori_loop(0, tiles[0] // rows, band, y)[:, :height, :width]
 
 
@@ -100,7 +101,7 @@ def kernel_gradient(
             for three in zip(sums, inputs, outputs, strict=True)
         ]
 
-    zeros = [[jnp.zeros((into, out), g.dtype)] * 4] * 4
+    zeros = [[varying_as(jnp.zeros((into, out), g.dtype), x, g)] * 4] * 4
     sums = lax.fori_loop(0, tiles[0] // rows, add, zeros)
     return jnp.stack([jnp.stack(row) for row in _both(_to_window, sums)])
 

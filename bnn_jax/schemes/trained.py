@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from bnn_jax import quantizers
 from bnn_jax.ops.deterministic import rounded, wide
+from bnn_jax.ops.meshes import alike
 from bnn_jax.schemes.initializers import unit_uniform
 
 
@@ -344,7 +345,7 @@ class AdaptiveSign(TrainedSign):
 
     def straight_through(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:
         """The sign of x with a gradient where |x| <= distance."""
-        return _sign_within(x, self.distance[...])
+        return _sign_within(*alike(x, self.distance[...]))
 
 
 def quantized(

@@ -134,3 +134,21 @@ def test_an_export_may_leave_the_batch_open():
     exported = jax.export.export(jax.jit(PACKED), disabled_checks=bnn.kernels.native.DISABLED_CHECKS)(shape)
     np.testing.assert_array_equal(exported.call(X), ANSWERS)
     np.testing.assert_array_equal(exported.call(X[:3]), ANSWERS[:3])
+
+
+def test_gradients_in_shard_map_with_its_checks():
+    """Weights that all devices share get one gradient, that of the mean over the devices."""
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))
+    gradient = jax.grad(lambda params, images: jax.lax.pmean(loss(params, images), 'data'))
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P('data')), out_specs=P())
+    assert_close(jax.jit(mapped)(PARAMS, X), EXPECTED[1])
+
+
+def test_a_mesh_that_nobody_set():
+    """Evaluation leaves the model as it was: on no mesh."""
+    mesh, model = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Explicit,)), build()
+    model.eval()
+    images = jax.device_put(X, NamedSharding(mesh, P('data')))
+    for call in (model, jax.jit(PACKED)):
+        np.testing.assert_array_equal(call(images), ANSWERS)
+    assert all(not jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in jax.tree.leaves(nnx.state(model)))
