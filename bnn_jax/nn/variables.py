@@ -9,16 +9,12 @@ from jax.core import Tracer
 
 
 class Latent(nnx.Param):
-    """Latent (real) weights of a binary layer.
+    """Latent (real) weights of a binary layer: `Latent(weights, projection=..., before=...)`.
 
     The variable carries the scheme's `projection`, which is applied after every update, and its `before`, which is applied
     before every forward pass. `training.init` and `optim.projected` apply the projection. In a loop of your own, with Flax's
     optimizer, the variable itself projects new weights that leave [-1, 1]. Weights that it has already do not change, as after
     a call under `nnx.jit`. `nnx.replace_by_pure_dict` and `nnx.merge` restore weights beyond 1 without a projection.
-
-    Args:
-        value: the weights.
-        metadata: projection=..., before=...
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -184,7 +184,7 @@ XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
     """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering, no clamping, no bias.
 
-The paper does not say whether K has a gradient (here: none), nor give batch normalization's constants and its ResNet block.
+The paper does not say whether K has a gradient (here: none). It gives no constants of batch normalization and no ResNet block.
 """,
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )

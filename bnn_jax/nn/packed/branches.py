@@ -58,7 +58,7 @@ class PackedBranches(PackedLayer):
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
         if not self.branches:
-            raise ValueError('branches: got none, expected at least one')
+            raise ValueError('branches: got no branch, expected at least one')
         pixels, channels = None, []
         for i, branch in enumerate(self.branches):
             with at(f'branches[{i}]'):

@@ -73,11 +73,6 @@ class PackedNetwork(PackedLayer):
     It is a callable, a pytree, and hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. The
     logits of an image that is not finite are NaN. `report` says what each layer became. A gradient raises TypeError.
 
-    Args:
-        channels: of the images.
-        num_classes: the number of logits.
-        body: the layers.
-
     Raises:
         TypeError: in a call, the images are not floating.
         ValueError: in a call, the images have another rank or number of channels, or do not fit.
