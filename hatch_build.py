@@ -33,4 +33,4 @@ class NativeKernels(BuildHookInterface):
         where = sysconfig.get_platform().replace('universal2', platform.machine())
         build_data['tag'] = f'py3-none-{where.replace("-", "_").replace(".", "_")}'
         for path in (library, kernels.record(library)):
-            build_data['force_include'][str(path)] = f'bnn_jax/native/{path.name}'
+            build_data['force_include'][path] = f'bnn_jax/native/{Path(path).name}'

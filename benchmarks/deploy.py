@@ -144,7 +144,7 @@ def programs(folder: Path, packed, shape: Shape, images: np.ndarray) -> dict[str
         'run1': 'network(images, logits, scratch);',
         'runs': f'int k; for (k = 0; k < {len(images)}; ++k) network(images + k * {numbers["numbers"]}, logits, scratch);',
     }
-    library = [str(build.LIBRARY), f'-Wl,-rpath,{build.LIBRARY.parent}', f'-I{build.SOURCES}']
+    library = [build.LIBRARY, f'-Wl,-rpath,{Path(build.LIBRARY).parent}', f'-I{build.SOURCES}']
     for name, parts, more in (
         ('runtime, C', of_runtime, library),
         ('exported C', of_export, ['network.c', '-march=native']),

@@ -5,12 +5,9 @@ whether it runs.
 """
 
 import ctypes
-import importlib.util
-import json
 import os
 import sys
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -105,6 +102,8 @@ class Network:
         Raises:
             ValueError: the file states it in something other than JSON.
         """
+        import json  # Not above: a process that only asks for logits starts sooner.
+
         text = self._library.bnn_preprocessing(self._pointer)
         try:
             return None if text is None else json.loads(text.decode())
@@ -144,8 +143,8 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
     library, pointer, error = _library(), ctypes.c_void_p(), ctypes.create_string_buffer(ERROR)
     chosen = instructions.encode()
     if isinstance(source, str | os.PathLike):
-        path = Path(source).expanduser()
-        if not path.exists():
+        path = os.path.expanduser(source)
+        if not os.path.exists(path):
             raise FileNotFoundError(f'load: there is no file {path}')
         status = library.bnn_open(os.fsencode(path), chosen, ctypes.byref(pointer), error)
     else:
@@ -222,10 +221,13 @@ def _library() -> ctypes.CDLL:
 
 
 def _main() -> None:
+    import importlib.util
+
     jaxlib = importlib.util.find_spec('jaxlib')
     try:
         # Where JAX is installed, XLA's calls are compiled in as well. Build first: a process keeps the library it has loaded.
-        build.build(None if jaxlib is None or jaxlib.origin is None else Path(jaxlib.origin).parent / 'include')
+        origin = None if jaxlib is None else jaxlib.origin
+        build.build(None if origin is None else os.path.join(os.path.dirname(origin), 'include'))
     except RuntimeError as error:
         print(f'The C++ library was not built: {error}')
     reason = missing()

@@ -6,11 +6,11 @@ Imports nothing of this library and no JAX, for a wheel is built where neither i
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-HERE = Path(__file__).parent
-SOURCES = HERE / 'cpp'
-LIBRARY = Path(os.environ.get('BNN_LIBRARY', HERE / 'libbnn_native.so'))
+# Paths are strings here: the runtime imports this module, and to import pathlib takes longer than to load a network.
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCES = os.path.join(HERE, 'cpp')
+LIBRARY = os.environ.get('BNN_LIBRARY', os.path.join(HERE, 'libbnn_native.so'))
 """Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
 
 RECORD = '.sha256'
@@ -28,19 +28,22 @@ INSTRUCTIONS = {
 
 def digest() -> str:
     """Of all sources: what is compiled into the library says whether it is theirs."""
+    found = hashlib.sha256()
     # Sorted, for the order of files in a folder is not defined.
-    content = b''.join(path.read_bytes() for path in sorted(SOURCES.glob('*.[ch]*')))
-    return hashlib.sha256(content).hexdigest()[:16]
+    for name in sorted(os.listdir(SOURCES)):
+        if name.endswith(('.cc', '.h')):
+            found.update(_content(os.path.join(SOURCES, name)))
+    return found.hexdigest()[:16]
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | os.PathLike) -> str:
     """Of a file's bytes, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(_content(path)).hexdigest()
 
 
-def record(library: Path) -> Path:
+def record(library: str | os.PathLike) -> str:
     """The file that says which bytes a library has."""
-    return library.with_name(library.name + RECORD)
+    return os.fspath(library) + RECORD
 
 
 def compiler() -> list[str] | None:
@@ -53,7 +56,7 @@ def compiler() -> list[str] | None:
     return next((words for words in candidates if shutil.which(words[0])), None)
 
 
-def build(include: Path | None) -> Path:
+def build(include: str | os.PathLike | None) -> str:
     """Compile and link `LIBRARY` with XLA's headers in `include`: those of the oldest jaxlib that is to run it.
 
     An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. None: without what XLA
@@ -65,11 +68,11 @@ def build(include: Path | None) -> Path:
 
     words = expect_compiler()
     try:
-        with tempfile.TemporaryDirectory(dir=LIBRARY.parent) as folder:
-            linked = Path(folder) / LIBRARY.name
-            _run([*words, '-shared', '-pthread', *objects(Path(folder), include), '-o', str(linked)])
-            written = Path(folder) / 'record'
-            written.write_text(sha256(linked))
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(LIBRARY) or '.') as folder:
+            linked, written = os.path.join(folder, 'library'), os.path.join(folder, 'record')
+            _run([*words, '-shared', '-pthread', *objects(folder, include), '-o', linked])
+            with open(written, 'w') as file:
+                file.write(sha256(linked))
             os.replace(written, record(LIBRARY))
             # In one step: a process that has the old file open goes on with it.
             os.replace(linked, LIBRARY)
@@ -78,7 +81,9 @@ def build(include: Path | None) -> Path:
     return LIBRARY
 
 
-def objects(folder: Path, include: Path | None, more: Sequence[str] = (), machine: str = '') -> list[str]:
+def objects(
+    folder: str | os.PathLike, include: str | os.PathLike | None, more: Sequence[str] = (), machine: str = ''
+) -> list[str]:
     """Compile the sources into a folder.
 
     Args:
@@ -104,8 +109,8 @@ def objects(folder: Path, include: Path | None, more: Sequence[str] = (), machin
         files['native'] = ('-isystem', str(include))
     made = []
     for name, flags in files.items():
-        made.append(f'{folder}/{name}.o')
-        _run([*words, *FLAGS, *flags, *more, '-c', str(SOURCES / f'{name}.cc'), '-o', made[-1]])
+        made.append(os.path.join(folder, f'{name}.o'))
+        _run([*words, *FLAGS, *flags, *more, '-c', os.path.join(SOURCES, f'{name}.cc'), '-o', made[-1]])
     return made
 
 
@@ -115,6 +120,11 @@ def expect_compiler() -> list[str]:
     if words is None:
         raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
     return words
+
+
+def _content(path: str | os.PathLike) -> bytes:
+    with open(path, 'rb') as file:
+        return file.read()
 
 
 def _run(command: list[str]) -> None:

@@ -5,6 +5,7 @@ the whole.
 """
 
 import ctypes
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -46,13 +47,13 @@ def _register() -> str | None:
     reason = why_not(build.LIBRARY, build.digest(), _interface())
     if reason is None:
         # XLA keeps the handlers as long as the process lives, and so does the cache of this function.
-        library = ctypes.CDLL(str(build.LIBRARY))
+        library = ctypes.CDLL(build.LIBRARY)
         for name in HANDLERS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
     return reason
 
 
-def why_not(path: Path, sources: str, interface: int | None) -> str | None:
+def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str | None:
     """Why a compiled library cannot run, or None where it can; nothing is registered.
 
     Args:
@@ -85,7 +86,7 @@ def _interface() -> int | None:
 def instruction_sets() -> tuple[str, ...]:
     """Instruction sets this CPU supports, best first. The first is used, or $BNN_INSTRUCTIONS, read once."""
     expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_instruction_sets
+    function = ctypes.CDLL(build.LIBRARY).bnn_instruction_sets
     function.restype = ctypes.c_char_p
     return tuple(function().decode().split())
 
@@ -96,7 +97,7 @@ def limit(times: int, instructions: str = '') -> int:
     Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
     """
     expect_there()
-    function = ctypes.CDLL(str(build.LIBRARY)).bnn_limit
+    function = ctypes.CDLL(build.LIBRARY).bnn_limit
     function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     products = function(instructions.encode(), times)
     if products < 0:

@@ -27,7 +27,7 @@ every_set = pytest.mark.parametrize('instructions', SETS)
 
 
 def test_the_library_is_that_of_these_sources():
-    library = ctypes.CDLL(str(build.LIBRARY))
+    library = ctypes.CDLL(build.LIBRARY)
     library.bnn_sources.restype = ctypes.c_char_p
     assert library.bnn_sources().decode() == build.digest(), 'run `python -m bnn_jax.kernels`'
     assert native.missing() is None
@@ -254,9 +254,9 @@ except RuntimeError as error:
     ('library', 'reason'), [('nowhere.so', 'they are not built'), ('cut.so', 'not as it was built')]
 )
 def test_auto_goes_on_and_native_says_why_not(library, reason, tmp_path):
-    whole = build.LIBRARY.read_bytes()
+    whole = Path(build.LIBRARY).read_bytes()
     (tmp_path / 'cut.so').write_bytes(whole[: len(whole) // 2])
-    (tmp_path / 'cut.so.sha256').write_text(build.record(build.LIBRARY).read_text())
+    (tmp_path / 'cut.so.sha256').write_text(Path(build.record(build.LIBRARY)).read_text())
     missing, answer, refused = said(WITHOUT, BNN_LIBRARY=str(tmp_path / library)).splitlines()
     assert reason in missing and answer == '[[32, 32], [32, 32]]'
     assert "backend 'native'" in refused and reason in refused and "use backend 'xla'" in refused
@@ -266,7 +266,7 @@ def test_why_a_library_is_not_taken(tmp_path):
     """Nothing that XLA would refuse is ever registered: the CPU backend stays whole."""
     text = tmp_path / 'text.so'
     text.write_text('no library')
-    build.record(text).write_text(build.sha256(text))
+    Path(build.record(text)).write_text(build.sha256(text))
     newest = 2**16 - 1
     assert native.why_not(build.LIBRARY, build.digest(), newest) is None
     assert 'not built' in native.why_not(Path('/nowhere.so'), build.digest(), newest)
@@ -313,11 +313,11 @@ def test_an_instruction_set_that_is_not_there_is_refused():
 
 
 def test_no_compiler_and_one_that_fails(monkeypatch):
-    before = build.LIBRARY.read_bytes()
+    before = Path(build.LIBRARY).read_bytes()
     monkeypatch.setenv('CXX', '/nowhere/c++')
     with pytest.raises(RuntimeError, match='no C\\+\\+ compiler'):
         build.build(Path('/nowhere'))
     monkeypatch.setenv('CXX', f'{sys.executable} -c "raise SystemExit(1)"')
     with pytest.raises(RuntimeError, match='failed'):
         build.build(Path('/nowhere'))
-    assert build.LIBRARY.read_bytes() == before
+    assert Path(build.LIBRARY).read_bytes() == before

@@ -413,7 +413,7 @@ int main(int argc, char **argv) {
 def test_from_c(tmp_path):
     (tmp_path / 'main.c').write_text(C)
     flags = ['-std=c99', '-Wall', '-Wextra', '-pedantic', '-Werror', f'-I{build.SOURCES}']
-    library = [str(build.LIBRARY), f'-Wl,-rpath,{build.LIBRARY.parent}']
+    library = [build.LIBRARY, f'-Wl,-rpath,{Path(build.LIBRARY).parent}']
     subprocess.run(['cc', *flags, 'main.c', *library, '-o', 'main'], cwd=tmp_path, check=True)
     file = GOLDEN
     done = subprocess.run(['./main', file], cwd=tmp_path, capture_output=True, text=True, check=True)
