@@ -100,7 +100,7 @@ def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[]
     options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=['CPUExecutionProvider'])
     feed = {'images': x.numpy()}
-    return {'PyTorch': in_torch, 'ONNX Runtime': lambda: session.run(None, feed)[0]}
+    return {'PyTorch': in_torch, 'ONNX Runtime': lambda: np.asarray(session.run(None, feed)[0])}
 
 
 def network_times(

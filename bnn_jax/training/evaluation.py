@@ -187,7 +187,9 @@ def totals_of_logits(
     return np.array([(each * weight).sum(), (correct * weight).sum(), (top5 * weight).sum(), count, weight.sum()])
 
 
-def logits_of(model: Any, mesh: Mesh | None = None) -> Callable[[Float[Array, 'N H W C']], Float[Array, 'N classes']]:
+def logits_of(
+    model: Any, mesh: Mesh | None = None
+) -> Callable[[Float[Array | np.ndarray, 'N H W C']], Float[Array, 'N classes']]:
     """A function from images to logits in evaluation mode, compiled once for each shape.
 
     Args:
