@@ -2,18 +2,23 @@
 
     make bench-deploy                                  # or: taskset -c 1 python -m benchmarks.deploy
 
-Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C, and, if they are installed, PyTorch and ONNX
-Runtime with the float network.
+Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C, and, if they are installed, ONNX Runtime with
+`interop.onnx_model`, and PyTorch and ONNX Runtime with the float network, in float32 and in int8.
 
-Each row runs in processes of its own, all on one core. Times are the CPU time of the process, so other work on the machine
-does not count. The start counts from the start of the process. Memory is the process's highest after its first logits,
-images included. The rows take turns; the table shows medians.
+Each row runs in processes of its own, all on the same cores. The start is the CPU time from the start of the process to its
+first logits. The time of an image is CPU time on one core, so other work on the machine does not count, and wall time on
+several; exported C has one thread. Memory is the process's highest after its first logits, images included. A file is what
+the row reads, for C the program. An environment is all that pip installs for it, Python itself left out. The rows take turns;
+the table shows medians.
 """
 
+import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -28,7 +33,7 @@ import tyro
 import bnn_jax as bnn
 from benchmarks.float_in_pytorch import in_pytorch
 from benchmarks.networks import Shape
-from bnn_jax.interop import c_library
+from bnn_jax.interop import c_library, onnx_model
 from bnn_jax.native import build
 from bnn_jax.nn.tables import listing
 
@@ -42,40 +47,64 @@ answer = lambda x: np.asarray(call(network, x))
     'runtime, Python': """
 import numpy as np
 from bnn_jax import runtime
-answer = runtime.load('packed.safetensors')
+network = runtime.load('packed.safetensors')
+answer = lambda x: network(x, threads=CORES)
 """,
     'PyTorch float': """
 import numpy as np, torch
-torch.set_num_threads(1)
+torch.set_num_threads(CORES)
 network = torch.jit.load('float.pt')
 def answer(x):
     with torch.inference_mode():
         return network(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
 """,
-    'ONNX Runtime float': """
-import numpy as np, onnxruntime
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession('float.onnx', options, providers=['CPUExecutionProvider'])
-answer = lambda x: session.run(None, {'images': np.ascontiguousarray(x.transpose(0, 3, 1, 2))})[0]
-""",
 }
 """How a program of each kind comes to a function of images. It imports NumPy itself, as what it needs counts."""
+
+ONNX = """
+import numpy as np, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = CORES
+session = onnxruntime.InferenceSession('FILE', options, providers=['CPUExecutionProvider'])
+answer = lambda x: session.run(None, {'images': PREPARED})[0]
+"""
+IN_CHANNELS_FIRST = 'np.ascontiguousarray(x.transpose(0, 3, 1, 2))'
+
+FILES = {
+    'JAX': 'packed.safetensors',
+    'runtime, Python': 'packed.safetensors',
+    'runtime, C': 'packed.safetensors',
+    'exported C': 'exported_C',
+    'ONNX Runtime, our export': 'packed.onnx',
+    'PyTorch float': 'float.pt',
+    'ONNX Runtime float': 'float.onnx',
+    'ONNX Runtime int8': 'int8.onnx',
+}
+PACKAGES = {
+    'JAX': ['bnn_jax'],
+    'runtime, Python': ['numpy'],
+    'ONNX Runtime, our export': ['onnxruntime'],
+    'PyTorch float': ['torch', 'numpy'],
+    'ONNX Runtime float': ['onnxruntime'],
+    'ONNX Runtime int8': ['onnxruntime'],
+}
+"""What a row installs; this library's own files are added to the rows that use it."""
 
 MEASURE = """
 import json, re, sys, time
 images = np.load('images.npy')
 answer(images[:1])
 start = time.process_time()
+clock = time.process_time if CORES == 1 else time.perf_counter
 peak = int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])
 seconds = {}
 for batch in (1, len(images)):
     x, found = images[:batch], []
     answer(x)
     for _ in range(int(sys.argv[1])):
-        begin = time.process_time()
+        begin = clock()
         answer(x)
-        found.append((time.process_time() - begin) / batch)
+        found.append((clock() - begin) / batch)
     seconds[batch] = sorted(found)[len(found) // 2]
 print(json.dumps({'start': start, 'peak': peak, 'seconds': list(seconds.values())}))
 """
@@ -95,6 +124,7 @@ static double now(clockid_t clock) {
 static int compare(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : 1; }
 int main(int argc, char **argv) {
   int calls = argc > 1 ? atoi(argv[1]) : 1, i, b, peak = 0;
+  const clockid_t clock = %(cores)d == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
   double start, *found = malloc(sizeof(double) * (size_t)calls), seconds[2];
   char line[256];
   FILE *file = fopen("images.bin", "rb");
@@ -108,9 +138,9 @@ int main(int argc, char **argv) {
   while (file != NULL && fgets(line, sizeof(line), file) != NULL) sscanf(line, "VmHWM: %%d", &peak);
   for (b = 0; b < 2; ++b) {
     for (i = 0; i < calls; ++i) {
-      const double begin = now(CLOCK_PROCESS_CPUTIME_ID);
+      const double begin = now(clock);
       if (b == 0) { %(run1)s } else { %(runs)s }
-      found[i] = (now(CLOCK_PROCESS_CPUTIME_ID) - begin) / (b == 0 ? 1 : %(batch)d);
+      found[i] = (now(clock) - begin) / (b == 0 ? 1 : %(batch)d);
     }
     qsort(found, (size_t)calls, sizeof(double), compare);
     seconds[b] = found[calls / 2];
@@ -122,14 +152,24 @@ int main(int argc, char **argv) {
 """The same in C; memory that is only reserved for the larger batch does not count before it is filled."""
 
 
-def programs(folder: Path, packed, shape: Shape, images: np.ndarray) -> dict[str, list[str] | str]:
+def in_python(load: str, cores: int) -> list[str]:
+    """The command of a program in Python."""
+    return [sys.executable, '-c', (load + MEASURE).replace('CORES', str(cores))]
+
+
+def in_onnx_runtime(file: str, prepared: str, cores: int) -> list[str]:
+    """The command of a program that runs a model; prepared: the images x as it takes them."""
+    return in_python(ONNX.replace('FILE', file).replace('PREPARED', prepared), cores)
+
+
+def programs(folder: Path, packed, shape: Shape, images: np.ndarray, cores: int) -> dict[str, list[str] | str]:
     """A command for each row, to be run in the folder; or why there is none."""
     found: dict[str, list[str] | str] = {
-        name: [sys.executable, '-c', load + MEASURE] for name, load in LOADS.items() if 'float' not in name
+        name: in_python(load, cores) for name, load in LOADS.items() if 'float' not in name
     }
-    numbers = {'batch': len(images), 'numbers': images[0].size, 'classes': shape.classes}
+    numbers = {'cores': cores, 'batch': len(images), 'numbers': images[0].size, 'classes': shape.classes}
     height, width, _ = shape.image
-    call = f'if (bnn_run(network, images, %d, {height}, {width}, 1, logits, error) != BNN_OK) return 2;'
+    call = f'if (bnn_run(network, images, %d, {height}, {width}, {cores}, logits, error) != BNN_OK) return 2;'
     of_runtime = {
         'include': '#include "bnn_runtime.h"',
         'open': 'bnn_network *network; char error[BNN_ERROR];\n'
@@ -159,29 +199,92 @@ def programs(folder: Path, packed, shape: Shape, images: np.ndarray) -> dict[str
     return found
 
 
-def float_programs(folder: Path, model: str, shape: Shape) -> dict[str, list[str] | str]:
+def onnx_programs(folder: Path, packed, shape: Shape, cores: int) -> dict[str, list[str] | str]:
+    """The same for our own export."""
+    name = 'ONNX Runtime, our export'
+    if not are_installed('onnxruntime', 'onnx'):
+        return {name: 'not installed'}
+    (folder / FILES[name]).write_bytes(onnx_model(packed, shape.image).SerializeToString())
+    return {name: in_onnx_runtime(FILES[name], 'x', cores)}
+
+
+def float_programs(
+    folder: Path, model: str, shape: Shape, images: np.ndarray, cores: int
+) -> dict[str, list[str] | str]:
     """The same for the float network in PyTorch and ONNX Runtime."""
-    names = [name for name in LOADS if 'float' in name]
-    if importlib.util.find_spec('torch') is None:
-        return dict.fromkeys(names, 'not installed')
+    in_torch, in_onnx, in_int8 = 'PyTorch float', 'ONNX Runtime float', 'ONNX Runtime int8'
+    if not are_installed('torch'):
+        return dict.fromkeys([in_torch, in_onnx, in_int8], 'not installed')
     import torch  # pyright: ignore[reportMissingImports]
 
     twin, x = in_pytorch(shape.network(model, 'FLOAT')), torch.zeros(1, shape.image[2], *shape.image[:2])
-    torch.jit.trace(twin, x).save(str(folder / 'float.pt'))
-    found: dict[str, list[str] | str] = {names[0]: [sys.executable, '-c', LOADS[names[0]] + MEASURE]}
-    if importlib.util.find_spec('onnxruntime') is None or importlib.util.find_spec('onnx') is None:
-        return found | {names[1]: 'not installed'}
+    torch.jit.trace(twin, x).save(str(folder / FILES[in_torch]))
+    found: dict[str, list[str] | str] = {in_torch: in_python(LOADS[in_torch], cores)}
+    if not are_installed('onnxruntime', 'onnx'):
+        return found | dict.fromkeys([in_onnx, in_int8], 'not installed')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        axes = {'images': {0: 'n'}}
-        torch.onnx.export(
-            twin, (x,), str(folder / 'float.onnx'), input_names=['images'], dynamic_axes=axes, dynamo=False
-        )
-    return found | {names[1]: [sys.executable, '-c', LOADS[names[1]] + MEASURE]}
+        file, axes = str(folder / FILES[in_onnx]), {'images': {0: 'n'}}
+        torch.onnx.export(twin, (x,), file, input_names=['images'], dynamic_axes=axes, dynamo=False)
+    quantized(folder / FILES[in_onnx], folder / FILES[in_int8], images)
+    return found | {name: in_onnx_runtime(FILES[name], IN_CHANNELS_FIRST, cores) for name in (in_onnx, in_int8)}
+
+
+def quantized(file: Path, to: Path, images: np.ndarray) -> None:
+    """ONNX Runtime's own quantization to int8, its ranges from these images."""
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self):
+            self.left = [{'images': np.ascontiguousarray(image[None].transpose(0, 3, 1, 2))} for image in images[:4]]
+
+        def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+            return self.left.pop() if self.left else None
+
+    logging.disable(logging.WARNING)
+    prepared = to.with_suffix('.prepared')
+    quantization.shape_inference.quant_pre_process(str(file), str(prepared))
+    quantization.quantize_static(str(prepared), str(to), Images(), per_channel=True)
+    logging.disable(logging.NOTSET)
+
+
+def are_installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+def installed_bytes(packages: list[str]) -> int:
+    """Bytes of these packages and of all that they require, as they are installed here."""
+    wanted, seen, total = list(packages), set(), 0
+    while wanted:
+        name = re.sub(r'[-_.]+', '-', wanted.pop()).lower()
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # for another system, or of an extra
+            continue
+        if name in seen:
+            continue
+        seen.add(name)
+        paths = [path.locate() for path in distribution.files or []]
+        total += sum(Path(str(path)).stat().st_size for path in paths if Path(str(path)).is_file())
+        required = [text for text in distribution.requires or [] if 'extra ==' not in text]
+        wanted += [match[0] for text in required if (match := re.match(r'[\w.-]+', text))]
+    return total
+
+
+def library_bytes() -> int:
+    """This library without its programs for other processes, as a wheel has it."""
+    root = Path(bnn.__file__).parent
+    return sum(path.stat().st_size for path in root.rglob('*') if path.is_file() and '__pycache__' not in path.parts)
 
 
 def main(
-    model: str = 'resnet18', scheme: str = 'XNOR', rounds: int = 3, calls: int = 10, batch: int = 16, width: float = 1.0
+    model: str = 'resnet18',
+    scheme: str = 'XNOR',
+    rounds: int = 3,
+    calls: int = 10,
+    batch: int = 16,
+    width: float = 1.0,
+    cores: int = 1,
 ) -> None:
     """Prints a line for each way to run a network.
 
@@ -192,18 +295,24 @@ def main(
         calls: timed calls of each batch in a run.
         batch: size of the larger batch.
         width: factor on the network's filters.
+        cores: how many compute.
     """
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
+    available = sorted(os.sched_getaffinity(0))
+    if not 1 <= cores <= len(available):
+        raise ValueError(f'cores: got {cores}, expected 1 to {len(available)}')
+    os.sched_setaffinity(0, available[-cores:])
     shape = Shape(batch=batch, width=width)
-    print(f'{platform.machine()}, Python {platform.python_version()}, {bnn.runtime.instruction_sets()[0]}, one core')
+    print(
+        f'{platform.machine()}, Python {platform.python_version()}, {bnn.runtime.instruction_sets()[0]}, cores: {cores}'
+    )
     with tempfile.TemporaryDirectory() as name:
         folder, images = Path(name), shape.images()
         packed = bnn.convert(shape.network(model, scheme))
         bnn.save(packed, folder / 'packed.safetensors')
         np.save(folder / 'images.npy', images)
         images.tofile(folder / 'images.bin')
-        commands = programs(folder, packed, shape, images) | float_programs(folder, model, shape)
+        commands = programs(folder, packed, shape, images, cores) | onnx_programs(folder, packed, shape, cores)
+        commands |= float_programs(folder, model, shape, images, cores)
         paths = os.pathsep.join(
             [str(Path(bnn.__file__).parents[1]), *os.environ.get('PYTHONPATH', '').split(os.pathsep)]
         )
@@ -218,15 +327,28 @@ def main(
                     )
                     if not untimed:
                         results[name].append(json.loads(done.stdout.splitlines()[-1]))
+        sizes = {name: (folder / file).stat().st_size for name, file in FILES.items() if (folder / file).exists()}
     rows = []
     for name, command in commands.items():
         if isinstance(command, str):
-            rows.append([f'{name}: {command}', '', '', '', ''])
+            rows.append([f'{name}: {command}', *[''] * 6])
             continue
         start, peak = (statistics.median(run[key] for run in results[name]) for key in ('start', 'peak'))
         one, many = (1e3 * statistics.median(run['seconds'][i] for run in results[name]) for i in (0, 1))
-        rows.append([name, f'{start:.3f}', f'{peak / 1024:.0f}', f'{one:.2f}', f'{many:.2f}'])
-    columns = ['', 'start, CPU s', 'memory, MiB', 'batch 1, ms', f'batch {batch}, ms an image']
+        installed = installed_bytes(PACKAGES.get(name, [])) + (library_bytes() if name in ('JAX', 'runtime, Python') else 0)
+        if name == 'runtime, C':
+            installed = Path(build.LIBRARY).stat().st_size
+        large = [f'{sizes[name] / 1e6:.2f}', f'{installed / 1e6:.0f}' if installed else 'none']
+        rows.append([name, f'{start:.3f}', f'{peak / 1024:.0f}', f'{one:.2f}', f'{many:.2f}', *large])
+    columns = [
+        '',
+        'start, CPU s',
+        'memory, MiB',
+        'batch 1, ms',
+        f'batch {batch}, ms an image',
+        'file, MB',
+        'environment, MB',
+    ]
     print(listing(f'{model} {scheme}', columns, rows))
 
 
