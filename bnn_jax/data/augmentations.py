@@ -338,7 +338,7 @@ class inception_crop:
 class lighting:
     """Add a random color to all pixels of an image, as another light would.
 
-    The color is 255 sum_i RGB_AXES[c][i] RGB_DEVIATIONS[i] a_i in channel c, with a_i normal of mean 0 and deviation std. The
+    The color is `255 sum_i RGB_AXES[c, i] RGB_DEVIATIONS[i] a_i` in channel c, with a_i normal of mean 0 and deviation std. The
     result is rounded (halves to even) and clipped to 0..255, so that images stay uint8.
 
     Raises:

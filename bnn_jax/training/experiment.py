@@ -235,10 +235,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds, described by docs/results.schema.json.
-
-    Raises:
-        As `fit`.
+        What results.json holds, described by docs/results.schema.json. It raises what `fit` raises.
 
     Example:
         >>> import bnn_jax as bnn
