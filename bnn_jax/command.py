@@ -98,7 +98,20 @@ def quiet_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_extra(extra: str) -> Iterator[None]:
-    """While entered, a package that is not installed is an error that names the extra which brings it."""
+    """Inside this context the error for a missing package names the extra that installs it.
+
+    Args:
+        extra: `deploy`, `train`, ...
+
+    Raises:
+        ModuleNotFoundError: an import inside fails because a package is not installed.
+
+    Example:
+        >>> with of_extra('train'):
+        ...     import no_such_package
+        Traceback (most recent call last):
+        ModuleNotFoundError: no_such_package: not installed, expected the extra `train`: pip install 'bnn_jax[train]'
+    """
     try:
         yield
     except ModuleNotFoundError as error:

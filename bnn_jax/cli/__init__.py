@@ -1,4 +1,4 @@
-"""The command `bnn-jax`, one command a file. Each imports what it needs when it runs."""
+"""The command `bnn-jax`, with a file for each subcommand. A subcommand imports what it needs when it runs."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,13 @@ from bnn_jax.training.compilation_cache import compilation_cache
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error ends with its message and exit status 1.
+    """Run the command line. An error prints its message and gives exit status 1.
 
-    arguments: those of this process by default.
+    Args:
+        arguments: by default those of this process.
+
+    Example:
+        bnn-jax --help
     """
     if arguments is None:
         begin()

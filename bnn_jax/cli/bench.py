@@ -1,4 +1,4 @@
-"""`bnn-jax bench`."""
+"""`bnn-jax bench`: how long a packed network takes."""
 
 import statistics
 import time
@@ -20,14 +20,17 @@ def bench(
     float: bool = False,
     calls: int = TIMED_CALLS,
 ) -> None:
-    """Median time of a batch, images in, logits out, on this machine; random images.
+    """Measure the median time of a batch of random images on this machine.
 
     Args:
         file: a packed network.
-        batch: images a batch.
-        input: height, width and channels of an image, where the file does not say it.
-        float: also the same network with every bit unpacked to a float32 number, by XLA's own products.
-        calls: how many calls are timed, after one that compiles.
+        batch: number of images of a batch.
+        input: height, width and channels of an image, where the file does not state them.
+        float: also measure the same network in float32, with its bits unpacked and XLA's own products.
+        calls: number of timed calls, after one that compiles.
+
+    Example:
+        bnn-jax bench digits.safetensors --batch=8 --float
     """
     import jax
 
@@ -41,7 +44,7 @@ def bench(
         raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1')
     network, stated = load(file), preprocessing_of(file)
     if input is None and stated is None:
-        raise ValueError(f'{file} does not say the size of its images; state it: --input HEIGHT WIDTH CHANNELS')
+        raise ValueError(f'{file} does not state the size of its images; give --input HEIGHT WIDTH CHANNELS')
     shape = preprocessing(file, None).input_shape if input is None else input
     images = random_images((batch, *shape))
     networks = {'packed': network} | ({'float32': float_twin(network)} if float else {})

@@ -1,4 +1,4 @@
-"""`bnn-jax convert`."""
+"""`bnn-jax convert`: from a checkpoint of a run to a packed file."""
 
 import contextlib
 import dataclasses
@@ -27,18 +27,21 @@ def convert(
     classes: Path | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """The newest or best checkpoint of a run to a packed file, with a report, if both give the same logits.
+    """Convert a checkpoint of a run to a packed file, print a report, and check that both give the same logits.
 
     Args:
-        module: what started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
-        output: the file to write; it appears, or is replaced, only when all is well.
-        workdir: the run's folder, which says its scheme and options; by default that of the module's first row.
-        best: convert the checkpoint of the best test result, which a run with --keep_best has, not the newest one.
-        samples: how many test images of the run to compare on.
-        input: height, width and channels of random images to compare on, where the test images are not at hand.
-        classes: a text file with a class name a line, to keep in the file; by default the data set's own names.
-        tolerance: the largest difference of a logit that is let pass; by default none, but for a network without binary
-            inputs (BinaryConnect, BWN), whose sums go in another order, 1e-5 of the range of the logits.
+        module: the module that started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
+        output: the file to write; it is written, or replaced, only if the logits are equal.
+        workdir: folder of the run, which states its scheme and options; by default that of the module's first row.
+        best: convert the checkpoint of the best test result, which a run with --keep_best has, instead of the newest one.
+        samples: number of test images of the run on which logits are compared.
+        input: height, width and channels of random images to compare on, where the test images are not available.
+        classes: text file with a class name a line, stored in the packed file; by default the names of the data set.
+        tolerance: largest allowed difference of a logit; by default 0, and 1e-5 of the range of the logits for a network
+            without binary inputs (BinaryConnect, BWN), whose sums have another order.
+
+    Example:
+        bnn-jax convert experiments.digits_vgg_small -o digits.safetensors --workdir=runs/digits
     """
     from bnn_jax.inference import serialization
     from bnn_jax.inference.converter import convert as packed_of
@@ -48,9 +51,9 @@ def convert(
     from bnn_jax.training.results import deployed, preprocessing
 
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where `python -m MODULE` finds it
+        sys.path.insert(0, os.getcwd())  # Where `python -m MODULE` finds the module.
     recipe = recipe_of(module)
-    allocate_for_training()  # A teacher that is gone is trained again.
+    allocate_for_training()  # A missing teacher is trained again.
     run = trained(recipe, workdir, best=best)
     images, which, known = _sample_images(run, samples, input)
     stated = preprocessing(run.config, images.shape[1:], class_names(classes, run.model.num_classes) or known)
@@ -64,19 +67,20 @@ def convert(
         os.replace(written, output)
     print(f'wrote {output}: {output.stat().st_size:,} bytes')
     if stated is None:
-        print('its preprocessing has parts that a file cannot name: predict will ask for --preprocessing')
+        print('its preprocessing has parts that a file cannot describe: predict will ask for --preprocessing')
 
 
 def _folder_of(output: Path) -> Path:
+    """The folder of a file to write. Raises ValueError where there is none."""
     if output.is_dir() or not output.parent.is_dir():
-        raise ValueError(f'{output}: expected a file in a folder that exists')
+        raise ValueError(f'output: got {output}, expected a file in a folder that exists')
     return output.parent
 
 
 def _sample_images(
     run: 'TrainedRun', samples: int, input_shape: Shape | None
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Images as the network takes them, what they are, and the names of their classes, where they are known."""
+    """Prepared images, what they are in words, and the names of their classes where these are known."""
     from bnn_jax.training.images import test_batches
     from bnn_jax.training.results import class_names as names_of
 
@@ -91,14 +95,14 @@ def _sample_images(
             return next(batches)['image'], 'test images of the run', names_of(run.model, source)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(
-            f"the run's test images cannot be read ({error}); to compare on random images: --input HEIGHT WIDTH CHANNELS"
+            f"the run's test images cannot be read ({error}); to compare random images, give --input HEIGHT WIDTH CHANNELS"
         ) from error
 
 
 def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float | None) -> None:
-    """Raises ValueError where a logit of the packed network differs from the model's by more than tolerance.
+    """Raises ValueError where a logit of the packed network differs from the model's by more than the tolerance.
 
-    None: as `convert` says of its default.
+    None stands for the default of `convert`.
     """
     from bnn_jax.training.evaluation import logits_of
 
@@ -111,7 +115,7 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
         raise ValueError(
             f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
             f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance:.3g}; nothing was written. On CPU '
-            '(JAX_PLATFORMS=cpu) both agree; where sums of real numbers may differ, state --tolerance'
+            '(JAX_PLATFORMS=cpu) both agree; where sums of real numbers may differ, give --tolerance'
         )
     exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
     print(f'logits of {len(images)} {which}: {exact}')

@@ -1,4 +1,4 @@
-"""`bnn-jax export`."""
+"""`bnn-jax export`: from a packed file to programs of other kinds."""
 
 import shutil
 import subprocess
@@ -21,16 +21,19 @@ def export(
     input: Shape | None = None,
     name: str = 'network',
 ) -> None:
-    """A packed file as a program of another kind: one of --c, --onnx, --qonnx and --stablehlo, or several.
+    """Write a packed network as a program of another kind, one or several of --c, --onnx, --qonnx and --stablehlo.
 
     Args:
         file: a packed network.
-        c: the folder to write NAME.h and NAME.c into, a C99 library without allocation, file access and other libraries.
-        onnx: the file for its float twin in standard operators, binary weights in bits.
-        qonnx: the file for a model with BipolarQuant nodes, for FINN and hls4ml.
-        stablehlo: the file for a program that jax.export.deserialize reads, for every platform, of any number of images.
-        input: height, width and channels of an image; by default what the file says.
-        name: of the C function and files.
+        c: folder for NAME.h and NAME.c, a C99 library that allocates nothing, opens no file and needs no other library.
+        onnx: file for its float twin in standard operators, with binary weights in bits.
+        qonnx: file for a model with BipolarQuant nodes, for FINN and hls4ml.
+        stablehlo: file for a program that jax.export.deserialize reads, for every platform and any number of images.
+        input: height, width and channels of an image; by default those that the file states.
+        name: name of the C function and its files.
+
+    Example:
+        bnn-jax export digits.safetensors --c=firmware/ --name=digits
     """
     from bnn_jax import interop
     from bnn_jax.data.preprocessing import Preprocessing
@@ -46,7 +49,7 @@ def export(
     shape = input or (None if prepared is None else prepared.input_shape)
     if shape is None:
         raise ValueError(
-            f'export: {file} does not say how large its images are, expected --input HEIGHT WIDTH CHANNELS'
+            f'export: {file} does not state the size of its images, expected --input HEIGHT WIDTH CHANNELS'
         )
     if c is not None:
         _library(network, c, shape, name, None if prepared is None else prepared.normalization)
@@ -71,6 +74,7 @@ def _program(network: Any, shape: Shape) -> bytes:
 
 
 def _library(network: Any, folder: Path, shape: Shape, name: str, normalization: Any) -> None:
+    """Write a C library and print its sizes."""
     from bnn_jax.interop import c_library
 
     library = c_library(network, folder, shape, name=name, normalization=normalization)
@@ -79,10 +83,10 @@ def _library(network: Any, folder: Path, shape: Shape, name: str, normalization:
 
 
 def _code(source: Path, weights: int) -> str:
-    """How large its code becomes here."""
+    """The size of the library's code when compiled here, as a sentence."""
     compiler, size = shutil.which('cc'), shutil.which('size')
     if compiler is None or size is None:
-        return 'code: not measured, for there is no cc or no size here'
+        return 'code: not measured, as cc or size is missing here'
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / 'network.o'
         compile = [compiler, '-std=c99', '-Os', '-c', str(source), '-o', str(compiled)]

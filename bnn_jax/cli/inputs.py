@@ -1,10 +1,11 @@
-"""What several commands are given: images' shape and preprocessing, names of classes, images to try."""
+"""Inputs of several commands: shape and preprocessing of images, names of classes, random images."""
 
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from bnn_jax.files import read_json
 from bnn_jax.training.memory import check_fits
@@ -19,33 +20,49 @@ EXAMPLE = (
     '{"input_shape": [224, 224, 3], "steps": [{"kind": "resize_short", "size": 256}, {"kind": "centre_crop", "size": 224}], '
     '"normalisation": {"kind": "Standardize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}'
 )
-"""What a file with a preprocessing holds: ImageNet's, as most networks have it."""
+"""An example of a file with a preprocessing: the usual one for ImageNet."""
 
 
-def random_images(shape: tuple[int, ...]) -> np.ndarray:
-    """Normal numbers, always the same. Raises ValueError for a shape that is not positive."""
+def random_images(shape: tuple[int, ...]) -> Float32[np.ndarray, '*shape']:
+    """Random images of normal numbers, the same in each call.
+
+    Args:
+        shape: (N, H, W, C).
+
+    Raises:
+        ValueError: the shape is not positive, or the images need more memory than the machine has.
+    """
     if min(shape) < 1:
         raise ValueError(f'images: got shape {shape}, expected positive numbers')
-    # Drawn with 64 bits, rounded to 32.
+    # 12 bytes a number: they are drawn with 64 bits and rounded to 32.
     check_fits(f'images: {shape[0]:,} of {"x".join(map(str, shape[1:]))}:', 12 * math.prod(shape))
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
-    """What `stated` says, or else the network's file. Raises ValueError where neither says it."""
+    """How images are prepared for a network.
+
+    Args:
+        file: of the packed network.
+        stated: a JSON file that says it; None: the network's file does.
+
+    Raises:
+        ValueError: neither says it.
+    """
     from bnn_jax.data.preprocessing import Preprocessing
     from bnn_jax.inference.serialization import preprocessing_of
 
     described = preprocessing_of(file) if stated is None else _json(stated)
     if described is None:
         raise ValueError(
-            f'{file} does not say how images were prepared in training, and other images give other answers; state it: '
+            f'{file} does not say how images were prepared in training, and other images give other answers; give '
             f'--preprocessing FILE, a JSON file such as {EXAMPLE}'
         )
     return Preprocessing.of(described)
 
 
 def _json(path: Path) -> Any:
+    """The value in a JSON file with a preprocessing."""
     try:
         return read_json(path)
     except ValueError as error:
@@ -53,13 +70,21 @@ def _json(path: Path) -> Any:
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
-    """A name a line; () without a path. Raises ValueError for another number of them."""
+    """The names of classes in a text file, one a line.
+
+    Args:
+        path: the file; None: there are no names.
+        num_classes: how many names there must be.
+
+    Raises:
+        ValueError: there are more or fewer names, or the file is not UTF-8.
+    """
     if path is None:
         return ()
     try:
         names = tuple(path.read_text('utf-8').splitlines())
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no text in UTF-8 ({error}); expected a class name a line') from error
+        raise ValueError(f'{path} is not UTF-8 text ({error}); expected a class name a line') from error
     if len(names) != num_classes:
         raise ValueError(f'{path}: got {len(names)} lines, expected {num_classes} class names, one a line')
     return names

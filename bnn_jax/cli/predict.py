@@ -1,4 +1,4 @@
-"""`bnn-jax predict`."""
+"""`bnn-jax predict`: the likeliest classes of images."""
 
 import contextlib
 import csv
@@ -19,11 +19,13 @@ from bnn_jax.cli.inputs import class_names
 from bnn_jax.cli.inputs import preprocessing as preparation
 
 TOP = 5
+"""How many classes an answer has."""
+
 BATCH = 32
-"""Images that are held in memory, decoded, at a time."""
+"""How many decoded images are in memory at a time."""
 
 Answer = dict[str, Any]
-"""`image` and `classes`, the likeliest first, each with `class`, `label` and `probability`; or `image` and `error`."""
+"""`image`, and `classes` from the likeliest on, each with `class`, `label` and `probability`; or `image` and `error`."""
 
 
 def predict(
@@ -33,16 +35,19 @@ def predict(
     classes: Path | None = None,
     output: Annotated[Path | None, tyro.conf.arg(aliases=['-o'])] = None,
 ) -> None:
-    """The five likeliest classes of each image, with their probabilities.
+    """Show the five likeliest classes of each image, with their probabilities.
 
-    An image that cannot be read is named, the others are answered, and the command ends with status 1.
+    An image that cannot be read is reported, the others are answered, and the exit status is 1.
 
     Args:
         file: a packed network.
-        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders of them, at any depth; any number.
-        preprocessing: a JSON file that says how images were prepared in training, where the network's file does not.
-        classes: a text file with a class name a line.
-        output: a .csv, .json or .jsonl file (an object a line) for the answers, instead of a table.
+        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that have such files at any depth.
+        preprocessing: JSON file that says how images were prepared in training, where the network's file does not.
+        classes: text file with a class name a line.
+        output: .csv, .json or .jsonl file (an object a line) for the answers, in place of a table.
+
+    Example:
+        bnn-jax predict digits.safetensors images/ -o answers.csv
     """
     from bnn_jax.data.images import printable
     from bnn_jax.inference.serialization import load
@@ -82,7 +87,7 @@ def predict(
 
 
 def _paths(given: Iterable[Path]) -> Iterator[Path]:
-    """The files, and those in the folders. Raises FileNotFoundError for what is neither, at once for all."""
+    """The files, and the image files in the folders. Raises FileNotFoundError, before anything is read, for a missing one."""
     from bnn_jax.data.folder import image_files
     from bnn_jax.data.images import printable
 
@@ -102,10 +107,10 @@ def _bytes(path: Path) -> bytes:
 def _answers(
     logits: Callable, prepared: Callable[[Path], np.ndarray | Exception], paths: Iterator[Path], names: Sequence[str]
 ) -> Generator[Answer, None, None]:
-    """An answer for each image, in order; a batch of them is decoded at a time, in threads."""
+    """An answer for each image, in order. A batch of images at a time is decoded, in threads."""
     from bnn_jax.data.images import printable
 
-    size = None  # of a batch: that of the first one, so that one compilation serves all
+    size = None  # All batches get the size of the first one, so that only one is compiled.
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(paths, BATCH)):
             images = list(pool.map(prepared, batch))
@@ -127,7 +132,7 @@ def _answers(
 
 
 def _probabilities(logits: Callable, images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Softmax of the logits in float64, of a batch filled up to `size` images."""
+    """Softmax in float64 of the logits of images, which are padded to `size` images."""
     if not images:
         return np.zeros((0, 0))
     batch = np.stack(images)
@@ -138,7 +143,7 @@ def _probabilities(logits: Callable, images: Sequence[np.ndarray], size: int) ->
 
 
 def _print(title: str, answers: Iterable[Answer]) -> Iterator[Answer]:
-    """A table for every batch of answers, printed as it comes."""
+    """Print a table for each batch of answers as soon as it is there."""
     from bnn_jax.nn.tables import listing
 
     answers = iter(answers)
@@ -157,7 +162,7 @@ def _print(title: str, answers: Iterable[Answer]) -> Iterator[Answer]:
 
 
 def _counted(answers: Iterable[Answer]) -> tuple[int, int, str]:
-    """How many answers there are, how many of them are errors, and the first error."""
+    """The number of answers, the number of errors among them, and the first error."""
     count, failed, first = 0, 0, ''
     for answer in answers:
         count += 1
@@ -189,11 +194,11 @@ def _json_lines(answers: Iterable[Answer], file: TextIO) -> Iterator[Answer]:
 
 
 WRITERS = {'.csv': _csv, '.json': _json, '.jsonl': _json_lines}
-"""Suffix of a file of answers -> writes each answer there and hands it on."""
+"""Suffix of a file -> a function that writes answers there and yields them."""
 
 
 def _write(output: Path, answers: Iterable[Answer]) -> tuple[int, int, str]:
-    """As `_counted`; the file appears, or is replaced, when all answers are in it."""
+    """Write all answers, then put the file in its place; returns as `_counted`."""
     handle, temporary = tempfile.mkstemp(dir=output.absolute().parent, prefix='.bnn-jax-')
     try:
         with open(handle, 'w', encoding='utf-8', newline='') as file:

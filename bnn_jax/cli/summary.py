@@ -1,4 +1,4 @@
-"""`bnn-jax summary`."""
+"""`bnn-jax summary`: the layers of a network."""
 
 import functools
 import json
@@ -17,18 +17,22 @@ def summary(
     input: Shape = (224, 224, 3),
     width: float = 1.0,
 ) -> None:
-    """What a packed file, or a network by its name, is made of, layer by layer.
+    """List the layers of a packed file, or of a network by its name.
 
     Args:
         file: a packed network; leave it out to give --model.
         model: a function of bnn_jax.models: alexnet, resnet18, ...
-        scheme: of bnn_jax.schemes or bnn_jax.presets: XNOR, BNN, BWN, XNOR_PAPER, ...
-        num_classes: of the network.
+        scheme: a scheme of bnn_jax.schemes or preset of bnn_jax.presets: XNOR, BNN, BWN, XNOR_PAPER, ...
+        num_classes: number of classes of the network.
         input: height, width and channels of an image.
         width: factor on the network's filters.
+
+    Example:
+        bnn-jax summary --model=resnet18 --scheme=BIREAL
     """
     if (file is None) == (model == ''):
-        raise ValueError('summary: expected either a packed FILE or --model NAME')
+        got = 'neither' if file is None else 'both'
+        raise ValueError(f'summary: got {got}, expected either a packed FILE or --model NAME')
     if file is not None:
         from bnn_jax.inference.serialization import load, preprocessing_of
 
@@ -43,6 +47,7 @@ def summary(
 
 
 def _summary_of(model: str, scheme: str, num_classes: int, input_shape: Shape, width: float):
+    """The summary of a network of `bnn_jax.models`, from shapes alone."""
     from flax import nnx
 
     from bnn_jax import models, summarize

@@ -1,4 +1,4 @@
-"""Networks and bits of other programs, and programs made of networks."""
+"""Read weights and bits of other programs, and write networks as programs."""
 
 from bnn_jax.interop import bit_layouts, torch
 from bnn_jax.interop.c_source import Library, c_library

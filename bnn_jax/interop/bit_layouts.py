@@ -1,81 +1,183 @@
-"""Packed words in the conventions of other engines, and back: the Larq Compute Engine's and BinaryNet's.
+"""Convert packed words to the bit layouts of other engines and back: the Larq Compute Engine and BinaryNet.
 
-Here: uint32, least significant bit first along the input channels, a set bit is -1, tail bits 0; a convolution's words are
-(kh, kw, n_words, out), a dense layer's (out, n_words), n_words = ceil(channels / 32).
+This library: uint32, least significant bit first along the input channels, a set bit for -1, tail bits 0. Words of a
+convolution are (kh, kw, n_words, out), those of a dense layer (out, n_words), with n_words = ceil(channels / 32).
 
-Larq Compute Engine: the same bits in int32, also a set bit for -1 and tail bits 0; filters are OHWI, packed along I. Source:
-larq/compute-engine, core/bitpacking/bitpack.h (bit i of a word is in[i] < 0, the rest of a row is packed as 0) and
-core/bconv2d/reference.h (filter dimension 0 is the output channel, popcount of the exclusive or; a pixel outside is bit 0).
-It has no binary dense layer: a dense layer is a 1x1 convolution.
+Larq Compute Engine: the same bits as int32. Filters are OHWI, packed along I. There is no binary dense layer; a dense layer
+is a 1x1 convolution. Source: larq/compute-engine, core/bitpacking/bitpack.h (bit i of a word is in[i] < 0, the rest of a row is
+packed as 0) and core/bconv2d/reference.h (filter dimension 0 is the output channel, popcount of the exclusive or; a pixel
+outside is bit 0).
 
-BinaryNet: uint32, least significant bit first, a set bit is +1, no tail. Source: MatthieuCourbariaux/BinaryNet, Run-time/
+BinaryNet: uint32, least significant bit first, a set bit for +1, no tail. There is no binary convolution; here a convolution
+becomes signs in Theano's layout, (out, in, kh, kw), rotated by 180 degrees, as Theano convolves while Larq and this library
+correlate. A flattened image is (C, H, W) there and (H, W, C) here. Source: MatthieuCourbariaux/BinaryNet, Run-time/
 binary_kernels.cu (concatenate: sign << i with sign = a >= 0; xnor_gemm: 2 popcount(xnor) - 32 n_words) and binary_ops.py
-(A (m, n) packed by rows, B (n, k) by columns; n a multiple of 32 * 16). Its engine has no binary convolution: a convolution
-is given as signs in Theano's layout, (out, in, kh, kw), turned by 180 degrees, since Theano convolves and Larq and this
-library correlate; and a flattened image is (C, H, W) there, (H, W, C) here.
+(A (m, n) packed by rows, B (n, k) by columns; n a multiple of 32 * 16).
 
-Each pair of functions is a bijection; all take and return NumPy arrays.
+Each pair of functions is a bijection. All of them take and return NumPy arrays.
 """
 
 import numpy as np
+from jaxtyping import ArrayLike, Float32, Int32, UInt32
 
 from bnn_jax.ops.bits import WORD_BITS, words_for
 
 BINARYNET_MULTIPLE = 32 * 16
-"""What BinaryNet's kernel wants the number of products to be a multiple of: words of 32 by tiles of 16."""
+"""BinaryNet's kernel needs a multiple of this many inputs: words of 32 in tiles of 16."""
 
 
-def to_larq_activations(words) -> np.ndarray:
-    """(..., n_words) uint32 -> the same bits as int32. Raises TypeError for another dtype."""
+def to_larq_activations(words: UInt32[ArrayLike, '*batch n_words']) -> Int32[np.ndarray, '*batch n_words']:
+    """Words of activations for Larq: the same bits as int32.
+
+    Args:
+        words: as `bits.pack` returns them.
+
+    Raises:
+        TypeError: words are not uint32.
+
+    Example:
+        >>> to_larq_activations(np.array([1, 2**31], np.uint32)).tolist()
+        [1, -2147483648]
+    """
     return _words(words).view(np.int32)
 
 
-def from_larq_activations(words) -> np.ndarray:
-    """The inverse of `to_larq_activations`. Raises TypeError unless int32."""
+def from_larq_activations(words: Int32[ArrayLike, '*batch n_words']) -> UInt32[np.ndarray, '*batch n_words']:
+    """The inverse of `to_larq_activations`.
+
+    Args:
+        words: of Larq.
+
+    Raises:
+        TypeError: words are not int32.
+
+    Example:
+        >>> from_larq_activations(np.array([-1], np.int32)).tolist()
+        [4294967295]
+    """
     return _words(words, np.int32).view(np.uint32)
 
 
-def to_larq_convolution(words) -> np.ndarray:
-    """(kh, kw, n_words, out) uint32 -> (out, kh, kw, n_words) int32. Raises TypeError, or ValueError for another rank."""
+def to_larq_convolution(words: UInt32[ArrayLike, 'kh kw n_words out']) -> Int32[np.ndarray, 'out kh kw n_words']:
+    """Words of a convolution for Larq.
+
+    Args:
+        words: as a packed convolution holds them.
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: words have another rank.
+
+    Example:
+        >>> to_larq_convolution(np.zeros((3, 3, 2, 8), np.uint32)).shape
+        (8, 3, 3, 2)
+    """
     return _contiguous(_rank(to_larq_activations(words), 4).transpose(3, 0, 1, 2))
 
 
-def from_larq_convolution(words) -> np.ndarray:
-    """(out, kh, kw, n_words) int32 -> (kh, kw, n_words, out) uint32. Raises as `to_larq_convolution`."""
+def from_larq_convolution(words: Int32[ArrayLike, 'out kh kw n_words']) -> UInt32[np.ndarray, 'kh kw n_words out']:
+    """The inverse of `to_larq_convolution`.
+
+    Args:
+        words: of Larq.
+
+    Raises:
+        TypeError: words are not int32.
+        ValueError: words have another rank.
+
+    Example:
+        >>> from_larq_convolution(np.zeros((8, 3, 3, 2), np.int32)).shape
+        (3, 3, 2, 8)
+    """
     return _contiguous(_rank(from_larq_activations(words), 4).transpose(1, 2, 3, 0))
 
 
-def to_larq_dense(words) -> np.ndarray:
-    """(out, n_words) uint32 -> the filters of a 1x1 convolution, (out, 1, 1, n_words) int32. Raises as above."""
+def to_larq_dense(words: UInt32[ArrayLike, 'out n_words']) -> Int32[np.ndarray, 'out 1 1 n_words']:
+    """Words of a dense layer as the filters of a 1x1 convolution of Larq.
+
+    Args:
+        words: as a packed dense layer holds them.
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: words have another rank.
+
+    Example:
+        >>> to_larq_dense(np.zeros((8, 2), np.uint32)).shape
+        (8, 1, 1, 2)
+    """
     return _rank(to_larq_activations(words), 2)[:, None, None, :]
 
 
-def from_larq_dense(words) -> np.ndarray:
-    """The inverse of `to_larq_dense`. Raises ValueError where the filters are not 1x1."""
+def from_larq_dense(words: Int32[ArrayLike, 'out 1 1 n_words']) -> UInt32[np.ndarray, 'out n_words']:
+    """The inverse of `to_larq_dense`.
+
+    Args:
+        words: filters of a 1x1 convolution of Larq.
+
+    Raises:
+        TypeError: words are not int32.
+        ValueError: the filters are not 1x1.
+
+    Example:
+        >>> from_larq_dense(np.zeros((8, 1, 1, 2), np.int32)).shape
+        (8, 2)
+    """
     words = _rank(from_larq_activations(words), 4)
     if words.shape[1:3] != (1, 1):
         raise ValueError(f'from_larq_dense: got filters of shape {words.shape}, expected (out, 1, 1, n_words)')
     return words[:, 0, 0, :]
 
 
-def to_binarynet_activations(words, k: int) -> np.ndarray:
-    """Rows of k signs, (m, n_words) uint32 -> the same with a set bit for +1.
+def to_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) -> UInt32[np.ndarray, 'm n_words']:
+    """Words of activations for BinaryNet: a set bit for +1.
 
-    Raises TypeError for another dtype, ValueError for another shape and for k that is no multiple of BINARYNET_MULTIPLE.
+    Args:
+        words: as `bits.pack` returns them, k signs a row.
+        k: a multiple of `BINARYNET_MULTIPLE`.
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: words have another shape, or k is no such multiple.
+
+    Example:
+        >>> int(to_binarynet_activations(np.zeros((1, 16), np.uint32), 512)[0, 0])
+        4294967295
     """
     return ~_for_binarynet(words, k)
 
 
-def from_binarynet_activations(words, k: int) -> np.ndarray:
-    """The inverse of `to_binarynet_activations`: the same function."""
+def from_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) -> UInt32[np.ndarray, 'm n_words']:
+    """The inverse of `to_binarynet_activations`, which is the same function.
+
+    Args:
+        words: of BinaryNet.
+        k: signs of a row.
+
+    Example:
+        >>> int(from_binarynet_activations(np.zeros((1, 16), np.uint32), 512)[0, 0])
+        4294967295
+    """
     return ~_for_binarynet(words, k)
 
 
-def to_binarynet_dense(words, k: int, image: tuple[int, int, int] | None = None) -> np.ndarray:
-    """(out, n_words) uint32 -> the columns of B: (n_words, out), a set bit for +1.
+def to_binarynet_dense(
+    words: UInt32[ArrayLike, 'out n_words'], k: int, image: tuple[int, int, int] | None = None
+) -> UInt32[np.ndarray, 'n_words out']:
+    """Words of a dense layer for BinaryNet: the columns of its matrix B, a set bit for +1.
 
-    image: (H, W, C) where the layer's input is a flattened image: its k inputs are put into the order (C, H, W).
-    Raises as `to_binarynet_activations`, and ValueError for an image that has not k numbers.
+    Args:
+        words: as a packed dense layer holds them.
+        k: inputs of the layer, a multiple of `BINARYNET_MULTIPLE`.
+        image: (H, W, C) where the input is a flattened image; the inputs are then put into the order (C, H, W).
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: words have another shape, k is no such multiple, or the image has not k numbers.
+
+    Example:
+        >>> to_binarynet_dense(np.zeros((8, 16), np.uint32), 512).shape
+        (16, 8)
     """
     words = _for_binarynet(words, k)
     if image is not None:
@@ -85,8 +187,23 @@ def to_binarynet_dense(words, k: int, image: tuple[int, int, int] | None = None)
     return _contiguous((~words).T)
 
 
-def from_binarynet_dense(words, k: int, image: tuple[int, int, int] | None = None) -> np.ndarray:
-    """(n_words, out) -> (out, n_words): the inverse of `to_binarynet_dense`. Raises as it does."""
+def from_binarynet_dense(
+    words: UInt32[ArrayLike, 'n_words out'], k: int, image: tuple[int, int, int] | None = None
+) -> UInt32[np.ndarray, 'out n_words']:
+    """The inverse of `to_binarynet_dense`.
+
+    Args:
+        words: of BinaryNet.
+        k: inputs of the layer.
+        image: (H, W, C) where the input is a flattened image.
+
+    Raises:
+        TypeError, ValueError: as `to_binarynet_dense`.
+
+    Example:
+        >>> from_binarynet_dense(np.zeros((16, 8), np.uint32), 512).shape
+        (8, 16)
+    """
     ours = ~_for_binarynet(_rank(_words(words), 2).T, k)
     if image is None:
         return ours
@@ -96,10 +213,25 @@ def from_binarynet_dense(words, k: int, image: tuple[int, int, int] | None = Non
     return _packed(_set_bits(ours, k)[:, order])
 
 
-def to_binarynet_convolution(words, channels: int) -> np.ndarray:
-    """(kh, kw, n_words, out) uint32 -> signs (out, channels, kh, kw) float32, turned by 180 degrees.
+def to_binarynet_convolution(
+    words: UInt32[ArrayLike, 'kh kw n_words out'], channels: int
+) -> Float32[np.ndarray, 'out channels kh kw']:
+    """Words of a convolution as signs in Theano's layout, rotated by 180 degrees.
 
-    Raises TypeError for another dtype, ValueError for another rank or number of words.
+    Args:
+        words: as a packed convolution holds them.
+        channels: of its input.
+
+    Returns:
+        +1 and -1.
+
+    Raises:
+        TypeError: words are not uint32.
+        ValueError: words have another rank, or there are not ceil(channels / 32) of them.
+
+    Example:
+        >>> to_binarynet_convolution(np.zeros((3, 3, 1, 8), np.uint32), 4).shape
+        (8, 4, 3, 3)
     """
     words = _rank(_words(words), 4).transpose(3, 0, 1, 2)
     _check_count(words, channels)
@@ -107,8 +239,21 @@ def to_binarynet_convolution(words, channels: int) -> np.ndarray:
     return _contiguous(signs.transpose(0, 3, 1, 2)[:, :, ::-1, ::-1])
 
 
-def from_binarynet_convolution(signs) -> np.ndarray:
-    """The inverse of `to_binarynet_convolution`. Raises ValueError for another rank or values other than -1 and +1."""
+def from_binarynet_convolution(
+    signs: Float32[ArrayLike, 'out channels kh kw'],
+) -> UInt32[np.ndarray, 'kh kw n_words out']:
+    """The inverse of `to_binarynet_convolution`.
+
+    Args:
+        signs: +1 and -1.
+
+    Raises:
+        ValueError: signs have another rank or other values.
+
+    Example:
+        >>> from_binarynet_convolution(np.ones((8, 4, 3, 3), np.float32)).shape
+        (3, 3, 1, 8)
+    """
     signs = _rank(np.asarray(signs), 4)
     if not np.all(np.abs(signs) == 1):
         raise ValueError('from_binarynet_convolution: got values other than -1 and +1, expected binarized filters')
@@ -139,7 +284,7 @@ def _for_binarynet(words, k: int) -> np.ndarray:
     _check_count(words, k)
     if k % BINARYNET_MULTIPLE:
         raise ValueError(
-            f'words: got {k} signs, expected a multiple of {BINARYNET_MULTIPLE}: BinaryNet counts whole tiles of words and '
+            f'words: got {k} signs, expected a multiple of {BINARYNET_MULTIPLE}, as BinaryNet counts whole tiles of words and '
             'has no tail; build the network with such widths'
         )
     return words

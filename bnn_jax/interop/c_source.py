@@ -1,4 +1,4 @@
-"""A packed network as C99: weights as arrays, plain loops, no allocation, no file, nothing but the standard headers."""
+"""Write a packed network as C99: weights as arrays, plain loops, no allocation, no file, the standard headers alone."""
 
 import dataclasses
 import re
@@ -15,11 +15,19 @@ KERNELS = Path(__file__).with_name('c_kernels.c')
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """What `c_library` wrote, and the sizes of its parts in bytes."""
+    """The result of `c_library`.
 
+    Example:
+        >>> Library(Path('network.h'), Path('network.c'), weights=36, scratch=64).weights
+        36
+    """
+
+    # The files.
     header: Path
     source: Path
+    # Bytes of the weights.
     weights: int
+    # Bytes of the scratch memory that the caller provides.
     scratch: int
 
 
@@ -31,23 +39,31 @@ def c_library(
     name: str = 'network',
     normalization: Any = None,
 ) -> Library:
-    """Writes NAME.h and NAME.c into a folder: `void NAME(const float *image, float *logits, NAME_cell *scratch)`.
+    """Write NAME.h and NAME.c with the function `void NAME(const float *image, float *logits, NAME_cell *scratch)`.
 
-    The logits are those of `bnn_jax.runtime` to the bit, but in networks that multiply real inputs by binary weights alone
-    (BC, BWN), where another order of sums makes a last-bit difference, and where a number is subnormal.
+    The logits equal those of `bnn_jax.runtime` to the bit. Exceptions are networks whose binary weights meet real inputs alone
+    (BC, BWN), where sums have another order, and subnormal numbers.
 
     Args:
-        network: a `PackedNetwork`, as `convert` and `load` give it.
-        folder: made where it is not there.
+        network: a `PackedNetwork`, as `convert` and `load` return it.
+        folder: where to write; it is created where needed.
         input_shape: height, width and channels of an image.
-        name: of the function and the files: a C identifier.
-        normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`; then there is a function NAME_bytes as well.
+        name: of the function and the files, a C identifier.
+        normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`; with it there is also a function NAME_bytes.
 
     Returns:
-        The files and sizes.
+        The files and the sizes of their parts.
 
     Raises:
-        ValueError: for images that do not fit, a name that is no identifier, a layer of the user's own.
+        ValueError: the images do not fit the network, name is no C identifier, or the network has a layer of the user's own.
+
+    Example:
+        >>> import tempfile, bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bnn.interop.c_library(bnn.convert(model), folder, (2, 2, 1)).source.name
+        'network.c'
     """
     if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', name) or name in _taken() or re.fullmatch(r'[ag]\d+', name):
         raise ValueError(f'name: got {name!r}, expected a C identifier that the library does not use itself')
@@ -72,7 +88,7 @@ def c_library(
 
 
 def _taken() -> set[str]:
-    """Names of C and of the kernels."""
+    """Names that C or the kernels use already."""
     words = 'auto break case char const continue default do double else enum extern float for goto if inline int long register '
     words += 'restrict return short signed sizeof static struct switch typedef union unsigned void volatile while '
     words += 'main run cell bytes geometry'
@@ -123,7 +139,7 @@ def _header(name: str, shape: tuple[int, int, int], classes: int, scratch: int, 
 
 
 def _kernels(used: set[str]) -> str:
-    """The functions of these names, and what they need, in the order of the file."""
+    """The kernels of these names and all that they call, in the order of the file."""
     parts = {}
     for part in KERNELS.read_text().split('/// ')[1:]:
         title, _, text = part.partition('\n')

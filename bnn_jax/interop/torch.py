@@ -1,6 +1,6 @@
-"""Weights in: published PyTorch checkpoints into this library's networks, and a trained network into a binary one.
+"""Load published PyTorch checkpoints into networks of this library, and start a binary network from a trained one.
 
-PyTorch itself is not needed here: a state dict is a mapping from names to arrays, in the order of the layers.
+PyTorch itself is not needed: a state dict is a mapping from names to arrays, in the order of the layers.
 """
 
 import dataclasses
@@ -20,24 +20,45 @@ from bnn_jax.nn.product import Product
 def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     """A copy of the model with the tensors of a PyTorch state dict as its parameters and statistics.
 
-    state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` gives it, in
-    its own order (that of the layers; a file sorted by name is refused or must be put in order first). A checkpoint
-    {'state_dict': ...} is unwrapped, `module` of DataParallel is left out of the names wherever it stands, and
-    `num_batches_tracked` is passed over. Names beyond the last part serve the messages only.
-    Layouts: convolutions (out, in, h, w) -> HWIO; dense (out, in) -> (in, out), and where an image was flattened (here, or
-    already before a normalization of features) C, H, W -> H, W, C. Values are cast to the model's own dtype.
-    Every tensor and every parameter is used exactly once, layer by layer. Raises ValueError naming both sides for a layer
-    or tensor that is missing, left over or of another shape; TypeError for other types.
+    Each tensor and each parameter is used exactly once, layer by layer. Convolutions (out, in, h, w) become HWIO; dense layers
+    (out, in) become (in, out), and where an image is flattened (there, or before a normalization of features) C, H, W becomes
+    H, W, C. Numbers are cast to the dtype of the model.
 
-    The networks that published checkpoints fit, in the scheme whose arithmetic they were trained in:
-    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalized the 800 inputs of
-      the first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
+    Published checkpoints fit these networks, in the scheme that they were trained with:
+
+    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalized the 800 inputs of the
+      first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
     - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
-    - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`; 1e-5 is PyTorch's default
-      epsilon, which no state dict holds. `start_from` begins a binary run with it.
-    Published networks of sign(0) = 0 are converted as `presets.deployable` says.
-    Source of the layouts: jiecaoyu/XNOR-Net-PyTorch, torchvision.
+    - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`. PyTorch's default epsilon is
+      1e-5, which no state dict states. `start_from` starts a binary run from it.
+
+    For published networks with sign(0) = 0 see `presets.deployable`.
+
+    Args:
+        model: of the same architecture.
+        state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` makes it, in the
+            order of the layers; a file sorted by name must be put in order first. The last part of a name counts, the others
+            serve messages alone: `module` of DataParallel is dropped, `num_batches_tracked` is ignored, and a checkpoint
+            {'state_dict': ...} is unwrapped.
+
+    Returns:
+        The copy.
+
+    Raises:
+        TypeError: model is no `nn.Network`, state_dict no mapping, or a tensor is not floating.
+        ValueError: a layer or tensor is missing, left over or of another shape; the message names both sides.
+
+    Source: jiecaoyu/XNOR-Net-PyTorch and torchvision, for the layouts.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> state_dict = {'fc.weight': np.ones((3, 4), np.float32)}
+        >>> state_dict |= {f'bn.{name}': np.ones(3, np.float32) for name in ('weight', 'bias', 'running_mean', 'running_var')}
+        >>> load_state_dict(model, state_dict).num_classes
+        3
     """
     model = _copy(model, 'load_state_dict')
     groups = _grouped(state_dict)
@@ -61,14 +82,34 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
 def start_from(model: Network, trained: Network) -> Network:
     """A copy of the model that starts from a trained network of the same architecture in another scheme.
 
-    Typically `trained` is real and `model` binary: the real kernels become latent weights, as they are (the scheme's own
-    projection clips or centers them from the first update on). Products are matched in order, those of shortcuts apart.
-    Copied are all kernels; biases where the model has them; a normalization directly after a product where both networks
-    have one with gamma and beta. All else (XNOR-Net's other normalizations, say) keeps the model's values.
-    Where the model has another number of classes, its last product, and what normalizes the logits, keep the model's values;
-    `new_layers` of what comes back names them (`nn.with_classes` takes over all else of a network of the same scheme).
-    Raises ValueError naming both sides for another number or shape of products, and for a bias that the model has no
-    place for (before a normalization it has no effect and is left out); TypeError for other types.
+    Usually `trained` is real and `model` binary: the real kernels become latent weights, unchanged, and the scheme's projection
+    clips or centers them from the first update on. Products are matched in order, those of shortcuts separately.
+
+    All kernels are copied; a bias is copied where the model has one; a normalization directly after a product is copied where
+    both networks have one with gamma and beta. All else, such as XNOR-Net's other normalizations, keeps the model's values. If
+    the numbers of classes differ, the last product and the normalization of the logits keep the model's values too, and
+    `new_layers` of the result names them. (`nn.with_classes` changes the number of classes within one scheme.)
+
+    Args:
+        model: gets the weights.
+        trained: has the weights.
+
+    Returns:
+        The copy.
+
+    Raises:
+        TypeError: one of them is no `nn.Network`.
+        ValueError: products differ in number or shape, and the message names both sides; or the model has no place for a bias
+            of `trained`. A bias before a normalization has no effect and is dropped.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> sizes = dict(rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> trained = bnn.models.mlp(3, scheme=bnn.FLOAT, **sizes)
+        >>> binary = start_from(bnn.models.mlp(3, scheme=bnn.BNN, **sizes), trained)
+        >>> type(binary.body.layers[1].kernel).__name__
+        'Latent'
     """
     model = _copy(model, 'start_from')
     expect_network('start_from', trained)
@@ -91,10 +132,11 @@ def start_from(model: Network, trained: Network) -> Network:
 
 @dataclasses.dataclass(frozen=True)
 class _Slot:
-    """A layer with numbers; channels: those of the image, flattened or not, that it is given."""
+    """A layer with parameters."""
 
     path: str
     layer: Product | Norm
+    # Of the image that the layer reads, flattened or not.
     channels: int
 
     @property
@@ -106,10 +148,12 @@ class _Slot:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """What a slot takes: a variable, the shape of its tensor in PyTorch, and how that becomes ours."""
+    """A variable of a layer and its tensor in PyTorch."""
 
     variable: nnx.Variable
+    # Of the tensor in PyTorch.
     shape: tuple[int, ...]
+    # The tensor in PyTorch -> the numbers of the variable.
     ours: Callable[[np.ndarray], np.ndarray]
 
 
@@ -119,7 +163,7 @@ def _copy(model: Network, caller: str) -> Network:
 
 
 def _grouped(state_dict: Mapping) -> dict[str, dict[str, np.ndarray]]:
-    """The name of every layer, in order -> the last part of its tensors' names -> the tensor."""
+    """Name of a layer, in order -> last part of the name of a tensor -> the tensor."""
     if isinstance(state_dict, Mapping) and isinstance(state_dict.get('state_dict'), Mapping):
         state_dict = state_dict['state_dict']
     if not isinstance(state_dict, Mapping):
@@ -131,9 +175,7 @@ def _grouped(state_dict: Mapping) -> dict[str, dict[str, np.ndarray]]:
             continue
         tensors = groups.setdefault(name, {})
         if last in tensors:
-            raise ValueError(
-                f'load_state_dict: got {full!r} twice, with and without module, expected every tensor once'
-            )
+            raise ValueError(f'load_state_dict: got {full!r} twice, with and without module, expected each tensor once')
         tensors[last] = np.asarray(value)
         if tensors[last].dtype.kind != 'f':
             raise TypeError(f'load_state_dict: {full!r}: got dtype {tensors[last].dtype}, expected floating numbers')
@@ -141,7 +183,7 @@ def _grouped(state_dict: Mapping) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _slots(layers: Sequential, channels: int, path: str = '') -> Iterator[_Slot]:
-    """The layers with numbers, in PyTorch's order: a block's body before its shortcut."""
+    """The layers with parameters in PyTorch's order, the body of a block before its shortcut."""
     for i, layer in enumerate(layers.layers):
         match layer:
             case Residual():
@@ -160,11 +202,12 @@ def _slots(layers: Sequential, channels: int, path: str = '') -> Iterator[_Slot]
 
 
 def _channels_after(layers: Sequential, channels: int) -> int:
-    """Of a chain inside a block: its last product decides."""
+    """The channels after a chain inside a block, which its last product decides."""
     return next((layer.out_features for layer in reversed(list(layers.layers)) if isinstance(layer, Product)), channels)
 
 
 def _tensors(slot: _Slot) -> dict[str, _Tensor]:
+    """Last part of the name of a tensor in PyTorch -> what it fills."""
     layer = slot.layer
     if isinstance(layer, Norm):
         n = layer.num_features
@@ -184,14 +227,14 @@ def _tensors(slot: _Slot) -> dict[str, _Tensor]:
 
 
 def _channels_last(v: np.ndarray, channels: int) -> np.ndarray:
-    """First axis, features of a flattened image: (C, pixels) -> (pixels, C). Nothing changes for one pixel."""
+    """Reorder the first axis, the features of a flattened image, from (C, pixels) to (pixels, C)."""
     return v.reshape(channels, -1, *v.shape[1:]).swapaxes(0, 1).reshape(v.shape)
 
 
 def _load(name: str, tensors: dict[str, np.ndarray], slot: _Slot) -> None:
     targets = _tensors(slot)
     if 'weights' in tensors and 'weight' in targets and tensors['weights'].size == np.prod(targets['weight'].shape):
-        # Bi-Real Net's published code keeps a kernel as one column.
+        # The published code of Bi-Real Net stores a kernel as one column, named `weights`.
         tensors = {'weight': tensors['weights'].reshape(targets['weight'].shape)} | {
             last: value for last, value in tensors.items() if last != 'weights'
         }
@@ -220,7 +263,7 @@ class _Normed:
 
 
 def _products(layers: Sequential, path: str) -> tuple[list[_Normed], list[_Normed]]:
-    """The products of the path through all bodies, and those of shortcuts."""
+    """The products on the main path, and those of shortcuts."""
     main, shortcuts = [], []
     for i, layer in enumerate(layers.layers):
         chains: list = []
@@ -248,8 +291,8 @@ def _start(target: _Normed, source: _Normed) -> None:
             _set(target.product.bias, source.product.bias[...])
         elif target.norm is None:
             raise ValueError(
-                f'start_from: got a bias at {source.path}, expected none, for the layer {target.path} of the model has '
-                'none; give its scheme bias=True'
+                f'start_from: got a bias at {source.path}, expected none, as the layer {target.path} of the model has none; '
+                'give its scheme bias=True'
             )
     if _has_affine(target.norm) and _has_affine(source.norm):
         for name in ('scale', 'bias', 'mean', 'var'):

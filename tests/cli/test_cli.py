@@ -354,7 +354,7 @@ def test_bench(converted, unprepared, start, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert 'batch 2 of 8x8x1' in lines[0] and f'jax {jax.__version__}' in lines[-1]
     assert any('packed' in line for line in lines) and any('float32' in line for line in lines)
-    assert 'state it: --input' in refused(start, 'bench', unprepared)
+    assert 'give --input' in refused(start, 'bench', unprepared)
     start('bench', unprepared, '--calls=1', '--input', 20, 20, 3)
     assert 'float32' not in capsys.readouterr().out
     assert 'expected at least 1' in refused(start, 'bench', converted, '--batch=0')
