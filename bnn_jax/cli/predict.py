@@ -110,6 +110,7 @@ def _answers(
     """An answer for each image, in order. A batch of images at a time is decoded, in threads."""
     from bnn_jax.data.images import printable
 
+    # JAX compiles a network once for each size of batch.
     size = None  # All batches get the size of the first one, so that only one is compiled.
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(paths, BATCH)):

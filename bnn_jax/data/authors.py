@@ -16,9 +16,12 @@ import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 Split = tuple[np.ndarray, np.ndarray]
 """Images uint8 (n, H, W, C) and labels (n,)."""
@@ -44,7 +47,7 @@ CIFAR100_CLASSES = tuple(_CIFAR100.split())
 DIGITS = tuple(map(str, range(10)))
 
 
-def read_idx(path: Path) -> np.ndarray:
+def read_idx(path: Path) -> "UInt8[np.ndarray, '*shape']":
     """The array in an IDX file of unsigned bytes, with or without gzip.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 from safetensors import SafetensorError, deserialize
 
 from bnn_jax.files.bounds import shown
@@ -30,7 +31,7 @@ DTYPES = {
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def written(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+def written(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, str]) -> bytes:
     """The bytes of a file with these tensors, this metadata and their checksum: the same in every process.
 
     Args:
@@ -65,7 +66,7 @@ def written(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     return b''.join([len(text).to_bytes(8, 'little'), text, *contents])
 
 
-def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, Shaped[np.ndarray, '...']]]:
     """The metadata and the tensors of a file that `written` made.
 
     Args:
@@ -173,7 +174,7 @@ def decompressed(text: str) -> str:
     return data.decode()
 
 
-def digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+def digest(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, str]) -> str:
     """The checksum of a file: SHA-256 over the metadata, and the name, dtype, shape and bytes of each tensor.
 
     Args:

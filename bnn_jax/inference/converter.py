@@ -119,17 +119,21 @@ class ConvertedModule(KeptModule):
     inner_rows: tuple[Row, ...] = ()
 
     def rows(self, path: str) -> Iterator[Row]:
+        """The rows of its report, with paths from the network on."""
         for row in self.inner_rows:
             yield dataclasses.replace(row, path=joined(path, row.path))
 
     def holds_bits(self) -> bool:
+        """Always: a module without packed layers is kept as it is."""
         return True
 
     def multiplies_bits(self) -> bool:
+        """Whether one of its packed layers multiplies signs with signs."""
         packed = (place.layer for place in walk(self.module()) if isinstance(place.layer, Packed))
         return any(one.layer.multiplies_bits() for one in packed)
 
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
+        """Raises ValueError: a file cannot hold a user's own module."""
         raise ValueError(
             "save: got a user's own module with packed layers inside a container of this library, expected the container "
             'inside the module; then save writes its arrays, and load(path, into=module) puts them back'

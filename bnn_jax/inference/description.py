@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped
 
 from bnn_jax.files.bounds import at, rule_of, shown
 from bnn_jax.inference.container import CODES
@@ -151,18 +152,18 @@ class Description:
             return tuple(self._value(inner, f'{place}[{i}]', depth + 1) for i, inner in enumerate(stated))
         return stated
 
-    def tensor(self, name: Any, place: str) -> jax.Array:
+    def tensor(self, name: Any, place: str) -> Shaped[Array, '...']:
         """A tensor of a layer, finite and taken by no other field; subnormal numbers become 0."""
         array = self.array(name, place)
         if array.dtype == np.float32 and (small := (np.abs(array) < TINY) & (array != 0)).any():
             array = np.where(small, np.float32(0), array)
         return _on_device(array, place)
 
-    def put(self, name: Any, place: str) -> jax.Array:
+    def put(self, name: Any, place: str) -> Shaped[Array, '...']:
         """A tensor of a user's module beside its packed layers, unchanged."""
         return _on_device(self.array(name, place), place)
 
-    def array(self, name: Any, place: str) -> np.ndarray:
+    def array(self, name: Any, place: str) -> Shaped[np.ndarray, '...']:
         """A tensor as a NumPy array, finite and taken by no other field."""
         if not isinstance(name, str) or name not in self.tensors:
             raise ValueError(f'{place}: got {shown(name)}, expected the name of a tensor')

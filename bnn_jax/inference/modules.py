@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Shaped
 
 from bnn_jax.inference.converter import NoBinaryWeights, Packed, convert
 from bnn_jax.nn.packed_layer import role
@@ -21,7 +22,7 @@ def packed_layers(module: Any) -> list[Place]:
     return [place for place in walk(module) if isinstance(place.layer, Packed)]
 
 
-def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
+def arrays_beside(module: nnx.Module) -> dict[str, Shaped[Array, '...']]:
     """The arrays of a converted module outside its packed layers, without random keys.
 
     Args:
@@ -33,7 +34,7 @@ def arrays_beside(module: nnx.Module) -> dict[str, jax.Array]:
     return {name: leaf for name, leaf in _leaves(module, nnx.state(module, nnx.Not(nnx.RngState))) if name is not None}
 
 
-def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, jax.Array]) -> Any:
+def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, Shaped[Array, '...']]) -> Any:
     """A copy of a module with the packed layers and arrays of a file.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where in the scratch memory of a C library every map lies."""
+"""The places of maps in the scratch memory of a C library."""
 
 import dataclasses
 
@@ -7,43 +7,53 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A map, or its signs, in the scratch memory from cell `start` on; not `owned` where another still reads it."""
+    """A map, or its signs, in the scratch memory."""
 
     shape: tuple[int, ...]
+    # The first cell.
     start: int
+    # Whether the cells hold words of signs.
     signs: bool = False
+    # False where another layer still reads the map, so that it must not be freed or overwritten.
     owned: bool = True
 
     @property
     def place(self) -> str:
+        """The first cell as a C expression."""
         return f'(scratch + {self.start})' if self.start else 'scratch'
 
     @property
     def pixels(self) -> int:
+        """Height times width."""
         return int(np.prod(self.shape[:-1]))
 
     @property
     def channels(self) -> int:
+        """The last extent of the shape."""
         return self.shape[-1]
 
     @property
     def numbers(self) -> int:
+        """How many numbers the map has."""
         return int(np.prod(self.shape))
 
     @property
     def cells(self) -> int:
+        """How many cells of 4 bytes it takes."""
         return self.pixels * -(-self.channels // 32) if self.signs else self.numbers
 
     def borrowed(self) -> 'Value':
+        """The same map for a reader that must not free it."""
         return dataclasses.replace(self, owned=False)
 
 
 class Scratch:
-    """Memory from which maps take the first gap that is large enough."""
+    """Scratch memory, in which each map takes the first gap that is large enough."""
 
     def __init__(self):
+        # The number of cells in use at the fullest moment.
         self.peak = 0
-        # (start, end) of what is in use, in order.
+        # (start, end) of all maps in use, in order.
         self._held: list[tuple[int, int]] = []
 
     def new(self, shape: tuple[int, ...], signs: bool = False) -> Value:
@@ -58,9 +68,11 @@ class Scratch:
         return dataclasses.replace(value, start=start)
 
     def room(self, cells: int) -> Value:
+        """Temporary room for a kernel."""
         return self.new((1, cells))
 
     def free(self, *values: Value) -> None:
+        """Free those of the maps that are owned."""
         for value in values:
             if value.owned:
                 self._held.remove((value.start, value.start + value.cells))

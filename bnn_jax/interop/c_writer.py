@@ -12,7 +12,7 @@ from bnn_jax.ops.windows import Window
 
 
 class Writer(LayerWriter[Value], Scratch):
-    """Calls and arrays of a network."""
+    """Collects the calls, the arrays and the scratch memory of a network in C."""
 
     language = 'C'
 
@@ -26,7 +26,7 @@ class Writer(LayerWriter[Value], Scratch):
         self.calls.append(f'{function}({", ".join(str(a.place if isinstance(a, Value) else a) for a in arguments)});')
 
     def array(self, kind: str, values: Any, name: str = '') -> str:
-        """The name of an array of constants; NULL for None."""
+        """Write an array of constants. Returns its name, or NULL for None."""
         if values is None:
             return 'NULL'
         values, name = np.asarray(values).reshape(-1), name or f'a{len(self.arrays)}'
@@ -39,7 +39,7 @@ class Writer(LayerWriter[Value], Scratch):
     def geometry(
         self, window: Any, x: Value, out: int, pad_value: int = 0, groups: int = 1
     ) -> tuple[str, tuple[int, ...]]:
-        """The name of a geometry, and the shape of what it gives."""
+        """Write the geometry of a window. Returns its name, and the shape of the result."""
         self.used.add('geometry')
         if window is None:  # A dense product: each pixel for itself.
             shape, numbers = (*x.shape[:-1], out), [1, x.pixels, x.channels, 1, x.pixels, out, 1, 1, 1, 1, 0, 0, 1, 1]
@@ -170,7 +170,7 @@ class Writer(LayerWriter[Value], Scratch):
         return self.geometry(operation.window, x, layer.out_features, operation.pad_value, operation.groups)
 
     def _words(self, layer: Any) -> str:
-        """Words along the channels of a group: (taps, words, filters)."""
+        """Write the words of a layer, along the channels of a group: (taps, words, filters). Returns the array's name."""
         signs = signs_of(layer)
         signs = signs.reshape(-1, *signs.shape[-2:])
         padded = np.pad(signs < 0, [(0, 0), (0, -signs.shape[1] % 32), (0, 0)])
@@ -245,5 +245,5 @@ class Writer(LayerWriter[Value], Scratch):
 
 
 def _float(value: float) -> str:
-    """A float32 that every C99 compiler reads back to the bit."""
+    """A float32 in a form that every C99 compiler reads back to the bit."""
     return f'{value.hex()}f'

@@ -1,4 +1,4 @@
-"""The layers of a packed network, one after the other, for those who write a program of another kind."""
+"""A walk over the layers of a packed network, for writers of programs of other kinds."""
 
 import abc
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 from bnn_jax.nn.layer import KeptModule, Unchanged
 from bnn_jax.nn.packed import (
@@ -32,11 +33,15 @@ from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.ops.windows import Window
 
 Value = TypeVar('Value')
-"""What a writer knows of a map of the program: its place or name, its shape."""
+"""What a writer knows of a map in the program: its place or name, and its shape."""
 
 
-def signs_of(layer: PackedProduct | UnpackedProduct) -> np.ndarray:
-    """The signs of the weights: (kh, kw, in / groups, out), or (in, out) of a dense product."""
+def signs_of(layer: PackedProduct | UnpackedProduct) -> Float32[np.ndarray, '*kernel']:
+    """The signs of a layer's weights, (kh, kw, in / groups, out), or (in, out) for a dense product.
+
+    Args:
+        layer: with weights in bits.
+    """
     options = {'operation': layer.operation, 'in_features': layer.in_features}
     return np.asarray(uncompiled(_unpacked, layer.words, **options)(layer.words))
 
@@ -47,13 +52,13 @@ def _unpacked(words: jax.Array, operation: Any, in_features: int) -> jax.Array:
 
 
 class LayerWriter(abc.ABC, Generic[Value]):
-    """A method for each kind of layer that `convert` makes: it takes a value, writes the layer, and gives a value."""
+    """Has a method for each kind of layer that `convert` makes: it writes the layer applied to x, and returns the result."""
 
-    # What is written, as errors name it.
+    # The name of what is written, for errors.
     language: ClassVar[str]
 
     def layer(self, layer: Any, x: Value) -> Value:
-        """Writes a layer. Raises ValueError for one of the user's own."""
+        """Write a layer. Raises ValueError for a layer of a user's own."""
         match layer:
             case PackedSequential():
                 return self.chain(layer, x)
@@ -102,48 +107,61 @@ class LayerWriter(abc.ABC, Generic[Value]):
         return ValueError(f'no {self.language} is written for {name}, a layer of your own')
 
     @abc.abstractmethod
-    def chain(self, chain: PackedSequential, x: Value) -> Value: ...
+    def chain(self, chain: PackedSequential, x: Value) -> Value:
+        """Layers one after the other."""
 
     @abc.abstractmethod
-    def residual(self, layer: PackedResidual, x: Value) -> Value: ...
+    def residual(self, layer: PackedResidual, x: Value) -> Value:
+        """The sum of a body and a shortcut."""
 
     @abc.abstractmethod
-    def branches(self, layer: PackedBranches, x: Value) -> Value: ...
+    def branches(self, layer: PackedBranches, x: Value) -> Value:
+        """Several chains of one input, concatenated along the channels."""
 
     @abc.abstractmethod
-    def packed_product(self, layer: PackedProduct, x: Value) -> Value: ...
+    def packed_product(self, layer: PackedProduct, x: Value) -> Value:
+        """A product of signs with signs."""
 
     @abc.abstractmethod
-    def unpacked_product(self, layer: UnpackedProduct, x: Value) -> Value: ...
+    def unpacked_product(self, layer: UnpackedProduct, x: Value) -> Value:
+        """A product of real numbers with signs."""
 
     @abc.abstractmethod
-    def float_product(self, layer: FloatProduct, x: Value) -> Value: ...
+    def float_product(self, layer: FloatProduct, x: Value) -> Value:
+        """A product of real numbers."""
 
     @abc.abstractmethod
-    def norm(self, coefficients: np.ndarray, x: Value) -> Value:
-        """coefficients: (2, channels), scales and shifts."""
+    def norm(self, coefficients: Float32[np.ndarray, '2 channels'], x: Value) -> Value:
+        """x times the first row of coefficients, plus the second."""
 
     @abc.abstractmethod
-    def slopes(self, slopes: np.ndarray, x: Value) -> Value:
-        """x where x > 0, else its slope times x; slopes: one, or one a channel."""
+    def slopes(self, slopes: Float32[np.ndarray, ' n'], x: Value) -> Value:
+        """x where x > 0, else slope times x, with one slope for all channels or one for each."""
 
     @abc.abstractmethod
-    def relu(self, x: Value) -> Value: ...
+    def relu(self, x: Value) -> Value:
+        """max(x, 0)."""
 
     @abc.abstractmethod
-    def hard_tanh(self, x: Value) -> Value: ...
+    def hard_tanh(self, x: Value) -> Value:
+        """x clipped to [-1, 1]."""
 
     @abc.abstractmethod
-    def max_pool(self, window: Window, x: Value) -> Value: ...
+    def max_pool(self, window: Window, x: Value) -> Value:
+        """The maximum of each window."""
 
     @abc.abstractmethod
-    def avg_pool(self, window: Window, x: Value) -> Value: ...
+    def avg_pool(self, window: Window, x: Value) -> Value:
+        """The mean of each window, with zeros as padding."""
 
     @abc.abstractmethod
-    def global_average_pool(self, x: Value) -> Value: ...
+    def global_average_pool(self, x: Value) -> Value:
+        """The mean over height and width."""
 
     @abc.abstractmethod
-    def flatten(self, x: Value) -> Value: ...
+    def flatten(self, x: Value) -> Value:
+        """A map as a vector."""
 
     @abc.abstractmethod
-    def pad_channels(self, before: int, after: int, x: Value) -> Value: ...
+    def pad_channels(self, before: int, after: int, x: Value) -> Value:
+        """x with channels of zeros before and after its own."""

@@ -20,17 +20,23 @@ def onnx_model(
     network up to rounding. Where that turns the sign of a number next to 0, logits differ by more than rounding.
 
     Args:
-        network: a `PackedNetwork`, as `convert` and `load` give it.
+        network: a `PackedNetwork`, as `convert` and `load` return it.
         input_shape: height, width and channels of an image.
-        preprocessing: JSON, what was done to an image before, kept in the model's metadata.
+        preprocessing: how images are prepared, as JSON; the metadata of the model hold it.
 
     Returns:
-        images (N, H, W, channels) float32 -> logits (N, num_classes) float32; N is open. `onnx.save` writes it.
+        A model from images (N, H, W, channels) float32 to logits (N, num_classes) float32, for any N. `onnx.save` writes it.
 
     Raises:
-        ModuleNotFoundError: without the extra `onnx`.
-        TypeError: for anything but a `PackedNetwork`.
-        ValueError: for images that do not fit, a layer of the user's own.
+        ModuleNotFoundError: the extra `onnx` is not installed.
+        TypeError: network is no `PackedNetwork`.
+        ValueError: the images do not fit, or the network has a layer of the user's own.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> def export(packed, path):
+        ...     import onnx
+        ...     onnx.save(bnn.interop.onnx_model(packed, (28, 28, 1)), path)
     """
     return _model('OnnxWriter', network, input_shape, preprocessing)
 
@@ -43,7 +49,22 @@ def qonnx_model(
     The scale of a filter is that of its quantizer, so that sums are rounded where `onnx_model` has integers. Weights are
     float32 constants, as these tools expect them, 32 times the bits. An image that is not finite gives no NaN.
 
-    Args, Returns, Raises: as `onnx_model`.
+    Args:
+        network: as for `onnx_model`.
+        input_shape: as for `onnx_model`.
+        preprocessing: as for `onnx_model`.
+
+    Returns:
+        As `onnx_model`.
+
+    Raises:
+        ModuleNotFoundError, TypeError, ValueError: as `onnx_model`.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> def export(packed, path):
+        ...     import onnx
+        ...     onnx.save(bnn.interop.qonnx_model(packed, (28, 28, 1)), path)
     """
     return _model('QonnxWriter', network, input_shape, preprocessing)
 

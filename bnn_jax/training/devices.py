@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float64
 
 from bnn_jax import command
 from bnn_jax.training.options import option
@@ -220,7 +221,7 @@ def no_host_waits() -> Iterator[None]:
         os._exit(1)
 
 
-def sum_over_hosts(totals: np.ndarray) -> np.ndarray:
+def sum_over_hosts(totals: Float64[np.ndarray, '*shape']) -> Float64[np.ndarray, '*shape']:
     """The sum over hosts of float64 numbers, as NumPy adds them; each host gets it.
 
     Args:

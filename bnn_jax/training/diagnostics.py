@@ -41,7 +41,7 @@ def signs(state: TrainState) -> dict[str, Int8[Array, '*kernel']]:
     }
 
 
-def latent_weights(model: Any) -> dict[str, np.ndarray]:
+def latent_weights(model: Any) -> dict[str, Float[np.ndarray, '*kernel']]:
     """The latent weights of each layer, as it stores them.
 
     Args:

@@ -43,7 +43,7 @@ class Events:
         for summary in hparams(values, {'test_accuracy': 0, 'test_loss': 0}):
             self._write(summary=summary)
 
-    def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
+    def weights(self, step: int, latent: dict[str, Real[np.ndarray, '*kernel']]) -> None:
         """Write a histogram of the latent weights of each layer."""
         from tensorboardX.summary import histogram
 

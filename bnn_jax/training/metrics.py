@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from bnn_jax.files import write
 from bnn_jax.training.events import Events
@@ -63,7 +64,7 @@ class MetricsLog:
             with self._writing():
                 self._events.settings(described)
 
-    def weights(self, step: int, latent: dict[str, np.ndarray]) -> None:
+    def weights(self, step: int, latent: dict[str, Float[np.ndarray, '*kernel']]) -> None:
         """Write a histogram of the latent weights of each layer, for TensorBoard alone."""
         if self._events:
             with self._writing():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from bnn_jax.files import write
 from bnn_jax.inference.converter import convert
@@ -169,7 +170,7 @@ def compare(model, packed, batches: Callable) -> dict[str, float]:
     return {'prediction_agreement': agree / count, 'max_abs_logit_difference': difference}
 
 
-def milliseconds(logits: Callable, images: np.ndarray) -> float:
+def milliseconds(logits: Callable, images: Float[np.ndarray, 'N H W C']) -> float:
     """The median time of a compiled call.
 
     Args:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from bnn_jax.nn.variables import Progress
 from bnn_jax.training.batch import are_classes
@@ -59,7 +60,7 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
     return state, schedule
 
 
-def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, Float[Array, '']]]]:
     """One step of a run, not yet compiled: change the batch, update the parameters, update the moving average."""
     change = Mixing(config.cutout, config.mixup, config.label_smoothing, config.seed)
     one = functools.partial(update, parts=config.accumulate)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.ops.meshes import automatically, is_explicit
@@ -31,7 +32,7 @@ from bnn_jax.training.state import TrainState, is_trained, with_progress
 
 def update(
     state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any] | None = None, *, parts: int = 1
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, dict[str, Float[Array, '']]]:
     """`train_step` without its checks, not yet compiled: the gradient of the mean loss, and one update of the optimizer.
 
     Args:
@@ -120,7 +121,7 @@ def _compiled(state: TrainState, batch: dict[str, Any], extra_args: dict[str, An
     return update(state, batch, extra_args)
 
 
-def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[TrainState, dict[str, Float[Array, '']]]:
     """One update of the parameters from one batch, compiled once for each shape.
 
     Args:

@@ -76,6 +76,13 @@ class PackedNetwork(PackedLayer):
     Raises:
         TypeError: in a call, the images are not floating.
         ValueError: in a call, the images have another rank or number of channels, or do not fit.
+
+    Example:
+        >>> import bnn_jax as bnn
+        >>> from flax import nnx
+        >>> model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+        >>> bnn.convert(model).report.bytes
+        36
     """
 
     is_network = True
