@@ -335,7 +335,9 @@ def main(
             continue
         start, peak = (statistics.median(run[key] for run in results[name]) for key in ('start', 'peak'))
         one, many = (1e3 * statistics.median(run['seconds'][i] for run in results[name]) for i in (0, 1))
-        installed = installed_bytes(PACKAGES.get(name, [])) + (library_bytes() if name in ('JAX', 'runtime, Python') else 0)
+        installed = installed_bytes(PACKAGES.get(name, [])) + (
+            library_bytes() if name in ('JAX', 'runtime, Python') else 0
+        )
         if name == 'runtime, C':
             installed = Path(build.LIBRARY).stat().st_size
         large = [f'{sizes[name] / 1e6:.2f}', f'{installed / 1e6:.0f}' if installed else 'none']

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bnn_jax.training.fit import OUT_OF_TIME
+from experiments import print_help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +115,7 @@ class Day:
 
     def _stop(self, number, frame) -> None:
         self._stopped = number
+
+
+if __name__ == '__main__':
+    print_help(__doc__)

@@ -92,6 +92,9 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 def load(path: Source, *, into: nnx.Module | None = None) -> Any:
     """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
 
+    A packed network is not trained further. For another number of classes take the trained network:
+    `bnn_jax.nn.with_classes(model, num_classes, rngs=rngs)` has a new last layer, which its `new_layers` names.
+
     Args:
         path: a file that `save` wrote: its path, where `~` is your home, or the file itself, open in binary mode.
         into: for the file of a user's own module: a module of the same structure. A copy of it gets the packed layers and

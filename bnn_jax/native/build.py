@@ -76,9 +76,28 @@ def build(include: str | os.PathLike | None) -> str:
             os.replace(written, record(LIBRARY))
             # In one step: a process that has the old file open goes on with it.
             os.replace(linked, LIBRARY)
+        uninstalled_with(LIBRARY, os.path.dirname(os.path.dirname(HERE)))
     except OSError as error:
         raise RuntimeError(f'{LIBRARY} cannot be written, or {words[0]} not be started: {error}') from error
     return LIBRARY
+
+
+def uninstalled_with(library: str | os.PathLike, site: str | os.PathLike) -> None:
+    """Add a library and its record to the files of the package that is installed there, so that pip removes them with it.
+
+    Args:
+        library: inside `site`; of one elsewhere nothing is written.
+        site: the folder that `bnn_jax` is in. A checkout has no list of files there, and nothing is written.
+    """
+    inside = os.path.relpath(library, site).replace(os.sep, '/')
+    for folder in os.listdir(site):
+        files = os.path.join(site, folder, 'RECORD')
+        if not (folder.startswith('bnn_jax-') and folder.endswith('.dist-info') and os.path.exists(files)):
+            continue
+        with open(files, 'r+') as listed:
+            there = {line.partition(',')[0] for line in listed}
+            missing = [] if inside.startswith('..') else {inside, inside + RECORD} - there
+            listed.writelines(f'{name},,\n' for name in sorted(missing))
 
 
 def objects(

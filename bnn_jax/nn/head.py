@@ -40,8 +40,8 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
     """
     if not isinstance(model, Network):
         raise TypeError(
-            f'with_classes: got {type(model).__name__}, expected a Network as bnn_jax.models make them; in a module of your '
-            'own assign a new layer to its attribute'
+            f'with_classes: got {type(model).__name__}, expected a trained Network as bnn_jax.models make them, before it is '
+            'converted; in a module of your own assign a new layer to its attribute'
         )
     # True is an int in Python.
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:

@@ -1,5 +1,6 @@
 """An optimizer that projects latent weights after each update, as their schemes say, in any training loop."""
 
+import inspect
 from functools import lru_cache
 from typing import Any
 
@@ -102,11 +103,27 @@ def _schedule_free_states(state: Any) -> list:
     return [node for node in jax.tree.leaves(state, is_leaf=is_one) if is_one(node)]
 
 
+def taking_extra_args(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose update may be given any extra arguments; it gets those that it has parameters for.
+
+    Args:
+        tx: any optax chain, also `optax.MultiSteps`.
+    """
+    parameters = inspect.signature(tx.update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return optax.GradientTransformationExtraArgs(tx.init, tx.update)
+
+    def update(updates, state, params=None, **extra_args):
+        taken = {name: value for name, value in extra_args.items() if name in parameters}
+        return tx.update(updates, state, params, **taken)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 @lru_cache(maxsize=64)
 def _wrapped(tx: Any, projections: tuple, befores: tuple, copies: tuple) -> optax.GradientTransformationExtraArgs:
-    if not isinstance(tx, optax.GradientTransformation):
-        tx = optax.GradientTransformationExtraArgs(tx.init, tx.update)  # MultiSteps is no tuple of functions.
-    chain = _projecting(optax.with_extra_args_support(tx), projections, copies) if any(projections) else tx
+    tx = taking_extra_args(tx)
+    chain = _projecting(tx, projections, copies) if any(projections) else tx
     if not any(befores):
         return chain  # pyright: ignore[reportReturnType]
 

@@ -86,6 +86,8 @@ def _array(key: str, value: Any) -> Any:
     else:
         if hasattr(value, 'detach'):
             value = value.detach().cpu()
+            if str(getattr(value, 'dtype', '')) == 'torch.bfloat16':
+                value = value.float()  # NumPy has no bfloat16.
         try:
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,9 @@ class Config:
     data_dir: str = option('~/tensorflow_datasets', 'folder of the prepared TFDS data sets')
 
     def __post_init__(self):
+        for name in ('workdir', 'data_dir'):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
         check_types(self)
         for name in ('epochs', 'batch_size', 'checkpoint_every', 'accumulate', 'evaluate_every'):
             if getattr(self, name) < 1:
@@ -160,9 +164,26 @@ class Config:
                     'that makes a network from rngs= (and width=), such as '
                     'functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR); each run makes its own network'
                 )
+            options = {'rngs': None} | ({'width': self.width} if _takes(factory, 'width') else {})
+            if missing := _missing(factory, options):
+                raise ValueError(
+                    f'{name}: got {getattr(factory, "__name__", factory)!r}, which also needs {", ".join(missing)}; give '
+                    'it these, such as functools.partial(bnn.models.lenet5, 10, scheme=bnn.XNOR)'
+                )
             if self.width != 1 and not _takes(factory, 'width'):
                 raise ValueError(
                     f'width: got {self.width}, expected 1.0, as {getattr(factory, "__name__", factory)!r} takes no width'
+                )
+        steps = [('standardize', self.standardize)]
+        for name in ('augmentations', 'evaluation_augmentations'):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f'{name}: got {getattr(self, name)!r}, expected a tuple, () for none')
+            steps += [(name, function) for function in getattr(self, name)]
+        for name, function in steps:
+            if not callable(function) or isinstance(function, type):
+                raise ValueError(
+                    f'{name}: got {getattr(function, "__name__", function)!r}, expected a function of an image, such as '
+                    'data.PlusMinusOne() or data.flip; data.Unchanged() leaves images as they are'
                 )
         if not callable(self.data):
             raise ValueError(
@@ -287,3 +308,13 @@ def _takes(factory: Callable, name: str) -> bool:
     except ValueError:
         return True
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _missing(factory: Callable, options: dict[str, Any]) -> list[str]:
+    """The parameters that a function needs beside these options; [] where its signature is unknown."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in variable and p.name not in options]

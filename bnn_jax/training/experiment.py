@@ -46,7 +46,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
         if asked.evaluate:
             options = _given(config, EVALUATED_WITH, sys.argv[1:] if arguments is None else arguments)
             folders = [Path(each.workdir).expanduser() for each in seeds_of(config, asked.seeds)]
-            results = [evaluated(name, recipe, folder, **options) for folder in folders]
+            results = [evaluated(recipe, folder, **options) for folder in folders]
         else:
             results = [run_or_exit(name, each, recipe.prepare) for each in seeds_of(config, asked.seeds)]
         if not is_first_host():
@@ -186,9 +186,14 @@ def with_options(
     # Tyro turns each field of a dataclass into an option.
     kind = dataclasses.make_dataclass('Options', options, frozen=True)
     # The usage line shows the command that started this process.
-    started = sys.modules['__main__'].__spec__
-    module = started.name if started and started.name.rpartition('.')[2] == name else f'experiments.{name}'
-    values = dataclasses.asdict(tyro.cli(kind, prog=f'python -m {module}', description=description, args=arguments))
+    main = sys.modules['__main__']
+    if main.__spec__ is None and getattr(main, '__file__', '').endswith('.py'):
+        program = f'python {sys.argv[0]}'
+    elif main.__spec__ is not None and main.__spec__.name.rpartition('.')[2] == name:
+        program = f'python -m {main.__spec__.name}'
+    else:
+        program = f'python -m experiments.{name}'
+    values = dataclasses.asdict(tyro.cli(kind, prog=program, description=description, args=arguments))
     values.pop('scheme', None)
     with command.one_line():
         Hosts(**{field.name: values.pop(field.name) for field in dataclasses.fields(Hosts)}).join()
@@ -266,14 +271,13 @@ def _records(workdir: Path) -> list[dict]:
     return records
 
 
-def evaluated(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
+def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """The results of the newest checkpoint of a run, without training. results.json is not changed.
 
     Afterwards packed.safetensors and report.txt are those of this checkpoint. On several hosts the first one does this; the
     others return {}.
 
     Args:
-        name: of the run.
         recipe: of the run.
         workdir: of the run.
         options: as for `restore.trained`.
@@ -286,4 +290,6 @@ def evaluated(name: str, recipe: Recipe, workdir: Path, **options: Any) -> dict[
     found = trained(recipe, workdir, **options)
     if not is_first_host():
         return {}
-    return results_of(name, found.config, found.model, _records(workdir)) | {'step': found.step}
+    return results_of(recipe.run_name(found.config.row), found.config, found.model, _records(workdir)) | {
+        'step': found.step
+    }

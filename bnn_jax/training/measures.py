@@ -26,9 +26,13 @@ def each_loss(
         labels: as the loss takes them.
 
     Raises:
+        TypeError: the loss is no array.
         ValueError: the loss has another shape.
     """
-    values, count = jnp.asarray(loss(images, logits, labels)), logits.shape[0]
+    values, count = loss(images, logits, labels), logits.shape[0]
+    if jax.tree.structure(values) != jax.tree.structure(0):
+        raise TypeError(f'loss: got a {type(values).__name__}, expected an array of one number an image, ({count},)')
+    values = jnp.asarray(values)
     shapes = f'logits {jnp.shape(logits)} and labels {jax.tree.map(jnp.shape, labels)}'
     if values.ndim and values.shape[0] != count:
         raise ValueError(f'loss: got shape {values.shape} for {shapes}, expected one number an image, ({count},)')

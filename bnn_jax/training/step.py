@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from bnn_jax.nn.containers import Network
 from bnn_jax.ops.meshes import automatically, is_explicit
+from bnn_jax.optim.projected import taking_extra_args
 from bnn_jax.training.batch import Batch, are_classes, as_batch
 from bnn_jax.training.loss import cross_entropy, takes_classes
 from bnn_jax.training.measures import (
@@ -68,7 +69,7 @@ def update(
         return _loss(state, params, with_progress(state), batch)[0]
 
     offered = {'value': metrics['loss'], 'grad': gradient, 'value_fn': value_fn, 'grad_fn': jax.grad(value_fn)}
-    tx = optax.with_extra_args_support(state.tx)
+    tx = taking_extra_args(state.tx)
     # Optax mixes dtypes (Adam's b1 ** count); a user may have forbidden that for all other code.
     with jax.numpy_dtype_promotion('standard'):
         updates, opt_state = tx.update(gradient, state.opt_state, state.params, **offered | (extra_args or {}))

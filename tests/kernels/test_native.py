@@ -321,3 +321,13 @@ def test_no_compiler_and_one_that_fails(monkeypatch):
     with pytest.raises(RuntimeError, match='failed'):
         build.build(Path('/nowhere'))
     assert Path(build.LIBRARY).read_bytes() == before
+
+
+def test_what_is_compiled_into_an_installed_package_is_uninstalled_with_it(tmp_path):
+    (tmp_path / 'bnn_jax-1.0.dist-info').mkdir()
+    record = tmp_path / 'bnn_jax-1.0.dist-info' / 'RECORD'
+    record.write_text('bnn_jax/__init__.py,,\n')
+    for library in ('bnn_jax/native/library.so', 'bnn_jax/native/library.so', '../elsewhere.so'):
+        build.uninstalled_with(tmp_path / library, tmp_path)
+    lines = ['bnn_jax/__init__.py,,', 'bnn_jax/native/library.so,,', 'bnn_jax/native/library.so.sha256,,']
+    assert record.read_text().splitlines() == lines

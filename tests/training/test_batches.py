@@ -253,6 +253,16 @@ def test_optimizers_are_given_what_they_ask_for():
     state, _ = train_step(init(net(), own), (X, Y), factor=-0.5)
     np.testing.assert_allclose(kernel_of(state), kernel_of(expected()[0]), rtol=1e-6)
 
+    # SAM's update takes nothing but grad_fn: here the gradient where it was, so that it is its outer optimizer.
+    sam = optax.contrib.sam(optax.sgd(0.5), optax.sgd(0.0), opaque_mode=True)
+    state, _ = train_step(init(net(), sam), (X, Y))
+    np.testing.assert_allclose(kernel_of(state), kernel_of(expected()[0]), rtol=1e-6)
+
+
+def test_a_loss_that_returns_no_array():
+    with pytest.raises(TypeError, match=r'loss: got a tuple, expected an array of one number an image, \(4,\)'):
+        train_step(init(net(), optax.sgd(0.1), lambda logits, labels: (logits.sum(), logits)), (X, Y))
+
 
 def test_parameters_of_integers_stay():
     class Table(nnx.Module):

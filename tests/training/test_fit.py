@@ -29,7 +29,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
-from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, random_crop
+from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, flip, random_crop
 from bnn_jax.schemes.projections import center
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, memory, model_of
 from bnn_jax.training.checkpoint import Checkpoints
@@ -614,6 +614,10 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('model', digits, 'model: got function digits, expected a function or class that makes a network from rngs='),
         ('data', (np.zeros(1), np.zeros(1)), r'data: got a tuple, expected .*data.Splits\(train, test\)'),
         ('loss', 'focal', 'loss: got a str, expected'),
+        ('model', bnn.models.mlp, "model: got 'mlp', which also needs num_classes, scheme; give it these, such as"),
+        ('standardize', None, 'standardize: got None, expected a function of an image'),
+        ('augmentations', flip, r'augmentations: got <function flip .*>, expected a tuple, \(\) for none'),
+        ('evaluation_augmentations', (crop,), "evaluation_augmentations: got 'crop', expected a function of an image"),
     ],
 )
 def test_a_config_is_checked(name, value, message):
