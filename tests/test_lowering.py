@@ -1,4 +1,6 @@
-"""Every recipe's training step, and prediction, lower for CUDA and for TPU at full size; what they lower to is counted.
+"""Training steps and predictions lower for CUDA and for TPU at full size; what they lower to is counted.
+
+The steps are those of every network and of every scheme of the recipes.
 
 Neither device is needed, no array of a network's size is made, nothing is compiled: this shows that every operation has
 a lowering for the device, not that a device's compiler takes it, nor how fast it runs.
@@ -12,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from networks import SMALL, build, images
@@ -162,14 +165,45 @@ def test_a_call_that_only_one_platform_has_would_be_seen():
     assert any('lapack' in name for name in custom_calls(lowered.as_text()))
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+def network_and_scheme(name: str) -> set[str]:
+    """Which network of the table a row trains, and its scheme."""
+    network = max((beginning for beginning in NETWORKS if name.startswith(beginning)), key=len, default=name)
+    return {network, repr(CONFIGS[name].model.keywords['scheme'])}
+
+
+def enough_rows() -> list[str]:
+    """Rows that have every network and every scheme among them, small images first."""
+    names, seen = [], set()
+    for new in (2, 1):  # First the rows with both new, which makes them few.
+        for name in sorted(CONFIGS, key=lambda name: known(NETWORKS, name)[0]):
+            if len(network_and_scheme(name) - seen) == new:
+                names.append(name)
+                seen |= network_and_scheme(name)
+    return names
+
+
+def abstract_state(config: Config):
+    tx = config.optimizer(config.schedule(config.learning_rate, 58_000))
+    return jax.eval_shape(lambda: init(config.model(rngs=nnx.Rngs(0), width=config.width), tx, steps=58_000))
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name not in enough_rows()])
+def test_images_and_update_of_the_other_rows(name):
+    config = CONFIGS[name]
+    image = abstract_batch(config, known(ORIGINAL, name))['image']
+    assert image.shape == (config.batch_size, *known(NETWORKS, name)[0])
+    state = abstract_state(config)
+    with jax.numpy_dtype_promotion('standard'):  # As in `update`.
+        updates, _ = jax.eval_shape(state.tx.update, state.params, state.opt_state, state.params)
+    assert jax.eval_shape(optax.apply_updates, state.params, updates) == state.params
+
+
+@pytest.mark.parametrize('name', enough_rows())
 def test_a_training_step(name):
     config = CONFIGS[name]
-    pixels, layers = known(NETWORKS, name)
+    layers = known(NETWORKS, name)[1]
     batch = abstract_batch(config, known(ORIGINAL, name))
-    assert batch['image'].shape == (config.batch_size, *pixels)
-    tx = config.optimizer(config.schedule(config.learning_rate, 58_000))
-    state = jax.eval_shape(lambda: init(config.model(rngs=nnx.Rngs(0), width=config.width), tx, steps=58_000))
+    state = abstract_state(config)
     traced = jax.jit(update, donate_argnums=0).trace(state, batch)
 
     # The progress is made of the step's number: what it was before is not read.

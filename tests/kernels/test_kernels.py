@@ -43,11 +43,15 @@ every_convolution = pytest.mark.parametrize(
 pytestmark = pytest.mark.as_shipped
 
 
+QUICKLY = [*(name for name in BACKENDS if name == 'reference' or name.startswith('pallas')), 'a matrix product alone']
+"""The definition, interpreted Pallas kernels, and a product made for these tests: large programs of integers, which nobody
+runs for speed. They are compiled without XLA's optimizations."""
+
+
 @pytest.fixture(autouse=True)
-def _but_interpreted_pallas_kernels(request):
-    """They are large programs that run so nowhere else."""
-    backend = getattr(request.node, 'callspec', None) and request.node.callspec.params.get('backend')
-    jax.config.update('jax_disable_most_optimizations', str(backend).startswith('pallas'))
+def _quickly(request):
+    names = request.node.callspec.id.split('-') if hasattr(request.node, 'callspec') else ()
+    jax.config.update('jax_disable_most_optimizations', not set(QUICKLY).isdisjoint(names))
     yield
     jax.config.update('jax_disable_most_optimizations', False)
 
@@ -87,9 +91,14 @@ def convolved(x, w, strides, padding, pad_value, dilation=(1, 1), groups=1):
     return np.einsum('nijckl,klcf->nijf', windows[..., :: dilation[0], :: dilation[1]], w)
 
 
-def assert_exact(y, expected):
+def assert_exact(y, expected, case=''):
     assert y.dtype == jnp.int32
-    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(y, expected, err_msg=case)
+
+
+def together(calls, operands):
+    """What each function gives of its operands, all compiled as one, which is quicker than each by itself."""
+    return jax.jit(lambda operands: [call(*each) for call, each in zip(calls, operands, strict=True)])(operands)
 
 
 # packed_matmul
@@ -122,13 +131,15 @@ def test_matmul_beyond_16_bits(backend):
 
 
 @pytest.mark.parametrize('backend', OWN)
-@pytest.mark.parametrize('n', [27, 32, 64, 96, 100, 2400])
-def test_matmul_golden(backend, n):
+def test_matmul_golden(backend):
     """DERIVED dot products. The stored words have set bit = +1: inverting the n true bits gives ours."""
-    mask = packed(np.full(n, -1))
+    sizes = (27, 32, 64, 96, 100, 2400)
     with np.load(DATA / 'derived_popcount.npz') as file:
-        x_words, w_words, dot = (file[f'n{n}/{name}'] for name in ('a_words', 'b_words', 'dot'))
-    assert_exact(packed_matmul(x_words ^ mask, w_words ^ mask, n, backend=backend), dot)
+        operands = [[file[f'n{n}/{name}'] ^ packed(np.full(n, -1)) for name in ('a_words', 'b_words')] for n in sizes]
+        dots = [file[f'n{n}/dot'] for n in sizes]
+    products = together([partial(packed_matmul, k=n, backend=backend) for n in sizes], operands)
+    for n, y, dot in zip(sizes, products, dots, strict=True):
+        assert_exact(y, dot, f'n = {n}')
 
 
 @every_backend
@@ -160,28 +171,53 @@ GEOMETRIES = {
 }
 
 
-@every_convolution
-@pytest.mark.parametrize(
-    ('geometry', 'pad_value'), [(name, value) for name, row in GEOMETRIES.items() for value in row[-1]]
-)
-def test_conv2d_geometries(backend, geometry, pad_value):
-    size, strides, padding, dilation, images, _ = GEOMETRIES[geometry]
-    channels = 33
-    x, w = random_signs(*images, channels), random_signs(*size, channels, 4, seed=1)
-    options = {'strides': strides, 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
-    y = packed_conv2d(packed(x), packed(w, 2), channels, **options, backend=backend)
-    assert_exact(y, convolved(x, w, **options))
+def assert_convolutions(cases, backend):
+    """Of cases by name: images (N, H, W), channels, window, filters, and what differs from the defaults."""
+    calls, operands, expected = [], [], []
+    for images, channels, size, filters, options in cases.values():
+        x, w = random_signs(*images, channels), random_signs(*size, channels, filters, seed=1)
+        calls.append(partial(packed_conv2d, channels=channels, **options, backend=backend))
+        operands.append((packed(x), packed(w, 2)))
+        expected.append(convolved(x, w, **options))
+    for name, y, integers in zip(cases, together(calls, operands), expected, strict=True):
+        assert_exact(y, integers, name)
 
 
 @every_convolution
-@pytest.mark.parametrize(
-    ('channels', 'pad_value'), [(1, 0), (1, -1), (3, -1), (31, -1), (32, -1), (33, 1), (64, -1), (100, 0), (100, -1)]
-)
-def test_conv2d_channels(backend, channels, pad_value):
+def test_conv2d_geometries(backend):
+    assert_convolutions(
+        {
+            f'{name}, pad value {pad_value}': (
+                images,
+                33,
+                size,
+                4,
+                {'strides': strides, 'padding': padding, 'pad_value': pad_value, 'dilation': dilation},
+            )
+            for name, (size, strides, padding, dilation, images, pad_values) in GEOMETRIES.items()
+            for pad_value in pad_values
+        },
+        backend,
+    )
+
+
+@every_convolution
+def test_conv2d_channels(backend):
     """Padding -1 fills words up to the tail; padding 0 is corrected by sums of weights."""
-    x, w = random_signs(2, 4, 3, channels), random_signs(2, 2, channels, 5, seed=1)
-    y = packed_conv2d(packed(x), packed(w, 2), channels, padding='SAME', pad_value=pad_value, backend=backend)
-    assert_exact(y, convolved(x, w, (1, 1), 'SAME', pad_value))
+    cases = ((1, 0), (1, -1), (3, -1), (31, -1), (32, -1), (33, 1), (64, -1), (100, 0), (100, -1))
+    assert_convolutions(
+        {
+            f'{channels} channels, pad value {pad_value}': (
+                (2, 4, 3),
+                channels,
+                (2, 2),
+                5,
+                {'strides': (1, 1), 'padding': 'SAME', 'pad_value': pad_value},
+            )
+            for channels, pad_value in cases
+        },
+        backend,
+    )
 
 
 # Groups
@@ -231,32 +267,40 @@ def layouts(w, groups):
 
 
 @every_convolution
-@pytest.mark.parametrize(('name', 'pad_value'), [(name, value) for name, row in GROUPS.items() for value in row[-1]])
-def test_conv2d_in_groups(backend, name, pad_value):
+def test_conv2d_in_groups(backend):
     """Integers, and their signs against thresholds, from both layouts of the weights."""
-    x, w, expected, options = in_groups(name, pad_value)
-    thresholds = np.int32(np.random.default_rng(2).integers(-4, 5, w.shape[3]))
-    thresholds[:2] = np.iinfo(np.int32).min, np.iinfo(np.int32).max  # Never below the one, always below the other.
-    flips = random_signs(w.shape[3], seed=3)
-    signs = packed(np.where((expected < thresholds) ^ (flips < 0), -1, 1))
-    for w_words, layout in layouts(w, options['groups']):
-        operands = partial(packed_conv2d, packed(x), w_words, x.shape[3], **options, **layout, backend=backend)
-        assert_exact(operands(), expected)
-        words = packed_conv2d_signs(
-            packed(x), w_words, thresholds, packed(flips), x.shape[3], **options, **layout, backend=backend
-        )
-        np.testing.assert_array_equal(words, signs)
+    cases, calls, operands = [], [], []
+    for name, pad_value in ((name, value) for name, row in GROUPS.items() for value in row[-1]):
+        x, w, expected, options = in_groups(name, pad_value)
+        thresholds = np.int32(np.random.default_rng(2).integers(-4, 5, w.shape[3]))
+        thresholds[:2] = np.iinfo(np.int32).min, np.iinfo(np.int32).max  # Never below the one, always below the other.
+        flips = random_signs(w.shape[3], seed=3)
+        signs = packed(np.where((expected < thresholds) ^ (flips < 0), -1, 1))
+        for w_words, layout in layouts(w, options['groups']):
+            shared = {'channels': x.shape[3], **options, **layout, 'backend': backend}
+            calls += [partial(packed_conv2d, **shared), partial(packed_conv2d_signs, **shared)]
+            operands += [(packed(x), w_words), (packed(x), w_words, thresholds, packed(flips))]
+            cases.append((f'{name}, pad value {pad_value}, {layout}', expected, signs))
+    found = together(calls, operands)
+    for (name, expected, signs), y, words in zip(cases, found[::2], found[1::2], strict=True):
+        assert_exact(y, expected, name)
+        np.testing.assert_array_equal(words, signs, err_msg=name)
 
 
 @pytest.mark.parametrize('backend', ['native', 'xla', 'auto'])
-@pytest.mark.parametrize('name', GROUPS)
-def test_signed_conv2d_in_groups(backend, name):
+def test_signed_conv2d_in_groups(backend):
     """Integers, whose float32 sums are exact in any order."""
-    x, w, _, options = in_groups(name, GROUPS[name][-1][-1])
-    x = np.random.default_rng(0).integers(-99, 100, x.shape)
-    for w_words, layout in layouts(w, options['groups']):
-        y = signed_conv2d(jnp.float32(x), w_words, **options, **layout, backend=backend)
-        np.testing.assert_array_equal(y, convolved(x, w, **options))
+    cases, calls, operands = [], [], []
+    for name in GROUPS:
+        x, w, _, options = in_groups(name, GROUPS[name][-1][-1])
+        x = np.random.default_rng(0).integers(-99, 100, x.shape)
+        for w_words, layout in layouts(w, options['groups']):
+            cases.append((f'{name}, {layout}', convolved(x, w, **options)))
+            calls.append(partial(signed_conv2d, **options, **layout, backend=backend))
+            operands.append((np.float32(x), w_words))
+    found = together(calls, operands)
+    for (name, expected), y in zip(cases, found, strict=True):
+        np.testing.assert_array_equal(y, expected, err_msg=name)
 
 
 @pytest.mark.parametrize('backend', ['reference', 'native', 'xla', 'dense'])
@@ -314,11 +358,18 @@ def test_a_matrix_product_makes_a_backend(name):
     """Given by instance; everything else is made of it."""
     x, w, expected, options = in_groups(name, 0)
     thresholds, flip = np.zeros(w.shape[3], np.int32), np.zeros(words_for(w.shape[3]), np.uint32)
+    calls, operands = [], []
     for w_words, layout in layouts(w, options['groups']):
-        operands, rest = (packed(x), w_words), {**options, **layout, 'backend': Counting()}
-        assert_exact(packed_conv2d(*operands, x.shape[3], **rest), expected)
-        words = packed_conv2d_signs(*operands, thresholds, flip, x.shape[3], **rest)
+        shared = {'channels': x.shape[3], **options, **layout, 'backend': Counting()}
+        calls += [partial(packed_conv2d, **shared), partial(packed_conv2d_signs, **shared)]
+        operands += [(packed(x), w_words), (packed(x), w_words, thresholds, flip)]
+    found = together(calls, operands)
+    for y, words in zip(found[::2], found[1::2], strict=True):
+        assert_exact(y, expected)
         np.testing.assert_array_equal(words, packed(np.where(expected < 0, -1, 1)))
+
+
+def test_a_matrix_product_makes_products_of_matrices():
     x, w = random_signs(5, 50), random_signs(3, 50, seed=1)
     assert_exact(packed_matmul(packed(x), packed(w), 50, backend=Counting()), x @ w.T)
     np.testing.assert_array_equal(signed_matmul(jnp.float32(x), packed(w), backend=Counting()), x @ w.T)
@@ -358,14 +409,19 @@ def test_signed_products(backend, filters, monkeypatch):
     x = np.random.default_rng(0).integers(-99, 100, (2, 6, 5, 50))
     w = random_signs(3, 3, 50, filters, seed=1)
     plain = ('SAME', 0, (1, 1)), ('SAME', -1, (1, 1)), (((1, 0), (0, 2)), 1, (1, 1))
+    calls, operands, expected = [], [], []
     for padding, pad_value, dilation in (*plain, ('SAME', 0, (2, 2)), (((2, 0), (0, 3)), -1, (1, 2))):
         options = {'strides': (2, 1), 'padding': padding, 'pad_value': pad_value, 'dilation': dilation}
-        y = signed_conv2d(jnp.float32(x), packed(w, 2), **options, backend=backend)
-        np.testing.assert_array_equal(y, convolved(x, w, **options))
+        calls.append(partial(signed_conv2d, **options, backend=backend))
+        operands.append((np.float32(x), packed(w, 2)))
+        expected.append(convolved(x, w, **options))
     rows, w = x.reshape(2, -1)[:, :450], random_signs(filters, 450, seed=2)
-    y = signed_matmul(jnp.float32(rows), packed(w), backend=backend)
-    assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, rows @ w.T)
+    calls.append(partial(signed_matmul, backend=backend))
+    operands.append((np.float32(rows), packed(w)))
+    expected.append(rows @ w.T)
+    for y, integers in zip(together(calls, operands), expected, strict=True):
+        assert y.dtype == jnp.float32
+        np.testing.assert_array_equal(y, integers)
 
 
 def test_signed_products_never_unpack_all_weights():
@@ -391,17 +447,19 @@ with np.load(DATA / 'derived_eq11.npz') as file:
 
 
 @pytest.mark.parametrize('backend', OWN)
-@pytest.mark.parametrize('case', sorted({key.split('/')[0] for key in EQ11}))
-def test_conv2d_golden(backend, case):
+def test_conv2d_golden(backend):
     """DERIVED convolutions of signs with all three pad values (NCHW, OIHW)."""
-    x, w = EQ11[f'{case}/signI'].transpose(0, 2, 3, 1), EQ11[f'{case}/signW'].transpose(2, 3, 1, 0)
-    stride, pad = int(EQ11[f'{case}/stride']), int(EQ11[f'{case}/pad'])
-    conv = partial(
-        packed_conv2d, channels=x.shape[3], strides=stride, padding=((pad, pad), (pad, pad)), backend=backend
-    )
-    for pad_value, name in ((0, 'zero'), (-1, 'minus1'), (1, 'plus1'))[: 3 if pad else 1]:
-        y = conv(packed(x), packed(w, 2), pad_value=pad_value)
-        assert_exact(y, EQ11[f'{case}/conv_{name}_pad'].transpose(0, 2, 3, 1))
+    names, calls, operands = [], [], []
+    for case in sorted({key.split('/')[0] for key in EQ11}):
+        x, w = EQ11[f'{case}/signI'].transpose(0, 2, 3, 1), EQ11[f'{case}/signW'].transpose(2, 3, 1, 0)
+        stride, pad = int(EQ11[f'{case}/stride']), int(EQ11[f'{case}/pad'])
+        options = {'channels': x.shape[3], 'strides': stride, 'padding': ((pad, pad), (pad, pad)), 'backend': backend}
+        for pad_value, name in ((0, 'zero'), (-1, 'minus1'), (1, 'plus1'))[: 3 if pad else 1]:
+            names.append(f'{case}/conv_{name}_pad')
+            calls.append(partial(packed_conv2d, pad_value=pad_value, **options))
+            operands.append((packed(x), packed(w, 2)))
+    for name, y in zip(names, together(calls, operands), strict=True):
+        assert_exact(y, EQ11[name].transpose(0, 2, 3, 1), name)
 
 
 @every_backend
