@@ -82,7 +82,7 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
     folder = root / split
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'no folder {folder}; expected {root}/{split}/<class>/<image>.JPEG; give the folder above the splits as root'
+            f'no folder {folder}; expected {folder}/<class>/<image>.JPEG; give the folder above the splits as root'
         )
     present = _folders(folder)
     defining = root / 'train' if (root / 'train').is_dir() else folder

@@ -207,7 +207,9 @@ def _content(source: Source) -> tuple[str, bytes]:
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, 'read'):
             raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file open in binary mode')
-        name, content = str(getattr(source, 'name', type(source).__name__)), source.read()
+        name = str(getattr(source, 'name', type(source).__name__))
+        # Bytes may be no text at all, so a file in text mode is not read.
+        content = '' if isinstance(source, io.TextIOBase) else source.read()
         if not isinstance(content, bytes | bytearray | memoryview):
             raise TypeError(f'load: {name} gives {type(content).__name__}, expected bytes; open it in binary mode')
         return name, bytes(content)

@@ -281,6 +281,9 @@ def test_what_is_no_file_says_so(packed, tmp_path):
         bnn.save(packed, io.StringIO())
     with pytest.raises(TypeError, match='StringIO gives str, expected bytes; open it in binary mode'):
         bnn.load(io.StringIO())
+    (tmp_path / 'bytes').write_bytes(b'\xc0')
+    with pytest.raises(TypeError, match='bytes gives str, expected bytes; open it'), open(tmp_path / 'bytes') as text:
+        bnn.load(text)
     with pytest.raises(TypeError, match='load: got a int, expected a path'):
         bnn.load(3)
     with pytest.raises(ValueError, match='BytesIO is truncated or not a safetensors file'):
