@@ -31,9 +31,9 @@ def assert_same(actual, expected):
 
 # Every architecture, and every scheme that converts bit for bit on several: chains, 1x1 windows, residual blocks.
 BINARY = [(a, s) for a in ('mlp', 'lenet5') for s in ('XNOR', 'BNN')]
-BINARY += [('alexnet', 'XNOR'), ('extraction', 'XNOR'), ('resnet18', 'XNOR'), ('vgg_small', 'BNN'), ('resnet18', 'BNN')]
+BINARY += [('alexnet', 'XNOR'), ('extraction', 'XNOR'), ('resnet18', 'XNOR'), ('vgg_small', 'BNN')]
 BINARY += [(a, 'BIREAL') for a in ('lenet5', 'nin', 'resnet20')]
-BINARY += [('resnet20', 'IRNET'), ('lenet5', 'RECU')]
+BINARY += [('lenet5', 'RECU')]
 
 
 @pytest.mark.parametrize(('architecture', 'scheme'), BINARY)
@@ -65,16 +65,19 @@ BLOCKS = {
     'XNOR, a shortcut round every product': replace(bnn.XNOR, residual=schemes.residuals_norm_before),
     'XNOR, binary shortcuts': replace(bnn.XNOR, shortcut=schemes.itself, downsample=schemes.norm_product),
     'XNOR, averaged shortcuts': replace(bnn.XNOR, downsample=schemes.average_product_norm, pad_value=1),
+    'BNN': bnn.BNN,
     'BNN, a shortcut round every product': replace(bnn.BNN, residual=schemes.residuals_sign_after),
     'BNN, averaged real shortcuts': replace(bnn.BNN, shortcut=schemes.real, downsample=schemes.average_product_norm),
     'BIREAL': bnn.BIREAL,
     'BIREAL, one shortcut a block': replace(bnn.BIREAL, residual=schemes.residual_sign_after, pad_value=-1),
     'BIREAL, binary averaged shortcuts': replace(bnn.BIREAL, shortcut=schemes.itself),
+    'IRNET': bnn.IRNET,
     'RECU, one shortcut a block': replace(bnn.RECU, residual=schemes.residual_hard_tanh),
     'BIREAL, strided shortcuts': replace(bnn.BIREAL, downsample=schemes.product_norm),
 }
 RECTIFIED = {
     'BWN, a shortcut round every product': replace(bnn.BWN, residual=schemes.residuals_norm_after),
+    'XNOR_K': bnn.XNOR_K,
     'BC, binary averaged shortcuts': replace(bnn.BC, shortcut=schemes.itself, downsample=schemes.average_product_norm),
 }
 
@@ -134,9 +137,11 @@ def grouped(scheme):
     return model
 
 
-@pytest.mark.parametrize('pad_value', [0, 1, -1])
-@pytest.mark.parametrize('scheme', ['XNOR', 'BNN'])
-@pytest.mark.parametrize('network', [atrous, grouped])
+@pytest.mark.parametrize(
+    ('network', 'scheme', 'pad_value'),
+    [(atrous, 'XNOR', 0), (atrous, 'XNOR', -1), (atrous, 'BNN', 1)]
+    + [(grouped, 'XNOR', 1), (grouped, 'BNN', 0), (grouped, 'BNN', -1)],
+)
 def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad_value, tmp_path):
     model = network(replace(getattr(bnn, scheme), pad_value=pad_value))
     x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
@@ -160,15 +165,12 @@ def test_residual_blocks_of_real_input_agree_within_1e_5(scheme):
     assert_runs_without_jax(packed, x, logits)
 
 
-@pytest.mark.parametrize(
-    ('architecture', 'scheme'),
-    [*(('lenet5', s) for s in ('BC', 'BC_STOCHASTIC', 'BWN', 'XNOR_K')), ('resnet18', 'BWN'), ('resnet18', 'XNOR_K')],
-)
-def test_other_logits_agree_within_1e_5_of_their_range(architecture, scheme):
+@pytest.mark.parametrize('scheme', ['BC', 'BC_STOCHASTIC', 'BWN', 'XNOR_K'])
+def test_other_logits_agree_within_1e_5_of_their_range(scheme):
     """Float products of real inputs may be summed in another order when compiled with other weights."""
-    model = build(architecture, getattr(bnn, scheme))
+    model = build('lenet5', getattr(bnn, scheme))
     randomize_norms(model)
-    x = images(architecture)
+    x = images('lenet5')
     packed, expected = bnn.convert(model), evaluated(model, x)
     logits = evaluated(packed, x)
     assert np.abs(logits - expected).max() <= 1e-5 * np.ptp(expected)

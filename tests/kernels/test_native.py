@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_kernels import convolved, packed, random_signs
+from test_kernels import convolved, packed, random_signs, together
 
 from bnn_jax.kernels import native, packed_conv2d, packed_conv2d_signs, packed_matmul, packed_signs
 from bnn_jax.kernels.native import Native
@@ -63,22 +63,38 @@ GEOMETRIES = [
 ]
 
 
-@every_set
-@pytest.mark.parametrize('pad_value', [0, 1, -1])
-@pytest.mark.parametrize('geometry', GEOMETRIES)
-def test_convolutions_and_their_signs(instructions, pad_value, geometry):
-    size, strides, padding, dilation, images, channels, out = geometry
-    x, w = random_signs(*images, channels), random_signs(*size, channels, out, seed=1)
-    expected = convolved(x, w, strides, padding, pad_value, dilation)
-    rng = np.random.default_rng(2)
-    thresholds, flips = np.int32(rng.integers(-9, 10, out)), random_signs(out, seed=3)
+def thresholds_of(expected):
+    """Thresholds among these integers, the signs by which they are flipped, and the words of the signs against them."""
+    out = expected.shape[-1]
+    thresholds, flips = np.int32(np.random.default_rng(2).integers(-9, 10, out)), random_signs(out, seed=3)
     thresholds[:2] = expected[..., 0].max() + 1, expected[..., 1].min()  # One that is never reached, and a tie.
-    operands = (packed(x), packed(w, 2), None)
-    static, backend = (channels, Window.of(size, strides, padding, dilation), pad_value, 1), Native(instructions)
-    np.testing.assert_array_equal(backend.conv2d(*operands, *static), expected)
-    signs = np.where((expected < thresholds) ^ (flips < 0), -1, 1)
-    words = backend.conv2d_signs(*operands, thresholds, packed(flips), *static)
-    np.testing.assert_array_equal(words, packed(signs))
+    return thresholds, packed(flips), packed(np.where((expected < thresholds) ^ (flips < 0), -1, 1))
+
+
+@pytest.mark.parametrize('pad_value', [0, 1, -1])
+def test_convolutions_and_their_signs(pad_value):
+    """Of signs, and of integers in floats, whose float32 sums are exact in any order."""
+    calls, operands, wanted = [], [], []
+    for size, strides, padding, dilation, images, channels, out in GEOMETRIES:
+        x, w = random_signs(*images, channels), random_signs(*size, channels, out, seed=1)
+        real = np.random.default_rng(0).integers(-99, 100, x.shape)
+        expected = convolved(x, w, strides, padding, pad_value, dilation)
+        thresholds, flip, words = thresholds_of(expected)
+        window, x_words, w_words = Window.of(size, strides, padding, dilation), packed(x), packed(w, 2)
+        static = (channels, window, pad_value, 1)
+        for instructions in SETS:
+            kernel, where = Native(instructions), f'{instructions}: {window}, {channels} channels'
+            calls.append(lambda x, w, kernel=kernel, static=static: kernel.conv2d(x, w, None, *static))
+            calls.append(
+                lambda x, w, at, flip, kernel=kernel, static=static: kernel.conv2d_signs(x, w, None, at, flip, *static)
+            )
+            calls.append(lambda x, w, kernel=kernel, window=window: kernel.signed_conv2d(x, w, window, pad_value, 1))
+            operands += [(x_words, w_words), (x_words, w_words, thresholds, flip), (np.float32(real), w_words)]
+            wanted += [(where, expected), (where, words)]
+            wanted.append((where, np.float32(convolved(real, w, strides, padding, pad_value, dilation))))
+    for (where, expected), found in zip(wanted, together(calls, operands), strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected, err_msg=where)
 
 
 # Groups, channels, filters, size, strides, padding, dilation, (N, H, W): vectors that hold many pixels and pixels that hold
@@ -95,22 +111,27 @@ NARROW = [
 ]
 
 
-@every_set
 @pytest.mark.parametrize('pad_value', [0, 1, -1])
-@pytest.mark.parametrize('geometry', NARROW)
-def test_narrow_groups_and_their_signs(instructions, pad_value, geometry):
-    groups, channels, filters, size, strides, padding, dilation, images = geometry
-    x, w = random_signs(*images, channels), random_signs(*size, channels // groups, filters, seed=1)
-    expected = convolved(x, w, strides, padding, pad_value, dilation, groups)
-    thresholds, flips = np.int32(np.random.default_rng(2).integers(-9, 10, filters)), random_signs(filters, seed=3)
-    thresholds[:2] = expected[..., 0].max() + 1, expected[..., 1].min()  # One that is never reached, and a tie.
-    operands = (packed(x), packed(w, 3), None)
-    static = (channels, Window.of(size, strides, padding, dilation), pad_value, groups, filters)
-    backend = Native(instructions)
-    np.testing.assert_array_equal(backend.narrow_conv2d(*operands, *static), expected)
-    signs = np.where((expected < thresholds) ^ (flips < 0), -1, 1)
-    words = backend.narrow_conv2d_signs(*operands, thresholds, packed(flips), *static)
-    np.testing.assert_array_equal(words, packed(signs))
+def test_narrow_groups_and_their_signs(pad_value):
+    calls, operands, wanted = [], [], []
+    for groups, channels, filters, size, strides, padding, dilation, images in NARROW:
+        x, w = random_signs(*images, channels), random_signs(*size, channels // groups, filters, seed=1)
+        expected = convolved(x, w, strides, padding, pad_value, dilation, groups)
+        thresholds, flip, words = thresholds_of(expected)
+        x_words, w_words = packed(x), packed(w, 3)
+        static = (channels, Window.of(size, strides, padding, dilation), pad_value, groups, filters)
+        for instructions in SETS:
+            kernel, where = Native(instructions), f'{instructions}: {static}'
+            calls.append(lambda x, w, kernel=kernel, static=static: kernel.narrow_conv2d(x, w, None, *static))
+            calls.append(
+                lambda x, w, at, flip, kernel=kernel, static=static: kernel.narrow_conv2d_signs(
+                    x, w, None, at, flip, *static
+                )
+            )
+            operands += [(x_words, w_words), (x_words, w_words, thresholds, flip)]
+            wanted += [(where, expected), (where, words)]
+    for (where, expected), found in zip(wanted, together(calls, operands), strict=True):
+        np.testing.assert_array_equal(found, expected, err_msg=where)
 
 
 @every_set
@@ -133,20 +154,6 @@ def test_products_beyond_16_bits(instructions):
     expected = x @ w.T
     assert {k, -k} <= set(expected.ravel())
     np.testing.assert_array_equal(Native(instructions).matmul(packed(x), packed(w), k), expected)
-
-
-@every_set
-@pytest.mark.parametrize('pad_value', [0, 1, -1])
-@pytest.mark.parametrize('geometry', GEOMETRIES)
-def test_convolutions_of_floats_with_signs(instructions, pad_value, geometry):
-    """Of integers, whose float32 sums are exact in any order."""
-    size, strides, padding, dilation, images, channels, out = geometry
-    x = np.random.default_rng(0).integers(-99, 100, (*images, channels))
-    w = random_signs(*size, channels, out, seed=1)
-    window = Window.of(size, strides, padding, dilation)
-    y = Native(instructions).signed_conv2d(jnp.float32(x), packed(w, 2), window, pad_value, 1)
-    assert y.dtype == jnp.float32
-    np.testing.assert_array_equal(y, convolved(x, w, strides, padding, pad_value, dilation))
 
 
 def test_every_set_adds_up_in_the_same_order():

@@ -74,15 +74,21 @@ def pulled_back(x, kernel, g, strides, pads):
 
 
 @pytest.mark.parametrize('blocks', [(2**18, 512), (1, 1)], ids=['one block', 'many blocks'])
-@pytest.mark.parametrize('case', CASES)
-def test_value_and_gradients_are_those_of_the_loops(case, blocks, monkeypatch):
+def test_value_and_gradients_are_those_of_the_loops(blocks, monkeypatch):
     monkeypatch.setattr(cpu_gradients, 'BLOCK', blocks[0])
     monkeypatch.setattr(cpu_gradients, 'ROWS', blocks[1])
-    x, kernel, g, strides, pads = operands(case, np.float32)
-    got = jax.jit(lambda *a: pulled_back(*a, strides, pads))(x, kernel, g)
-    for actual, expected in zip(got, by_loops(x, kernel, g, strides, pads), strict=True):
-        assert actual.dtype == np.float32
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    cases = {case: operands(case, np.float32) for case in CASES}
+
+    @jax.jit
+    def of_every_case(arrays):
+        return {case: pulled_back(*arrays[case], *cases[case][3:]) for case in arrays}
+
+    found = of_every_case({case: row[:3] for case, row in cases.items()})
+    for case, row in cases.items():
+        for actual, expected in zip(found[case], by_loops(*row), strict=True):
+            assert actual.dtype == np.float32
+            limit = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=limit, err_msg=case)
 
 
 @pytest.mark.parametrize('case', ['3x3 stride 2, odd', '5x5, unpadded'])
@@ -90,7 +96,7 @@ def test_float64_keeps_its_precision(case):
     with jax.enable_x64(True):
         x, kernel, g, strides, pads = operands(case, np.float64)
         for actual, expected in zip(
-            pulled_back(*map(jnp.asarray, (x, kernel, g)), strides, pads),
+            jax.jit(lambda *a: pulled_back(*a, strides, pads))(x, kernel, g),
             by_loops(x, kernel, g, strides, pads),
             strict=True,
         ):
@@ -103,7 +109,7 @@ def test_bfloat16_operands_are_accumulated_in_float32(case):
     """y in float32 to its precision; gradients of g rounded to bfloat16, exact but for one rounding of the result."""
     x, kernel, g, strides, pads = operands(case, jnp.bfloat16)
     fine = g.astype(np.float32) * np.float32(1 + 2**-10)  # rounds to g
-    y, dx, dkernel = pulled_back(jnp.asarray(x), jnp.asarray(kernel), jnp.asarray(fine), strides, pads)
+    y, dx, dkernel = jax.jit(lambda *a: pulled_back(*a, strides, pads))(x, kernel, fine)
     expected = by_loops(x, kernel, g.astype(np.float64), strides, pads)
     assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
     np.testing.assert_allclose(y, expected[0], rtol=1e-5, atol=1e-5)
@@ -116,9 +122,10 @@ def test_vmap_is_one_by_one(case):
     shape, _, strides, pads = CASES[case]
     x, kernel, g, _, _ = operands(case, np.float32)
     xs, gs, kernels = (np.stack([a, 2 * a[::-1], -a]) for a in (x, g, kernel))
-    got = jax.jit(jax.vmap(lambda *a: pulled_back(*a, strides, pads)))(xs, kernels, gs)
+    alone = jax.jit(lambda *a: pulled_back(*a, strides, pads))
+    got = jax.jit(jax.vmap(alone))(xs, kernels, gs)
     for i in range(3):
-        one = pulled_back(*map(jnp.asarray, (xs[i], kernels[i], gs[i])), strides, pads)
+        one = alone(xs[i], kernels[i], gs[i])
         for actual, expected in zip(got, one, strict=True):
             np.testing.assert_allclose(actual[i], expected, rtol=1e-5, atol=1e-4)
 

@@ -27,7 +27,12 @@ CASES = {
 SIGNS = [1.0, -1.0]
 
 
-@pytest.fixture(params=[2**21, 1], ids=['one band', 'many bands'])
+ONE_BAND, MANY_BANDS = 2**21, 1
+in_one_band = pytest.mark.parametrize('always', [ONE_BAND], indirect=True)
+in_many_bands = pytest.mark.parametrize('always', [MANY_BANDS], indirect=True)
+
+
+@pytest.fixture(params=[ONE_BAND, MANY_BANDS], ids=['one band', 'many bands'])
 def always(request, monkeypatch):
     """Winograd's form whatever the number of channels, in one band of rows and in as many as there are."""
     monkeypatch.setattr(native_convolution, 'runs', lambda dtype: False)
@@ -68,29 +73,35 @@ def of_convolution(x, kernel, g, pads):
 def products(*operands, platform='cpu'):
     """How many matrix products and convolutions are lowered for a platform."""
     *arrays, pads = operands
-    text = jax.jit(lambda *a: of_convolution(*a, pads)).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+    return counted(jax.jit(lambda *a: of_convolution(*a, pads)).trace(*arrays), platform)
+
+
+def counted(traced, platform='cpu'):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
     return text.count('stablehlo.dot_general'), text.count('stablehlo.convolution')
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_value_and_gradients_are_those_of_the_plain_sum(case, always):
-    *arrays, pads = operands(case)
-    assert products(*arrays, pads) == (32, 1)
-    got = jax.jit(lambda *a: of_convolution(*a, pads))(
-        *arrays
-    )  # A new function, for the bands are not in its arguments.
-    for actual, expected in zip(got, by_taps(*arrays, pads), strict=True):
-        assert actual.dtype == np.float32
-        # Float32 rounds 16 sums of up to four terms each before and after a product: a few times the plain sum's error.
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+def test_value_and_gradients_are_those_of_the_plain_sum(always):
+    """Integers, made of signs and of zeros outside the image, are not rounded anywhere."""
+    # A single row of tiles is a single band.
+    cases = [case for case in CASES if winograd.BLOCK == ONE_BAND or not case.startswith('one')]
+    pads = [CASES[case][2] for case in cases]
 
+    @jax.jit
+    def of_every_case(operands):
+        return [of_convolution(*arrays, pair) for arrays, pair in zip(operands, pads, strict=True)]
 
-@pytest.mark.parametrize('case', CASES)
-def test_integers_are_exact(case, always):
-    """Signs, what gradients of integers are, and zeros outside the image: not rounded anywhere."""
-    *arrays, pads = operands(case, values=SIGNS)
-    for actual, expected in zip(of_convolution(*arrays, pads), by_taps(*arrays, pads), strict=True):
-        np.testing.assert_array_equal(actual, expected)
+    real, signs = ([operands(case, values=values)[:3] for case in cases] for values in (None, SIGNS))
+    assert counted(of_every_case.trace(real)) == (32 * len(cases), len(cases))
+    for case, arrays, pair, got in zip(cases, real, pads, of_every_case(real), strict=True):
+        for actual, expected in zip(got, by_taps(*arrays, pair), strict=True):
+            assert actual.dtype == np.float32
+            # Float32 rounds 16 sums of up to four terms each before and after a product: a few times the plain sum's error.
+            limit = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=limit, err_msg=case)
+    for case, arrays, pair, got in zip(cases, signs, pads, of_every_case(signs), strict=True):
+        for actual, expected in zip(got, by_taps(*arrays, pair), strict=True):
+            np.testing.assert_array_equal(actual, expected, err_msg=case)
 
 
 def test_signs_of_many_channels_are_exact():
@@ -105,19 +116,21 @@ def test_signs_of_many_channels_are_exact():
     np.testing.assert_array_equal(ones, np.full((1, 2, 2, 2), 9 * 1024))
 
 
+@in_one_band
 def test_float64_keeps_its_precision(always):
     with jax.enable_x64(True):
         *arrays, pads = operands('asymmetric', np.float64)
-        got = of_convolution(*map(jnp.asarray, arrays), pads)
+        got = jax.jit(lambda *a: of_convolution(*a, pads))(*arrays)
         for actual, expected in zip(got, by_taps(*arrays, pads), strict=True):
             assert actual.dtype == np.float64
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@in_one_band
 def test_bfloat16_operands_are_accumulated_in_float32(always):
     """y in float32 to its precision; gradients rounded once, to bfloat16."""
     x, kernel, g, pads = operands('odd, batch 1', jnp.bfloat16)
-    y, dx, dkernel = of_convolution(*map(jnp.asarray, (x, kernel, g)), pads)
+    y, dx, dkernel = jax.jit(lambda *a: of_convolution(*a, pads))(x, kernel, g)
     expected = by_taps(x, kernel, g, pads)
     assert (y.dtype, dx.dtype, dkernel.dtype) == (jnp.float32, jnp.bfloat16, jnp.bfloat16)
     np.testing.assert_allclose(y, expected[0], rtol=1e-5, atol=1e-5)
@@ -125,16 +138,19 @@ def test_bfloat16_operands_are_accumulated_in_float32(always):
         np.testing.assert_allclose(np.asarray(actual, np.float64), wanted, rtol=2**-8, atol=1e-4 * np.abs(wanted).max())
 
 
+@in_many_bands
 def test_vmap_is_one_by_one(always):
     *arrays, pads = operands('even')
     stacked = [np.stack([array, -2 * array[::-1]]) for array in arrays]
-    got = jax.vmap(lambda *a: of_convolution(*a, pads))(*stacked)
+    alone = jax.jit(lambda *a: of_convolution(*a, pads))
+    got = jax.jit(jax.vmap(alone))(*stacked)
     for i in range(2):
-        one = of_convolution(*(array[i] for array in stacked), pads)
+        one = alone(*(array[i] for array in stacked))
         for actual, expected in zip(got, one, strict=True):
             np.testing.assert_allclose(actual[i], expected, rtol=1e-5, atol=1e-4)
 
 
+@in_one_band
 def test_the_value_is_the_plain_sum(always):
     """The same, to the bit, whether or not it is differentiated."""
     x, kernel, _, pads = operands('even')
@@ -179,6 +195,7 @@ def test_the_bands_are_many_where_they_are_asked_for(always):
     assert f'length={2 if winograd.BLOCK == 1 else 1}\n' in loop
 
 
+@in_many_bands
 def test_binary_products_take_it_where_they_are_differentiated(always):
     """For their gradients; nothing but operands and scale is kept for these."""
     x, kernel, g, pads = operands('even', values=SIGNS)
@@ -189,8 +206,7 @@ def test_binary_products_take_it_where_they_are_differentiated(always):
         return y, *vjp(g)
 
     latent = kernel / 4
-    text = jax.jit(pulled_back).lower(x, latent, g).as_text()
-    assert (text.count('stablehlo.dot_general'), text.count('stablehlo.convolution')) == (32, 1)
+    assert counted(jax.jit(pulled_back).trace(x, latent, g)) == (32, 1)
     y = np.asarray(jax.jit(pulled_back)(x, latent, g)[0])
     np.testing.assert_array_equal(y, np.asarray(scale) * by_taps(x, kernel, g, pads)[0])
     _, kept = jax.vjp(lambda x, weight: binary_product(product, x, weight, scale, sign), x, latent)
