@@ -1,6 +1,9 @@
 """The command `bnn-jax`, with a file for each subcommand. A subcommand imports what it needs when it runs."""
 
-from collections.abc import Sequence
+import difflib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
 
 try:
     import tyro
@@ -29,8 +32,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         begin()
+    arguments = sys.argv[1:] if arguments is None else arguments
     app = tyro.extras.SubcommandApp()
-    for each in (summary, convert, predict, bench, export):
+    subcommands = {each.__name__: each for each in (summary, convert, predict, bench, export)}
+    for each in subcommands.values():
         app.command(each)
     with one_line(), compilation_cache():
+        if arguments and arguments[0] in subcommands:
+            _expect_known(arguments[0], subcommands[arguments[0]], arguments[1:])
         app.cli(prog='bnn-jax', description='Binary networks from the command line.', args=arguments)
+
+
+def _expect_known(name: str, subcommand: Callable, arguments: Sequence[str]) -> None:
+    """Raises ValueError for an option that a subcommand does not have, with the nearest that it has.
+
+    Tyro takes what follows such an option for its values, so that it finds the file missing instead.
+    """
+    options = [parameter.replace('_', '-') for parameter in inspect.signature(subcommand).parameters]
+    known = ['--help', *(f'--{option}' for option in options), *(f'--no-{option}' for option in options)]
+    for argument in arguments:
+        option = argument.partition('=')[0]
+        if option.startswith('--') and option != '--' and option.replace('_', '-') not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f' (is it {near[0]}?)' if near else ''
+            raise ValueError(f'{option}: unknown option{hint}; bnn-jax {name} --help lists the options')

@@ -447,3 +447,13 @@ def test_a_preprocessing_that_is_none(change, message):
 def test_a_random_step_is_refused():
     with pytest.raises(ValueError, match='expected one of resize_short'):
         Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3), (lambda image, rng: image,))
+
+
+@pytest.mark.parametrize('place', [1, 2])
+def test_an_option_that_is_not_there(place):
+    arguments = ['bench', 'file.safetensors']
+    arguments[place:place] = ['--bach', '3']
+    with pytest.raises(
+        SystemExit, match=r'error: --bach: unknown option \(is it --batch\?\); bnn-jax bench --help lists'
+    ):
+        cli.main(arguments)
