@@ -5,11 +5,13 @@
 Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C, and, if they are installed, ONNX Runtime with
 `interop.onnx_model`, and PyTorch and ONNX Runtime with the float network, in float32 and in int8.
 
-Each row runs in processes of its own, all on the same cores. The start is the CPU time from the start of the process to its
-first logits. The time of an image is CPU time on one core, so other work on the machine does not count, and wall time on
-several; exported C has one thread. Memory is the process's highest after its first logits, images included. A file is what
-the row reads, for C the program. An environment is all that pip installs for it, Python itself left out. The rows take turns;
-the table shows medians.
+Each row runs in processes of its own, all on the same cores. The rows take turns; the table shows medians:
+- start: CPU time from the start of the process to its first logits;
+- time of an image: CPU time on one core, so other work on the machine does not count; wall time on several cores. Exported C
+  has one thread;
+- memory: the process's highest after its first logits, images included;
+- file: the size of the file that the row reads; for exported C, of the program;
+- environment: the size of all that pip installs for the row, without Python itself.
 """
 
 import importlib.metadata
@@ -295,7 +297,7 @@ def main(
         calls: timed calls of each batch in a run.
         batch: size of the larger batch.
         width: factor on the network's filters.
-        cores: how many compute.
+        cores: number of cores that compute.
     """
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= cores <= len(available):

@@ -21,7 +21,7 @@ LARGEST = 2**26
 
 
 class Classifier:
-    """A packed network and how its images are prepared. Many threads may call it at a time."""
+    """A packed network and how its images are prepared. Several threads may call it at the same time."""
 
     def __init__(self, path: str):
         self.network = runtime.load(path)
