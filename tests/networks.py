@@ -1,11 +1,13 @@
 """Networks small enough for tests, with normalization as training never leaves it: gamma negative, zero, tiny."""
 
 import base64
+import contextlib
 import io
 import json
 import zlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -35,12 +37,26 @@ SMALL = {
 }
 
 
+@contextlib.contextmanager
+def compiled_quickly():
+    """Without XLA's optimizations: what is made for a test, not what it looks at. A decorator too."""
+    name = 'jax_disable_most_optimizations'
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@compiled_quickly()
 def build(architecture: str, scheme, num_classes: int = 10, **keywords):
     return getattr(bnn.models, architecture)(
         num_classes, scheme=scheme, rngs=nnx.Rngs(0), **{**SMALL[architecture][0], **keywords}
     )
 
 
+@compiled_quickly()
 def two_modules(scheme):
     """GoogLeNet in small: a stem, two Inception modules with an auxiliary head after the first, a head."""
     builder = NetworkBuilder((9, 8, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))

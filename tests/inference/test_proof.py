@@ -8,7 +8,16 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, assert_runs_without_jax, build, evaluated, images, randomize_norms, two_modules
+from networks import (
+    SMALL,
+    assert_runs_without_jax,
+    build,
+    compiled_quickly,
+    evaluated,
+    images,
+    randomize_norms,
+    two_modules,
+)
 
 import bnn_jax as bnn
 from bnn_jax import schemes, training
@@ -49,6 +58,7 @@ def test_binary_logits_are_bit_identical(architecture, scheme):
         assert_runs_without_jax(packed, x, expected)
 
 
+@compiled_quickly()
 def two_blocks(scheme, seed=0):
     """A stem, a residual block that keeps its shape and one that changes it, from an odd width; a head."""
     builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
@@ -113,6 +123,7 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
     no_relu_before_a_sign(model.body.layers, False)
 
 
+@compiled_quickly()
 def atrous(scheme):
     """A stem, dilated binary convolutions with and without a pooling, a head."""
     builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
@@ -125,6 +136,7 @@ def atrous(scheme):
     return model
 
 
+@compiled_quickly()
 def grouped(scheme):
     """Groups whose channels or filters share words, and some that do not; the last convolution dilated as well."""
     builder = NetworkBuilder((13, 14, 3), scheme=scheme, width=1.0, rngs=nnx.Rngs(0))
@@ -193,10 +205,11 @@ def test_every_way_to_compile_gives_the_same_bits():
 
 def test_trained_network_is_bit_identical():
     batches, _ = training_batches(digits('train'), batch_size=32, seed=0, standardize=Standardize((0.3,), (0.37,)))
-    model = bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.1, input_shape=(8, 8, 1))
-    state = training.init(model, optax.adam(1e-2))
-    for step in range(30):
-        state, _ = training.train_step(state, batches[step])
+    with compiled_quickly():
+        model = bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.1, input_shape=(8, 8, 1))
+        state = training.init(model, optax.adam(1e-2))
+        for step in range(30):
+            state, _ = training.train_step(state, batches[step])
     trained, x = training.model_of(state), batches[99]['image']
     expected = evaluated(trained, x)
     assert np.unique(expected.argmax(-1)).size > 2

@@ -284,13 +284,13 @@ class ScaleAndOffset(TrainedScale):
 
 ADABIN = {'weight': two_values, 'sign': centered_sign, 'scale': deviation, 'offset': mean, 'projection': None}
 STATEFUL = {
-    'RSign': dataclasses.replace(bnn.BIREAL, activation=Trained(RSign)),
     'AdaptiveSign': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign)),
-    'affine weights': dataclasses.replace(bnn.BIREAL, **ADABIN),
     'affine in both': dataclasses.replace(bnn.BIREAL, activation=Trained(AdaptiveSign), **ADABIN),
     'trained scale, scheduled': bnn.presets.RECU_PYTORCH,
-    'trained alpha and offset': dataclasses.replace(bnn.BIREAL, weight=Trained(ScaleAndOffset), scale=None),
-    'scheduled': dataclasses.replace(bnn.BIREAL, activation=Scheduled(sharpening)),
+    'RSign, trained alpha and offset': dataclasses.replace(
+        bnn.BIREAL, activation=Trained(RSign), weight=Trained(ScaleAndOffset), scale=None
+    ),
+    'scheduled, affine weights': dataclasses.replace(bnn.BIREAL, activation=Scheduled(sharpening), **ADABIN),
 }
 
 

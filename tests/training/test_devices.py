@@ -131,12 +131,10 @@ def eight() -> dict:
             found['steps'][name] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
             found['compiled'][name] = compiled
             found['images gathered'][name] = bool(re.search(r'all-gather[^\n]*\[16,', text))
-        for name, scheme, parts in (('groups', GROUPED, 1), ('parts', bnn.XNOR, 2)):
-            state, batch = state_of(bnn.models.lenet5, scheme, SMALL), batch_of(32, (16, 16, 1))
-            ours, compiled, text = on_all(state, batch, parts=parts)
-            theirs = on_one(state, batch, parts=parts)
-            found['steps'][name] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
-            found['compiled'][name] = compiled
+        state, batch = state_of(bnn.models.lenet5, GROUPED, SMALL), batch_of(64, (16, 16, 1))
+        ours, found['compiled']['groups and parts'], _ = on_all(state, batch, parts=2)
+        theirs = on_one(state, batch, parts=2)
+        found['steps']['groups and parts'] = [difference(a, b) for a, b in zip(ours, theirs, strict=True)]
     model = evaluated_model()
     batches = list(evaluation_batches(digits('test'), batch_size=100, standardize=Standardize((0.3,), (0.4,))))
     on_eight = [evaluate(network, batches) for network in (model, bnn.convert(model))]
@@ -170,7 +168,7 @@ def found() -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize('name', [*NETWORKS, 'groups', 'parts'])
+@pytest.mark.parametrize('name', [*NETWORKS, 'groups and parts'])
 def test_eight_devices_are_one(found, name):
     """Loss, gradient (the update of SGD with rate 1), statistics and random keys, within the roundings of sums in another
     order, float64: three steps, the differences of the first growing in the others."""
@@ -259,7 +257,7 @@ def test_a_batch_in_parts_moves_the_statistics_part_by_part():
 # bfloat16.
 
 
-@pytest.mark.parametrize('name', ['FLOAT', 'BWN', 'BNN', 'XNOR'])
+@pytest.mark.parametrize('name', ['BWN', 'XNOR'])
 def test_operands_in_bfloat16(name):
     """Parameters, statistics, gradients and logits stay float32; the loss is that of rounded operands, evaluation rounds
     nothing; signs are exact, so what a binary product gives is unchanged."""
@@ -275,7 +273,7 @@ def test_operands_in_bfloat16(name):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
         losses[operands] = float(metrics['loss']), evaluated
     assert losses[None][1] == losses[jnp.bfloat16][1]
-    if name in ('FLOAT', 'BWN'):  # Where x is binarized, a sign may turn or none.
+    if name == 'BWN':  # Where x is binarized, a sign may turn or none.
         assert losses[None][0] != losses[jnp.bfloat16][0]
         np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
 
@@ -372,11 +370,10 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
     images_module.as_batch = counted
     print(json.dumps({'sum': host_sum()}), flush=True)
     try:
-        state = fit(config(workdir))
+        fit(config(workdir))
     except Interrupted as stopped:
         print(json.dumps({'stopped': stopped.code}))
         raise
-    print(json.dumps({'steps': int(state.step), 'devices': jax.device_count()}))
 
 
 def host_sum() -> list[float]:
@@ -408,7 +405,7 @@ def latest(workdir: Path) -> int:
 
 def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
     """Two hosts of two devices; one is killed and the other ends by itself; then two hosts of one, where one of them is told to
-    stop and both do, at the same step; then one of four. The parameters are those of an uninterrupted run on one device,
+    stop and both do, at the same step; then one of one. The parameters are those of an uninterrupted run on one device,
     within the rounding of float32 sums over 44 steps."""
     # On one CPU device convolutions are native, which add up in another order than those of many devices: a binary network
     # turns one such rounding into another answer. So XLA's are taken here too.
@@ -425,11 +422,9 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
     assert printed == [[{'sum': [3 + 2.0**-39, 2.0]}, {'stopped': 143}]] * 2
     assert 5 < latest(workdir) < 44
 
-    codes, printed, outputs = start(workdir, hosts=1, devices=4, ends={})
-    assert codes == [0], outputs
-    assert printed == [[{'sum': [1 + 2.0**-40, 1.0]}, {'steps': 44, 'devices': 4}]]
-
-    resumed = fit(config(workdir))  # finished: gives its state
+    assert host_sum() == [1 + 2.0**-40, 1.0]
+    resumed = fit(config(workdir))
+    assert int(resumed.step) == 44
     assert difference(resumed.params, uninterrupted.params) < 1e-4
     assert difference(resumed.rest, uninterrupted.rest) < 1e-4
     ours, theirs = (read(folder / 'metrics.jsonl') for folder in (workdir, tmp_path / 'one'))

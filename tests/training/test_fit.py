@@ -206,14 +206,13 @@ def test_what_a_run_leaves(finished):
 def test_killed_and_stopped_again_and_again_a_run_ends_the_same(finished, tmp_path):
     for event, step, status, newest in (
         ('cut a line and SIGKILL', 8, -signal.SIGKILL, [5]),
-        ('SIGTERM', 13, 143, [13, 14, 15]),
-        ('SIGKILL while saving', EPOCH, -signal.SIGKILL, [15, 20, EPOCH]),
+        ('SIGKILL while saving', EPOCH, -signal.SIGKILL, [20, EPOCH]),
     ):
         done = process('train', tmp_path, event, step)
         assert done.returncode == status, done.stderr
         assert 'Traceback' not in done.stderr
         assert steps_saved(tmp_path)[-1] in newest
-    assert re.search('resuming from step 1[345] of 44', done.stderr)
+    assert 'resuming from step 5 of 44' in done.stderr
     state = fit(config(tmp_path))
     assert same(state, finished[1])
     assert same(saved(tmp_path), finished[1])
@@ -222,7 +221,7 @@ def test_killed_and_stopped_again_and_again_a_run_ends_the_same(finished, tmp_pa
 
 @pytest.mark.parametrize(
     ('event', 'step', 'status'),
-    [('SIGINT', 1, 130), ('SIGTERM', EPOCH, 143), ('SIGINT', EPOCH + 1, 130), ('SIGTERM', LAST, 143)],
+    [('SIGINT', 1, 130), ('SIGTERM', EPOCH, 143), ('SIGTERM', LAST, 143)],
 )
 def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, event, step, status):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -271,7 +270,13 @@ def test_several_hosts_are_asked_by_calls_however_many_steps_these_take(monkeypa
     assert [deadline.stop_now() for _ in range(HOSTS_ASK_EVERY)] == [False] * (HOSTS_ASK_EVERY - 1) + [True]
 
 
-def test_fit_outside_the_main_thread(finished, tmp_path):
+def test_fit_outside_the_main_thread_leaves_the_allocator_of_the_process_alone(finished, tmp_path, monkeypatch):
+    def changed(*parameters):
+        raise AssertionError('fit changed the allocator')
+
+    for name in ('one_heap', 'keep_freed_memory', 'allocate_for_training'):
+        monkeypatch.setattr(memory, name, changed)
+    monkeypatch.setattr(experiment, 'allocate_for_training', changed)
     results = []
     thread = threading.Thread(target=lambda: results.append(fit(config(tmp_path))))
     thread.start()
@@ -392,16 +397,6 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path)
         Checkpoints(tmp_path, CONFIG.decisive()) as checkpoints,
     ):
         checkpoints.restore(state)
-
-
-def test_fit_leaves_the_allocator_of_the_process_alone(tmp_path, monkeypatch):
-    def changed(*parameters):
-        raise AssertionError('fit changed the allocator')
-
-    for name in ('one_heap', 'keep_freed_memory', 'allocate_for_training'):
-        monkeypatch.setattr(memory, name, changed)
-    monkeypatch.setattr(experiment, 'allocate_for_training', changed)
-    fit(config(tmp_path, epochs=1))
 
 
 def test_what_changes_no_parameter_may_change(finished, copy):
