@@ -28,8 +28,8 @@ from bnn_jax.kernels import packed_conv2d, packed_conv2d_signs
 from bnn_jax.nn.builder import NetworkBuilder
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.operations import Convolution
+from bnn_jax.nn.places import walk
 from bnn_jax.nn.tables import listing
-from bnn_jax.nn.walk import walk
 from bnn_jax.ops.bits import pack, words_for
 from bnn_jax.schemes.scheme import Scheme
 

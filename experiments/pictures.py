@@ -23,8 +23,8 @@ import tyro
 from flax import nnx
 
 from bnn_jax.nn.containers import Network
+from bnn_jax.nn.places import Place, observe, walk
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.images import test_batches
 from bnn_jax.training.metrics import read
 from bnn_jax.training.restore import TrainedRun, trained

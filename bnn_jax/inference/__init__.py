@@ -1,10 +1,24 @@
 """Packed networks: convert a trained network once, save it, load it, run it from bits."""
 
+from typing import TYPE_CHECKING
+
 from bnn_jax.inference import thresholds
-from bnn_jax.inference.converter import convert
 from bnn_jax.inference.float_twin import float_twin
 from bnn_jax.inference.serialization import load, preprocessing_of, save
 from bnn_jax.nn.packed import PackedNetwork
 from bnn_jax.nn.report import Report, Row
 
 __all__ = ['PackedNetwork', 'Report', 'Row', 'convert', 'float_twin', 'load', 'preprocessing_of', 'save', 'thresholds']
+
+if TYPE_CHECKING:
+    from bnn_jax.inference.converter import convert
+else:
+
+    def __getattr__(name: str):
+        # It needs Flax, which a packed network does not.
+        if name != 'convert':
+            raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+        from bnn_jax.inference.converter import convert
+
+        globals()['convert'] = convert
+        return convert

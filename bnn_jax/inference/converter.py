@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.layer import KeptModule, Layer, kept, label_of
 from bnn_jax.nn.packed_layer import PackedLayer, packed_layer, without_gradient
+from bnn_jax.nn.places import arrays_beside, arrays_of, expect_module, is_container, joined, slots, walk
 from bnn_jax.nn.report import Report, Row
 from bnn_jax.nn.slots import Container
-from bnn_jax.nn.walk import arrays_beside, arrays_of, expect_module, is_container, joined, slots, walk
 from bnn_jax.ops.meshes import along_batch, automatically, is_explicit
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Shaped
 
 from bnn_jax.inference.converter import NoBinaryWeights, Packed, convert
 from bnn_jax.nn.packed_layer import role
-from bnn_jax.nn.walk import Place, walk
+from bnn_jax.nn.places import Place, walk
 
 
 def packed_layers(module: Any) -> list[Place]:

@@ -4,17 +4,17 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from flax import nnx
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bnn_jax.files import write
 from bnn_jax.files.bounds import Pairs, at
 from bnn_jax.inference.container import compressed, decompressed, parsed, read, written
 from bnn_jax.inference.description import Description, describe, stored
-from bnn_jax.inference.modules import arrays_beside, packed_layers, put_into
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.packed_layer import PackedLayer
+
+if TYPE_CHECKING:  # A packed network is loaded without Flax, which takes longer to import than JAX.
+    from flax import nnx
 
 Source = str | os.PathLike | BinaryIO
 """The path of a file, where `~` is your home, or a file that is open in binary mode."""
@@ -62,19 +62,22 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     with at('save'):
         if isinstance(network, PackedLayer) and network.is_network:
             entry, described = 'network', describe(network, store)
-        elif packed := packed_layers(network):
-            described = {'packed': {place.path: describe(place.layer.layer, store) for place in packed}}
-            described['arrays'] = {name: named(name, array) for name, array in arrays_beside(module).items()}
-            entry = 'module'
         elif isinstance(network, PackedLayer):
             raise TypeError(
                 f'save: got a {type(network).__name__}, a packed layer alone, expected a whole network; convert a '
                 'bnn_jax.nn.Network(layers, channels=..., num_classes=...), or a module of your own that holds the layers'
             )
         else:
-            raise TypeError(
-                f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
-            )
+            from bnn_jax.inference.modules import arrays_beside, packed_layers
+
+            packed = packed_layers(network)
+            if not packed:
+                raise TypeError(
+                    f'save: got {type(network).__name__}, expected a packed network; call bnn_jax.convert(model) first'
+                )
+            described = {'packed': {place.path: describe(place.layer.layer, store) for place in packed}}
+            described['arrays'] = {name: named(name, array) for name, array in arrays_beside(module).items()}
+            entry = 'module'
         metadata = {entry: compressed(json.dumps(described, separators=(',', ':')))}
         if preprocessing is not None:
             metadata['preprocessing'] = json.dumps(preprocessing)
@@ -89,7 +92,7 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     return path
 
 
-def load(path: Source, *, into: nnx.Module | None = None) -> Any:
+def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
     """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
 
     A packed network is not trained further. For another number of classes take the trained network:
@@ -139,6 +142,8 @@ def load(path: Source, *, into: nnx.Module | None = None) -> Any:
     except Exception as error:
         said = error if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
         raise ValueError(f'load: {name} does not describe a network ({said}); save it again') from error
+    from bnn_jax.inference.modules import put_into
+
     return put_into(into, layers, arrays)
 
 

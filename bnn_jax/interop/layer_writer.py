@@ -18,6 +18,7 @@ from bnn_jax.nn.packed import (
     PackedSequential,
     UnpackedProduct,
 )
+from bnn_jax.nn.prelu import PRelu
 from bnn_jax.nn.stateless import (
     AvgPool,
     Flatten,
@@ -26,7 +27,6 @@ from bnn_jax.nn.stateless import (
     LeakyRelu,
     MaxPool,
     PadChannels,
-    PRelu,
     Relu,
 )
 from bnn_jax.ops.uncompiled import uncompiled

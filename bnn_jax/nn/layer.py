@@ -8,12 +8,11 @@ networks are to be saved.
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped
 
 from bnn_jax.nn.names import registered, registered_name
@@ -21,6 +20,9 @@ from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
 from bnn_jax.nn.report import Row
 from bnn_jax.ops.shapes import Shape, traced
 from bnn_jax.ops.signs import Signs
+
+if TYPE_CHECKING:  # A file without Flax modules is loaded without Flax, which takes as long to import as JAX.
+    from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +172,8 @@ class Layer:
 
 def kept(layer: Any) -> PackedLayer:
     """A layer that a packed network keeps as it is: a module with its arrays, or a function without arrays."""
+    from flax import nnx
+
     return KeptModule.of(layer) if isinstance(layer, nnx.Module) else Unchanged(layer)
 
 
@@ -187,6 +191,8 @@ def cost_of(layer: Any, output_shape: tuple[int, ...]) -> Cost:
 
 def _float_cost(layer: Any) -> Cost:
     """The cost of a layer that stays float: its trainable parameters, and the bytes of all its arrays."""
+    from flax import nnx
+
     if not isinstance(layer, nnx.Module):
         return Cost()
     params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
@@ -246,14 +252,18 @@ class KeptModule(PackedLayer):
     state: Any = derived(init=True)
 
     @staticmethod
-    def of(module: nnx.Module) -> 'KeptModule':
+    def of(module: 'nnx.Module') -> 'KeptModule':
         """A packed layer with a copy of the module, in evaluation mode."""
+        from flax import nnx
+
         evaluating = nnx.merge(*nnx.split(module), copy=True)
         evaluating.eval()
         return KeptModule(*nnx.split(evaluating))
 
     def module(self) -> Any:
         """The module, made of its structure and its arrays."""
+        from flax import nnx
+
         return nnx.merge(self.graphdef, self.state, copy=True)
 
     def __call__(self, x: Shaped[Array, ' n *input']) -> Shaped[Array, ' n *output']:
@@ -311,6 +321,8 @@ class KeptModule(PackedLayer):
         Raises:
             ValueError: the description or an array does not fit.
         """
+        from flax import nnx
+
         name, fields, arrays = (described.get(key) for key in ('name', 'fields', 'arrays'))
         if len(described) != 3 or not (isinstance(name, str) and isinstance(fields, dict) and isinstance(arrays, dict)):
             raise ValueError('expected name, fields (an object) and arrays (an object)')
@@ -357,5 +369,7 @@ def _takes_one_array(function: Any) -> bool:
 
 def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:
     """The arrays of a state with their paths, except random keys and their counts, which evaluation does not read."""
+    from flax import nnx
+
     leaves = jax.tree_util.tree_leaves_with_path(nnx.filter_state(state, nnx.Not(nnx.RngState)))
     return [(path, leaf) for path, leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]

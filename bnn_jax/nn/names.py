@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
+from importlib import import_module
 from typing import Any
 
 
@@ -16,6 +17,9 @@ class Registered:
     # Makes a layer of these arguments; None: the class itself does.
     make: Callable[..., Any] | None
 
+
+# A Flax module, and Flax takes as long to import as JAX: it is imported when a file names it.
+_PLACES = {'PRelu': 'bnn_jax.nn.prelu'}
 
 _NAMES: dict[Any, str] = {}
 _REGISTERED: dict[str, Registered] = {}
@@ -62,6 +66,8 @@ def registered_name(layer: Any) -> str | None:
 
 def registered(name: str) -> Registered:
     """The entry of this name. Raises ValueError for an unknown name."""
+    if name not in _REGISTERED and name in _PLACES:
+        import_module(_PLACES[name])
     if name not in _REGISTERED:
         raise ValueError(
             f'unknown kind {name!r}; a layer of your own must be registered before loading: bnn_jax.nn.register({name!r})'
@@ -71,4 +77,4 @@ def registered(name: str) -> Registered:
 
 def known_names() -> tuple[str, ...]:
     """All registered names."""
-    return tuple(_REGISTERED)
+    return (*_REGISTERED, *(name for name in _PLACES if name not in _REGISTERED))

@@ -10,9 +10,9 @@ from flax import nnx
 from bnn_jax.nn.containers import Sequential
 from bnn_jax.nn.layer import Cost, Layer, cost_of, label_of
 from bnn_jax.nn.packed_layer import PackedLayer
+from bnn_jax.nn.places import Place, arrays_beside, arrays_of, expect_module, output_shapes, walk
 from bnn_jax.nn.report import Report
 from bnn_jax.nn.tables import as_html, render
-from bnn_jax.nn.walk import Place, arrays_beside, arrays_of, expect_module, output_shapes, walk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int8
 
 from bnn_jax.nn.layer import Layer
+from bnn_jax.nn.places import Place, observe, walk
 from bnn_jax.nn.variables import Latent
-from bnn_jax.nn.walk import Place, observe, walk
 from bnn_jax.training.devices import own_devices, replicated, spread
 from bnn_jax.training.evaluation import logits_of, network_logits
 from bnn_jax.training.loss import cross_entropy

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Int32
 
 from bnn_jax.inference.converter import Packed
+from bnn_jax.nn.places import expect_module, walk
 from bnn_jax.nn.variables import Progress
-from bnn_jax.nn.walk import expect_module, walk
 from bnn_jax.optim.projected import projected
 from bnn_jax.training.loss import CrossEntropy, Loss, as_loss
 
