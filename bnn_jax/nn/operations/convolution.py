@@ -51,7 +51,7 @@ class Convolution:
     window: Window
     pad_value: Annotated[int, OneOf((0, 1, -1))] = 0
     groups: Size = 1
-    # Files of version 0.1.0 never have it.
+    # Files written before this layout was added do not have it.
     filters: Annotated[int | None, OneOf((None,), Integer(1, 2**24))] = None
 
     def __post_init__(self):
