@@ -19,6 +19,7 @@ from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import gradient_factors, published
 from bnn_jax.schemes import Exponential, ReCUWeight, Scheme, Trained, check_scale, initializers, presets
 from bnn_jax.schemes.projections import center_and_clip
+from bnn_jax.training.step import update
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Scheme) and name.isupper()}
 PRESETS = {name: value for name, value in PRESETS.items() if not hasattr(bnn, name)}
@@ -101,18 +102,28 @@ def test_the_pytorch_loop_step_by_step_in_float64(scheme, factor):
 # The others
 
 
-@pytest.mark.parametrize('preset', PRESETS.values(), ids=PRESETS)
-def test_presets_are_schemes_that_train(preset):
+@pytest.fixture(scope='module')
+def steps():
+    """One step of a small network of each preset, all compiled together: the state before it, after it, and its metrics."""
+    batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
+    batch['label'] = np.arange(16, dtype=np.int32) % 3
+    models = {
+        name: bnn.models.mlp(3, scheme=preset, rngs=nnx.Rngs(0), hidden=(8, 8), input_shape=(3, 3, 1))
+        for name, preset in PRESETS.items()
+    }
+    states = {name: training.init(model, optax.sgd(0.01), steps=5) for name, model in models.items()}
+    after = jax.jit(lambda states: {name: update(state, batch) for name, state in states.items()})(states)
+    return {name: (models[name], states[name], *after[name]) for name in PRESETS}
+
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_presets_are_schemes_that_train(name, steps):
     """Sound as schemes, documented as differences, and one step changes every trained parameter that has a gradient."""
+    preset, (model, state, after, metrics) = PRESETS[name], steps[name]
     for part in (preset, preset.first(preset), preset.last(preset), preset.shortcut(preset)):
         check_scale(part)
     assert hash(preset) == hash(dataclasses.replace(preset))
-    model = bnn.models.mlp(3, scheme=preset, rngs=nnx.Rngs(0), hidden=(8, 8), input_shape=(3, 3, 1))
-    batch = {'image': np.random.default_rng(0).normal(size=(16, 3, 3, 1)).astype(np.float32)}
-    batch['label'] = np.arange(16) % 3
     assert bnn.summarize(model, (1, 3, 3, 1)).layers[-1].output_shape == (1, 3)
-    state = training.init(model, optax.sgd(0.01), steps=5)
-    after, metrics = training.train_step(state, batch)
     assert np.isfinite(metrics['loss'])
     for path, variable in nnx.to_flat_state(after.params):
         if path[-1] == 'kernel':

@@ -167,7 +167,7 @@ def test_weights_are_seen_as_they_are_read():
 # Networks and schemes.
 
 
-@pytest.mark.parametrize('scheme', ['BC', 'BC_STOCHASTIC', 'BNN', 'XNOR', 'BIREAL', 'FLOAT'])
+@pytest.mark.parametrize('scheme', ['BC_STOCHASTIC', 'BNN', 'XNOR', 'BIREAL', 'FLOAT'])
 def test_every_scheme_has_what_it_has(scheme):
     """Names are those of `summarize`; compiled once, over steps that reuse buffers; the state stays what it was."""
     traced = []
