@@ -168,12 +168,14 @@ def kernels(model, into_shortcuts=False):
     return [found[name] for name in by_position]
 
 
-@pytest.mark.parametrize(
-    'scheme', [bnn.BWN, bnn.BC, bnn.XNOR, bnn.BIREAL, bnn.BNN], ids=['BWN', 'BC', 'XNOR', 'BIREAL', 'BNN']
-)
-def test_a_binary_run_starts_from_the_kernels_of_a_float_network(scheme):
+@pytest.fixture(scope='module')
+def trained():
+    return load_state_dict(build_resnet18(TORCHVISION), resnet18_weights())
+
+
+@pytest.mark.parametrize('scheme', [bnn.BWN, bnn.XNOR, bnn.BIREAL, bnn.BNN], ids=['BWN', 'XNOR', 'BIREAL', 'BNN'])
+def test_a_binary_run_starts_from_the_kernels_of_a_float_network(scheme, trained):
     p = resnet18_weights()
-    trained = load_state_dict(build_resnet18(TORCHVISION), p)
     model = start_from(build_resnet18(scheme), trained)
     main = [name for name in p if name.endswith('.weight') and p[name].ndim > 1 and 'downsample' not in name]
     assert [main[0], main[-1]] == ['conv1.weight', 'fc.weight'] and len(main) == 18
