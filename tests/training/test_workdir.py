@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from bnn_jax.files import read_json, read_object
 from bnn_jax.training import Config
 from bnn_jax.training.workdir import held
 
-CONFIG = Config(model=bnn.models.mlp, data=digits, standardize=PlusMinusOne())
+CONFIG = Config(model=partial(bnn.models.mlp, 10, scheme=bnn.BNN), data=digits, standardize=PlusMinusOne())
 
 
 def test_one_process_a_workdir(tmp_path):
