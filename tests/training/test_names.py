@@ -101,7 +101,8 @@ def of_mine_too(learning_rate, steps):
 
 
 def base(**changes) -> Config:
-    return Config(model=bnn.models.mlp, data=of_mine, standardize=Standardize((0.5,), (0.5,)), **changes)
+    model = functools.partial(bnn.models.mlp, 10, scheme=bnn.BNN)
+    return Config(model=model, data=of_mine, standardize=Standardize((0.5,), (0.5,)), **changes)
 
 
 def test_two_closures_are_told_apart_by_their_variables():
