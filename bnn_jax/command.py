@@ -61,7 +61,7 @@ def begin() -> None:
     signal.set_wakeup_fd(_numbers[1].fileno(), warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, _left_to_the_thread)
-    # Registered first, so it runs last. Afterwards Python stops the thread.
+    # Registered first, so it runs last. Afterward Python stops the thread.
     atexit.register(_at_the_end)
     if reason := _refused_flags():
         raise SystemExit(f'error: {reason}')

@@ -24,7 +24,7 @@ EXAMPLE = (
 
 
 def random_images(shape: tuple[int, ...]) -> Float32[np.ndarray, '*shape']:
-    """Random images of normal numbers, the same in each call.
+    """Images of normally distributed numbers, the same at every call.
 
     Args:
         shape: (N, H, W, C).
@@ -34,7 +34,7 @@ def random_images(shape: tuple[int, ...]) -> Float32[np.ndarray, '*shape']:
     """
     if min(shape) < 1:
         raise ValueError(f'images: got shape {shape}, expected positive numbers')
-    # 12 bytes a number: they are drawn with 64 bits and rounded to 32.
+    # 12 bytes per number: they are drawn with 64 bits and rounded to 32.
     check_fits(f'images: {shape[0]:,} of {"x".join(map(str, shape[1:]))}:', 12 * math.prod(shape))
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
@@ -43,11 +43,11 @@ def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
     """How images are prepared for a network.
 
     Args:
-        file: of the packed network.
-        stated: a JSON file that says it; None: the network's file does.
+        file: the packed network.
+        stated: a JSON file with the preprocessing; None: read it from `file`.
 
     Raises:
-        ValueError: neither says it.
+        ValueError: the file that is read states no preprocessing.
     """
     from bnn_jax.data.preprocessing import Preprocessing
     from bnn_jax.inference.serialization import preprocessing_of
@@ -70,7 +70,7 @@ def _json(path: Path) -> Any:
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
-    """The names of classes in a text file, one a line.
+    """The names of classes in a text file, one per line.
 
     Args:
         path: the file; None: there are no names.
@@ -86,5 +86,5 @@ def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not UTF-8 text ({error}); expected a class name a line') from error
     if len(names) != num_classes:
-        raise ValueError(f'{path}: got {len(names)} lines, expected {num_classes} class names, one a line')
+        raise ValueError(f'{path}: got {len(names)} lines, expected {num_classes} class names, one per line')
     return names

@@ -112,8 +112,8 @@ def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Re
 
     Args:
         image: uint8 or floating.
-        height: of the result.
-        width: of the result.
+        height: the height of the result.
+        width: the width of the result.
 
     Returns:
         uint8 or float32; the image itself where it has this size.
@@ -230,7 +230,7 @@ def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int
     no `resize_to`.
 
     Args:
-        augmentations: of a run.
+        augmentations: the augmentations of a run.
         input_shape: (H, W, C) of the network.
     """
     keep = all(step is flip or isinstance(step, crop | cutout | lighting) for step in augmentations)

@@ -17,9 +17,9 @@ class FolderSource:
     """A source of image files, which are read and decoded on access.
 
     Args:
-        folder: of the split.
+        folder: the folder of the split.
         files: paths inside the folder, as bytes.
-        labels: of the files, int32.
+        labels: the labels of the files, int32.
         classes: the names of the classes' folders.
     """
 

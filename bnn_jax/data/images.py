@@ -63,7 +63,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
 
     Args:
         data: the bytes of the file.
-        name: of the file, for messages.
+        name: the name of the file, for messages.
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
@@ -109,8 +109,8 @@ def smaller_by(width: int, height: int) -> int:
     """The smallest power of two by which to divide both sides of an image for at most `LARGEST` pixels.
 
     Args:
-        width: of the image.
-        height: of the image.
+        width: the width of the image.
+        height: the height of the image.
     """
     factor = 1
     while -(-width // factor) * -(-height // factor) > LARGEST:

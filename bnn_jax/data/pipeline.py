@@ -106,7 +106,7 @@ def training_batches(
     Args:
         source: the training images.
         batch_size: images of a batch, over all hosts.
-        seed: of shuffling and augmentation.
+        seed: the seed of shuffling and augmentation.
         standardize: the normalization.
         augmentations: applied in this order.
         shard: (index, count): the batches have the part of host `index` of `count`, batch_size / count images. The parts of
@@ -147,7 +147,7 @@ def steps_from(batches: 'grain.MapDataset', first: int, last: int, *, workers: i
     """batches[first], ..., batches[last - 1], read ahead.
 
     Args:
-        batches: of `training_batches`.
+        batches: the batches of `training_batches`.
         first: the first step.
         last: one more than the last step.
         workers: how many processes make batches; 0: two threads do. The processes are spawned, so the main script must guard

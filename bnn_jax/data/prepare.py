@@ -2,7 +2,7 @@
 
     python -m bnn_jax.data.prepare fashion_mnist --source=DOWNLOADS --data_dir=FOLDER
 
-Afterwards `tfds.data_source(name, data_dir=FOLDER)` reads the data set as if TFDS had prepared it. `bnn_jax.data.authors` lists
+Afterward `tfds.data_source(name, data_dir=FOLDER)` reads the data set as if TFDS had prepared it. `bnn_jax.data.authors` lists
 the data sets and their files. `data_set` can also read the files themselves.
 """
 
@@ -54,9 +54,9 @@ def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable
     """Write examples in TFDS's layout, as ArrayRecord, unless this version is there already.
 
     Args:
-        name: of the data set.
-        version: of the data set.
-        features: of TFDS.
+        name: the name of the data set.
+        version: the version of the data set.
+        features: TFDS's features.
         splits: split -> (key, example) pairs; images are encoded bytes in a file object.
         data_dir: where to write it.
 

@@ -2,9 +2,9 @@
 
     python -m bnn_jax.data.prepare_folder imagenet_256 --source=IMAGENET --data_dir=FOLDER
 
-reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEG. Afterwards
-`tfds_source('imagenet_256', 'train', FOLDER)` reads it. Images that were scaled and compressed once before training differ
-slightly from the originals. A recipe with short sides of 256 to 480 pixels needs --short_side=480.
+This command reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEGs.
+Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads it. Images that were scaled and compressed
+once before training differ slightly from the originals. A recipe with short sides of 256 to 480 pixels needs --short_side=480.
 """
 
 import io
@@ -40,16 +40,16 @@ def prepare_folder(
 ) -> Path:
     """Write the folder trees source/split as a TFDS data set of small JPEGs.
 
-    Images are RGB with chroma at half resolution. Examples also have `file_name`, class/file. Labels and errors are those of
-    `folder_source`.
+    Images are RGB with chroma at half resolution. Each example also has a `file_name` of the form class/file. Labels
+    and errors are those of `folder_source`.
 
     Args:
-        name: of the data set.
+        name: the name of the data set.
         source: the folder above the splits.
         data_dir: where to write it.
         splits: the folders in source that become splits.
         short_side: in pixels; larger images are shrunk and smaller ones enlarged, as by `resize_short`.
-        quality: of the JPEGs.
+        quality: the quality of the JPEGs.
         on_corrupt: called with the error of each damaged file, which is then left out; by default it raises the error.
 
     Returns:
@@ -57,7 +57,7 @@ def prepare_folder(
 
     Raises:
         FileExistsError: the data set is there already.
-        ValueError: the name is not allowed, or as `folder_source`.
+        ValueError: the name is not allowed, or `folder_source` raises it.
     """
     import tensorflow_datasets as tfds
 

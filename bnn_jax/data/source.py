@@ -38,7 +38,7 @@ def check_unmasked(name: str, array: Any) -> None:
     """Raises ValueError for a masked array, whose hidden numbers NumPy would use.
 
     Args:
-        name: of the array, for the message.
+        name: the name of the array, for the message.
         array: any value.
     """
     if isinstance(array, np.ma.MaskedArray):
@@ -154,7 +154,7 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
 
     Args:
         source: its attribute `labels` is checked; where it has none, its first example.
-        num_classes: of the network.
+        num_classes: the number of classes of the network.
         classes: whether each label must be a class or the shares of all classes; if not, only integers are checked.
 
     Example:
@@ -196,7 +196,7 @@ class Subset:
 
     Args:
         source: the whole.
-        indices: of its images, in the order of this source.
+        indices: the indices of its images, in the order of this source.
         skipped: the error messages of images that were left out.
     """
 
@@ -244,7 +244,7 @@ class Splits:
 
         Args:
             source: all images.
-            share: of the images for tests.
+            share: the share of the images for tests.
             seed: the same seed gives the same split.
 
         Raises:

@@ -24,9 +24,9 @@ class TfdsSource:
     """A source of a TFDS data set, whose images are decoded on access. Errors name the image.
 
     Args:
-        records: of `tfds.data_source`.
-        name: of the data set and split, for messages.
-        channels: of the images; None: the records hold arrays, not encoded images.
+        records: the records of `tfds.data_source`.
+        name: the name of the data set and split, for messages.
+        channels: the number of channels of the images; None: the records hold arrays, not encoded images.
         classes: a name for each label, where the data set has names.
     """
 
@@ -77,7 +77,7 @@ def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
     """Whether data_dir has the data set in TFDS's layout.
 
     Args:
-        name: of the data set.
+        name: the name of the data set.
         data_dir: the folder above the data set's.
     """
     return any((Path(data_dir).expanduser() / name).glob('**/dataset_info.json'))
@@ -167,7 +167,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     8-bit images of 1 or 3 channels are decoded by `bnn_jax.data.images.decode`. Labels have the order of TFDS.
 
     Args:
-        name: of the data set.
+        name: the name of the data set.
         split: a TFDS split expression, such as 'train' or 'train[:10%]'.
         data_dir: the folder above the data set's.
 

@@ -16,7 +16,7 @@ from bnn_jax.files.bounds import shown
 FORMAT, VERSION = 'bnn_jax', 1
 
 LARGEST_TEXT = 2**22
-"""The largest number of bytes of a header, and of a network's description; that of ResNet-1001 has less than 1 MB."""
+"""Limit in bytes for a header, and for a network's description. (ResNet-1001's description has less than 1 MB.)"""
 
 # The codes of safetensors for which NumPy or JAX has a dtype; `save` refuses all others.
 DTYPES = {
@@ -36,7 +36,7 @@ def written(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, s
 
     Args:
         tensors: name -> array, in C order.
-        metadata: text that stands beside the tensors.
+        metadata: text that is stored beside the tensors.
 
     Returns:
         A safetensors file.
@@ -72,6 +72,9 @@ def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, Shaped[np
     Args:
         name: what error messages call the file.
         content: its bytes.
+
+    Returns:
+        (metadata, tensors); the tensors are arrays by name.
 
     Raises:
         ValueError: the file is truncated, altered, of another program or of a newer version.
@@ -168,9 +171,9 @@ def decompressed(text: str) -> str:
     try:
         data = stream.decompress(base64.b64decode(text, validate=True), LARGEST_TEXT)
     except zlib.error as error:
-        raise ValueError(f'its description is no zlib stream ({error})') from error
+        raise ValueError(f'its description is not a zlib stream ({error})') from error
     if not stream.eof or stream.unused_data:
-        raise ValueError(f'its description is no zlib stream of at most {LARGEST_TEXT:,} bytes')
+        raise ValueError(f'its description is not a zlib stream of at most {LARGEST_TEXT:,} bytes')
     return data.decode()
 
 
@@ -191,6 +194,6 @@ def digest(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, st
     for name in sorted(tensors):
         array = np.asarray(tensors[name], order='C')  # Not ascontiguousarray, which gives a scalar an axis.
         sha256.update(f'{name} {array.dtype.str} {array.shape}'.encode())
-        # Viewed as bytes, for bfloat16 gives hashlib no buffer; a scalar cannot be viewed so.
+        # As uint8, because hashlib cannot read a bfloat16 buffer. A scalar cannot be viewed as uint8.
         sha256.update(array.view(np.uint8).data if array.ndim else array.tobytes())
     return sha256.hexdigest()

@@ -78,7 +78,7 @@ def convert(model: Any) -> Any:
         training uses, are left out.
 
     Raises:
-        TypeError: model is no `nnx.Module`, or one of its layers is not callable.
+        TypeError: model is not an `nnx.Module`, or one of its layers is not callable.
         ValueError: a parameter is no finite float32 number, or a quantizer is not a number times a sign (the message names
             the layer); or the model has no binary weights, or is converted already.
 
@@ -231,7 +231,7 @@ def _float_row(layer: Any, path: str) -> Row:
         count = _near_threshold(layer)
         if count:
             reason += (
-                f'; before a sign, another compilation may flip the sign of up to {count} float32 numbers a channel, those '
+                f'; before a sign, another compilation may flip the sign of up to {count} float32 numbers per channel, those '
                 'nearest to its threshold; of none with bnn_jax.nn.Norm'
             )
     return Row(path, 'float32', sum(leaf.size * leaf.dtype.itemsize for leaf in leaves), reason)

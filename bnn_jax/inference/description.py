@@ -207,7 +207,7 @@ def expect_finite(array: Any) -> None:
     """Raises ValueError for a NaN or an infinity.
 
     Args:
-        array: of any dtype; integers are always finite.
+        array: an array of any dtype; integers are always finite.
 
     Example:
         >>> expect_finite(np.array([0.0, np.inf]))

@@ -1,4 +1,4 @@
-"""A packed network computed in floats, for comparison: its bits are unpacked once, its answers are the same."""
+"""A packed network unpacked to floats, for comparison; its answers are the same."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bnn_jax.nn.packed_layer import PackedLayer, with_children
 def float_twin(network: Any) -> Any:
     """A copy of a packed network in which each sign is a float32 number and each product a float32 product.
 
-    It takes 32 times the memory. On CPU its logits equal those of `network` where products of signs are exact, that is below
+    It takes 32 times the memory. On CPU its logits equal those of `network` where products of signs are exact, that is up to
     2^24 terms. Without any binary input (BinaryConnect, BWN) they are equal up to rounding, since `network` sums in another
     order.
 
@@ -19,7 +19,7 @@ def float_twin(network: Any) -> Any:
         The copy. It exports and runs on any platform; `save` refuses it.
 
     Raises:
-        TypeError: network is no `PackedNetwork`.
+        TypeError: network is not a `PackedNetwork`.
 
     Example:
         >>> import bnn_jax as bnn
@@ -31,7 +31,7 @@ def float_twin(network: Any) -> Any:
     if not (isinstance(network, PackedLayer) and network.is_network):
         raise TypeError(
             f'float_twin: got a {type(network).__name__}, expected a PackedNetwork, as convert makes of a bnn_jax.nn.Network; '
-            'of any other module the trained model itself, in evaluation mode, gives the same answers in floats'
+            'for any other module, use the trained model in evaluation mode: it gives the same answers in floats'
         )
     return _twin(network)
 

@@ -46,7 +46,7 @@ def from_larq_activations(words: Int32[ArrayLike, '*batch n_words']) -> UInt32[n
     """The inverse of `to_larq_activations`.
 
     Args:
-        words: of Larq.
+        words: Larq's words.
 
     Raises:
         TypeError: words are not int32.
@@ -79,7 +79,7 @@ def from_larq_convolution(words: Int32[ArrayLike, 'out kh kw n_words']) -> UInt3
     """The inverse of `to_larq_convolution`.
 
     Args:
-        words: of Larq.
+        words: Larq's words.
 
     Raises:
         TypeError: words are not int32.
@@ -151,7 +151,7 @@ def from_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) ->
     """The inverse of `to_binarynet_activations`, which is the same function.
 
     Args:
-        words: of BinaryNet.
+        words: BinaryNet's words.
         k: signs of a row.
 
     Example:
@@ -193,7 +193,7 @@ def from_binarynet_dense(
     """The inverse of `to_binarynet_dense`.
 
     Args:
-        words: of BinaryNet.
+        words: BinaryNet's words.
         k: inputs of the layer.
         image: (H, W, C) where the input is a flattened image.
 
@@ -220,7 +220,7 @@ def to_binarynet_convolution(
 
     Args:
         words: as a packed convolution holds them.
-        channels: of its input.
+        channels: the number of channels of its input.
 
     Returns:
         +1 and -1.

@@ -48,14 +48,14 @@ def c_library(
         network: a `PackedNetwork`, as `convert` and `load` return it.
         folder: where to write; it is created where needed.
         input_shape: height, width and channels of an image.
-        name: of the function and the files, a C identifier.
+        name: the name of the function and the files, a C identifier.
         normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`; with it there is also a function NAME_bytes.
 
     Returns:
         The files and the sizes of their parts.
 
     Raises:
-        ValueError: the images do not fit the network, name is no C identifier, or the network has a layer of the user's own.
+        ValueError: the images do not fit the network, name is not a C identifier, or the network has a layer of the user's own.
 
     Example:
         >>> import tempfile, bnn_jax as bnn

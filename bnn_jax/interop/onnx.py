@@ -29,7 +29,7 @@ def onnx_model(
 
     Raises:
         ModuleNotFoundError: the extra `onnx` is not installed.
-        TypeError: network is no `PackedNetwork`.
+        TypeError: network is not a `PackedNetwork`.
         ValueError: the images do not fit, or the network has a layer of the user's own.
 
     Example:

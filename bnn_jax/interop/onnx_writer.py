@@ -125,11 +125,11 @@ class OnnxWriter(LayerWriter[Map]):
         return Map(self.node(operator, *inputs, **attributes), shape)
 
     def _channels(self, numbers: Any, x: Map) -> str:
-        """One number a channel, as it is broadcast over a map."""
+        """One number per channel, as it is broadcast over a map."""
         return self.constant(np.asarray(numbers, np.float32).reshape(-1, *[1] * (len(x.shape) - 1)))
 
     def _by_channel(self, operator: str, x: Map, numbers: Any) -> Map:
-        """The map plus or times one number a channel; itself where there are none."""
+        """The map plus or times one number per channel; itself where there are none."""
         return x if numbers is None else self._map(operator, x.shape, x.name, self._channels(numbers, x))
 
     # Layers.
@@ -320,7 +320,7 @@ def _arranged(kernel: np.ndarray, x: Map) -> np.ndarray:
 
 
 def _of_filters(numbers: Any, layer: Any, x: Map) -> np.ndarray:
-    """One number a filter, as it is broadcast over the weights."""
+    """One number per filter, as it is broadcast over the weights."""
     is_matrix = not isinstance(layer.operation, Convolution) and len(x.shape) == 1
     return np.asarray(numbers, np.float32).reshape((1, -1) if is_matrix else (-1, 1, 1, 1))
 

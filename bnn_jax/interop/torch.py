@@ -36,7 +36,7 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     For published networks with sign(0) = 0 see `presets.deployable`.
 
     Args:
-        model: of the same architecture.
+        model: a model of the same architecture.
         state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` makes it, in the
             order of the layers; a file sorted by name must be put in order first. The last part of a name counts, the others
             serve messages alone: `module` of DataParallel is dropped, `num_batches_tracked` is ignored, and a checkpoint
@@ -46,7 +46,7 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
         The copy.
 
     Raises:
-        TypeError: model is no `nn.Network`, state_dict no mapping, or a tensor is not floating.
+        TypeError: model is not an `nn.Network`, state_dict is not a mapping, or a tensor is not floating.
         ValueError: a layer or tensor is missing, left over or of another shape; the message names both sides.
 
     Source: jiecaoyu/XNOR-Net-PyTorch and torchvision, for the layouts.
@@ -98,7 +98,7 @@ def start_from(model: Network, trained: Network) -> Network:
         The copy.
 
     Raises:
-        TypeError: one of them is no `nn.Network`.
+        TypeError: one of them is not an `nn.Network`.
         ValueError: products differ in number or shape, and the message names both sides; or the model has no place for a bias
             of `trained`. A bias before a normalization has no effect and is dropped.
 

@@ -1,7 +1,7 @@
 """Unpack and multiply: XLA's own product, in float32 on CPU and in 8-bit integers where there is a matrix unit for them.
 
-Never an 8-bit convolution on CPU: XLA:CPU gives wrong numbers for padded ones (seen on jax 0.10) or does not compile them
-(0.12). A float32 sum of signs is exact up to 2^24 terms; beyond, this backend refuses.
+It never uses an 8-bit convolution on CPU, because there XLA gives wrong numbers for padded ones (jax 0.10) or does not
+compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; beyond, this backend refuses.
 """
 
 from functools import partial
@@ -30,16 +30,16 @@ class Dense(Backend):
             x, w = (unpack(words, k).astype(operand) for words in (x_words, w_words))
             return lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=out).astype(jnp.int32)
 
-        # Only these platforms are known to multiply 8-bit integers on a matrix unit.
         integers = partial(product, operand=jnp.int8, out=jnp.int32)
         floats = partial(product, operand=jnp.float32, out=jnp.float32)
+        # Only CUDA and TPU are known to multiply 8-bit integers on a matrix unit.
         return lax.platform_dependent(x_words, w_words, cuda=integers, tpu=integers, default=floats)
 
     @compiled(0, 4, 5, 6, 7)
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Convolution of the unpacked signs; tap_sums: not needed."""
+        """Convolution of the unpacked signs; `tap_sums` is not used."""
         _expect_exact(window.size[0] * window.size[1] * (channels // groups))
         pads = window.pads(x_words.shape[1], x_words.shape[2])
 

@@ -23,7 +23,7 @@ def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, 
 
     Args:
         convolve: a convolution of one group.
-        channels: of all groups.
+        channels: the number of channels of all groups.
         groups: how many there are.
         x_words: (N, H, W, n_words).
         w_words: (kh, kw, words of a group, out).

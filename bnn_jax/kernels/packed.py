@@ -115,8 +115,8 @@ def packed_conv2d_signs(
 
     Args:
         x_words: as in `packed_conv2d`, like all arguments but these:
-        thresholds: one a filter.
-        flip: one bit a filter, tail bits 0.
+        thresholds: one per filter.
+        flip: one bit per filter, tail bits 0.
 
     Returns:
         Words over the filters.

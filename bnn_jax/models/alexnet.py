@@ -20,12 +20,12 @@ def alexnet(
     input_shape: Sequence[int] = (224, 224, 3),
     padding: int = 2,
 ) -> Network:
-    """Five convolutions, three 3/2 poolings, two dense layers of 4096, dense head.
+    """Five convolutions, three max poolings (3x3, stride 2), two dense layers of 4096, dense head.
 
     It has 62,367,776 weights at width 1, 224 x 224 pixels and 1000 classes.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters and units.
@@ -37,7 +37,7 @@ def alexnet(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.

@@ -24,7 +24,7 @@ def extraction(
     It has 23,418,048 weights at width 1 and 1000 classes, 22,384,640 of them in the nineteen inner convolutions.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters.
@@ -34,7 +34,7 @@ def extraction(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.

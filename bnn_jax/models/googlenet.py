@@ -40,7 +40,7 @@ def googlenet(
     of an image of even size too. Batch normalization takes the place of local response normalization.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters and units.
@@ -55,7 +55,7 @@ def googlenet(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or auxiliary has another
             number of weights than 0 or 2.
 
@@ -80,7 +80,7 @@ def googlenet(
     for filters in STAGE_3:
         inception(builder, *filters)
     builder.pool(pool)
-    # The auxiliary heads stand after the first and the fourth module of this stage.
+    # The auxiliary heads come after the first and the fourth module of this stage.
     weights = dict(zip((0, 3), auxiliary, strict=False))
     for module, filters in enumerate(STAGE_4):
         inception(builder, *filters)

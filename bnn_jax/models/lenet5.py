@@ -22,7 +22,7 @@ def lenet5(
     """Two 5x5 convolutions of 20 and 50 filters, a 2/2 pooling after each, a dense layer of 500, dense head.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on 20, 50 and 500.
@@ -32,7 +32,7 @@ def lenet5(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: the PyTorch implementation of XNOR-Net (jiecaoyu/XNOR-Net-PyTorch).

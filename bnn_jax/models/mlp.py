@@ -21,7 +21,7 @@ def mlp(
     """The flattened image, dense blocks, dense head.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on `hidden`.
@@ -32,7 +32,7 @@ def mlp(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: BinaryNet (arXiv:1602.02830) section 2.1 (MNIST) for the default sizes; its dropout is part of

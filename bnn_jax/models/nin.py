@@ -24,7 +24,7 @@ def nin(
     The average pooling counts the zeros of its padding.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters.
@@ -34,7 +34,7 @@ def nin(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: arXiv:1312.4400, as in the PyTorch implementation of XNOR-Net; its dropout is part of

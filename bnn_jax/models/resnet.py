@@ -13,11 +13,11 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 def strided_stem(builder: NetworkBuilder, filters: int) -> None:
-    """A 7x7 convolution and a 3/2 max pooling, each of stride 2: for large images.
+    """A 7x7 convolution and a 3x3 max pooling, each of stride 2: for large images.
 
     Args:
         builder: the network so far; the stem is added to it.
-        filters: of the convolution.
+        filters: the number of filters of the convolution.
 
     Example:
         >>> import functools, bnn_jax as bnn
@@ -32,7 +32,7 @@ def small_stem(builder: NetworkBuilder, filters: int) -> None:
 
     Args:
         builder: the network so far; the stem is added to it.
-        filters: of the convolution.
+        filters: the number of filters of the convolution.
 
     Example:
         >>> import functools, bnn_jax as bnn
@@ -60,7 +60,7 @@ def resnet(
     shape changes: by default a strided 1x1 convolution with normalization, real unless the scheme says otherwise.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         blocks: how many residual blocks each stage has.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
@@ -74,7 +74,7 @@ def resnet(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or `blocks` and `filters`
             differ in length.
 
@@ -95,7 +95,7 @@ def resnet18(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
     """ResNet-18: 11,678,912 weights at width 1 and 1000 classes, 10,985,472 of them in its sixteen 3x3 convolutions.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         sizes: further arguments of `resnet.resnet`, such as `width`, `input_shape` and `stem`.
@@ -117,7 +117,7 @@ def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
     """ResNet-34: stages of 3, 4, 6 and 3 blocks.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         sizes: further arguments of `resnet.resnet`, such as `width`, `input_shape` and `stem`.
@@ -142,7 +142,7 @@ def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
     `downsample` is the padded identity (`schemes.subsample_pad`, as in `IRNET`).
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         sizes: further arguments of `resnet.resnet`, such as `width`; `input_shape` is (32, 32, 3).

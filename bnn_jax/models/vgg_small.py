@@ -22,7 +22,7 @@ def vgg_small(
     """(2 x 128 C3) MP2 (2 x 256 C3) MP2 (2 x 512 C3) MP2 (2 x 1024 FC), dense head.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters and units.
@@ -32,7 +32,7 @@ def vgg_small(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
     Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.

@@ -21,7 +21,7 @@ def vgg_small_one_dense(
     """(2 x 128 C3) MP2 (2 x 256 C3) MP2 (2 x 512 C3) MP2, dense head.
 
     Args:
-        num_classes: the number of classes, so of logits.
+        num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
         width: a factor on all filters.
@@ -31,10 +31,10 @@ def vgg_small_one_dense(
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
-        TypeError: scheme is no Scheme, or rngs is no `nnx.Rngs`.
+        TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
 
-    Source: LQ-Nets (arXiv:1807.10029); the published codes of IR-Net (htqin/IR-Net) and ReCU (z-hXu/ReCU).
+    Source: LQ-Nets (arXiv:1807.10029); the published implementations of IR-Net (htqin/IR-Net) and ReCU (z-hXu/ReCU).
 
     Example:
         >>> import functools, bnn_jax as bnn

@@ -23,8 +23,8 @@ class NetworkBuilder:
     """A network under construction: its layers so far, and the shape of their output, (H, W, C) or (C,).
 
     Args:
-        input_shape: of one image, (H, W, C).
-        scheme: of the network; it orders the layers of each block.
+        input_shape: the shape of one image, (H, W, C).
+        scheme: the scheme of the network; it orders the layers of each block.
         width: the factor for the number of filters.
         rngs: random keys for the initial weights.
         activation: the layer that the architecture has where the scheme's order says `relu`.
@@ -88,11 +88,11 @@ class NetworkBuilder:
 
         Args:
             filters: the number of filters at width 1.
-            size: of the square window.
-            strides: of the convolution.
+            size: the size of the square window.
+            strides: the strides of the convolution.
             padding: an integer for all four sides, or as in `Window.of`.
             pool: the pooling of the block; None: no pooling.
-            dilation: of the window.
+            dilation: the dilation of the window.
             groups: the number of groups of channels.
         """
         part = self._conv_part(self.chain_scheme, self.shape, filters, size, strides, padding, pool, dilation, groups)
@@ -139,7 +139,7 @@ class NetworkBuilder:
         """Adds a head that only training uses, on the output so far: the layers of `build`, then a dense head.
 
         Args:
-            weight: of the head's loss.
+            weight: the weight of the head's loss.
             num_classes: the number of its logits.
             build: a function that adds layers to the builder it gets.
             dropout: as in `network`.

@@ -157,7 +157,7 @@ class Network(Container, nnx.Module):
 
     Args:
         layers: first to last.
-        channels: of the images.
+        channels: the number of channels of the images.
         num_classes: the number of logits.
 
     Raises:

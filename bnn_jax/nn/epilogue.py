@@ -107,9 +107,9 @@ def _binary_product_bwd(operation, sign, residuals, g):
     vjp, scale = residuals
     if scale is None:
         return *vjp(g), None
-    # The gradient to x: g is scaled instead of the signs, so scale * signs is never computed.
+    # With respect to x: g is scaled instead of the signs, so scale * signs is never computed.
     to_x, _ = vjp(scaled(g, scale))
-    # The gradient to scale * signs as a whole: here g is not scaled.
+    # With respect to scale * signs as a whole: here g is not scaled.
     return to_x, vjp(g)[1], jnp.zeros_like(scale)
 
 

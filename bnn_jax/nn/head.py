@@ -19,7 +19,7 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
 
     Args:
         model: the trained network. It is not changed.
-        num_classes: of the copy.
+        num_classes: the number of classes of the copy.
         rngs: random keys for the new weights.
 
     Returns:

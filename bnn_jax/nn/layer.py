@@ -35,8 +35,8 @@ class Cost:
         weights: kernel weights.
         params: all trainable parameters.
         binary_params: latent weights among them.
-        bytes: of the layer in float32.
-        packed_bytes: of the converted layer in a file.
+        bytes: the bytes of the layer in float32.
+        packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.
         macs_32bit: all other multiply-adds.
 
@@ -104,7 +104,7 @@ class Layer:
         return type(self).__name__
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
-        """The cost of the layer for one image. output_shape: of its output, with the batch."""
+        """The cost of the layer for one image. output_shape: the shape of its output, with the batch."""
         return _float_cost(self)
 
     def multiplies_bits(self) -> bool:
@@ -116,7 +116,7 @@ class Layer:
         return None
 
     def passes_gradient(self, x: Float[Array, '*input']) -> Bool[Array, '*input'] | None:
-        """Where the binary activation passes a gradient to the input x; None for a layer without a binary activation."""
+        """Where the binary activation has a gradient with respect to x; None for a layer without a binary activation."""
         return None
 
     def use_batch_statistics(self) -> None:
@@ -128,7 +128,7 @@ class Layer:
         A network from a file is checked with these shapes before it runs.
 
         Args:
-            shape: of the input, without the batch; None for what is unknown.
+            shape: the shape of the input, without the batch; None for what is unknown.
 
         Yields:
             Shapes, as far as they are known.
@@ -148,7 +148,7 @@ class Layer:
         """Whether the layer keeps order, so that a threshold can replace it. It must then act on each number by itself.
 
         Args:
-            channels: of the input.
+            channels: the number of channels of the input.
 
         Returns:
             (channels,): +1 where the output never falls as the input rises, -1 where it never rises, 0 where it is constant.

@@ -1,4 +1,4 @@
-"""The base of packed layers: frozen dataclasses and pytrees that say what they became and where thresholds may stand."""
+"""The base of packed layers: frozen dataclasses and pytrees that say what they became and where thresholds may be used."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -70,7 +70,7 @@ class IntegerForm:
 
     Args:
         largest: the integers lie between -largest and largest.
-        channels: of the output.
+        channels: the number of channels of the output.
         scale: finite; None: 1.
         bias: finite; None: 0.
     """
@@ -106,7 +106,7 @@ class PackedLayer:
         raise NotImplementedError
 
     def row(self, path: str) -> Row:
-        """The row of this layer in a report. path: where the layer stands."""
+        """The row of this layer in a report. path: where the layer is."""
         raise NotImplementedError
 
     def rows(self, path: str) -> Iterator[Row]:
@@ -226,7 +226,7 @@ def packed_layer(name: str | None) -> Callable[[type], type]:
     """Makes a class a packed layer: a frozen dataclass that is compared by identity, and a pytree.
 
     Args:
-        name: of the layer in files; None: no file holds it.
+        name: the name of the layer in files; None: no file holds it.
 
     Returns:
         The class decorator.

@@ -40,7 +40,7 @@ def packed_product(
         bias: one number for each filter; None: no bias.
         weight: the quantizer of the weights: a function, or the module that a `Trained` made.
         activation: the quantizer of the input: a function, or the module that a `Trained` made.
-        progress: of training, for a scheme that is scheduled.
+        progress: the progress of training, for a scheme that is scheduled.
 
     Returns:
         The layer with weights in bits, or with real weights if the scheme has real weights.

@@ -24,9 +24,9 @@ class Part:
 
     Args:
         operation: the product.
-        shape: of the input, (H, W, C) or (C,).
+        shape: the shape of the input, (H, W, C) or (C,).
         out_features: channels of the output.
-        scheme: of the product.
+        scheme: the scheme of the product.
         rngs: random keys for the initial weights.
         pooling: the pooling of the block, one layer or none.
         use_bias: whether the product has a bias even if the scheme gives it none.

@@ -18,7 +18,7 @@ class Place:
     """A layer in a model, as `walk` yields it.
 
     Args:
-        path: of the layer, as tables print it.
+        path: the layer's path, as tables print it.
         slot: the slot that holds the layer.
         layer: the layer.
 
@@ -42,8 +42,8 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         path: a prefix for every path.
 
     Yields:
-        A `Place` for each layer. A layer that stands in several places comes once. Heads that only training uses are left
-        out. The attributes of a user's module come in their own order, which after `nnx.merge` is that of their names.
+        A `Place` for each layer. A layer that is used in several places comes once. Auxiliary heads are left out. The
+        attributes of your own module come in the order in which they were set; `nnx.merge` sorts them by name.
 
     Example:
         >>> import bnn_jax as bnn
@@ -52,7 +52,7 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         ['0.body.0', '1']
     """
     seen = set()
-    # Identities, since two layers with equal parameters are two layers.
+    # Identities are compared: two layers with equal parameters are different layers.
     for place in _places(model, path, {id(model)}):
         # A plain function has no state, so the same function in two places counts as two layers.
         if not isinstance(place.layer, nnx.Module) or id(place.layer) not in seen:
@@ -61,7 +61,7 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
 
 
 def _places(model: Any, path: str, seen: set[int]) -> Iterator[Place]:
-    """As `walk`, but a layer that stands in several places comes once for each place."""
+    """As `walk`, but a layer that is used in several places comes once for each place."""
     for slot in slots(model):
         layer, inner = slot.get(), joined(path, slot.name)
         if not is_container(layer):
@@ -135,7 +135,7 @@ def slots(module: Any) -> list[Slot]:
     """The slots of a container; for any other module its attributes that are layers, and layers in lists and dictionaries."""
     if isinstance(module, Container):
         return module.slots()
-    # A layer answers for itself, so `walk` does not look into it.
+    # `walk` does not descend into a Layer, which reports on its own parts.
     if isinstance(module, Layer) or not isinstance(module, nnx.Module):
         return []
     return [slot for name, value in vars(module).items() for slot in _slots_in(name, module, name, value)]
@@ -186,11 +186,11 @@ class Observed(nnx.Module):
 
 
 def observe(model: Any, see: Callable[[Place, Any, Any], None]) -> None:
-    """Changes the model: at each call every layer passes its input and output to a function. Use it on a copy.
+    """Changes the model in place: at each call every layer passes its input and output to `see`. Apply it to a copy.
 
     Args:
         model: the network.
-        see: (place, input, output) -> None. For a layer that stands in several places, the place is always the first.
+        see: (place, input, output) -> None. For a layer that is used in several places, the place is always the first.
 
     Example:
         >>> import numpy as np, bnn_jax as bnn

@@ -201,7 +201,7 @@ class Product(Layer, nnx.Module):
         return BinaryWeights(self.latent(), self.signs(), self.scale())
 
     def passes_gradient(self, x: Float[Array, '*input']) -> Bool[Array, '*input'] | None:
-        """Where the activation's quantizer passes a gradient to x; None for a real input."""
+        """Where the activation's quantizer has a gradient with respect to x; None for a real input."""
         if self.activation is None:
             return None
         # The gradient of ones is 0 exactly where the quantizer stops every gradient.

@@ -17,7 +17,7 @@ def product_cost(product: Any, output_shape: tuple[int, ...]) -> Cost:
 
     Args:
         product: the layer.
-        output_shape: of its output, with the batch.
+        output_shape: the shape of its output, with the batch.
     """
     operation, scheme = product.operation, product.scheme
     channels = product.in_features, product.out_features

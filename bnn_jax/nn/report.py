@@ -10,9 +10,9 @@ class Row:
     """One layer in a report.
 
     Args:
-        path: where the layer stands in the network.
+        path: where the layer is in the network.
         became: its arithmetic.
-        bytes: of its stored tensors.
+        bytes: the bytes of its stored tensors.
         reason: why it became this.
 
     Example:

@@ -1,4 +1,4 @@
-"""Modules that hold layers, and the places where the layers stand."""
+"""Modules that hold layers, and the places of the layers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Slot:
     """A place that holds a layer: an attribute of a module, or an item of a list or dictionary.
 
     Args:
-        name: of the place in paths.
+        name: the name of the place in paths.
         holder: the module, list or dictionary.
         key: the name of the attribute, the index or the key.
 

@@ -135,7 +135,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images.
-        input_shape: of a batch, (N, H, W, channels).
+        input_shape: the shape of a batch, (N, H, W, channels).
 
     Returns:
         The summary.

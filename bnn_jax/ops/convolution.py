@@ -11,7 +11,8 @@ from bnn_jax.ops.cpu_gradients import products_of_patches, shifted_products
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.ops.geometry import Pads, Pair
 
-# In place of `winograd.MANY` where the C++ library runs: its plain products are faster than XLA's.
+# The number of channels from which Winograd computes gradients where the C++ library runs, in place of `winograd.MANY`: the
+# library's plain products are faster than XLA's.
 NATIVE_MANY = 192
 
 
@@ -26,18 +27,18 @@ def convolution(
 
     Forward: y[n, a, b, f] = sum over i, j, c of x[n, a s + i - top, b t + j - left, c] kernel[i, j, c, f], 0 outside x.
     y does not depend on whether it is differentiated, nor on the other images of the batch.
-    Gradient, with g the gradient of y rounded to the dtype of the operands:
+    Gradient, where g is the gradient with respect to y, rounded to the dtype of the operands:
     dkernel[i, j, c, f] = sum over n, a, b of x[n, a s + i - top, b t + j - left, c] g[n, a, b, f];
     dx[n, u, v, c] = sum of g[n, a, b, f] kernel[i, j, c, f] over all f and all (a, i), (b, j) with a s + i - top = u and
     b t + j - left = v. Only reverse mode is defined.
 
     Off CPU, XLA computes all three. On CPU the algorithm depends on the operands:
 
-    - float32 operands, C++ library available: `native_convolution` computes all three.
-    - Otherwise XLA computes y, `cpu_gradients` computes dkernel, and dx at stride 1 where y is smaller than x (there XLA
-      would multiply the zeros around g).
-    - 3x3 windows at stride 1 with many channels and pixels: `winograd` computes both gradients. They are the same numbers
-      where operands are +-1 or 0; for real numbers the rounding differs.
+    - y: `native_convolution` where it runs (float32 operands, C++ library available), else XLA.
+    - Both gradients, 3x3 windows at stride 1 with many pixels and channels (at least 128; 192 where `native_convolution`
+      runs): `winograd`. They are the same numbers where operands are +-1 or 0; for real numbers the rounding differs.
+    - Other gradients: `native_convolution` where it runs. Elsewhere `cpu_gradients` computes dkernel and, at stride 1 where
+      y is much smaller than x (there XLA would multiply the zeros around g), dx; XLA computes the rest.
 
     Args:
         x: the images.
@@ -49,7 +50,7 @@ def convolution(
         y in float32, or float64 for float64 operands.
 
     Raises:
-        TypeError: the operands have two dtypes.
+        TypeError: the operands' dtypes differ.
     """
     plain = partial(_forward, strides=strides, pads=pads, dtype=wide(x.dtype))
     if x.dtype != kernel.dtype or not native_convolution.runs(x.dtype):

@@ -70,8 +70,8 @@ def products_of_patches(
     Args:
         x: the input.
         g: the gradient of the output.
-        size: of the window, (kh, kw).
-        strides: of the convolution.
+        size: the size of the window, (kh, kw).
+        strides: the strides of the convolution.
         pads: the padding of the convolution, ((top, bottom), (left, right)).
 
     Returns:
@@ -105,9 +105,9 @@ def views(x: jax.Array, axis: int, size: Pair, strides: Pair, count: Pair) -> li
 
     Args:
         x: the padded image, rank 4, height along `axis` and width along the next axis.
-        axis: of the height.
-        size: of the window, (kh, kw).
-        strides: of the window.
+        axis: the axis of the height.
+        size: the size of the window, (kh, kw).
+        strides: the strides of the window.
         count: the number of window positions, (rows, columns).
 
     Returns:

@@ -27,7 +27,7 @@ def wide(dtype: DTypeLike) -> np.dtype:
     """The dtype to compute in: float64 for float64, float32 for every narrower dtype.
 
     Args:
-        dtype: of the operand.
+        dtype: the dtype of the operand.
 
     Returns:
         The wider dtype, as NumPy's.
@@ -75,7 +75,7 @@ def _rounded_jvp(primals, tangents):
 def apart(function: Callable, *operands: jax.Array) -> jax.Array:
     """function(*operands), with each operand and the result computed once and kept in memory.
 
-    Gradient: the function's.
+    Gradient: that of `function`.
 
     XLA fuses a cheap operation into the operations that read it, and then computes it again for every element that is read: a
     mean, for example, for every weight that it scales. XLA does not fuse across a conditional.
@@ -89,7 +89,7 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
 
 
 def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
-    """function(*operands), `apart` where it is lowered for CPU.
+    """`apart(function, *operands)` on CPU; elsewhere plain `function(*operands)`.
 
     On CPU the fused operation would be computed again and again; elsewhere fusing saves memory traffic.
     """
@@ -119,8 +119,7 @@ def ordered_sum(
     """Sum over axis 0 of term(*operands), pairwise, in the same order in every compilation.
 
     Forward: the first half of the rows is added to the second half until one row is left. If the number of rows is odd, the
-    last row is set aside; these rows are added at the end, in the order in which they were set aside. The rounding error
-    grows as log n.
+    last row is set aside; the rows set aside are added at the end, in that order. The rounding error grows as log n.
     Gradient: that of the sum.
 
     Args:
@@ -155,7 +154,7 @@ def _is_large(shape: tuple) -> bool:
 
 
 def _halved(term, *operands):
-    """n rows, n even, to n / 2, n / 4 or n / 8 rows: each operand is read once, and no partial sum is written to memory."""
+    """Reduces n rows (n even) to n / 2, n / 4 or n / 8. Reads each operand once and writes no partial sum to memory."""
     parts = [term(*part) for part in zip(*(jnp.split(x, math.gcd(len(x), 8)) for x in operands), strict=True)]
     while len(parts) > 1:
         half = len(parts) // 2
@@ -214,7 +213,7 @@ def norm_coefficients(
     Returns:
         The rows scale and shift.
     """
-    # Each division is a multiplication by a rounded reciprocal: see the module's docstring.
+    # Each division is a multiplication by a rounded reciprocal: see `rounded`.
     deviation = rounded(jnp.sqrt(var + jnp.asarray(eps, var.dtype)))
     scale = _normal(_normal(gamma) * rounded(1 / deviation))
     ratio = _normal(beta) * rounded(1 / rounded(jnp.where(scale == 0, 1, scale)))

@@ -24,7 +24,7 @@ def automatically(function: Callable, out: Any, *operands: Any) -> Any:
     """function(*operands), with the axes of the mesh automatic inside.
 
     Args:
-        function: of arrays.
+        function: a function of arrays.
         out: the partition of the result, a tree of `PartitionSpec`.
         operands: arrays on a mesh with explicit axes.
 

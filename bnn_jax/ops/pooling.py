@@ -26,7 +26,7 @@ def max_pool(
 
     Args:
         x: the images.
-        size: of the window, (kh, kw).
+        size: the size of the window, (kh, kw).
         strides: (s, t), along height and width.
         pads: ((top, bottom), (left, right)).
 

@@ -37,7 +37,7 @@ def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads,
     Args:
         x: the shape of the images.
         kernel: the shape of the weights.
-        strides: of the convolution.
+        strides: the strides of the convolution.
         pads: the padding of the convolution.
         many: the smallest number of channels; None: `MANY`.
     """

@@ -17,7 +17,7 @@ def scale_by_glorot() -> optax.GradientTransformation:
     Returns:
         A transformation without state. Its `update` raises ValueError for a parameter of rank below 2.
 
-    Source: W_LR_scale of the published codes of arXiv:1511.00363 and arXiv:1602.02830.
+    Source: W_LR_scale of the published implementations of arXiv:1511.00363 and arXiv:1602.02830.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np

@@ -81,7 +81,7 @@ def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
         >>> bnn.optim.biases(('head', 'bias'), params['head']['bias'], params)
         True
     """
-    # Flax calls beta of a normalization `bias` too; there it stands beside a `scale`.
+    # Flax calls beta of a normalization `bias` too; there it is beside a `scale`.
     return path[-1] == 'bias' and 'scale' not in _siblings(path, params)
 
 

@@ -60,9 +60,10 @@ def mean_magnitude_and_deviation(centered: jax.Array, eps: float) -> tuple[jax.A
 
 
 def through_standardization(centered: jax.Array, deviation: jax.Array, eps: float, g: jax.Array) -> jax.Array:
-    """The gradient to W from g, that to (W - mean) / deviation; `mean_magnitude_and_deviation` says which deviation.
+    """The gradient with respect to W, from g, that with respect to u.
 
-    With u = (W - mean) / deviation and sums over the filter: h - mean(h), h = (g - u sum(g u) / (n - 1)) / deviation.
+    With s the standard deviation of `mean_magnitude_and_deviation`, u = (W - mean) / s and sums over the filter:
+    h - mean(h), h = (g - u sum(g u) / (n - 1)) / s.
     """
     dtype, n = wide(centered.dtype), centered.size // centered.shape[-1]
     g, inverse = g.astype(dtype), over_filters(_inverse(deviation), centered)
@@ -79,7 +80,7 @@ def _inverse(deviation: jax.Array) -> jax.Array:
 
 
 def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
-    """IR-Net's scale of every filter: 2^round(log2(mean |u|)), u = (W - mean) / deviation of the filter.
+    """IR-Net's scale of every filter: 2^round(log2(mean |u|)), u = (W - mean) / s, s the standard deviation.
 
     Gradient: 0; the source stops it.
 
@@ -87,8 +88,8 @@ def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out
         w: kernel with the filters last.
 
     Returns:
-        Exact powers of two, by which a product of signs is scaled with a shift; 0 for a filter of equal weights. The deviation
-        has n - 1 below the sum of squares.
+        Exact powers of two, by which a product of signs is scaled with a shift; 0 for a filter of equal weights. The
+        standard deviation divides the sum of squares by n - 1.
 
     Raises:
         TypeError: w is not floating.
@@ -162,8 +163,8 @@ def balanced_sign_ede(w: Float[ArrayLike, '*window out'], t: Float[ArrayLike, ''
     """IR-Net's weights: the signs of balanced weights times a power of two.
 
     Forward: `power_of_two_scale`(W)_f sign(W - mean).
-    Gradient, u = (W - mean) / deviation of the filter, sigma its scale: g sigma k t (1 - tanh(t u)^2), k = max(1 / t, 1),
-    through the derivative of u by W; none for t.
+    Gradient, u = (W - mean) / the filter's standard deviation, sigma its scale: g sigma k t (1 - tanh(t u)^2),
+    k = max(1 / t, 1), through the derivative of u with respect to W; none for t.
     Args, Raises: as `balanced` and `sign_ede`. Returns the shape and dtype of w.
     Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
 

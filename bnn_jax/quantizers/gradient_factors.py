@@ -1,7 +1,7 @@
 """Gradient factors: a quantizer of weights whose gradient is multiplied, its values untouched.
 
-The published codes of XNOR-Net multiply the gradients of binarized weights by n, by 10^9, by 1 - 1/C. Each is a function
-from quantizer to quantizer: `times_n(less_one_channel(published.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
+The published implementations of XNOR-Net multiply the gradients of binarized weights by n, by 10^9, by 1 - 1/C. Each is a
+function from quantizer to quantizer: `times_n(less_one_channel(published.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
 arguments give equal quantizers, so that schemes made of them stay comparable values.
 """
 
@@ -52,7 +52,7 @@ def times_n(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its gradient times n, the number of weights of a filter.
 
     Args:
-        quantizer: of weights, (..., out).
+        quantizer: a quantizer of weights, (..., out).
 
     Returns:
         A quantizer of the same values.
@@ -72,7 +72,7 @@ def times_1e9(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its gradient times 10^9. Adam's direction is unchanged; epsilon and L2 become negligible.
 
     Args:
-        quantizer: of weights, (..., out).
+        quantizer: a quantizer of weights, (..., out).
 
     Returns:
         A quantizer of the same values.
@@ -95,7 +95,7 @@ def less_one_channel(quantizer: Quantizer) -> Quantizer:
     Where C is 1 the factor is 1: 0, as the sources have it, would end training.
 
     Args:
-        quantizer: of weights, (..., out).
+        quantizer: a quantizer of weights, (..., out).
 
     Returns:
         A quantizer of the same values.
@@ -115,7 +115,7 @@ def times_alpha(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its gradient times alpha of the filter.
 
     Args:
-        quantizer: of weights, (..., out).
+        quantizer: a quantizer of weights, (..., out).
 
     Returns:
         A quantizer of the same values.

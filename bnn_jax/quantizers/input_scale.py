@@ -23,10 +23,10 @@ def input_scale(
 
     Args:
         x: activations.
-        kernel_size: of the layer whose input is scaled; one number or (height, width).
-        strides: of that layer.
+        kernel_size: the kernel size of the layer whose input is scaled; one number or (height, width).
+        strides: the strides of that layer.
         padding: 'SAME', 'VALID' or ((top, bottom), (left, right)). Outside the image A is 0; the divisor stays w h.
-        dilation: of that layer.
+        dilation: the dilation of that layer.
 
     Returns:
         One number for every pixel of the layer's output.

@@ -1,4 +1,4 @@
-"""Quantizers as the published codes have them where they differ from this library's conventions.
+"""Quantizers as the published implementations have them where they differ from this library's conventions.
 
 `_zero` in a name: the sign of 0 is 0, as in Torch and PyTorch. `_minus`: it is -1, as in Darknet. A bit means sign(0) = +1,
 so `convert` refuses both. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the incoming gradient, n the

@@ -11,12 +11,12 @@ from bnn_jax.quantizers.signs import sign
 from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
 
 EPS = 1e-5
-# Standardized weights have this deviation, so that the mean of |u| of Laplace's distribution would be 2.
+# Standardized weights have this standard deviation, so that the mean of |u| of Laplace's distribution would be 2.
 SPREAD = 2 * np.sqrt(2)
 
 
 def _standardized(w: jax.Array, tau: ArrayLike) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """W - mean; its deviation; u = 2 sqrt(2) (W - mean) / deviation; the largest |u| that is let through, one a layer."""
+    """W - mean; its standard deviation s; u = 2 sqrt(2) (W - mean) / s; the largest |u| let through, one per layer."""
     centered = balanced(w)
     magnitude, deviation = mean_magnitude_and_deviation(centered, EPS)
     factor = rounded(np.asarray(SPREAD, deviation.dtype) * rounded(1 / deviation))
@@ -112,7 +112,7 @@ def _by_image(x, g):
 
 @with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
 def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, ' batch *shape']:
-    """`sign_approx` of every image divided by its deviation, which widens or narrows the window of its gradient.
+    """`sign_approx` of every image divided by its standard deviation, which widens or narrows the window of its gradient.
 
     Forward: sign(x).
     Gradient: g max(2 - 2 |a|, 0), through the derivative of a = x / sqrt(variance + 1e-5) by x. The variance (n - 1 below) is

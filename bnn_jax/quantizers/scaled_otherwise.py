@@ -12,7 +12,7 @@ def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*
     """alpha sign(W) with the plain straight-through gradient, not multiplied by alpha.
 
     Forward: alpha(W)_f sign(W).
-    Gradient: g 1(|W| <= 1). Behind a normalization g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
+    Gradient: g 1(|W| <= 1). If a normalization follows, g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
     times faster than those of `scaled_sign_ste_const_alpha`.
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py).

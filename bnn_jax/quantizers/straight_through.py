@@ -17,7 +17,7 @@ def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[...,
     """Gives a function a gradient of its own.
 
     Args:
-        backward: (*arguments, g) -> the gradient to the first argument; the others have none.
+        backward: (*arguments, g) -> the gradient with respect to the first argument; the others have none.
 
     Returns:
         A decorator. What it returns is a plain function, so that it can be pickled by its name.

@@ -13,7 +13,7 @@ def real_hard_tanh(scheme: Scheme) -> Scheme:
     """`real` in IR-Net's order: product, pool, norm, hard tanh.
 
     Args:
-        scheme: of the network.
+        scheme: the scheme of the network.
 
     Returns:
         The scheme of the real layer.

@@ -74,7 +74,7 @@ class ProductInput:
     """The input of a product, as a rule sees it.
 
     Args:
-        shape: of one input, (H, W, C) or (C,), before it is flattened.
+        shape: the shape of one input, (H, W, C) or (C,), before it is flattened.
         dense: whether the product is a dense layer.
         pooled: whether the input comes from a pooling.
     """

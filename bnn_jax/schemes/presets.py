@@ -1,4 +1,4 @@
-"""Presets: schemes that follow papers and published codes. `schemes` has the library's own defaults.
+"""Presets: schemes that follow papers and published implementations. `schemes` has the library's own defaults.
 
 Each text names the source, and what still differs from it. docs/faithfulness.md compares them topic by topic.
 Presets of Lua and PyTorch codes have sign(0) = 0, as Torch does; Darknet's has sign(0) = -1. These presets train, but `convert`

@@ -69,7 +69,7 @@ def in_place(projection: Projection, w: Float[Array, '*shape']) -> Float[Array, 
     Forward: projection(W).
     Gradient: g, whatever the projection did.
 
-    Source: the training loops of XNOR-Net's published codes (center, clamp, forward, backward, update).
+    Source: the training loops of XNOR-Net's published implementations (center, clamp, forward, backward, update).
     """
     return projection(w)
 

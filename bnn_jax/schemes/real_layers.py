@@ -1,4 +1,4 @@
-"""The real layers of published codes: values for `first` and `last` of a scheme."""
+"""The real layers of published implementations: values for `first` and `last` of a scheme."""
 
 import dataclasses
 

@@ -27,7 +27,7 @@ def itself(scheme: 'Scheme') -> 'Scheme':
     """The same scheme: what `first`, `last` and `shortcut` of a `Scheme` are by default.
 
     Args:
-        scheme: of the network.
+        scheme: the scheme of the network.
 
     Returns:
         The scheme.
@@ -75,7 +75,7 @@ def unbiased(n: int) -> float:
         1.25
     """
     if n < 2:
-        raise ValueError(f'unbiased variance: got {n} value a channel, expected at least 2; use a larger batch')
+        raise ValueError(f'unbiased variance: got {n} value per channel, expected at least 2; use a larger batch')
     return n / (n - 1)
 
 
@@ -113,8 +113,8 @@ class Scheme:
         dropout: the rate at which inputs of products are dropped in training, after they were binarized; the other inputs are
             divided by 1 - rate.
         drops: which inputs are dropped, and what is dropped together. See `dropout`.
-        eps: of batch normalization: what is added to the variance.
-        momentum: of batch normalization: running <- momentum running + (1 - momentum) batch.
+        eps: the epsilon of batch normalization: what is added to the variance.
+        momentum: the momentum of batch normalization: running <- momentum running + (1 - momentum) batch.
         variance_factor: the number of values in a channel -> the factor of the batch's (biased) variance in the update of the
             running variance.
         affine: whether gamma and beta are trained; else they stay 1 and 0.
@@ -265,7 +265,7 @@ def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
     """The scheme, with a name for `repr` and a text for `help`.
 
     Args:
-        name: of the scheme.
+        name: the name of the scheme.
         text: its docstring.
         scheme: the scheme, which is changed.
 
@@ -328,7 +328,7 @@ def multiplies_by_signs(scheme: Scheme) -> bool:
     """Whether a layer multiplies by signs and scales afterwards. Otherwise (several bits) it multiplies by weight(w).
 
     Args:
-        scheme: of the layer.
+        scheme: the scheme of the layer.
     """
     if scheme.weight is None:
         return False

@@ -14,7 +14,7 @@ def real(scheme: Scheme) -> Scheme:
     """The scheme of a real layer. A value for `first`, `last` and `shortcut` of a `Scheme`.
 
     Args:
-        scheme: of the network.
+        scheme: the scheme of the network.
 
     Returns:
         `FLOAT` with this scheme's initialization, biases, dropout and normalization.
@@ -34,7 +34,7 @@ def real_unrectified(scheme: Scheme) -> Scheme:
     """`real` in an order without ReLU: product, norm, pool.
 
     Args:
-        scheme: of the network.
+        scheme: the scheme of the network.
 
     Returns:
         The scheme of the real layer.
@@ -51,7 +51,7 @@ def real_input(scheme: Scheme) -> Scheme:
     """The same scheme on a real input, for the first layer of a network whose weights are all binary.
 
     Args:
-        scheme: of the network.
+        scheme: the scheme of the network.
 
     Returns:
         The scheme without activation and input scale.

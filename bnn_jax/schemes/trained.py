@@ -92,13 +92,13 @@ class Exponential:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A quantizer with trained parameters, one for each layer.
+    """A quantizer with trained parameters; each layer has its own.
 
     Args:
         make: makes the quantizer of a layer. For an activation: (channels, rngs) -> `TrainedSign`. For weights: (initial
             latent weights, rngs) -> `TrainedWeight`, which gives the scale and the offset, so the scheme has neither.
-        schedule: progress -> value, as in `Scheduled`, for weights alone: the quantizer is called with the value as well. None:
-            no schedule.
+        schedule: for weights only; progress -> value, as in `Scheduled`. The quantizer is then called as quantizer(w, value).
+            None: no schedule.
 
     Example:
         >>> import dataclasses, bnn_jax as bnn
@@ -206,7 +206,7 @@ class TrainedScale(TrainedWeight):
     """Weights with a trained scale alpha for each filter, which starts as the mean of |W| over the filter.
 
     Forward: alpha_f sign(W).
-    Gradient: alpha_f g 1(|W| <= 1) to W; to alpha_f the sum of g_j sign(W_j) over filter f.
+    Gradient: with respect to W, alpha_f g 1(|W| <= 1); with respect to alpha_f, the sum of g_j sign(W_j) over filter f.
 
     Args:
         kernel: the initial latent weights, (..., out).
@@ -233,8 +233,8 @@ class ReCUWeight(TrainedWeight):
     """ReCU's weights with a trained scale alpha for each filter, which starts from U(0, 1).
 
     Forward: alpha_f sign(W - mean).
-    Gradient: alpha_f g through `quantizers.recu_sign` at tau to W; to alpha_f the sum of g_j sign(W_j - mean) over filter f.
-    tau is the value of the schedule.
+    Gradient: with respect to W, alpha_f g passed through the gradient of `quantizers.recu_sign` at tau; with respect to
+    alpha_f, the sum of g_j sign(W_j - mean) over filter f. tau is the value of the schedule.
 
     Args:
         kernel: the initial latent weights, (..., out).
@@ -265,10 +265,10 @@ class RSign(TrainedSign):
     """ReActNet's RSign: a sign with a trained shift b for each channel, which starts at 0.
 
     Forward: sign(x + b).
-    Gradient: g (2 - 2 |x + b|) 1(|x + b| <= 1) to x; its sum over all positions to b.
+    Gradient: with respect to x, g (2 - 2 |x + b|) 1(|x + b| <= 1); with respect to b, its sum over all positions.
 
     Args:
-        channels: of the input.
+        channels: the number of channels of the input.
         rngs: not used.
 
     Source: ReActNet (arXiv:2003.03488) section 4.2.
@@ -293,9 +293,9 @@ class RSign(TrainedSign):
 
 @jax.custom_vjp
 def _sign_within(x: jax.Array, distance: jax.Array) -> jax.Array:
-    """The sign of x with a straight-through estimator of width distance.
+    """The sign of x with a straight-through estimator whose window is |x| <= distance.
 
-    Gradient, where |x| <= distance and 0 elsewhere: g / distance to x, -g x / distance^2 to distance.
+    Gradient where |x| <= distance: g / distance with respect to x, -g x / distance^2 with respect to distance; 0 elsewhere.
     """
     return quantizers.sign(x)
 
@@ -314,10 +314,11 @@ class AdaptiveSign(TrainedSign):
     """AdaBin's activations: two trained numbers for each layer, distance and center, which start at 1 and 0.
 
     Forward: distance * sign(x - center) + center.
-    Gradient: g to x where |x - center| <= distance, else 0; those of distance and center follow from it.
+    Gradient, with u = x - center: with respect to x, g 1(|u| <= distance); with respect to center, the sum of
+    g 1(|u| > distance); with respect to distance, the sum of g (sign(u) - u / distance 1(|u| <= distance)).
 
     Args:
-        channels: of the input.
+        channels: the number of channels of the input.
         rngs: not used.
 
     Source: AdaBin (arXiv:2208.08084) section 3.3.
@@ -356,8 +357,8 @@ def quantized(
     Args:
         quantizer: a function, `Scheduled`, or the module that a `Trained` made.
         x: the numbers that it quantizes.
-        progress: of training, from 0 to 1; None: 1.
-        given: the scheme's entry for this quantizer: for a module, its `Trained`.
+        progress: the progress of training, from 0 to 1; None: 1.
+        given: the scheme's own field for this quantizer, such as its `Trained`.
     """
     if isinstance(quantizer, Scheduled):
         function, schedule = quantizer.function, quantizer.schedule

@@ -75,7 +75,7 @@ class Checkpoints:
         """The state of the newest checkpoint.
 
         Args:
-            state: of the same structure; it is returned where there is no checkpoint yet.
+            state: a state of the same structure; it is returned where there is no checkpoint yet.
             extended: called with the epochs and the step of a checkpoint whose run had fewer epochs and otherwise the same
                 config. It raises ValueError unless that run is the beginning of this one. None: such a run is refused.
 
@@ -197,7 +197,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
     A key that one of them lacks counts as None. So a field that was added later, with the default None, is no difference.
 
     Args:
-        path: of both values, for the result.
+        path: the path of both values, for the result.
         theirs, ours: the values.
 
     Returns:

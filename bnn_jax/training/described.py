@@ -20,7 +20,7 @@ def described(value: Any) -> Any:
     """A value as JSON.
 
     Args:
-        value: of a field of a config.
+        value: the value of a field of a config.
 
     Returns:
         Numbers and text themselves; functions and classes by their names (`names.name_of`); partials, dataclasses, tuples and

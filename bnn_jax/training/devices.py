@@ -184,8 +184,8 @@ def check_same_on_hosts(step: int, config: dict) -> None:
     """Raises ValueError unless all hosts are at the same step of the same run. Nothing else would notice a difference.
 
     Args:
-        step: of this host.
-        config: of this host, in JSON.
+        step: the step of this host.
+        config: the config of this host, in JSON.
     """
     if jax.process_count() == 1:
         return
@@ -225,7 +225,7 @@ def sum_over_hosts(totals: Float64[np.ndarray, '*shape']) -> Float64[np.ndarray,
     """The sum over hosts of float64 numbers, as NumPy adds them; each host gets it.
 
     Args:
-        totals: of this host, the same shape on each.
+        totals: the totals of this host, the same shape on each.
     """
     if jax.process_count() == 1:
         return totals

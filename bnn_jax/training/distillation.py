@@ -24,8 +24,8 @@ def soft_cross_entropy(
     Gradient: g T (q - p) to s, none to t. The factor T^2 keeps it about as large as that of a loss on labels for every T.
 
     Args:
-        logits: of the student, floating.
-        teacher_logits: of the teacher, floating.
+        logits: the logits of the student, floating.
+        teacher_logits: the logits of the teacher, floating.
         temperature: T; the larger, the more the small logits of the teacher count.
 
     Returns:
@@ -112,13 +112,13 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
     Args:
         teacher: a trained network. It is copied, and neither changed nor trained.
         temperature: T, positive; the larger, the more the small logits of the teacher count.
-        share: of the teacher's part, from 0 (labels alone) to 1 (the teacher alone).
+        share: the share of the teacher's part, from 0 (labels alone) to 1 (the teacher alone).
 
     Returns:
         A loss for `init` or `Config.loss`. The defaults are the distributional loss of ReActNet from a real teacher.
 
     Raises:
-        TypeError: teacher is no `nn.Network`.
+        TypeError: teacher is not an `nn.Network`.
         ValueError: temperature or share is out of range.
 
     Source: arXiv:1503.02531; for binary students ReActNet (arXiv:2003.03488) section 4.3.

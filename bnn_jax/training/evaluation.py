@@ -76,9 +76,9 @@ def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
     """Whether the cross-entropy of test images is defined: their labels are classes of the network.
 
     Args:
-        model: of the run.
+        model: the model of the run.
         batch: some of its test images, as arrays.
-        loss: of the run; a user's own loss of a single logit may take integer labels that are no classes.
+        loss: the loss of the run; a user's own loss of a single logit may take integer labels that are no classes.
     """
     if not are_classes(batch['label']) or takes_classes(loss):
         return are_classes(batch['label'])
@@ -92,7 +92,7 @@ def evaluation_loss(loss: Loss, labels: Any) -> Loss:
     classes, and for the labels of a user's own loss, it is the loss of the run.
 
     Args:
-        loss: of the run.
+        loss: the loss of the run.
         labels: some of its test labels.
     """
     return CrossEntropy() if takes_classes(loss) and are_classes(labels) else loss
@@ -107,7 +107,7 @@ def means(totals: Float64[np.ndarray, '5'], num_classes: int | None) -> dict[str
 
     Args:
         totals: `totals_of` all images, or the sum over several parts of them.
-        num_classes: of the network; None: not known.
+        num_classes: the number of classes of the network; None: not known.
 
     Raises:
         ValueError: there is no image.
@@ -132,7 +132,7 @@ def totals_of(
     Args:
         model: as for `evaluate`.
         batches: as for `evaluate`; there may be none.
-        num_classes: of the network; None: not known.
+        num_classes: the number of classes of the network; None: not known.
         loss: what is averaged.
 
     Returns:
@@ -171,11 +171,11 @@ def totals_of_logits(
     """`totals_of` images whose logits are known.
 
     Args:
-        logits: of all images.
+        logits: the logits of all images.
         labels: as `as_batch` prepares them.
         loss: what is averaged.
         images: for a loss that reads them.
-        weight: of each image; None: all alike.
+        weight: the weight of each image; None: all alike.
     """
     count, given, labels = len(logits), jnp.asarray(logits), jax.tree.map(jnp.asarray, labels)
     each = np.asarray(each_loss(loss, images, given, labels), np.float64)

@@ -62,7 +62,7 @@ EVALUATED_WITH = 'data_dir', 'workers'
 
 
 def _given(config: Config, names: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """The values of those options among `names` that stand on the command line."""
+    """The values of those options among `names` that are on the command line."""
     there = {argument.partition('=')[0].replace('-', '_') for argument in arguments}
     return {name: getattr(config, name) for name in names if f'__{name}' in there}
 
@@ -85,7 +85,7 @@ def seeds_of(config: Config, count: int) -> Iterator[Config]:
     """The configs of several runs of one experiment.
 
     Args:
-        config: of the first run.
+        config: the config of the first run.
         count: how many runs; several have seeds from the config's on, each a workdir of its own, WORKDIR-SEED.
     """
     if count == 1:
@@ -101,8 +101,8 @@ def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
     """The mean and range of the accuracies of several runs, as a sentence.
 
     Args:
-        name: of the runs.
-        results: of each run, as `run` returns them.
+        name: the name of the runs.
+        results: the results of each run, as `run` returns them.
     """
     parts = []
     for key, what in (('test_accuracy', 'test accuracy'), ('packed_test_accuracy', 'from bits')):
@@ -153,7 +153,7 @@ def with_options(
     """A config with the options of the command line. Where these name a coordinator, this process joins the other hosts.
 
     Args:
-        name: of the module that runs, for the usage line.
+        name: the name of the module that runs, for the usage line.
         description: the text of --help.
         config: with the defaults of the options.
         arguments: the options; by default those of this process.
@@ -210,7 +210,7 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
     Compiled programs are kept on disk meanwhile (`compilation_cache`).
 
     Args:
-        name: of the run.
+        name: the name of the run.
         config: with the options of the command line.
         prepare: `Recipe.prepare`.
 
@@ -232,11 +232,11 @@ def run(name: str, config: Config) -> dict[str, Any]:
     """Train with `fit`, convert, evaluate, and write curves.png, watch.png, packed.safetensors and results.json.
 
     A network without binary weights is not converted: its packed results are None. The same holds where `convert` refuses the
-    network; the reason is printed and stands under 'not_converted'. On several hosts the first one does this; the others
+    network; the reason is printed and stored under 'not_converted'. On several hosts the first one does this; the others
     return {}.
 
     Args:
-        name: of the run, in its results and pictures.
+        name: the name of the run, in its results and pictures.
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
@@ -274,12 +274,12 @@ def _records(workdir: Path) -> list[dict]:
 def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """The results of the newest checkpoint of a run, without training. results.json is not changed.
 
-    Afterwards packed.safetensors and report.txt are those of this checkpoint. On several hosts the first one does this; the
+    Afterward packed.safetensors and report.txt are those of this checkpoint. On several hosts the first one does this; the
     others return {}.
 
     Args:
-        recipe: of the run.
-        workdir: of the run.
+        recipe: the recipe of the run.
+        workdir: the workdir of the run.
         options: as for `restore.trained`.
 
     Returns:

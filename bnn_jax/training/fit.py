@@ -140,7 +140,7 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
         before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
         records = StepRecords(log, progress, Health(before_now), images.pace, checkpoints)
         scores = Scores(before_now, config.patience)
-        if scores.ended:
+        if scores.should_end:
             last_step = first_step  # The patience of this run had ended before it was started again.
         if config.watch_every:
             log.settings(config.described())
@@ -173,7 +173,7 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
                 if scores.improved_by(record) and best:
                     check_parameters(checkpoints, number, state)
                     best.save(state)
-                if scores.ended and not ends:
+                if scores.should_end and not ends:
                     progress.say(f'ended at step {number}: no better test result in {config.patience} evaluations')
                     ends, saves, last_step = True, True, number
             if saves:

@@ -22,7 +22,7 @@ def unhealthy(record: dict) -> dict[str, str]:
     """The values of a record that are outside their healthy ranges.
 
     Args:
-        record: of a watched step or of an epoch, as in metrics.jsonl; other records are healthy.
+        record: the record of a watched step or of an epoch, as in metrics.jsonl; other records are healthy.
 
     Returns:
         Quantity -> a sentence with its value, the healthy range, the likely cause and what to do.
@@ -68,7 +68,7 @@ class Health:
     """Warns once in a run of each unhealthy quantity; of flips only after two unhealthy records in a row.
 
     Args:
-        records: of the run so far, so that a resumed run repeats no warning.
+        records: the records of the run so far, so that a resumed run repeats no warning.
 
     Example:
         >>> health, record = Health(), {'step': 500, 'equal_logits': 1.0}

@@ -78,7 +78,7 @@ class HostImages:
     """Images on the host, which makes the batches and sends each to the devices for one step.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         train, test: its images.
         mesh: the devices.
     """
@@ -134,9 +134,9 @@ class HostImages:
         """Evaluate the test images of this host.
 
         Args:
-            model: of the run.
+            model: the model of the run.
             compared: how many batches are also evaluated with batch statistics, where labels are classes of the network.
-            loss: of the run; `evaluation_loss` says what is averaged.
+            loss: the loss of the run; `evaluation_loss` says what is averaged.
 
         Returns:
             `totals_of` all images, and `by_statistics` of the first ones.
@@ -155,7 +155,7 @@ class DeviceImages:
     """Images on the devices, as uint8, where the batches are made; `Pace` says how many steps are one call.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         train, test: its images, in memory as uint8.
         mesh: the devices.
     """
@@ -215,7 +215,7 @@ class Evaluation:
     """The test images of this host on its devices. A call evaluates a network on all of them at once.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         test: its test images, in memory as uint8.
         compared: how many batches are also evaluated with batch statistics.
         table: `on_device.pixel_table` of the run.
@@ -255,7 +255,7 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
     """The images of a run, on the host or on the devices as its config says.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         mesh: the devices.
 
     Returns:
@@ -281,7 +281,7 @@ def test_batches(config: Config, source: 'Source', shard: tuple[int, int] = (0, 
     """The batches of test images of a run.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         source: the test images.
         shard: the number of this host, and how many hosts there are; each gets its part.
     """

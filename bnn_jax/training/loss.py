@@ -158,7 +158,8 @@ def squared_hinge(
     Returns:
         The loss; NaN for a label that is no class.
 
-    Source: the output layer in the published codes of BinaryConnect and BinaryNet ("L2-SVM", arXiv:1511.00363 section 3.1).
+    Source: the output layer in the published implementations of BinaryConnect and BinaryNet ("L2-SVM", arXiv:1511.00363
+    section 3.1).
 
     Example:
         >>> import bnn_jax as bnn, jax.numpy as jnp

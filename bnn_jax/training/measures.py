@@ -21,8 +21,8 @@ def each_loss(
 
     Args:
         loss: what a run minimizes.
-        images: of the batch.
-        logits: of the model.
+        images: the images of the batch.
+        logits: the logits of the model.
         labels: as the loss takes them.
 
     Raises:
@@ -49,10 +49,10 @@ def check_logits(logits: Any, images: Any, num_classes: int | None, loss: Loss) 
     """Raises ValueError for logits whose shape does not fit the images or the classes.
 
     Args:
-        logits: of the model.
-        images: of the batch.
+        logits: the logits of the model.
+        images: the images of the batch.
         num_classes: how many logits an image has; None: not known.
-        loss: of the run; one of a user's own may read logits of other shapes.
+        loss: the loss of the run; one of a user's own may read logits of other shapes.
     """
     shape = jnp.shape(logits)
     if takes_classes(loss) and (len(shape) != 2 or shape[0] != images.shape[0]):
@@ -71,7 +71,7 @@ def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Flo
 
     Args:
         each: one number for the batch, or one or more for each image.
-        weight: of each image, with mean 1; None: all alike.
+        weight: the weight of each image, with mean 1; None: all alike.
 
     Raises:
         ValueError: there are weights, but one number for the whole batch.
@@ -87,8 +87,8 @@ def named_classes(loss: Loss, logits: Float[Array, ' N *out'], labels: Any) -> I
     """The class of each image, (N,); None where the labels are no classes.
 
     Args:
-        loss: of the run.
-        logits: of the model; a single logit names no class.
+        loss: the loss of the run.
+        logits: the logits of the model; a single logit names no class.
         labels: as `batch.as_batch` prepares them.
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
@@ -171,7 +171,7 @@ def shape_of_logits(graphdef: nnx.GraphDef, structure: Any, leaves: tuple) -> tu
 
     Args:
         graphdef: the structure of the module.
-        structure: of (parameters, other state, images), the first value of `layout`.
+        structure: the structure of (parameters, other state, images), the first value of `layout`.
         leaves: their shapes and dtypes, the second value of `layout`.
     """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
-"""Parameters of glibc's mallopt: the number of heaps, of blocks that are mapped one by one, and of free bytes that are kept."""
+"""Parameters of glibc's mallopt: the most heaps, the most mapped blocks, and the most free bytes kept."""
 
 
 def one_heap() -> bool:
@@ -31,8 +31,8 @@ def keep_freed_memory() -> bool:
     """Make this process keep the memory that it frees. For blocks above 64 MiB `one_heap` is needed as well.
 
     XLA on CPU allocates its temporary memory in each step. Blocks above 32 MiB would be mapped and given back each time, and
-    the system would have to provide all their pages again, which is a third of a LeNet-5 step (docs/performance.md). In
-    exchange the process keeps the most memory that it ever needed until it ends.
+    the system would have to provide all their pages again. In exchange the process keeps the most memory that it ever needed
+    until it ends.
 
     Returns:
         Whether the C library of this process can do it; glibc can.
@@ -43,7 +43,7 @@ def keep_freed_memory() -> bool:
 def allocate_for_training() -> None:
     """Make this process allocate from one heap, and where JAX computes on CPU keep the memory that it frees.
 
-    Call it before JAX is asked for a device, and after `devices.Hosts.join`.
+    Call it before JAX is asked for a device; on several hosts, after JAX's distributed initialization.
     """
     one_heap()
     if jax.devices()[0].platform == 'cpu':
@@ -51,11 +51,11 @@ def allocate_for_training() -> None:
 
 
 def check_fits(what: str, needed: int) -> None:
-    """Raises ValueError where something needs more memory than this machine has: the system would kill the process.
+    """Raises ValueError if `needed` exceeds this machine's memory; otherwise the system would kill the process.
 
     Args:
-        what: needs the memory, for the message.
-        needed: in bytes.
+        what: what needs the memory; the message begins with it.
+        needed: the memory in bytes.
     """
     there = _bytes_of_memory()
     if there is not None and needed > there:

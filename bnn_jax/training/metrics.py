@@ -29,7 +29,7 @@ class MetricsLog:
     metrics.damaged.jsonl.
 
     Args:
-        path: of metrics.jsonl; None: nothing is written, as on all hosts but the first.
+        path: the path of metrics.jsonl; None: nothing is written, as on all hosts but the first.
         resumed_at: the step from which the run goes on.
     """
 
@@ -103,8 +103,8 @@ class MetricsLog:
             step: at which the epoch ends.
             epoch_steps: how many steps it has.
             test: the result of `evaluate`.
-            seconds: of training so far.
-            batch_size: of a step.
+            seconds: the seconds of training so far.
+            batch_size: the batch size of a step.
             compared: from `diagnostics.statistics_record`.
         """
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
@@ -138,7 +138,7 @@ def read(path: Path) -> list[dict]:
     """The records in a metrics.jsonl, without damaged lines, such as a last one that a kill cut short.
 
     Args:
-        path: of the file; where there is none, there are no records.
+        path: the path of the file; where there is none, there are no records.
     """
     return [record for record in _parsed(path) if record is not None]
 
@@ -163,7 +163,7 @@ def seconds_per_step(records: list[dict]) -> float | None:
     """The median time between two neighboring steps, which leaves out compilation and evaluation.
 
     Args:
-        records: of a run, in order.
+        records: the records of a run, in order.
 
     Returns:
         Seconds; None where no two neighboring steps are among the records.

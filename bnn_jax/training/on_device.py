@@ -81,7 +81,7 @@ def batched(augmentation: Any) -> Augment | None:
     """The augmentation of a batch on the device.
 
     Args:
-        augmentation: of `bnn_jax.data`, which augments an image on the host; or your own, with a method
+        augmentation: an augmentation of `bnn_jax.data`, which augments an image on the host; or your own, with a method
             `on_device(images, key) -> images`, uint8 (N, H, W, C), where the key alone decides the random numbers.
 
     Returns:
@@ -104,7 +104,7 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
     """Split augmentations into those made once, on the host, and those made in each step, on the device.
 
     Args:
-        augmentations: of training images.
+        augmentations: the augmentations of training images.
 
     Returns:
         The leading augmentations that draw no random numbers, and all others as `batched` returns them.
@@ -131,7 +131,7 @@ def prepared(
     """All images after augmentations that draw no random numbers.
 
     Args:
-        images: of a data set.
+        images: the images of a data set.
         augmentations: applied to each image in turn.
 
     Returns:
@@ -167,7 +167,7 @@ def pixel_table(
 
     Args:
         standardize: image -> float image of the same shape.
-        images: of the data set. On some of them the table is compared with the normalization.
+        images: the images of the data set. On some of them the table is compared with the normalization.
 
     Returns:
         The table, which gives the numbers of the normalization to the bit. None where a number depends on more than one
@@ -237,7 +237,7 @@ class Draw:
         Args:
             lying: `image`, `label` and `table` (`pixel_table`) of the training set, on the devices.
             step: counted from 0 at the start of the run.
-            order: of the step's epoch, where the caller has it.
+            order: the order of the step's epoch, where the caller has it.
         """
         if order is None:
             order = self.order(step // self.epoch_steps)

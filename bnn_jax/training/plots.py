@@ -37,8 +37,8 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
 
     Args:
         path: where to write it.
-        title: of the picture.
-        records: of the run, from `metrics.read`.
+        title: the title of the picture.
+        records: the records of the run, from `metrics.read`.
     """
     from matplotlib.figure import Figure
 
@@ -66,8 +66,8 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
 
     Args:
         path: where to write it.
-        title: of the picture.
-        records: of the run, from `metrics.read`.
+        title: the title of the picture.
+        records: the records of the run, from `metrics.read`.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

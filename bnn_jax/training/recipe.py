@@ -40,7 +40,7 @@ class Recipe:
 
     # The name of the module that holds the recipe.
     name: str
-    # The text of --help. Its first line stands in the list of experiments.
+    # The text of --help. Its first line is in the list of experiments.
     description: str | None
     # Name of a row -> its config. A row of a public scheme or preset has the name of that.
     rows: Mapping[str, Config]

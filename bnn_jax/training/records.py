@@ -109,7 +109,7 @@ def check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -
 
     Args:
         checkpoints: the newest is named in the error.
-        number: of the step.
+        number: the number of the step.
         state: after the step.
     """
     for leaf in jax.tree.leaves(own_copy((state.params, state.rest))):

@@ -35,7 +35,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = F
     before the run (a teacher, a first stage) is read from the workdir, and trained again where it is missing there.
 
     Args:
-        recipe: of the module that started the run (`recipe.recipe_of`).
+        recipe: the recipe of the module that started the run (`recipe.recipe_of`).
         workdir: the folder of the run; by default that of the recipe's default row.
         best: take the checkpoint of the best test result, which a run with `keep_best` has; by default the newest one.
         options: values of fields that decide nothing (`data_dir`, `workers`), in place of those of the run.

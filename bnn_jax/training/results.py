@@ -42,10 +42,10 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
     """Evaluate a trained network, convert it, and write the packed network into the workdir.
 
     Args:
-        name: of the run.
-        config: of the run.
+        name: the name of the run.
+        config: the config of the run.
         model: its trained network.
-        records: of its training, from `metrics.read`.
+        records: the records of its training, from `metrics.read`.
 
     Returns:
         What results.json holds (docs/results.schema.json).
@@ -125,7 +125,7 @@ def preprocessing(
     """How a run prepares a test image, for the packed network's file.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         input_shape: (H, W, C) of a prepared image.
         classes: names of the classes.
 

@@ -10,7 +10,7 @@ def constant(learning_rate: float, steps: int) -> optax.Schedule:
 
     Args:
         learning_rate: the rate.
-        steps: of the run; not used.
+        steps: the number of steps of the run; not used.
 
     Returns:
         An Optax schedule.
@@ -28,7 +28,7 @@ def warmed_up(schedule: Callable[[float, int], optax.Schedule], learning_rate: f
     Args:
         schedule: makes the schedule of the remaining steps.
         learning_rate: the largest rate.
-        steps: of the whole run.
+        steps: the number of steps of the whole run.
         first: how many of them are the warm-up; 0: none.
 
     Raises:

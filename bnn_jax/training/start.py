@@ -28,8 +28,8 @@ def rates(config: Config, steps: int) -> optax.Schedule:
     """The learning rate of each step of a run: a warm-up, then the schedule of the config.
 
     Args:
-        config: of the run.
-        steps: of the run.
+        config: the config of the run.
+        steps: the number of steps of the run.
     """
     first = round(config.warmup_epochs / config.epochs * steps)
     return warmed_up(config.schedule, config.learning_rate, steps, first)
@@ -39,8 +39,8 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
     """The state before the first step, and the learning rates.
 
     Args:
-        config: of the run.
-        steps: of the run.
+        config: the config of the run.
+        steps: the number of steps of the run.
 
     Raises:
         ValueError: labels are to be mixed or smoothed, but the network has no `num_classes`.
@@ -105,11 +105,11 @@ def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, st
     """Raises ValueError unless a shorter run is the beginning of a longer one.
 
     Args:
-        config: of the longer run.
-        epochs: of the shorter run.
+        config: the config of the longer run.
+        epochs: the number of epochs of the shorter run.
         epoch_steps: the number of steps of an epoch.
         done: the number of steps that the shorter run has made.
-        state: of the longer run.
+        state: the state of the longer run.
     """
     shorter = dataclasses.replace(config, epochs=epochs)
     old, new = (rates(each, each.epochs * epoch_steps) for each in (shorter, config))

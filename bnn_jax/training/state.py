@@ -104,7 +104,7 @@ def init(
         The state, for `train_step` and `model_of`.
 
     Raises:
-        TypeError: model is no `nnx.Module`, or is converted; loss is no loss, or tx no optimizer.
+        TypeError: model is not an `nnx.Module`, or is converted; loss is no loss, or tx no optimizer.
         ValueError: the optimizer would forget a projection (`optim.projected`), the loss does not fit the model, or a
             quantizer needs `steps`.
 

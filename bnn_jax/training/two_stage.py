@@ -20,7 +20,7 @@ def activations_only(scheme: Scheme) -> Scheme:
     Weights are neither quantized nor projected. `convert` refuses a network of the first stage, as a real weight is no bit.
 
     Args:
-        scheme: of the second stage.
+        scheme: the scheme of the second stage.
 
     Returns:
         The scheme with real weights.
@@ -56,7 +56,7 @@ def second_stage(model: Network, first: Network) -> Network:
         The network to train in the second stage.
 
     Raises:
-        TypeError: one of them is no `nn.Network`.
+        TypeError: one of them is not an `nn.Network`.
         ValueError: their layers or shapes differ; the message names the first difference.
 
     Example:

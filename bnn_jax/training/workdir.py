@@ -25,7 +25,7 @@ def held(config: Config) -> Iterator[Path]:
     The thread that holds it may enter it again.
 
     Args:
-        config: of the run.
+        config: the config of the run.
 
     Yields:
         The folder, which is created where needed.

@@ -146,7 +146,7 @@ def test_norm_with_unbiased_running_variance(shape):
     np.testing.assert_allclose(norms[1].var[...], expected, rtol=1e-6)
     norms[1].train()
     if len(shape) == 2:
-        with pytest.raises(ValueError, match='got 1 value a channel'):
+        with pytest.raises(ValueError, match='got 1 value per channel'):
             norms[1](jnp.asarray(x[:1]))
 
 

@@ -277,7 +277,7 @@ def test_orders_of_variants(order, expected):
 def test_variance_factors():
     assert biased(1) == biased(7) == 1
     assert unbiased(5) == 5 / 4
-    with pytest.raises(ValueError, match='got 1 value a channel, expected at least 2'):
+    with pytest.raises(ValueError, match='got 1 value per channel, expected at least 2'):
         unbiased(1)
 
 

@@ -18,7 +18,8 @@ def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
 
     Args:
         network: a `PackedNetwork`.
-        shape: of the image, (H, W, C). None, or a symbol of an export, for an unknown number; it is checked when it is known.
+        shape: the shape of the image, (H, W, C). None, or a symbol of an export, for an unknown number; it is checked when
+            it is known.
 
     Raises:
         ValueError: a layer does not fit, the output is not num_classes logits, or a map is too large.

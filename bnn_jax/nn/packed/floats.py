@@ -31,7 +31,7 @@ class UnpackedProduct(PackedOperation):
         out_features: channels of the output.
         words: the signs, in `operation.words_shape`.
         scale: alpha of each filter; None: 1.
-        bias: of each filter; None: no bias.
+        bias: the bias of each filter; None: no bias.
         in_order: whether sums have the order of training, so that a following sign is the one of training; the first layer of a
             network with binary inputs needs this. Otherwise sums are faster, and weights are unpacked tile by tile.
     """
@@ -79,7 +79,7 @@ class FloatProduct(PackedOperation):
         in_features: channels of the input.
         out_features: channels of the output.
         kernel: the weights.
-        bias: of each filter; None: no bias.
+        bias: the bias of each filter; None: no bias.
     """
 
     kernel: jax.Array = tensor()
@@ -143,7 +143,7 @@ class PackedNorm(PackedLayer):
     """Batch normalization as two numbers for each channel.
 
     Args:
-        channels: of the input.
+        channels: the number of channels of the input.
         coefficients: (2, channels), scale and shift, see `ops.deterministic.norm_coefficients`.
     """
 
@@ -168,7 +168,7 @@ class PackedNorm(PackedLayer):
 
     def row(self, path: str) -> Row:
         reason = 'statistics and affine parameters folded together'
-        return Row(path, 'float32, 2 numbers a channel', self.stored_bytes(), reason)
+        return Row(path, 'float32, 2 numbers per channel', self.stored_bytes(), reason)
 
     def gives_signs(self) -> bool:
         return True

@@ -31,7 +31,7 @@ class PackedProduct(PackedOperation):
         use_k: whether K of the input multiplies the product.
         words: the signs, in `operation.words_shape`.
         scale: alpha of each filter; None: 1.
-        bias: of each filter; None: no bias.
+        bias: the bias of each filter; None: no bias.
         shift: what is added to each input channel before its sign is taken; None: nothing.
         offset: what is added to the weights of each filter; None: nothing.
         levels: (2,), distance and center of the input's two values; None: 1 and 0.
