@@ -248,7 +248,7 @@ def test_what_a_packed_module_cannot_do_is_said(tmp_path):
         bnn.summarize(packed, X.shape)
     with pytest.raises(TypeError, match='init: got a Own that is converted'):
         training.init(packed, optax.sgd(0.1))
-    with pytest.raises(TypeError, match='float_twin: got a Own.*any other module the trained model itself'):
+    with pytest.raises(TypeError, match='float_twin: got a Own.*any other module, use the trained model'):
         bnn.inference.float_twin(packed)
     with pytest.raises(TypeError, match='got a PackedSequential, a packed layer alone'):
         bnn.save(bnn.convert(nn.Sequential([linear()])), tmp_path / 'chain')
