@@ -1,5 +1,5 @@
 // Whole products, made of the kernels of an instruction set and shared out among threads: what XLA's handlers (native.cc) and
-// the runtime (layers.cc) both call.
+// the layers of the runtime both call.
 #pragma once
 
 #include <algorithm>
