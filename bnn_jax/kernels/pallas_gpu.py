@@ -9,7 +9,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 
 from bnn_jax.kernels.tiles import padded
 from bnn_jax.ops.bits import WORD_BITS
@@ -27,6 +26,8 @@ def matrix(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
     """
 
     def product(x_ref, w_ref, b, total):
+        from jax.experimental import pallas as pl
+
         words = pl.ds(b * BLOCK, BLOCK)
         x_block, w_block = x_ref[words, :].T, w_ref[words, :]
 
@@ -67,6 +68,9 @@ def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int
         out_ref[...] = lax.fori_loop(0, n_words // block, lambda b, total: step(x_ref, w_ref, b, total), start)
 
     def call(x, w, **options):
+        # Importing Pallas takes a tenth of the time that a packed network needs to start on a CPU.
+        from jax.experimental import pallas as pl
+
         return pl.pallas_call(
             kernel,
             grid=(x.shape[1] // TILE, w.shape[1] // TILE),

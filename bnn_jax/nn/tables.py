@@ -4,10 +4,6 @@ import html
 import shutil
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 # A table is as wide as the terminal, but within these numbers of characters. Without a terminal it has the first.
 NARROWEST, WIDEST = 80, 160
 # A column of words may be folded to this many characters.
@@ -83,6 +79,11 @@ def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: 
 
 def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
     """One part as text. Cells are printed as they are, without rich's markup and emoji codes."""
+    # Every import of a layer imports this module; few programs print a table.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=Text(title) if title else None, title_justify='left')
     for column, numeric in columns:
         table.add_column(Text(column), justify='right' if numeric else 'left', overflow='fold')
