@@ -1,4 +1,4 @@
-# Each target sets up all it needs: a virtual environment in .venv with this project and its extras.
+# Each target creates what it needs: a virtual environment in .venv with this project and its extras.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.train
 	$(BIN)/python -m experiments.demo
 
-# In two parts, as XLA's settings differ: tests/conftest.py.
+# Two parts, because their XLA settings differ: see tests/conftest.py.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m as_shipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not as_shipped'
 
-# The documentation site, into site/. Warnings are errors.
+# Builds the documentation site in site/. Warnings are errors.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
@@ -26,22 +26,22 @@ style: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Which package may import which: the contracts are in pyproject.toml.
+# Checks which package imports which. The contracts are in pyproject.toml.
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
 
-# Ways to run a network beside each other: docs/deploy.md.
+# Compares the ways to deploy a network: docs/deploy.md.
 bench-deploy: $(VENV)/.test
 	$(BIN)/python -m benchmarks.deploy
 
-# The runtime's C++ under the sanitizers of addresses, of undefined behavior, and of threads, with mutants of files.
+# Runs the C++ runtime on altered files, under the sanitizers for addresses, undefined behavior and threads.
 MUTANTS ?= 2000
 
 sanitize: $(VENV)/.test
 	$(BIN)/python tests/runtime/stress.py address,undefined --mutants=$(MUTANTS)
 	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
 
-# What `cross` and `browser` need, on Debian and Ubuntu; to be called as root.
+# Installs what `cross` and `browser` need on Debian and Ubuntu. Run it as root.
 DEBIAN := clang lld chromium g++-aarch64-linux-gnu gcc-arm-none-eabi libnewlib-arm-none-eabi \
 	qemu-user-static qemu-system-arm
 
@@ -49,16 +49,17 @@ debian-packages:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEBIAN) > /dev/null
 
-# Exported C on aarch64 and on Cortex-M, the C++ runtime on aarch64, under qemu.
+# Tests exported C on aarch64 and Cortex-M, and the C++ runtime on aarch64, in qemu.
 cross: $(VENV)/.test
 	$(BIN)/python tests/interop/cross.py
 
-# The page "In the browser": its network as WebAssembly, tested in a headless Chromium; needs Debian's clang, lld and chromium.
+# Builds the network of the page "In the browser" as WebAssembly and tests it in a headless Chromium. Needs clang, lld, chromium.
 browser: $(VENV)/.test
 	$(BIN)/python docs/browser/build.py
 	$(BIN)/python tests/interop/browser.py
 
-# A day with a GPU: make pieces and wheels where there is a network, copy the checkout with both folders, and there `make gpu`.
+# Measurements on a GPU machine without internet: run `make gpu-pieces gpu-wheels` on a machine with internet, copy the checkout
+# with both folders to the GPU machine, and run `make gpu` there.
 PIECES ?= gpu_pieces
 WHEELS ?= gpu_wheels
 GPU_OUT ?= runs/gpu
@@ -69,19 +70,19 @@ GPU_PLATFORMS ?= manylinux2014_x86_64 manylinux_2_17_x86_64 manylinux_2_28_x86_6
 gpu-pieces: $(VENV)/.train
 	$(BIN)/python -m experiments.pieces --data_dir="$(or $(DATA_DIR),$(error DATA_DIR: expected the folder where TFDS prepared cifar10))" --output=$(PIECES)
 
-# What a machine with jax, flax, optax, orbax, pillow, rich and matplotlib lacks.
+# Downloads the wheels that the GPU machine lacks. It needs jax, flax, optax, orbax, pillow, rich and matplotlib itself.
 gpu-wheels: $(VENV)/.train
 	$(BIN)/python -m pip download --quiet --dest=$(WHEELS) --no-deps --only-binary=:all: --python-version=$(GPU_PYTHON) \
 		$(addprefix --platform=,$(GPU_PLATFORMS)) \
 		grain array-record portpicker cloudpickle safetensors tyro docstring-parser typeguard tensorboardX
 
-# With the Python that sees the GPU, as it is; the wheels go into a folder of their own, without an index.
+# Uses the GPU machine's own Python unchanged. The wheels are installed into a separate folder, without a package index.
 gpu:
 	test ! -d $(WHEELS) || test -d $(GPU_OUT).site || \
 		$(PYTHON) -m pip install --quiet --no-index --no-deps --target=$(GPU_OUT).site $(WHEELS)/*.whl
 	PYTHONPATH=.:$(GPU_OUT).site $(PYTHON) -m experiments.gpu_day --minutes=$(MINUTES) --pieces=$(PIECES) --output=$(GPU_OUT)
 
-# A wheel that an index takes, tried in empty environments, one for each Python: make wheel PYTHONS='python3.11 python3.12'.
+# Builds a wheel fit for PyPI and tests it in an empty environment for each Python: make wheel PYTHONS='python3.11 python3.12'.
 DIST ?= dist
 PYTHONS ?= $(PYTHON)
 

@@ -1,17 +1,17 @@
-"""A network where it is deployed: time from process start to the first logits, memory, and time an image.
+"""Compares the ways to deploy a network: time from process start to the first logits, memory, and time per image.
 
     make bench-deploy                                  # or: taskset -c 1 python -m benchmarks.deploy
 
-Rows: JAX with the C++ kernels, the runtime from Python and from C, exported C, and, if they are installed, ONNX Runtime with
-`interop.onnx_model`, and PyTorch and ONNX Runtime with the float network, in float32 and in int8.
+Programs: JAX with the C++ kernels; the runtime from Python and from C; exported C. If they are installed, also ONNX Runtime
+with `interop.onnx_model`, and PyTorch and ONNX Runtime with the float network, in float32 and in int8.
 
-Each row runs in processes of its own, all on the same cores. The rows take turns; the table shows medians:
+Each program runs in several new processes, all on the same cores. The programs run in turn, and the table shows medians:
 - start: CPU time from the start of the process to its first logits;
-- time of an image: CPU time on one core, so other work on the machine does not count; wall time on several cores. Exported C
-  has one thread;
-- memory: the process's highest after its first logits, images included;
-- file: the size of the file that the row reads; for exported C, of the program;
-- environment: the size of all that pip installs for the row, without Python itself.
+- time per image: on one core CPU time, which excludes other work on the machine; on several cores wall time. Exported C has
+  one thread;
+- memory: the peak memory of the process up to its first logits, including the images;
+- file: the size of the network's file; for exported C, of the program;
+- environment: the size of the installed packages, without Python.
 """
 
 import importlib.metadata
@@ -41,17 +41,17 @@ PACKAGES = {
     'ONNX Runtime float': ['onnxruntime'],
     'ONNX Runtime int8': ['onnxruntime'],
 }
-"""What a row installs; this library's own files are added to the rows that use it."""
+"""The packages that each program needs; the size of this library is added where it is used."""
 
 
 def installed_bytes(packages: list[str]) -> int:
-    """Bytes of these packages and of all that they require, as they are installed here."""
+    """Bytes of the installed packages and of all their requirements."""
     wanted, seen, total = list(packages), set(), 0
     while wanted:
         name = re.sub(r'[-_.]+', '-', wanted.pop()).lower()
         try:
             distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:  # for another system, or of an extra
+        except importlib.metadata.PackageNotFoundError:  # A requirement of another system or of an extra.
             continue
         if name in seen:
             continue
@@ -64,7 +64,7 @@ def installed_bytes(packages: list[str]) -> int:
 
 
 def library_bytes() -> int:
-    """This library without its programs for other processes, as a wheel has it."""
+    """Bytes of the files of this library."""
     root = Path(bnn.__file__).parent
     return sum(path.stat().st_size for path in root.rglob('*') if path.is_file() and '__pycache__' not in path.parts)
 
@@ -78,15 +78,15 @@ def main(
     width: float = 1.0,
     cores: int = 1,
 ) -> None:
-    """Prints a line for each way to run a network.
+    """Measure, and print a table with a row for each program.
 
     Args:
         model: a function of bnn_jax.models.
         scheme: a scheme of bnn_jax.schemes.
-        rounds: runs of each row's process; the table shows their medians.
-        calls: timed calls of each batch in a run.
+        rounds: processes of each program; the table shows medians over them.
+        calls: timed calls in each process, for each size of batch.
         batch: size of the larger batch.
-        width: factor on the network's filters.
+        width: multiplier of the network's numbers of filters.
         cores: number of cores that compute.
     """
     available = sorted(os.sched_getaffinity(0))
@@ -111,7 +111,7 @@ def main(
         cache = {'JAX_COMPILATION_CACHE_DIR': str(folder), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
         environment = {**os.environ, **cache, 'PYTHONPATH': paths}
         results: dict[str, list] = {name: [] for name in commands}
-        for untimed in [True] + rounds * [False]:  # The first leaves JAX's compilations in the cache.
+        for untimed in [True] + rounds * [False]:  # The first round fills JAX's compilation cache.
             for name, command in commands.items():
                 if isinstance(command, list):
                     done = subprocess.run(

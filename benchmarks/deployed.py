@@ -38,7 +38,7 @@ def answer(x):
         return network(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
 """,
 }
-"""How a program of each kind comes to a function of images. It imports NumPy itself, as what it needs counts."""
+"""Code that defines `answer`, a function from images to logits. Imports are part of it, because they count as start time."""
 
 ONNX = """
 import numpy as np, onnxruntime
@@ -118,21 +118,21 @@ int main(int argc, char **argv) {
   return 0;
 }
 """
-"""The same in C; memory that is only reserved for the larger batch does not count before it is filled."""
+"""The C program. Like the Python programs, it has all images in memory when it reads its peak memory."""
 
 
 def in_python(load: str, cores: int) -> list[str]:
-    """The command of a program in Python."""
+    """The command that runs a Python program."""
     return [sys.executable, '-c', (load + MEASURE).replace('CORES', str(cores))]
 
 
 def in_onnx_runtime(file: str, prepared: str, cores: int) -> list[str]:
-    """The command of a program that runs a model; prepared: the images x as it takes them."""
+    """The command that runs an ONNX model. prepared: an expression that makes the input of the model from the images x."""
     return in_python(ONNX.replace('FILE', file).replace('PREPARED', prepared), cores)
 
 
 def programs(folder: Path, packed, shape: Shape, images: np.ndarray, cores: int) -> dict[str, list[str] | str]:
-    """A command for each row, to be run in the folder; or why there is none."""
+    """For each program, its command, to run in `folder`, or the reason why it is missing."""
     found: dict[str, list[str] | str] = {
         name: in_python(load, cores) for name, load in LOADS.items() if 'float' not in name
     }
@@ -169,7 +169,7 @@ def programs(folder: Path, packed, shape: Shape, images: np.ndarray, cores: int)
 
 
 def onnx_programs(folder: Path, packed, shape: Shape, cores: int) -> dict[str, list[str] | str]:
-    """The same for our own export."""
+    """As `programs`, for `interop.onnx_model`."""
     name = 'ONNX Runtime, our export'
     if not are_installed('onnxruntime', 'onnx'):
         return {name: 'not installed'}
@@ -180,7 +180,7 @@ def onnx_programs(folder: Path, packed, shape: Shape, cores: int) -> dict[str, l
 def float_programs(
     folder: Path, model: str, shape: Shape, images: np.ndarray, cores: int
 ) -> dict[str, list[str] | str]:
-    """The same for the float network in PyTorch and ONNX Runtime."""
+    """As `programs`, for the float network in PyTorch and ONNX Runtime."""
     in_torch, in_onnx, in_int8 = 'PyTorch float', 'ONNX Runtime float', 'ONNX Runtime int8'
     if not are_installed('torch'):
         return dict.fromkeys([in_torch, in_onnx, in_int8], 'not installed')
@@ -200,7 +200,7 @@ def float_programs(
 
 
 def quantized(file: Path, to: Path, images: np.ndarray) -> None:
-    """ONNX Runtime's own quantization to int8, its ranges from these images."""
+    """Quantize a model to int8 with ONNX Runtime, calibrated on these images."""
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):

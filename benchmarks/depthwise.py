@@ -1,10 +1,10 @@
-"""A network of depthwise 3x3 and pointwise 1x1 convolutions (MobileNet's table), in floats and from bits: times and bytes.
+"""MobileNet, a network of depthwise 3x3 and pointwise 1x1 convolutions, in float32 and from bits: times and bytes.
 
     taskset -c 1 python -m benchmarks.depthwise
 
 Weights and images are random. The float network is the same architecture under FLOAT, compiled by XLA. Its depthwise
 convolutions run in two ways: as XLA's grouped convolution (feature_group_count), and as nine shifted multiply-adds, which
-is faster. Everything that is compared takes turns.
+is faster. The calls of the compared programs alternate.
 """
 
 import time
@@ -42,12 +42,12 @@ BLOCKS = (
 
 
 def network(scheme: Scheme, image: int, width: float, classes: int = 1000) -> Network:
-    """A 3x3 stem of stride 2, then a depthwise 3x3 and a pointwise 1x1 convolution a block; in evaluation mode."""
+    """A 3x3 stem of stride 2, then a depthwise 3x3 and a pointwise 1x1 convolution in each block; in evaluation mode."""
     builder = NetworkBuilder((image, image, 3), scheme=scheme, width=width, rngs=nnx.Rngs(0))
     builder.conv(32, 3, strides=2, padding=1)
     for filters, strides in BLOCKS:
         channels = builder.shape[-1]
-        # Not scaled by the width once more.
+        # `builder.conv` multiplies by the width, which `channels` includes already.
         builder.conv(round(channels / width), 3, strides=strides, padding=1, groups=channels)
         builder.conv(filters, 1)
     model = builder.network(classes, average=True)
@@ -75,7 +75,7 @@ class Shifted(Convolution):
 
 
 def with_shifts(model: Network) -> Network:
-    """The same network, depthwise convolutions as shifted products."""
+    """A copy of the network with its depthwise convolutions as shifted products."""
     model = nnx.merge(*nnx.split(model))
     for place in walk(model):
         operation: Any = getattr(place.layer, 'operation', None)
@@ -85,7 +85,7 @@ def with_shifts(model: Network) -> Network:
 
 
 def grouped(x: jax.Array, w: jax.Array, strides: int) -> jax.Array:
-    """The same as XLA has it."""
+    """The same by XLA's grouped convolution."""
     pads, numbers = ((1, 1), (1, 1)), ('NHWC', 'HWIO', 'NHWC')
     count = x.shape[3]
     return lax.conv_general_dilated(
@@ -94,7 +94,7 @@ def grouped(x: jax.Array, w: jax.Array, strides: int) -> jax.Array:
 
 
 def layer_steps(extent: int, channels: int, strides: int) -> dict[str, Callable[[], object]]:
-    """A depthwise layer by itself: floats in two ways, words to integers and words to signs with two backends."""
+    """Calls of one depthwise layer: float32 in two ways; words to integers and words to signs, each with two backends."""
     rng = np.random.default_rng(0)
     x, w = (
         jnp.asarray(rng.choice([-1, 1], shape), jnp.float32)
@@ -132,10 +132,10 @@ def main(
     Args:
         schemes: schemes of the packed networks.
         image_size: height and width of the image.
-        width: factor on all filters.
+        width: multiplier of all numbers of filters.
         seconds: time for each measurement.
         layers: also measure single depthwise layers.
-        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
+        cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
     """
     clock = time.process_time if cpu_time else time.perf_counter
     print(machine(), flush=True)
@@ -153,7 +153,7 @@ def main(
             for name, own in times.items():
                 best = speedup(times, name, 'float32, shifted')
                 rows.append([f'{extent} x {extent} x {channels} / {strides}', name, *milliseconds(own), f'{best:.2f}'])
-        columns = ['layer', 'how', 'ms', 'middle half', 'shifted floats / its']
+        columns = ['layer', 'how', 'ms', 'middle half', 'shifted floats / this']
         print(listing('depthwise 3x3 convolutions, batch 1', columns, rows), flush=True)
     images = np.random.default_rng(0).normal(size=(1, image_size, image_size, 3)).astype(np.float32)
     steps, sizes = {}, {}
@@ -174,7 +174,7 @@ def main(
         [name, *milliseconds(own), f'{speedup(times, name, "float32, shifted"):.2f}'] for name, own in times.items()
     ]
     title = f'{len(BLOCKS)} depthwise and pointwise blocks, {image_size} x {image_size}, width {width}, batch 1'
-    print(listing(title, ['network', 'ms', 'middle half', 'shifted floats / its'], rows))
+    print(listing(title, ['network', 'ms', 'middle half', 'shifted floats / this'], rows))
     print(f'bytes: float32 {bnn.summarize(real, images.shape).bytes}, packed {sizes}')
 
 

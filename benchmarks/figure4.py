@@ -2,16 +2,16 @@
 
     taskset -c 1 python -m benchmarks.figure4 docs/figure4.png
 
-- (a): memory of networks, in float32 and as `save` stores them, first and last layer real.
-- (b): speed-up of one convolution, by its channels.
-- (c): speed-up of one convolution, by its filter size.
+- (a): memory of networks with real first and last layers, in float32 and as `save` stores them.
+- (b): speed-up of one convolution, against its number of channels.
+- (c): speed-up of one convolution, against its filter size.
 
 Line: the paper's S = 64 c N_W / (c N_W + 64), where N_W is the area of the filter. It assumes that an operation on 64 signs
 takes the time of one float operation. The paper's own figure shows only this formula.
 
-Points: the time of XLA's float32 convolution divided by the time of a packed convolution, measured on this machine. The
-float time is that of XLA's matrix product of patches where that is faster. The packed convolution takes words and returns
-integers. The output has 14 x 14 pixels; no padding, 256 filters.
+Points: the time of a float32 convolution divided by the time of a packed convolution, measured on this machine. The float32
+time is that of XLA's convolution or of XLA's matrix product of patches, whichever is faster. The packed convolution takes
+words and returns integers. There are 256 filters and 14 x 14 output pixels, without padding.
 """
 
 import os
@@ -33,22 +33,22 @@ MODELS = ('alexnet', 'resnet18')
 CHANNELS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SIZES = (1, 2, 3, 4, 5, 7, 9, 11, 14, 17, 20)
 OUT, FILTERS, DEPTH = 14, 256, 256
-"""Pixels out along each side, filters, channels where the size varies."""
+"""Output pixels along each side, filters, and the channels in (c)."""
 
 
 def formula(channels: float, size: float) -> float:
-    """The paper's speed-up of one convolution: c N_W N_I operations by c N_W N_I / 64 + N_I."""
+    """The paper's speed-up of one convolution: c N_W N_I operations divided by c N_W N_I / 64 + N_I operations."""
     products = channels * size**2
     return 64 * products / (products + 64)
 
 
 def layer(channels: int, size: int) -> Layer:
-    """A convolution of OUT x OUT pixels, every tap inside the map."""
+    """A convolution with OUT x OUT output pixels and no padding."""
     return Layer(OUT + size - 1, channels, FILTERS, size, padding=0)
 
 
 def measured(layers: Sequence[Layer], backends: Sequence[str], seconds: float, clock: Clock) -> dict[str, list[float]]:
-    """Time of the faster float product by that of each backend, layer by layer."""
+    """The time of the faster float32 product divided by that of each backend, for each layer."""
     points: dict[str, list[float]] = {backend: [] for backend in backends}
     for one in layers:
         times = take_turns(steps_of(one, backends), seconds, clock)
@@ -59,7 +59,7 @@ def measured(layers: Sequence[Layer], backends: Sequence[str], seconds: float, c
 
 
 def megabytes(model: str) -> tuple[float, float]:
-    """MB of an XNOR-Net for ImageNet: in float32, packed."""
+    """Size of an XNOR network for ImageNet in MB: in float32 and packed."""
 
     def make():
         return getattr(bnn.models, model)(1000, scheme=bnn.XNOR, rngs=nnx.Rngs(0))
@@ -71,7 +71,7 @@ def megabytes(model: str) -> tuple[float, float]:
 def draw(
     path: Path, backends: Sequence[str] = ('native', 'xla'), seconds: float = 1.0, clock: Clock = time.perf_counter
 ) -> None:
-    """Measure, and write the picture."""
+    """Measure, and write the figure."""
     import matplotlib
 
     matplotlib.use('agg')
@@ -119,7 +119,7 @@ def main(path: Annotated[Path, tyro.conf.Positional], seconds: float = 1.0, cpu_
     Args:
         path: PNG file to write.
         seconds: time for each point.
-        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
+        cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
     """
     reason = why_not_native()
     if reason is not None:

@@ -1,4 +1,4 @@
-"""A float network of this library in PyTorch, with the same numbers, to be measured beside it."""
+"""A float network of this library in PyTorch, with the same parameters, as a baseline."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from bnn_jax.nn.stateless import Flatten, GlobalAveragePool, MaxPool, Relu
 
 
 def in_pytorch(network: Network) -> Any:
-    """torch.nn.Module in evaluation mode: images (N, C, H, W) to logits, all layers as PyTorch has them, none folded.
+    """A torch.nn.Module in evaluation mode, from images (N, C, H, W) to logits. Every layer is a PyTorch layer; none is folded.
 
-    Raises ImportError without PyTorch, TypeError for a layer that is not written here or not real.
+    Raises ImportError without PyTorch, TypeError for a layer that is binary or not supported here.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
@@ -29,7 +29,7 @@ def in_pytorch(network: Network) -> Any:
 
     class Features(nn.Module):
         def forward(self, x):
-            """Numbered as here, by row, column, channel."""
+            """Flatten in this library's order: row, column, channel."""
             return x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
 
     class Mean(nn.Module):
@@ -89,7 +89,7 @@ def in_pytorch(network: Network) -> Any:
 
 
 def _symmetric(window):
-    """Its padding, which is the same on both sides."""
+    """The padding of a window, which must be the same on both sides."""
     pads = ((0, 0), (0, 0)) if window.padding == 'VALID' else window.padding
     if isinstance(pads, str) or any(before != after for before, after in pads):
         raise TypeError(f'in_pytorch: got padding {pads!r}, expected the same on both sides')

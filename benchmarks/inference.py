@@ -1,16 +1,16 @@
-"""Inference from bits compared with floats: products of signs, packing, whole networks, memory; also PyTorch and ONNX Runtime.
+"""Inference from bits compared with float32: products of signs, packing, whole networks, memory; also PyTorch and ONNX Runtime.
 
     taskset -c 1 python -m benchmarks.inference     # one core
-    python -m benchmarks.inference                  # every core that this process may use
+    python -m benchmarks.inference                  # all cores that this process may use
     python -m benchmarks.inference --networks resnet18/BWN --no-layers --no-memory
 
-Weights and images are random. Everything that is compared takes turns, so other work on the machine affects all of it. The
-tables show:
+Weights and images are random. The calls of the compared programs alternate, so other work on the machine affects all of them.
+The tables show:
 - the median time and the middle half of all times;
-- float32 time / its: the median over the rounds of the float time divided by the row's time in that round;
-- "alone": the calls of one row directly after each other, so that operands and result stay in the caches;
-- "words in the first cache": the rate of one thread with these kernels on words in that cache, the best of many short runs.
-  It is no upper limit: on AMD Zen 5 whole maps are faster.
+- float32 time / this: in each round, the float32 time divided by the row's time; the median over the rounds;
+- "alone": the calls of one row run one after the other, so that operands and result stay in the caches;
+- "words in the first cache": the rate of one thread with words in the first-level cache, the best of many short runs. It is
+  not an upper limit: on AMD Zen 5, whole maps are faster.
 
 $BNN_INSTRUCTIONS chooses the instruction set of the native kernels. XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA. If
 PyTorch and ONNX Runtime are installed, they run the same float network, with as many threads as there are cores.
@@ -34,7 +34,7 @@ from bnn_jax.kernels import BACKENDS, native
 
 
 def processor() -> str:
-    """Its model, as Linux says."""
+    """The name of the processor, from /proc/cpuinfo on Linux."""
     path = Path('/proc/cpuinfo')
     found = re.search(r'model name\s*: (.+)', path.read_text()) if path.exists() else None
     return found[1] if found else platform.processor() or platform.machine()
@@ -56,7 +56,7 @@ def machine() -> str:
 
 
 def by_model(networks: tuple[str, ...]) -> dict[str, list[str]]:
-    """{'alexnet': ['XNOR', 'BNN']} of 'alexnet/XNOR' and 'alexnet/BNN'. Raises SystemExit for what is not there."""
+    """{'alexnet': ['XNOR', 'BNN']} from 'alexnet/XNOR' and 'alexnet/BNN'. Raises SystemExit for an unknown name."""
     schemes: dict[str, list[str]] = {}
     for name in networks:
         model, _, scheme = name.partition('/')
@@ -82,15 +82,15 @@ def main(
 
     Args:
         networks: MODEL/SCHEME; models: alexnet, resnet18, vgg_small, lenet5; schemes: XNOR, BNN, BWN, BC.
-        backends: backends of packed products; where native cannot run, the tables say why.
+        backends: backends of packed products; if native cannot run, the tables say why.
         batch_size: images in a batch.
         image_size: height and width of the images.
-        width: factor on all filters and units.
+        width: multiplier of all numbers of filters and units.
         seconds: time for each measurement.
         layers: measure single products and packing.
         memory: measure the networks' files and resident memory, in fresh processes.
         picture: PNG file for the paper's Fig. 4 with measured points; by default none.
-        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
+        cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
     """
     wrong = [name for name in backends if name not in BACKENDS]
     if wrong or not backends:

@@ -1,15 +1,15 @@
-"""Images a second that the input pipeline makes, for several numbers of worker processes, and that a training step takes.
+"""Images per second that the input pipeline produces with several numbers of workers, and that a training step consumes.
 
     python -m benchmarks.input --workers 0 1 2 4 8 --seconds=10
 
-The images are JPEGs of ImageNet's usual form (500 x 375, quality 95), cut from the two photographs that scikit-learn ships,
-in a temporary folder tree. They come from the page cache, so the figures do not include a slow disk.
+The images are JPEGs like ImageNet's (500 x 375, quality 95), cut from the two photographs in scikit-learn, in a temporary
+folder tree. They come from the page cache, so the figures do not include a slow disk.
 
-Columns: the recipes' augmentations of images from the tree; `pre-resized` crops 224 from records that `prepare_folder`
-wrote.
+Each column is an augmentation of the recipes. `pre-resized` crops 224 from records that `prepare_folder` wrote; the others read
+the folder tree.
 
-The last row is the training step of XNOR ResNet-18 at 224 x 224 on this machine's device, without input. The pipeline has
-to make as many images a second.
+The last row is the training step of XNOR ResNet-18 at 224 x 224 on this machine's device, without input. The pipeline must be
+at least as fast.
 """
 
 import itertools
@@ -59,7 +59,7 @@ def write_tree(root: Path, images: int) -> None:
 
 
 def produced(source: Source, augmentations: Sequence, batch_size: int, workers: int, seconds: float) -> float:
-    """Images a second, once every worker has started and emptied its buffer."""
+    """Images per second, after every worker has started and emptied its buffer."""
     batches, _ = training_batches(
         source, batch_size=batch_size, seed=0, standardize=STANDARDIZE, augmentations=augmentations
     )
@@ -75,7 +75,7 @@ def produced(source: Source, augmentations: Sequence, batch_size: int, workers: 
 
 
 def consumed(batch_size: int, seconds: float) -> tuple[float, str]:
-    """Images a second of the XNOR ResNet-18 training step, and on what."""
+    """Images per second of the XNOR ResNet-18 training step, and the device."""
     import jax
     import optax
     from flax import nnx

@@ -1,4 +1,4 @@
-"""Single layers: the pace of a core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
+"""Single layers: the rate of one core, ResNet-18's binary convolutions, packing. See benchmarks.inference."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution of signs with stride 1: a square map, `padding` zeros round it, square filters."""
+    """A convolution of signs with stride 1, a square map with `padding` zeros around it, and square filters."""
 
     extent: int
     channels: int
@@ -31,7 +31,7 @@ class Layer:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of one image, taps in the padding counted."""
+        """Multiply-adds of one image, including taps in the padding."""
         out = self.extent + 2 * self.padding - self.size + 1
         return out**2 * self.size**2 * self.channels * self.filters
 
@@ -43,20 +43,20 @@ STAGES = (Layer(56, 64, 64), Layer(28, 128, 128), Layer(14, 256, 256), Layer(7, 
 """The binary convolutions of ResNet-18's four stages."""
 
 MAPS = ((56, 64), (112, 64))
-"""Extent and channels of the maps to be packed."""
+"""Extent and channels of the maps for the packing benchmark."""
 
 
 def why_not_native() -> str | None:
-    """Why the backend 'native' is not measured, None where it is."""
+    """Why the backend 'native' cannot be measured; None if it can."""
     if jax.devices()[0].platform != 'cpu':
         return 'it is for CPUs'
     return native.missing()
 
 
 def per_second(seconds: float, clock: Clock = time.perf_counter) -> float:
-    """Products of signs a second of one thread whose words stay in its first cache: the best of many runs of milliseconds.
+    """Products of signs per second of one thread with words in the first-level cache: the best of many runs of milliseconds.
 
-    What these kernels do there, not a limit of the processor: on some, the same kernel is faster on a whole map.
+    This is not a limit of the processor: on some processors, the same kernel is faster on a whole map.
     """
 
     def once(times: int) -> tuple[float, float]:
@@ -76,18 +76,18 @@ def per_second(seconds: float, clock: Clock = time.perf_counter) -> float:
 
 
 def speedup(times: dict[str, list[float]], name: str, twin: str) -> float:
-    """Median over the rounds of the twin's time by this one's."""
+    """In each round, the time of `twin` divided by that of `name`; the median over the rounds."""
     return float(np.median(np.divide(times[twin], times[name])))
 
 
 def milliseconds(times: Sequence[float]) -> list[str]:
-    """Median and middle half."""
+    """Median and middle half, in milliseconds."""
     low, median, high = np.percentile(times, [25, 50, 75]) * 1e3
     return [f'{median:.3f}', f'{low:.3f} .. {high:.3f}']
 
 
 def packed_step(layer: Layer, backend: str) -> Callable:
-    """Words of the map, words of the weights, their tap sums -> int32, compiled."""
+    """A compiled function from the words of the map, the words of the weights and their tap sums to int32."""
     pads = ((layer.padding, layer.padding),) * 2
 
     def step(x_words, w_words, sums):
@@ -97,7 +97,7 @@ def packed_step(layer: Layer, backend: str) -> Callable:
 
 
 def float_steps(layer: Layer) -> dict[str, Callable]:
-    """Signs as floats (N, H, W, C), (size, size, C, out) -> (N, H', W', out), in the two ways XLA has, compiled."""
+    """XLA's two compiled convolutions of signs as floats: (N, H, W, C), (size, size, C, out) -> (N, H', W', out)."""
     pads = ((layer.padding, layer.padding),) * 2
 
     def convolution(x, w):
@@ -114,9 +114,9 @@ def float_steps(layer: Layer) -> dict[str, Callable]:
 
 
 def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str, Callable[[], object]]:
-    """'float32', XLA's convolution, 'float32, patches', its matrix product, and packed backends: operands in, result out.
+    """Calls by name: 'float32' (XLA's convolution), 'float32, patches' (its matrix product), and the packed backends.
 
-    Raises RuntimeError where the integers of one differ from those of another.
+    Raises RuntimeError if their integers differ.
     """
     rng = np.random.default_rng(0)
     image = (batch, layer.extent, layer.extent, layer.channels)
@@ -134,17 +134,17 @@ def steps_of(layer: Layer, backends: Sequence[str], batch: int = 1) -> dict[str,
 
 
 def alone(steps: dict[str, Callable[[], object]], seconds: float, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of every call, all of one step before those of the next: operands and result stay in the caches."""
+    """Seconds of every call, one step after the other instead of in turns: operands and result stay in the caches."""
     return {name: take_turns({name: step}, seconds, clock)[name] for name, step in steps.items()}
 
 
 def pace(macs: int, times: Sequence[float]) -> str:
-    """G multiply-adds a second."""
+    """10^9 multiply-adds per second."""
     return f'{macs / float(np.median(times)) / 1e9:.1f}'
 
 
 def layers(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
-    """Two tables: every layer and backend, in turns and alone; the backends over all layers, in turns."""
+    """Two tables: each layer and backend, in turns and alone; each backend over all layers, in turns."""
     rows, speedups = [], {backend: [] for backend in backends}
     reason = why_not_native()
     for layer in STAGES:
@@ -162,15 +162,15 @@ def layers(backends: Sequence[str], batch: int, seconds: float, clock: Clock) ->
         if reason is not None:
             rows.append([str(layer), f'native: {reason}', *6 * ['']])
     title = f'3x3 convolutions of signs, batch {batch}: words in, int32 out'
-    columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / its', 'G multiply-adds/s']
+    columns = ['map', 'backend', 'ms', 'middle half', 'float32 time / this', 'G multiply-adds/s']
     columns += ['alone, ms', 'alone, G/s']
     overall = [[name, f'{np.exp(np.mean(np.log(own))):.2f}', f'{min(own):.2f}'] for name, own in speedups.items()]
-    over_all = listing('float32 time / its, over all maps', ['backend', 'geometric mean', 'worst'], overall)
+    over_all = listing('float32 time / this, over all maps', ['backend', 'geometric mean', 'worst'], overall)
     return f'{listing(title, columns, rows)}\n{over_all}'
 
 
 def packing(backends: Sequence[str], batch: int, seconds: float, clock: Clock) -> str:
-    """Table: bytes of float32 a second that are normalized and packed."""
+    """A table: bytes of float32 that are normalized and packed per second."""
     rows = []
     for extent, channels in MAPS:
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Whole networks, image in and logits out, and the memory they take. See benchmarks.inference."""
+"""Whole networks, from an image to logits, and their memory. See benchmarks.inference."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ Step = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Images a batch, (H, W, C) of one, classes, factor on all filters."""
+    """Images per batch, shape of one image, classes, and the multiplier of all numbers of filters."""
 
     batch: int = 1
     image: tuple[int, int, int] = (224, 224, 3)
@@ -38,7 +38,7 @@ class Shape:
     width: float = 1.0
 
     def network(self, model: str, scheme: str) -> Network:
-        """With random weights, in evaluation mode."""
+        """A network with random weights, in evaluation mode."""
         network = getattr(bnn.models, model)(
             self.classes,
             scheme=getattr(bnn, scheme),
@@ -50,27 +50,27 @@ class Shape:
         return network
 
     def images(self) -> np.ndarray:
-        """Random ones."""
+        """A batch of random images."""
         return np.random.default_rng(0).normal(size=(self.batch, *self.image)).astype(np.float32)
 
 
 def evaluated(network: Network, images: jax.Array) -> Step:
-    """Logits in training arithmetic, compiled; its numbers are operands, as those of a packed network are."""
+    """Logits in training arithmetic, compiled. The parameters are operands, as in a packed network."""
     graphdef, state = nnx.split(network)
     call = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))
     return lambda: jax.block_until_ready(call(state, images))
 
 
 def packed_step(network: PackedNetwork, images: jax.Array, backend: str) -> Step:
-    """Logits of a packed network, compiled where 'auto' means this backend."""
+    """Logits of a packed network, compiled with this backend."""
     with mock.patch.object(backends, 'AUTO', BACKENDS[backend]):
-        # A new function: JAX would find what it has traced of an old one.
+        # A new function each time, because JAX would reuse the trace of an earlier one.
         call = jax.jit(lambda network, images: network(images)).lower(network, images).compile()
     return lambda: jax.block_until_ready(call(network, images))
 
 
 def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[], np.ndarray] | str]:
-    """The float network in PyTorch and, exported from there, in ONNX Runtime, on all cores; or why it is not measured."""
+    """The float network in PyTorch and, exported from it, in ONNX Runtime, on all cores; or the reason why it is missing."""
     cores = len(os.sched_getaffinity(0))
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -92,11 +92,11 @@ def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[]
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             torch.onnx.export(twin, (x,), file, input_names=['images'], dynamo=False)
-    except Exception as error:  # Whatever an exporter of another version raises, or one that lacks a package.
+    except Exception as error:  # Other versions of the exporter, or a missing package, raise other errors.
         return {'PyTorch': in_torch, 'ONNX Runtime': f'not measured, PyTorch did not export the network: {error}'}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores
-    # Else its threads keep the cores busy for a while after it has answered, in what is measured next.
+    # Without this option its threads keep the cores busy after a call, during the next measurement.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=['CPUExecutionProvider'])
     feed = {'images': x.numpy()}
@@ -106,7 +106,7 @@ def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[]
 def network_times(
     model: str, schemes: Sequence[str], backends: Sequence[str], shape: Shape, seconds: float, clock: Clock
 ) -> str:
-    """The table of one architecture, and a line a network on whether its logits are the same."""
+    """The table of one architecture, and for each network a line that says whether its logits agree."""
     images = shape.images()
     on_device = jax.device_put(images)
     network = shape.network(model, 'FLOAT')
@@ -133,7 +133,7 @@ def network_times(
     times = take_turns(steps, seconds, clock)
     rows = [[name, *milliseconds(own), f'{speedup(times, name, "float32"):.2f}'] for name, own in times.items()]
     title = f'{model}: {shape.batch} x {shape.image}, width {shape.width}, {len(times["float32"])} rounds'
-    table = listing(title, ['network', 'ms', 'middle half', 'float32 time / its'], [*rows, *missing])
+    table = listing(title, ['network', 'ms', 'middle half', 'float32 time / this'], [*rows, *missing])
     return '\n'.join([table, *notes])
 
 
@@ -145,7 +145,7 @@ def agreement(logits: np.ndarray, expected: np.ndarray) -> str:
 
 
 def memory(model: str, schemes: Sequence[str], shape: Shape) -> str:
-    """Table: bytes of the file, and how far a fresh process grows that loads it and answers one batch."""
+    """A table: bytes of the file, and memory growth of a fresh process that loads it and computes one batch."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for scheme in ('FLOAT', *schemes):
@@ -161,7 +161,7 @@ def memory(model: str, schemes: Sequence[str], shape: Shape) -> str:
             stored = summary.bytes if scheme == 'FLOAT' else summary.packed_bytes
             sizes = [f'{number / 2**20:.2f}' for number in (path.stat().st_size, stored)]
             del network
-            # The second process takes from a cache what the first one has compiled: the compiler is not in its figure.
+            # The first process fills the compilation cache, so the second one's growth excludes the compiler.
             grown = [growth(path, [*options], shape, Path(folder) / 'compiled') for _ in range(2)]
             rows.append([f'{model} {scheme}', *sizes, *grown])
     columns = ['network', 'file', 'its tensors', 'growth, compiling', 'growth, compiled before']
@@ -169,7 +169,7 @@ def memory(model: str, schemes: Sequence[str], shape: Shape) -> str:
 
 
 def growth(path: Path, options: Sequence[str], shape: Shape, cache: Path) -> str:
-    """What `peak_memory` prints, in a fresh process."""
+    """The output of `peak_memory` in a fresh process."""
     if not STATUS.exists():
         return 'not measured: no /proc here'
     command = [sys.executable, '-m', 'benchmarks.peak_memory', str(path), *options]

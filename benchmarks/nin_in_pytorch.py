@@ -1,4 +1,4 @@
-"""The published NIN in PyTorch, written from its formulas alone: an independent loop to compare with our row.
+"""The published NIN in PyTorch, written from its formulas alone: an independent loop to check ours.
 
     python -m benchmarks.nin_in_pytorch --data_dir=FOLDER
 
@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 def network(width: float) -> nn.Sequential:
-    """The network with the published initial weights. width: factor on all filters."""
+    """The network with the published initial weights. width: multiplier of all numbers of filters."""
     a, b, c = (round(filters * width) for filters in (192, 160, 96))
     model = nn.Sequential(
         *(nn.Conv2d(3, a, 5, padding=2), norm(a, False), nn.ReLU()),
@@ -70,7 +70,7 @@ def network(width: float) -> nn.Sequential:
 
 
 def scale(w):
-    """Mean of abs W of every filter."""
+    """The mean of abs W of every filter."""
     return w.abs().mean((1, 2, 3), keepdim=True)
 
 
@@ -80,7 +80,7 @@ def binary_of(model) -> list:
 
 @torch.no_grad()
 def binarized(model) -> list:
-    """Center, clamp, put alpha sign W in place of W; returns what was there. gamma becomes 0.01 at least."""
+    """Center and clamp W, replace it by alpha sign W, and return W. Also clamp gamma to at least 0.01."""
     for module in model:
         if isinstance(module, Block):
             module.norm.weight.clamp_(min=0.01)
@@ -92,7 +92,7 @@ def binarized(model) -> list:
 
 @torch.no_grad()
 def restored(model, latent: list) -> None:
-    """Put W back, and the gradient of alpha sign W times (1 - 1/C) n."""
+    """Put W back, and multiply the exact gradient by (1 - 1/C) n."""
     for conv, w in zip(binary_of(model), latent, strict=True):
         conv.weight.copy_(w)
         if conv.weight.grad is not None:
@@ -113,7 +113,7 @@ def tensors(batch: dict):
 
 @torch.no_grad()
 def tested(model, batches) -> np.ndarray:
-    """As `diagnostics.by_statistics`."""
+    """Test accuracies, as `diagnostics.by_statistics` computes them."""
     totals, norms = np.zeros((2, 4)), [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     latent = binarized(model)
     model.eval()
@@ -139,7 +139,7 @@ def main(
         data_dir: folder of cifar10, as TFDS prepares it.
         seed: seed of weights, order and augmentation.
         steps: steps of the run.
-        width: factor on all filters.
+        width: multiplier of all numbers of filters.
         out: file of the results.
     """
     config = dataclasses.replace(ROWS[OURS](), seed=seed, data_dir=data_dir, width=width)

@@ -3,7 +3,7 @@
     python -m benchmarks.peak_memory packed.safetensors
     python -m benchmarks.peak_memory float.npz --model=resnet18
 
-It prints MiB: the highest memory so far, minus the memory after JAX had started and had compiled and run something small.
+It prints the growth in MiB: the peak memory, minus the memory after JAX has started and has compiled and run a small function.
 It does not use `ru_maxrss`, which a process inherits from its parent. Linux only.
 """
 
@@ -24,14 +24,14 @@ STATUS, FORGET = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
 def resident(name: str) -> int:
-    """KiB of this process: 'VmRSS', now; 'VmHWM', the most since `FORGET` was written to."""
+    """Resident memory of this process in KiB: 'VmRSS' is the current value, 'VmHWM' the peak since a write to `FORGET`."""
     found = re.search(rf'{name}:\s+(\d+) kB', STATUS.read_text())
     assert found is not None
     return int(found[1])
 
 
 def answer(path: Path, model: str, classes: int, width: float, batch: int, image: tuple[int, int, int]) -> jax.Array:
-    """Logits of images of zeros: of a packed network, or, where a model is named, of its float twin (`leaves_to`)."""
+    """Logits of images of zeros, from a packed network, or with a model name from the float network that `leaves_to` wrote."""
     images = jnp.zeros((batch, *image), jnp.float32)
     if not model:
         return jax.jit(lambda network, images: network(images))(bnn.load(path), images)
@@ -51,7 +51,7 @@ def answer(path: Path, model: str, classes: int, width: float, batch: int, image
 
 
 def leaves_to(path: Path, network: nnx.Module) -> None:
-    """Write all numbers of a float network, as `answer` reads them."""
+    """Write all parameters of a float network, for `answer`."""
     np.savez(path, *map(np.asarray, jax.tree.leaves(nnx.split(network)[1])))
 
 
@@ -63,13 +63,13 @@ def main(
     batch: int = 1,
     image: tuple[int, int, int] = (224, 224, 3),
 ) -> None:
-    """Load, answer, print.
+    """Load the network, compute one batch, print the growth.
 
     Args:
         path: file written by `bnn.save` or `leaves_to`.
         model: name of the float network; empty for a packed network.
         classes: classes of the float network.
-        width: width of the float network.
+        width: multiplier of the float network's numbers of filters.
         batch: images in the batch.
         image: height, width and channels of an image.
     """

@@ -1,15 +1,15 @@
-"""Images a second of the training step, for each scheme, compared with the float twin and with the same network in PyTorch.
+"""Images per second of a training step with each scheme, compared with the float network in JAX and in PyTorch.
 
     taskset -c 1 python -m benchmarks.training                        # one core
-    python -m benchmarks.training --models resnet18 --batch-size=256  # whatever device there is
+    python -m benchmarks.training --models resnet18 --batch-size=256  # JAX's default device
 
-Each step is one of Adam on one random batch that lies on the device, so there is no input. The steps of a model take turns,
+Each step is one step of Adam on a random batch that is on the device already. The steps of the compared programs alternate,
 so other work on the machine affects all of them. The tables show the median rate, the middle half of all rates, and the
-median over the rounds of a step's time divided by the float step's time in that round.
+ratio of a step's time to the float step's time: the median over the rounds.
 
-Off CPU, a step is timed until its result is there. If PyTorch is installed, it runs the float network on CPU, with as many
-threads as this process may use cores. Both keep the memory that they free, as the experiments do. JAX's step reuses the
-memory of its state, as `fit` does.
+On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float network on CPU, with one
+thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed memory, as in the experiments.
+JAX's step donates its state, as in `fit`.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A model's usual measurement: images a batch, (H, W, C) of one, classes."""
+    """The default size for a model: images per batch, shape of one image, classes."""
 
     batch: int
     image: tuple[int, int, int]
@@ -54,7 +54,7 @@ SIZES = {
 def take_turns(
     steps: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of every call: all steps once a round, after one round that is not counted, for at least three rounds."""
+    """Seconds of every call. Each round calls every step once. There are at least three rounds, after an untimed one."""
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -68,7 +68,7 @@ def take_turns(
 
 
 def row(name: str, times: Sequence[float], twin: Sequence[float], batch: int) -> list[str]:
-    """Name, images/s: median and middle half, and the median ratio of the time to the twin's."""
+    """A row: name, images/s (median and middle half), and the median ratio of the time to the twin's."""
     rates = sorted(batch / t for t in times)
     low, median, high = np.percentile(rates, [25, 50, 75])
     ratio = statistics.median(t / other for t, other in zip(times, twin, strict=True))
@@ -76,7 +76,7 @@ def row(name: str, times: Sequence[float], twin: Sequence[float], batch: int) ->
 
 
 def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
-    """One training step, each call going on where the last one stopped."""
+    """A training step in JAX; each call continues from the state of the last one."""
     network = getattr(bnn.models, model)(
         size.classes, scheme=getattr(bnn, scheme), rngs=nnx.Rngs(0), width=width, input_shape=size.image
     )
@@ -117,7 +117,7 @@ def torch_layers(model: str, size: Size, width: float) -> list:
 
 
 def torch_step(model: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
-    """The same training step in PyTorch, on CPU. Raises ImportError where it is not installed."""
+    """The same training step in PyTorch, on CPU. Raises ImportError if PyTorch is not installed."""
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -170,9 +170,9 @@ def main(
         schemes: names of schemes; the times of all are divided by those of the first.
         batch_size: images in a batch; 0: each model's own.
         image_size: height and width of the images; 0: each model's own.
-        width: factor on all filters and units.
+        width: multiplier of all numbers of filters and units.
         seconds: time for each scheme.
-        cpu_time: measure the CPU time of this process instead of wall time; for one core that others use as well.
+        cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
     """
     unknown = [name for name in models if name not in SIZES] + [name for name in schemes if name not in SCHEMES]
     if unknown or not models or not schemes:
@@ -198,7 +198,7 @@ def main(
 
 
 def version(name: str) -> str:
-    """Of an installed package."""
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ from bnn_jax.training import Config, run
 
 
 def main(workdir: str = 'runs/arrays', epochs: int = 4) -> dict:
-    """Train on images in which a bright line says the class; the results, and where they are."""
+    """Train on images in which the position of a bright line is the class. Returns the results."""
     labels = np.arange(400) % 10
     images = np.random.default_rng(0).integers(0, 60, (400, 16, 16, 3), dtype=np.uint8)
     images[np.arange(400), labels, :, 0] += 150

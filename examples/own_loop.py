@@ -12,7 +12,7 @@ from bnn_jax import training
 
 
 def batches(count: int, size: int = 40) -> Iterator[dict]:
-    """Images in which a bright line says the class."""
+    """Images in which the position of a bright line is the class."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         labels = rng.integers(0, 10, size)
@@ -24,7 +24,7 @@ def batches(count: int, size: int = 40) -> Iterator[dict]:
 def main(file: str = 'runs/own_loop.safetensors', steps: int = 60) -> dict:
     """Train, evaluate in training arithmetic and from bits, save."""
     model = bnn.models.lenet5(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.4, input_shape=(16, 16, 3))
-    state = training.init(model, optax.adam(1e-2))  # Latent weights are clipped and centered as the scheme says.
+    state = training.init(model, optax.adam(1e-2))  # Includes the scheme's clipping and centering of latent weights.
     metrics = {}
     for batch in batches(steps):
         state, metrics = training.train_step(state, batch)

@@ -13,13 +13,13 @@ from examples.own_network import images
 
 
 def focal(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy that counts what is answered right already for less: -(1 - p)^2 log p of the label's class."""
+    """The focal loss, which gives less weight to examples that are classified well: -(1 - p)^2 log p for the label's class."""
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)[:, 0]
     return -jnp.square(1 - jnp.exp(chosen)) * chosen
 
 
 def one_cycle(learning_rate: float, steps: int) -> optax.Schedule:
-    """Up over a third of the run, then down to almost 0."""
+    """Rises over the first third of the run, then falls to almost 0."""
     return optax.cosine_onecycle_schedule(steps, learning_rate)
 
 

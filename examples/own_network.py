@@ -1,4 +1,4 @@
-"""Your own network, any Flax module, trained by `fit`, packed, and read back: python -m examples.own_network"""
+"""Your own network, as a plain Flax module: trained, packed, saved and loaded: python -m examples.own_network"""
 
 import jax
 from flax import nnx
@@ -32,7 +32,7 @@ def images(split: str, data_dir: str):
 
 
 def main(workdir: str = 'runs/own_network', epochs: int = 10) -> dict:
-    """Train, and answer from the packed file."""
+    """Train, load the packed file, and print its report."""
     config = Config(
         model=Net,
         data=images,

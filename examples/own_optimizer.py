@@ -10,10 +10,10 @@ from examples.own_loop import batches
 
 
 def main(steps: int = 30) -> dict[str, float]:
-    """Bop flips signs, Adam trains all else; the metrics of the last step."""
+    """Bop trains the latent weights, Adam all other parameters. Returns the metrics of the last step."""
     model = bnn.models.lenet5(10, scheme=bnn.BNN, rngs=nnx.Rngs(0), width=0.4, input_shape=(16, 16, 3))
     tx = training.by_kind({training.latent_weights: bnn.bop(1e-3), training.norms: optax.adam(1e-2)})
-    # Latent weights are put where their scheme wants them, after each update.
+    # `projected` applies the scheme's projection to latent weights after each update.
     optimizer = nnx.Optimizer(model, training.projected(tx, model), wrt=nnx.Param)
 
     @nnx.jit

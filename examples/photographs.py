@@ -12,13 +12,13 @@ from bnn_jax.training import Config, run
 
 
 def main(folder: str, workdir: str = 'runs/photographs', epochs: int = 10, size: int = 64) -> dict:
-    """Train a small network, one fifth of the photographs being held out to test on."""
+    """Train a small network. One fifth of the photographs are test images."""
     photographs = folder_source(folder, '')
     config = Config(
         model=partial(bnn.models.lenet5, len(photographs.classes), scheme=bnn.XNOR, input_shape=(size, size, 3)),
         data=Splits.held_out(photographs),
         standardize=PlusMinusOne(),
-        augmentations=(flip,),  # Nothing else gives images a size: they are scaled to input_shape first.
+        augmentations=(flip,),  # No augmentation resizes, so images are first resized to input_shape.
         epochs=epochs,
         batch_size=8,
         learning_rate=1e-2,

@@ -17,7 +17,7 @@ from bnn_jax import runtime
 from bnn_jax.data.preprocessing import Preprocessing
 
 LARGEST = 2**26
-"""Bytes of a request, at most."""
+"""The largest request, in bytes."""
 
 
 class Classifier:
@@ -31,7 +31,7 @@ class Classifier:
         self.classes = (self.prepare.classes if self.prepare else ()) or numbers
 
     def __call__(self, content: bytes) -> list[list[dict[str, Any]]]:
-        """The five likeliest classes of each image in the body of a request. Raises ValueError for what is none."""
+        """The five most likely classes of each image in the body of a request. Raises ValueError if the body has no image."""
         images = self._array(content) if content.startswith(b'\x93NUMPY') else self._photograph(content)
         logits = self.network(images).astype(np.float64)
         if not np.isfinite(logits).all():
@@ -62,9 +62,9 @@ class Classifier:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers POST with the classes of images, and an error with a sentence."""
+    """Answers a POST request with the classes of its images, or with an error message."""
 
-    # Seconds that a client may take to send its next bytes.
+    # Seconds to wait for the next bytes of a client.
     timeout = 30
 
     def __init__(self, classifier: Classifier, *connection: Any):
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def server(path: str, port: int) -> ThreadingHTTPServer:
-    """A server of this machine alone, a thread for each request; port 0: any that is free."""
+    """A server that only this machine can reach, with a thread for each request. Port 0 chooses a free port."""
     return ThreadingHTTPServer(('127.0.0.1', port), partial(Handler, Classifier(path)))
 
 

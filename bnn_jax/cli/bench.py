@@ -20,14 +20,14 @@ def bench(
     float: bool = False,
     calls: int = TIMED_CALLS,
 ) -> None:
-    """Measure the median time of a batch of random images on this machine.
+    """Measure the median time that a packed network takes for a batch of random images on this machine.
 
     Args:
         file: a packed network.
-        batch: number of images of a batch.
-        input: height, width and channels of an image, where the file does not state them.
-        float: also measure the same network in float32, with its bits unpacked and XLA's own products.
-        calls: number of timed calls, after one that compiles.
+        batch: number of images in a batch.
+        input: height, width and channels of an image; required if the file does not state them.
+        float: also measure the same network in float32, with unpacked weights and XLA's own products.
+        calls: number of timed calls, after an untimed first call that compiles.
 
     Example:
         bnn-jax bench digits.safetensors --batch=8 --float

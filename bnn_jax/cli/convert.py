@@ -27,18 +27,18 @@ def convert(
     classes: Path | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """Convert a checkpoint of a run to a packed file, print a report, and check that both give the same logits.
+    """Convert a checkpoint of a run to a packed file. Prints a report and checks that both give the same logits.
 
     Args:
         module: the module that started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
-        output: the file to write; it is written, or replaced, only if the logits are equal.
-        workdir: folder of the run, which states its scheme and options; by default that of the module's first row.
-        best: convert the checkpoint of the best test result, which a run with --keep_best has, instead of the newest one.
-        samples: number of test images of the run on which logits are compared.
-        input: height, width and channels of random images to compare on, where the test images are not available.
-        classes: text file with a class name a line, stored in the packed file; by default the names of the data set.
-        tolerance: largest allowed difference of a logit; by default 0, and 1e-5 of the range of the logits for a network
-            without binary inputs (BinaryConnect, BWN), whose sums have another order.
+        output: the file to write; nothing is written if the logits differ.
+        workdir: folder of the run, which records its scheme and options; by default the folder of the module's first row.
+        best: convert the checkpoint with the best test result (from a run with --keep_best) instead of the newest one.
+        samples: number of the run's test images on which logits are compared.
+        input: height, width and channels of random images, to compare on these if the test images are not available.
+        classes: text file of class names, one per line, to store in the packed file; by default the names of the data set.
+        tolerance: largest allowed difference of a logit; by default 0. A network without binary inputs (BinaryConnect,
+            BWN) adds in a different order when packed, so its default is 1e-5 of the range of the logits.
 
     Example:
         bnn-jax convert experiments.digits_vgg_small -o digits.safetensors --workdir=runs/digits

@@ -21,15 +21,15 @@ def export(
     input: Shape | None = None,
     name: str = 'network',
 ) -> None:
-    """Write a packed network as a program of another kind, one or several of --c, --onnx, --qonnx and --stablehlo.
+    """Export a packed network to C, ONNX, QONNX or StableHLO. Give one or more of --c, --onnx, --qonnx and --stablehlo.
 
     Args:
         file: a packed network.
-        c: folder for NAME.h and NAME.c, a C99 library that allocates nothing, opens no file and needs no other library.
-        onnx: file for its float twin in standard operators, with binary weights in bits.
-        qonnx: file for a model with BipolarQuant nodes, for FINN and hls4ml.
-        stablehlo: file for a program that jax.export.deserialize reads, for every platform and any number of images.
-        input: height, width and channels of an image; by default those that the file states.
+        c: folder for NAME.h and NAME.c, a C99 library that allocates no memory, opens no file and needs no other library.
+        onnx: file for an ONNX model in standard operators; it stores binary weights as bits and computes in float32.
+        qonnx: file for an ONNX model with BipolarQuant nodes, for FINN and hls4ml.
+        stablehlo: file for a portable program that jax.export.deserialize reads; it takes any number of images.
+        input: height, width and channels of an image; by default from the file.
         name: name of the C function and its files.
 
     Example:

@@ -35,16 +35,16 @@ def predict(
     classes: Path | None = None,
     output: Annotated[Path | None, tyro.conf.arg(aliases=['-o'])] = None,
 ) -> None:
-    """Show the five likeliest classes of each image, with their probabilities.
+    """Show the five most likely classes of each image, with their probabilities.
 
-    An image that cannot be read is reported, the others are answered, and the exit status is 1.
+    If an image cannot be read, its error is reported, the other images are classified, and the exit status is 1.
 
     Args:
         file: a packed network.
-        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that have such files at any depth.
-        preprocessing: JSON file that says how images were prepared in training, where the network's file does not.
-        classes: text file with a class name a line.
-        output: .csv, .json or .jsonl file (an object a line) for the answers, in place of a table.
+        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that contain such files at any depth.
+        preprocessing: JSON file that says how images were prepared in training; required if the network's file does not say it.
+        classes: text file of class names, one per line.
+        output: .csv, .json or .jsonl file (one object per line) for the results, instead of a table.
 
     Example:
         bnn-jax predict digits.safetensors images/ -o answers.csv

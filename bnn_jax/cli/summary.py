@@ -17,15 +17,15 @@ def summary(
     input: Shape = (224, 224, 3),
     width: float = 1.0,
 ) -> None:
-    """List the layers of a packed file, or of a network by its name.
+    """List the layers of a packed file or of a named network.
 
     Args:
-        file: a packed network; leave it out to give --model.
+        file: a packed network; omit it if you give --model.
         model: a function of bnn_jax.models: alexnet, resnet18, ...
         scheme: a scheme of bnn_jax.schemes or preset of bnn_jax.presets: XNOR, BNN, BWN, XNOR_PAPER, ...
         num_classes: number of classes of the network.
         input: height, width and channels of an image.
-        width: factor on the network's filters.
+        width: multiplier of the network's numbers of filters.
 
     Example:
         bnn-jax summary --model=resnet18 --scheme=BIREAL
