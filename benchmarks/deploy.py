@@ -86,7 +86,7 @@ def main(
         rounds: processes of each program; the table shows medians over them.
         calls: timed calls in each process, for each size of batch.
         batch: size of the larger batch.
-        width: multiplier of the network's numbers of filters.
+        width: scales the number of filters in each layer.
         cores: number of cores that compute.
     """
     available = sorted(os.sched_getaffinity(0))

@@ -132,7 +132,7 @@ def main(
     Args:
         schemes: schemes of the packed networks.
         image_size: height and width of the image.
-        width: multiplier of all numbers of filters.
+        width: scales the number of filters in each layer.
         seconds: time for each measurement.
         layers: also measure single depthwise layers.
         cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.

@@ -85,7 +85,7 @@ def main(
         backends: backends of packed products; if native cannot run, the tables say why.
         batch_size: images in a batch.
         image_size: height and width of the images.
-        width: multiplier of all numbers of filters and units.
+        width: scales the number of filters and units in each layer.
         seconds: time for each measurement.
         layers: measure single products and packing.
         memory: measure the networks' files and resident memory, in fresh processes.

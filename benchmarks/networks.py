@@ -30,7 +30,7 @@ Step = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Images per batch, shape of one image, classes, and the multiplier of all numbers of filters."""
+    """Images per batch, shape of one image, classes, and the width, which scales the number of filters in each layer."""
 
     batch: int = 1
     image: tuple[int, int, int] = (224, 224, 3)

@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 
 def network(width: float) -> nn.Sequential:
-    """The network with the published initial weights. width: multiplier of all numbers of filters."""
+    """The network with the published initial weights. width: scales the number of filters in each layer."""
     a, b, c = (round(filters * width) for filters in (192, 160, 96))
     model = nn.Sequential(
         *(nn.Conv2d(3, a, 5, padding=2), norm(a, False), nn.ReLU()),
@@ -139,7 +139,7 @@ def main(
         data_dir: folder of cifar10, as TFDS prepares it.
         seed: seed of weights, order and augmentation.
         steps: steps of the run.
-        width: multiplier of all numbers of filters.
+        width: scales the number of filters in each layer.
         out: file of the results.
     """
     config = dataclasses.replace(ROWS[OURS](), seed=seed, data_dir=data_dir, width=width)

@@ -69,7 +69,7 @@ def main(
         path: file written by `bnn.save` or `leaves_to`.
         model: name of the float network; empty for a packed network.
         classes: classes of the float network.
-        width: multiplier of the float network's numbers of filters.
+        width: scales the number of filters in each layer of the float network.
         batch: images in the batch.
         image: height, width and channels of an image.
     """

@@ -170,7 +170,7 @@ def main(
         schemes: names of schemes; the times of all are divided by those of the first.
         batch_size: images in a batch; 0: each model's own.
         image_size: height and width of the images; 0: each model's own.
-        width: multiplier of all numbers of filters and units.
+        width: scales the number of filters and units in each layer.
         seconds: time for each scheme.
         cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
     """
