@@ -70,7 +70,7 @@ GPU_PLATFORMS ?= manylinux2014_x86_64 manylinux_2_17_x86_64 manylinux_2_28_x86_6
 gpu-pieces: $(VENV)/.train
 	$(BIN)/python -m experiments.pieces --data_dir="$(or $(DATA_DIR),$(error DATA_DIR: expected the folder where TFDS prepared cifar10))" --output=$(PIECES)
 
-# Downloads the wheels that the GPU machine lacks. It needs jax, flax, optax, orbax, pillow, rich and matplotlib itself.
+# Downloads wheels for the GPU machine, which must have jax, flax, optax, orbax, pillow, rich and matplotlib already.
 gpu-wheels: $(VENV)/.train
 	$(BIN)/python -m pip download --quiet --dest=$(WHEELS) --no-deps --only-binary=:all: --python-version=$(GPU_PYTHON) \
 		$(addprefix --platform=,$(GPU_PLATFORMS)) \
