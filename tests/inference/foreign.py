@@ -320,7 +320,8 @@ def a_shape(tree, tensors, beside, rng) -> Network:
     elif action == 2:
         tensors[name] = array[: len(array) // 2] if array.ndim else array
     elif action == 3:
-        tensors[name] = array.astype([np.float64, np.int32, np.float16, np.uint8, np.float32][rng.integers(5)])
+        with np.errstate(over='ignore', invalid='ignore'):  # A large number is infinite in float16.
+            tensors[name] = array.astype([np.float64, np.int32, np.float16, np.uint8, np.float32][rng.integers(5)])
     elif action == 4:
         tensors.pop(name, None)
     else:
