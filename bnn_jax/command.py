@@ -108,15 +108,15 @@ def of_extra(extra: str) -> Iterator[None]:
 
     Example:
         >>> with of_extra('train'):
-        ...     import no_such_package
+        ...     import absent
         Traceback (most recent call last):
-        ModuleNotFoundError: no_such_package: not installed, expected the extra `train`: pip install 'bnn_jax[train]'
+        ModuleNotFoundError: absent: not installed, expected the extra `train`: pip install '.[train]' in a clone of bnn_jax
     """
     try:
         yield
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{error.name}: not installed, expected the extra `{extra}`: pip install 'bnn_jax[{extra}]'",
+            f"{error.name}: not installed, expected the extra `{extra}`: pip install '.[{extra}]' in a clone of bnn_jax",
             name=error.name,
         ) from error
 

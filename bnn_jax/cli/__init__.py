@@ -9,7 +9,7 @@ try:
     import tyro
 except ModuleNotFoundError:
     raise SystemExit(
-        "error: the command line needs the extra `deploy` or `train`: pip install 'bnn_jax[deploy]'"
+        "error: the command line needs the extra `deploy` or `train`: pip install '.[deploy]' in a clone of bnn_jax"
     ) from None
 
 from bnn_jax.cli.bench import bench
