@@ -114,7 +114,10 @@ VARIANTS = {
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
     'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
     'clip_only': ('clipped, not centered (BinaryConnect, Theano code)', xnor(projection=clip)),
-    'centre_only': ('centered, not clipped (at this rate the base itself)', xnor(projection=center)),
+    'centre_only': (
+        'centered, not clipped (equal to the base in every step: no weight reaches the clip)',
+        xnor(projection=center),
+    ),
     'no_projection': ('neither centered nor clipped (the paper)', xnor(projection=None)),
     'k_constant': ('K without a gradient (eq. 11; Caffe code)', xnor(input_scale=constant_k)),
     'k_flowing': ('K with its gradient (Theano code)', xnor(input_scale=flowing_k)),
