@@ -7,7 +7,7 @@ Command: python -m experiments.cifar10_nin --scheme=SCHEME --data_dir=FOLDER
 Expected: 320 epochs. Obtained here: experiments/README.md.
 
 Published test accuracies of the rows:
-- XNOR: 86.28%, by the PyTorch implementation, whose own network is XNOR_PYTORCH_CIFAR.
+- XNOR: 86.28%, by the PyTorch implementation, whose arithmetic is that of XNOR_PYTORCH_CIFAR.
 - XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. It trains with sign(0) = 0 and is converted with sign(0) = +1
   (`presets.deployable`).
 - BWN: none quoted.
@@ -42,7 +42,7 @@ def config(scheme: Scheme, *, optimizer: Callable = adam_with_l2, learning_rate:
 
 
 def other(scheme: Scheme) -> Config:
-    """A scheme without a row: binary activations start from XNOR's learning rate."""
+    """The config of a scheme without a row. With binary activations it has XNOR's learning rate."""
     return config(scheme, learning_rate=1e-2 if scheme.activation is None else 1e-3)
 
 
@@ -51,7 +51,7 @@ RECIPE = Recipe(
     __doc__,
     rows={
         'XNOR': config(XNOR, learning_rate=1e-3),
-        # L2 reaches latent weights, as in the source: their gradient is multiplied by n, beside which it is nothing.
+        # L2 acts on latent weights too, as in the source. It is negligible, because their gradient is multiplied by n.
         'XNOR_PYTORCH_CIFAR': config(XNOR_PYTORCH_CIFAR, optimizer=partial(adam, decay=1e-5)),
         'BWN': config(BWN),
         'FLOAT': config(FLOAT),

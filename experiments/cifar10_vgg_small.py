@@ -9,11 +9,11 @@ Expected: 500 epochs. Obtained here: experiments/README.md.
 Published test accuracies of the rows:
 - XNOR: 89.83%, by arXiv:1603.05279.
 - BNN: 88.60 to 89.85%, by arXiv:1602.02830 (Theano and Torch).
-- BNN_BOP: 91.3%, by arXiv:1906.02107. BNN whose signs are flipped by Bop. Source: plumerai/rethinking-bnn-optimization
+- BNN_BOP: 91.3%, by arXiv:1906.02107. BNN trained with Bop. Source: plumerai/rethinking-bnn-optimization
   (arXiv:1906.02107, section 5.2): gamma from 1e-4, divided by 10 every 100 epochs, threshold 1e-8; Adam 1e-2 for all
-  parameters that are not weights; batch 50, cross-entropy; crop and flip, which no other row has.
+  parameters that are not weights; batch 50, cross-entropy. Only this row crops and flips its images.
 - BWN: 90.12%, by arXiv:1603.05279.
-- BC: 91.73%, by arXiv:1511.00363, of the stochastic version, all layers binary, on whitened images.
+- BC: 91.73%, by arXiv:1511.00363, for its stochastic version with all layers binary, on whitened images.
 - FLOAT: none quoted.
 """
 
@@ -36,18 +36,18 @@ from experiments.shared import Falls, networks, others
 
 @named('cifar10.binary_adam')
 def binary_adam(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adam, the steps of latent weights scaled by `scale_by_glorot`."""
+    """Adam; `scale_by_glorot` scales the steps of latent weights."""
     return by_kind({latent_weights: optax.chain(optax.adam(schedule), scale_by_glorot()), others: optax.adam(schedule)})
 
 
 @named('cifar10.bop_and_adam')
 def bop_and_adam(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Bop with this schedule of gamma, and Adam at 1e-2."""
+    """Bop, with this schedule for gamma; Adam 1e-2 for the other parameters."""
     return by_kind({latent_weights: bop(schedule, 1e-8), others: optax.adam(1e-2)})
 
 
 def config(scheme: Scheme) -> Config:
-    """BinaryNet's network by its recipe; plain Adam where no weight is latent."""
+    """BinaryNet's network and recipe; plain Adam if the scheme has no latent weights."""
     return row(
         **networks(partial(vgg_small, 10), scheme),
         standardize=PlusMinusOne(),
@@ -61,7 +61,7 @@ def config(scheme: Scheme) -> Config:
 
 
 def with_bop(config: Config) -> Config:
-    """The same network by Bop's recipe."""
+    """The same network with Bop's recipe."""
     return dataclasses.replace(
         config,
         optimizer=bop_and_adam,

@@ -1,4 +1,4 @@
-"""The whole workflow in small: train an XNOR-Net and its float twin on real images, convert, predict from bits.
+"""The whole workflow in small: train an XNOR-Net and its float baseline on real images, convert, predict from bits.
 
 The data are handwritten digits (8x8, embedded), the network is VGG-small at a quarter of its width. The demo writes
 runs/demo-<seed>/xnor and runs/demo-<seed>/float, each with results.json, metrics.jsonl and curves.png. The packed network
@@ -37,7 +37,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
     own = {name: getattr(twin_of, name) for name in ('model', 'deployed', 'learning_rate', 'row')}
     print('XNOR-Net', flush=True)
     ours = run_or_exit('demo: XNOR-Net', dataclasses.replace(xnor, workdir=f'{xnor.workdir}/xnor'))
-    print('its float twin', flush=True)
+    print('its float baseline', flush=True)
     twin = run_or_exit('demo: float', dataclasses.replace(xnor, workdir=f'{xnor.workdir}/float', **own))
     print(table(twin, ours, xnor.batch_size))
     print(f'curves, metrics, results and the packed network are in {xnor.workdir}')

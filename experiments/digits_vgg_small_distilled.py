@@ -1,4 +1,4 @@
-"""Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, taught by its float twin.
+"""Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, taught by its float baseline.
 
 The run first trains the teacher, in WORKDIR/teacher: the row `digits_vgg_small --scheme=FLOAT` with the same options,
 except for its own learning rate. The student's loss is half the cross-entropy with the labels, half the cross-entropy with

@@ -1,4 +1,4 @@
-"""What `gpu_day` measures in separate processes: whether kernels and packed networks are exact, and training throughput."""
+"""Measurements that `gpu_day` runs in separate processes: exactness of kernels and packed networks, training throughput."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from bnn_jax.training.step import update
 from experiments import print_help, recipes
 
 ON = {'gpu': ('xla', 'dense', 'pallas_gpu', 'pallas_gpu_popcount'), 'tpu': ('xla', 'dense', 'pallas_tpu')}
-"""Platform -> the backends that are made for it."""
+"""Platform -> the backends to check on it."""
 
 SIGNS = np.array([-1, 1], np.float32)
 
@@ -49,14 +49,14 @@ NETWORKS = [
 
 
 class Results:
-    """A file of results that is whole after each of them, and read again by the next process."""
+    """A file of results. It is written after each result, so that a later process continues where an earlier one ended."""
 
     def __init__(self, path: Path):
         self._path = path
         self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, name: str, measure: Any) -> None:
-        """Measure what is not there yet; an error is a result too, and so is the end of this process, the second time."""
+        """Measure a result that the file lacks. An error is a result too. If the process dies, the next one tries once more."""
         tries = self.found.get(name, {}).get('tries', 0)
         if name in self.found and tries in (0, 2):
             return
@@ -64,13 +64,13 @@ class Results:
         self._write()
         try:
             self.found[name] = measure()
-        except Exception as error:  # One kernel that fails must not cost the results of the others.
+        except Exception as error:  # A kernel that fails must not prevent the other results.
             self.found[name] = {'error': f'{type(error).__name__}: {str(error)[:500]}'}
         print(name, self.found[name], flush=True)
         self._write()
 
     def end(self) -> None:
-        """Note that all is there."""
+        """Mark the results as complete."""
         self.found['complete'] = True
         self._write()
 
@@ -79,7 +79,7 @@ class Results:
 
 
 def checks(output: Path, tiny: bool) -> None:
-    """checks.json: every backend of this platform against the reference, every packed network against training arithmetic."""
+    """checks.json: each backend compared with the reference, each packed network with training arithmetic."""
     write(output / 'machine.json', json.dumps(machine(), indent=2) + '\n')
     results, rng = Results(output / 'checks.json'), np.random.default_rng(0)
     platform = jax.devices()[0].platform
@@ -108,7 +108,7 @@ def checks(output: Path, tiny: bool) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Versions and the card."""
+    """The versions and the GPU."""
     try:
         card = subprocess.run(['nvidia-smi'], capture_output=True, text=True).stdout
     except OSError:
@@ -154,7 +154,7 @@ class Timed:
     recipe: str
     row: str
     batch_size: int = 256
-    # of the images
+    # Height and width of the images.
     size: int = 32
 
 
@@ -172,7 +172,7 @@ THROUGHPUT = [
 
 
 def throughput(output: Path, tiny: bool) -> None:
-    """throughput.json: images a second of training on images that lie on the device, and the seconds of the first call."""
+    """throughput.json: images a second in training, with all images on the device, and the seconds of the first call."""
     results = Results(output / 'throughput.json')
     for timed in [Timed('cifar10_nin', 'XNOR', 8)] if tiny else THROUGHPUT:
         for precision in ('float32',) if tiny else ('bfloat16', 'float32'):

@@ -2,9 +2,8 @@
 
     python -m experiments.picture_quantizers docs/quantizers
 
-A quantizer that works on each number alone is drawn over its input. A quantizer that depends on a whole filter or image is
-drawn over one of its numbers, x, while the eight others stay constant: its output at x, and the gradient of this output
-with respect to x.
+A plot shows the output and its gradient over the input x. If a quantizer needs a whole filter or image, one of its numbers is
+x, and eight others stay constant.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,24 +23,24 @@ from experiments import run_command
 
 Quantizer = Callable[[jax.Array], jax.Array]
 OTHERS = np.array([-1, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1], np.float32)
-"""What stands beside x in a filter or an image."""
+"""The constant numbers of a filter or an image; x is the last one."""
 
 
 def rsign(x: jax.Array) -> jax.Array:
-    """RSign whose trained bias has come to 0.5."""
+    """RSign with a trained bias of 0.5."""
     quantizer = RSign(1)
     quantizer.bias = nnx.Param(jnp.full((1,), 0.5))
     return quantizer(x)
 
 
 def adaptive_sign(x: jax.Array) -> jax.Array:
-    """AdaptiveSign whose trained distance has come to 0.8 and its center to 0.3."""
+    """AdaptiveSign with a trained distance of 0.8 and center of 0.3."""
     quantizer = AdaptiveSign(1)
     quantizer.distance, quantizer.center = nnx.Param(jnp.float32(0.8)), nnx.Param(jnp.float32(0.3))
     return quantizer(x)
 
 
-# File name -> quantizers by their label, and the shape of the number and what stands beside it; (1,): nothing does.
+# File name -> quantizers by label, and the shape of x together with OTHERS; (1,): x alone.
 PLOTS: dict[str, tuple[dict[str, Quantizer], tuple[int, ...]]] = {
     'sign_ste': ({'': q.sign_ste}, (1,)),
     'sign_approx': ({'': q.sign_approx}, (1,)),
@@ -74,7 +73,7 @@ def curves(quantizer: Quantizer, shape: tuple[int, ...], x: np.ndarray) -> tuple
 
     Args:
         quantizer: the function.
-        shape: of what it is given, x being the last number; (1,): each x by itself.
+        shape: the shape of its input, whose last number is x; (1,): x alone.
         x: the numbers.
     """
     if shape == (1,):
@@ -82,7 +81,7 @@ def curves(quantizer: Quantizer, shape: tuple[int, ...], x: np.ndarray) -> tuple
         return np.asarray(y)[:, 0], np.asarray(backward(jnp.ones_like(y))[0])[:, 0]
 
     def one(number):
-        # Of the whole Jacobian the entry of x itself.
+        # The derivative of the last output with respect to the last input.
         y, backward = jax.vjp(quantizer, jnp.append(OTHERS, number).reshape(shape))
         last = jnp.zeros(y.size, y.dtype).at[-1].set(1).reshape(y.shape)
         return y.reshape(-1)[-1], backward(last)[0].reshape(-1)[-1]
@@ -123,7 +122,7 @@ def draw(name: str, path: Path) -> None:
         for label, quantizer in chosen.items():
             y, gradient = curves(quantizer, shape, x)
             largest = max(largest, np.abs(y).max())
-            # Where it jumps there is no line.
+            # No line is drawn across a jump.
             jumps = np.abs(np.diff(y)) > 0.2
             dots = {'linestyle': '', 'marker': '.', 'markersize': 3} if name.startswith('stochastic') else {}
             if not dots:

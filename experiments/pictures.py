@@ -1,4 +1,4 @@
-"""Three pictures of finished runs: what binary networks cost, and what they do during training.
+"""Three plots of finished runs: accuracy against bytes, flips, and histograms.
 
     python -m experiments.pictures runs/digits_vgg_small_float-0 runs/digits_vgg_small_xnor-0 ... --folder=docs --name=digits
 
@@ -32,10 +32,10 @@ from experiments import recipes, run_command
 from experiments.table import rows
 
 IMAGES, COLUMNS = 256, 4
-"""In the picture of histograms: test images of which inputs are taken; layers, at most."""
+"""In the histograms: the number of test images that give the inputs, and the largest number of layers."""
 
 WEIGHTS, INPUTS = np.arange(-20.5, 21) * 0.05, np.arange(-20, 21) * 0.2
-"""Edges of bars. Of weights, -1 and 1 are the middles of the outermost; these hold what lies beyond, of inputs as well."""
+"""Edges of the bars. The outermost bars also count all values beyond them; those of weights have -1 and 1 at their middles."""
 
 Runs = dict[str, list[tuple[Path, dict[str, Any]]]]  # Experiment -> working directory and results of each of its runs.
 Looks = dict[str, tuple[str, str]]  # Experiment -> label and color.
@@ -43,13 +43,13 @@ Looks = dict[str, tuple[str, str]]  # Experiment -> label and color.
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A product of a trained network: shares of its latent weights bar by bar, untrained and trained; None if real.
+    """The histograms of a product of a trained network."""
 
-    inputs: shares of what its sign sees, inside: share of that in [-1, 1]; None if its input is real.
-    """
-
+    # The share of the latent weights in each bar, before and after training; None if the weights are real.
     weights: tuple[np.ndarray, ...] | None = None
+    # The share of the inputs of its sign in each bar; None if the input is real.
     inputs: np.ndarray | None = None
+    # The share of these inputs in [-1, 1].
     inside: float | None = None
 
 
@@ -63,7 +63,7 @@ def by_experiment(workdirs: Iterable[Path]) -> Runs:
 
 
 def binary(runs: Runs) -> Runs:
-    """Those of networks with binary weights. Raises ValueError where there are none."""
+    """The runs of networks with binary weights. Raises ValueError if there are none."""
     found = {name: ours for name, ours in runs.items() if ours[0][1]['packed_bytes'] is not None}
     if not found:
         raise ValueError(f'got runs of {", ".join(runs)}, expected at least one with binary weights')
@@ -71,13 +71,13 @@ def binary(runs: Runs) -> Runs:
 
 
 def looks_of(names: Sequence[str]) -> Looks:
-    """Labels leave out the words with which all names begin; of a single name its last word stays."""
+    """A label and a color for each name. The label leaves out the words with which all names begin."""
     start = os.path.commonprefix(names).rpartition('_')[0] + '_'
     return {name: (name.removeprefix(start), f'C{i % 10}') for i, name in enumerate(names)}
 
 
 def sizes(runs: Runs) -> dict[str, tuple[int, list[float]]]:
-    """Experiment -> bytes, and the test accuracy of each run: both packed, or in float32 where all weights are real."""
+    """Experiment -> bytes, and the test accuracy of each run: of the packed network, or in float32 if all weights are real."""
     found = {}
     for name, ours in runs.items():
         packed = ours[0][1]['packed_bytes'] is not None
@@ -87,7 +87,7 @@ def sizes(runs: Runs) -> dict[str, tuple[int, list[float]]]:
 
 
 def flips(runs: Runs) -> dict[str, dict[int, float]]:
-    """Experiment -> step -> share of signs that flip in it: plain mean over binary layers, then over runs.
+    """Experiment -> step -> share of signs that flip in it: the mean over binary layers, then over runs.
 
     Raises ValueError for a run that did not watch its layers.
     """
@@ -98,7 +98,7 @@ def flips(runs: Runs) -> dict[str, dict[int, float]]:
             records = [r for r in read(workdir / 'metrics.jsonl') if any(key.startswith('flips/') for key in r)]
             if not records:
                 raise ValueError(
-                    f'{workdir} has no records of signs that flip: it ran with --watch_every=0, or fewer steps; run it anew'
+                    f'{workdir} has no records of signs that flip: it ran with --watch_every=0 or too few steps; run it again'
                 )
             for record in records:
                 steps[record['step']].append(np.mean([record[key] for key in record if key.startswith('flips/')]))
@@ -107,16 +107,16 @@ def flips(runs: Runs) -> dict[str, dict[int, float]]:
 
 
 def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[Layer]:
-    """The layers of an experiment's run of the smallest seed, as its newest checkpoint has them.
+    """The layers of the run with the smallest seed, from its newest checkpoint.
 
-    Raises ValueError for a run of a recipe that is not here.
+    Raises ValueError if its recipe is not in experiments/.
     """
     workdir, results = min(runs, key=lambda one: one[1]['config']['seed'])
     recipe = recipes().get(results['config'].get('recipe'))
     if recipe is None:
         raise ValueError(
-            f'{workdir}: {name} is a run of no recipe of experiments/, expected one of {", ".join(recipes())}; train it again '
-            'as one of them'
+            f'{workdir}: the recipe of {name} is not in experiments/, expected one of {", ".join(recipes())}; train it again '
+            'with one of them'
         )
     run = trained(recipe, workdir)
     config = dataclasses.replace(run.config, batch_size=IMAGES, accumulate=1, workers=0)
@@ -125,7 +125,7 @@ def first_run(name: str, runs: Sequence[tuple[Path, dict[str, Any]]]) -> list[La
 
 
 def layers(run: TrainedRun, images: np.ndarray) -> list[Layer]:
-    """Every product of the network, from first to last; inputs as these images give them in evaluation mode."""
+    """The histograms of every product of the network, in order. The inputs are those of these images in evaluation mode."""
     seen = inputs_of_signs(run.model, images)
     untrained, found = run.config.model(rngs=nnx.Rngs(run.config.seed), width=run.config.width), []
     for before, after in zip(_products(untrained), _products(run.model), strict=True):
@@ -141,7 +141,7 @@ def _products(model: Network) -> list[Place]:
 
 
 def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Name of a product -> what its binary activation sees of these images."""
+    """Name of a product -> the inputs of its binary activation for these images."""
     model, seen = nnx.merge(*nnx.split(model), copy=True), {}
 
     def see(place: Place, x: jax.Array, _: jax.Array) -> None:
@@ -154,18 +154,18 @@ def inputs_of_signs(model: Network, images: np.ndarray) -> dict[str, np.ndarray]
 
 
 def bars(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of the values between each two edges; the outermost hold what lies beyond."""
+    """Share of the values between each two edges; the outermost bars also count the values beyond them."""
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / values.size
 
 
 def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) -> None:
-    """The mean of each experiment's runs, a line from smallest to largest, its name and bytes beside it."""
+    """For each experiment, its mean, a line from smallest to largest, and a label with its name and bytes."""
     means = {name: float(np.mean(accuracies)) for name, (_, accuracies) in found.items()}
     apart, height = 0.06 * max(0.01, max(means.values()) - min(means.values())), -1.0
     for name in sorted(found, key=means.__getitem__):
         (size, accuracies), (label, color) = found[name], looks[name]
         axes.plot([size] * 3, [min(accuracies), means[name], max(accuracies)], 'o-', color=color, markevery=[1])
-        height = max(means[name], height + apart)  # Labels of points close to each other stand above each other.
+        height = max(means[name], height + apart)  # Labels of close points are stacked.
         axes.annotate(f'{label}, {size / 1000:,.0f} kB', (1.1 * size, height), color=color, va='center')
     stored = [size for size, _ in found.values()]
     axes.set(xlabel='size as stored', ylabel='test accuracy', xscale='log', xlim=(min(stored) / 2, 3 * max(stored)))
@@ -178,7 +178,7 @@ def draw_sizes(axes, looks: Looks, found: dict[str, tuple[int, list[float]]]) ->
 
 
 def draw_flips(axes, looks: Looks, found: dict[str, dict[int, float]]) -> None:
-    """A line an experiment; a step in which no sign flips has no point on the logarithmic axis."""
+    """A line for each experiment. A step in which no sign flips has no point on the logarithmic axis."""
     for name, steps in found.items():
         label, color = looks[name]
         axes.plot(list(steps), [share or np.nan for share in steps.values()], color=color, label=label)
@@ -197,7 +197,7 @@ def draw_weights(axes, layer: Layer, color: str) -> None:
 
 
 def draw_inputs(axes, layer: Layer, color: str) -> None:
-    """Shares of inputs, and in words that in the window."""
+    """Shares of inputs, with the share inside the window as text."""
     axes.axvspan(-1, 1, color='0.88', linewidth=0, label='inputs: the window, |x| ≤ 1')
     axes.stairs(layer.inputs, INPUTS, fill=True, color=color, alpha=0.5)
     axes.text(0.98, 0.93, f'{layer.inside:.0%} inside', fontsize=8, ha='right', va='top', transform=axes.transAxes)
@@ -205,14 +205,14 @@ def draw_inputs(axes, layer: Layer, color: str) -> None:
 
 
 def draw_real(axes, layer: Layer, color: str) -> None:
-    """In place of weights or inputs that are not binarized."""
+    """The word "real", for weights or inputs that are not binarized."""
     axes.text(0.5, 0.5, 'real', color='0.6', ha='center', va='center', transform=axes.transAxes)
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_visible(False)
 
 
 def draw_histograms(figure, looks: Looks, found: dict[str, list[Layer]]) -> None:
-    """Rows: latent weights of each experiment, inputs where any is binarized; columns: layers of which any has bits."""
+    """Rows: latent weights and binarized inputs of each experiment. Columns: layers with binary weights in any experiment."""
     places = sorted({i for ours in found.values() for i, layer in enumerate(ours) if layer.weights is not None})
     places = [places[round(i)] for i in np.linspace(0, len(places) - 1, min(COLUMNS, len(places)))]
     kinds = ('weights', 'inputs')

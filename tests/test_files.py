@@ -18,7 +18,7 @@ def test_a_file_is_replaced(tmp_path, content):
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
-def test_what_was_there_outlives_an_error(tmp_path, monkeypatch, error):
+def test_an_error_leaves_the_old_file(tmp_path, monkeypatch, error):
     path = tmp_path / 'file'
     path.write_text('before')
 
@@ -31,7 +31,7 @@ def test_what_was_there_outlives_an_error(tmp_path, monkeypatch, error):
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(OSError, match='could not write 1 bytes.*choose another place') as error:
         write(tmp_path / 'no' / 'file', 'x')
     assert error.value.errno == errno.ENOENT and str(tmp_path) in str(error.value)

@@ -67,7 +67,7 @@ def convert(
         os.replace(written, output)
     print(f'wrote {output}: {output.stat().st_size:,} bytes')
     if stated is None:
-        print('its preprocessing has parts that a file cannot describe: predict will ask for --preprocessing')
+        print('a file cannot describe all of its preprocessing, so predict will ask for --preprocessing')
 
 
 def _folder_of(output: Path) -> Path:
@@ -80,7 +80,7 @@ def _folder_of(output: Path) -> Path:
 def _sample_images(
     run: 'TrainedRun', samples: int, input_shape: Shape | None
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Prepared images, what they are in words, and the names of their classes where these are known."""
+    """Prepared images, a phrase for messages that says which, and the names of their classes if known."""
     from bnn_jax.training.images import test_batches
     from bnn_jax.training.results import class_names as names_of
 
@@ -115,7 +115,7 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
         raise ValueError(
             f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
             f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance:.3g}; nothing was written. On CPU '
-            '(JAX_PLATFORMS=cpu) both agree; where sums of real numbers may differ, give --tolerance'
+            '(JAX_PLATFORMS=cpu) both agree; if rounding may differ on this device, give --tolerance'
         )
     exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
     print(f'logits of {len(images)} {which}: {exact}')

@@ -41,9 +41,7 @@ def export(
     from bnn_jax.inference.serialization import load, preprocessing_of
 
     if not any((c, onnx, qonnx, stablehlo)):
-        raise ValueError(
-            'export: got no place to write to, expected --c FOLDER, or --onnx, --qonnx or --stablehlo FILE'
-        )
+        raise ValueError('export: got no output, expected --c FOLDER, or --onnx, --qonnx or --stablehlo FILE')
     network, described = load(file), preprocessing_of(file)
     prepared = None if described is None else Preprocessing.of(described)
     shape = input or (None if prepared is None else prepared.input_shape)
@@ -86,7 +84,7 @@ def _code(source: Path, weights: int) -> str:
     """The size of the library's code when compiled here, as a sentence."""
     compiler, size = shutil.which('cc'), shutil.which('size')
     if compiler is None or size is None:
-        return 'code: not measured, as cc or size is missing here'
+        return 'code: not measured, because cc or size is missing here'
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / 'network.o'
         compile = [compiler, '-std=c99', '-Os', '-c', str(source), '-o', str(compiled)]

@@ -31,7 +31,7 @@ class FolderSource:
         return len(self.files)
 
     def described(self) -> dict[str, Any]:
-        """How config.json describes it: the classes, and a checksum of the file names; the folder may move."""
+        """What config.json says of the source: its classes and a checksum of its file names. The folder may move."""
         return {'kind': 'data.FolderSource', 'classes': self.classes, 'crc32': zlib.crc32(self.files.data)}
 
     def path(self, index: int) -> Path:
@@ -51,15 +51,15 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
 
     Files .jpeg .jpg .png .bmp .gif .webp .tif .tiff count as images; hidden files and all others do not. Label i is the i-th
     class in sorted order. For ImageNet, whose folders are named by synset, this is the order of TFDS: n01440764 is 0, n15075141
-    is 999. The classes are the folders of root/train where that exists, so that all splits agree; else those of the split.
+    is 999. The classes are the folders of root/train if it exists, so that all splits agree; else those of the split.
     Images are sorted by class, then by path.
 
     Args:
         root: the folder above the splits.
-        split: the name of a folder in root; '': root itself has the class folders.
+        split: the name of a folder in root; '' if the class folders are in root itself.
 
     Returns:
-        A source. Reading a damaged image raises CorruptImage, a ValueError whose message begins with the path.
+        A source. Its `__getitem__` raises CorruptImage, a ValueError, for a damaged image; the message begins with the path.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -162,6 +162,6 @@ def image_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def _instead(folder: Path) -> str:
-    """The kinds of files in a folder without images, for the error message."""
+    """The file suffixes in a folder without images, for the error message."""
     kinds = sorted({path.suffix or path.name for path in folder.rglob('*') if path.is_file()})
     return f' but files {" ".join(map(printable, kinds[:5]))}' if kinds else ''

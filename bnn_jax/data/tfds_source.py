@@ -17,7 +17,7 @@ from bnn_jax.data.source import ArraySource
 from bnn_jax.files import read_object
 
 CHUNK = 1000
-"""How many records are read at a time into memory."""
+"""How many records `TfdsSource.in_memory` reads at a time."""
 
 
 class TfdsSource:
@@ -53,7 +53,7 @@ class TfdsSource:
         return {'image': image, 'label': int(record['label'])}
 
     def in_memory(self) -> ArraySource:
-        """The whole split decoded in memory, for small images, whose reading would take longer than a step.
+        """The whole split, decoded in memory. Meant for small images: reading them from disk would take longer than a step.
 
         Raises:
             ValueError: images differ in size, or a record is damaged.
@@ -84,7 +84,7 @@ def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
 
 
 def _missing(name: str, data_dir: str | os.PathLike) -> str:
-    """What to do where a data set is missing."""
+    """The message for a missing data set, with what to do."""
     directory = Path(data_dir).expanduser() / name
     return (
         f'data set {name!r} is not prepared in {data_dir} (no {directory}/.../dataset_info.json). To get it:\n'
@@ -131,22 +131,22 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
 
 OURS = 'tensorflow_datasets.core.features.'
-"""The package whose classes a data set may name; TFDS itself would import any module."""
+"""The package whose classes a data set is allowed to name. TFDS itself would import any module."""
 
 
 def _check_features(folder: Path) -> None:
-    """Raises ValueError for a data set that names classes of other modules, as reading data must not run other code."""
+    """Raises ValueError for a data set that names classes of other modules, because reading data must not run code."""
     for path in folder.glob('**/features.json'):
         for name in _class_names(read_object(path, 'the data set is damaged, prepare it again')):
             if not (name.startswith(OURS) and name.removeprefix(OURS).replace('.', '_').isidentifier()):
                 raise ValueError(
-                    f'{path}: names the class {name!r}, which would be imported, expected one in {OURS}*; prepare the data set '
-                    'with features of TFDS'
+                    f'{path}: names the class {name!r}, expected one in {OURS}*, because opening the data set imports its '
+                    'classes; prepare it with features of TFDS'
                 )
 
 
 def _class_names(described: Any) -> Iterator[str]:
-    """All class names in features.json, also in JSON inside of strings; `type` is an old key of TFDS."""
+    """All class names in features.json, including those in strings that hold JSON. `type` is an old key of TFDS."""
     if isinstance(described, list):
         for inner in described:
             yield from _class_names(inner)
@@ -155,7 +155,7 @@ def _class_names(described: Any) -> Iterator[str]:
             if key in ('pythonClassName', 'python_class_name', 'type') and isinstance(inner, str):
                 yield inner
             elif isinstance(inner, str) and inner.lstrip()[:1] in ('{', '['):
-                with contextlib.suppress(ValueError, RecursionError):  # A plain text, or one that TFDS refuses too.
+                with contextlib.suppress(ValueError, RecursionError):  # Not JSON, or JSON that TFDS refuses too.
                     yield from _class_names(json.loads(inner))
             else:
                 yield from _class_names(inner)
@@ -176,7 +176,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
 
     Raises:
         FileNotFoundError: the data set is missing; the message says how to prepare it.
-        ValueError: it has another file format, no such split, or no images with labels.
+        ValueError: the data set has another file format, no such split, or no images with labels.
 
     Example:
         >>> import functools, bnn_jax as bnn
@@ -204,6 +204,6 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     shape, dtype = image.shape, image.np_dtype
     if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
         return TfdsSource(records, f'{name}/{split}', None, classes)
-    # TFDS decodes CMYK to four channels, or with OpenCV where that is installed. Decoding here is the same everywhere.
+    # TFDS would decode CMYK to four channels, and use OpenCV if it is installed. `decode` gives the same everywhere.
     encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
     return TfdsSource(encoded, f'{name}/{split}', shape[-1], classes)

@@ -1,7 +1,7 @@
-"""What a field of a file may hold: a rule in the field's type, such as `Annotated[int, Integer(1, 8)]`.
+"""Rules for the values of a file's fields. A rule annotates the field's type: `Annotated[int, Integer(1, 8)]`.
 
-A rule is a function of the value in the file. It returns the value, or raises ValueError where the value breaks the rule. Its
-text is a cell of the table in docs/format.md.
+A rule is a function of the value in the file. It returns the value, or raises ValueError if the value breaks the rule. `str`
+of a rule is a cell of the table in docs/format.md.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ LARGEST_FLOAT = float.fromhex('0x1.fffffep+127')
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it; a file may hold long ones.
+    """A value as an error message shows it: shortened, because a file may hold long values.
 
     Args:
         value: any value from a file.
@@ -101,7 +101,7 @@ class Pairs:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """The rule of a finite number within float32, with or without a fraction.
+    """The rule of a number, integer or not, that is finite in float32.
 
     Example:
         >>> Number()(3)
@@ -137,7 +137,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """The rule of one of several values, or of what another rule allows.
+    """The rule of a value that is one of several, or that another rule allows.
 
     Example:
         >>> str(OneOf((None, 0), Integer(1, 8)))
@@ -171,7 +171,7 @@ def rule_of(hint: Any) -> Any:
         hint: the type, as `typing.get_type_hints(..., include_extras=True)` returns it.
 
     Returns:
-        The rule of an annotated type, or that of a plain bool, int or float; None where a type states none.
+        The rule of an annotated type, or that of a plain bool, int or float; None for any other type.
 
     Example:
         >>> str(rule_of(Annotated[int, Integer(1, 8)])), rule_of(str)

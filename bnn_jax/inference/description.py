@@ -1,7 +1,7 @@
 """A packed network as JSON and tensors, and back. All checks of what a file says are here.
 
-Each field is checked by the rule of its type (`files.bounds`), each number by the range of float32, and a layer checks what
-concerns it alone. Errors name the place in the tree.
+Each field is checked by the rule of its type (`files.bounds`), each number by the range of float32. Each
+layer's constructor checks its own fields. Errors name the place in the tree.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
         store: array -> the name of its tensor in the file.
 
     Returns:
-        For a layer {'kind': its registered name} and its fields; a field with its default value is left out.
+        For a layer, {'kind': its registered name} and its fields, without those that have their default value.
 
     Raises:
-        ValueError: a layer has no registered name, or a file may not hold a value.
+        ValueError: a layer has no registered name, or a value breaks the rule of its field.
     """
     if isinstance(value, tuple):
         return [describe(inner, store) for inner in value]
@@ -65,7 +65,7 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
                         rule(inner)
                 described[name_in_files(field)] = describe(inner, store)
         if make is not None:
-            # Made once for the checks of its constructor: `save` writes nothing that `load` would refuse.
+            # The constructor's checks run here, so that `save` writes nothing that `load` would refuse.
             make(**{field.name: getattr(value, field.name) for field, _ in fields_in_files(type(value))})
     return described
 
@@ -113,11 +113,11 @@ class Description:
         if hasattr(kind, 'from_file'):
             with at(place):
                 return kind.from_file(stated, lambda name: self.tensor(name, 'array'))
-        # A registered function has no fields, nor has a class that is no dataclass.
+        # Only dataclasses have fields; a registered function has none.
         fields = fields_in_files(kind) if dataclasses.is_dataclass(kind) else []
         unknown = set(stated) - {name_in_files(field) for field, _ in fields}
         if unknown:
-            raise ValueError(f'{place}: got {shown(sorted(unknown))}, which no {described["kind"]} has')
+            raise ValueError(f'{place}: got {shown(sorted(unknown))}, which is no field of {described["kind"]}')
         values = {}
         for field, hint in fields:
             name = name_in_files(field)
@@ -153,18 +153,18 @@ class Description:
         return stated
 
     def tensor(self, name: Any, place: str) -> Shaped[Array, '...']:
-        """A tensor of a layer, finite and taken by no other field; subnormal numbers become 0."""
+        """A tensor of a layer, finite and used by no other field; subnormal numbers become 0."""
         array = self.array(name, place)
         if array.dtype == np.float32 and (small := (np.abs(array) < TINY) & (array != 0)).any():
             array = np.where(small, np.float32(0), array)
         return _on_device(array, place)
 
     def put(self, name: Any, place: str) -> Shaped[Array, '...']:
-        """A tensor of a user's module beside its packed layers, unchanged."""
+        """A tensor of a user's module that belongs to none of its packed layers. It stays unchanged."""
         return _on_device(self.array(name, place), place)
 
     def array(self, name: Any, place: str) -> Shaped[np.ndarray, '...']:
-        """A tensor as a NumPy array, finite and taken by no other field."""
+        """A tensor as a NumPy array, finite and used by no other field."""
         if not isinstance(name, str) or name not in self.tensors:
             raise ValueError(f'{place}: got {shown(name)}, expected the name of a tensor')
         if name in self.used:
@@ -175,7 +175,7 @@ class Description:
         return self.tensors[name]
 
     def expect_all_used(self) -> None:
-        """Raises ValueError where a tensor belongs to no field: `save` did not write such a file."""
+        """Raises ValueError if a tensor belongs to no field; `save` writes no such file."""
         left = sorted(set(self.tensors) - self.used)
         if left:
             raise ValueError(f'tensors {shown(left)} belong to no layer')
@@ -189,12 +189,12 @@ def _on_device(array: np.ndarray, place: str) -> jax.Array:
 
 
 def _of_type(hint: Any, value: Any, place: str) -> Any:
-    """The value. Raises ValueError unless it has the type that the field states; no field holds a whole network."""
+    """The value itself. Raises ValueError unless it has the type of the field, or if it is a whole network."""
     kinds = get_args(hint) or (hint,)
     one_by_one = get_origin(hint) is tuple and kinds[-1] is ...
     kinds = tuple(kind for kind in kinds if isinstance(kind, type) and kind is not Any)
     if not kinds or get_origin(hint) is tuple and not one_by_one:
-        return value  # The class itself checks such a field.
+        return value  # The constructor checks such a field.
     fits = not one_by_one or isinstance(value, tuple)
     held = value if one_by_one and fits else (value,)
     if not fits or not all(isinstance(one, kinds) and not getattr(one, 'is_network', False) for one in held):
@@ -204,7 +204,7 @@ def _of_type(hint: Any, value: Any, place: str) -> Any:
 
 
 def expect_finite(array: Any) -> None:
-    """Raises ValueError for a NaN or an infinity.
+    """Raises ValueError if an array has a NaN or an infinity.
 
     Args:
         array: an array of any dtype; integers are always finite.

@@ -1,18 +1,21 @@
 """Convert packed words to the bit layouts of other engines and back: the Larq Compute Engine and BinaryNet.
 
-This library: uint32, least significant bit first along the input channels, a set bit for -1, tail bits 0. Words of a
-convolution are (kh, kw, n_words, out), those of a dense layer (out, n_words), with n_words = ceil(channels / 32).
+This library: words are uint32, least significant bit first along the input channels. A set bit is -1, tail bits are 0. Words
+of a convolution have the shape (kh, kw, n_words, out), those of a dense layer (out, n_words), where
+n_words = ceil(channels / 32).
 
-Larq Compute Engine: the same bits as int32. Filters are OHWI, packed along I. There is no binary dense layer; a dense layer
-is a 1x1 convolution. Source: larq/compute-engine, core/bitpacking/bitpack.h (bit i of a word is in[i] < 0, the rest of a row is
-packed as 0) and core/bconv2d/reference.h (filter dimension 0 is the output channel, popcount of the exclusive or; a pixel
-outside is bit 0).
+Larq Compute Engine: the same bits as int32. Filters are OHWI, packed along I. There is no binary dense layer, so a dense layer
+becomes a 1x1 convolution. Source: larq/compute-engine.
 
-BinaryNet: uint32, least significant bit first, a set bit for +1, no tail. There is no binary convolution; here a convolution
-becomes signs in Theano's layout, (out, in, kh, kw), rotated by 180 degrees, as Theano convolves while Larq and this library
-correlate. A flattened image is (C, H, W) there and (H, W, C) here. Source: MatthieuCourbariaux/BinaryNet, Run-time/
-binary_kernels.cu (concatenate: sign << i with sign = a >= 0; xnor_gemm: 2 popcount(xnor) - 32 n_words) and binary_ops.py
-(A (m, n) packed by rows, B (n, k) by columns; n a multiple of 32 * 16).
+- core/bitpacking/bitpack.h: bit i of a word is in[i] < 0; the rest of a row is packed as 0.
+- core/bconv2d/reference.h: filter dimension 0 is the output channel; popcount of the exclusive or; a pixel outside is bit 0.
+
+BinaryNet: words are uint32, least significant bit first, without tail bits. A set bit is +1. There is no binary convolution,
+so a convolution becomes signs in Theano's layout, (out, in, kh, kw). They are rotated by 180 degrees, because Theano convolves
+and this library correlates. A flattened image is (C, H, W) there, (H, W, C) here. Source: MatthieuCourbariaux/BinaryNet.
+
+- Run-time/binary_kernels.cu: concatenate is sign << i with sign = a >= 0; xnor_gemm is 2 popcount(xnor) - 32 n_words.
+- binary_ops.py: A (m, n) is packed by rows, B (n, k) by columns; n is a multiple of 32 * 16.
 
 Each pair of functions is a bijection. All of them take and return NumPy arrays.
 """
@@ -133,12 +136,12 @@ def to_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) -> U
     """Words of activations for BinaryNet: a set bit for +1.
 
     Args:
-        words: as `bits.pack` returns them, k signs a row.
+        words: as `bits.pack` returns them, with k signs in a row.
         k: a multiple of `BINARYNET_MULTIPLE`.
 
     Raises:
         TypeError: words are not uint32.
-        ValueError: words have another shape, or k is no such multiple.
+        ValueError: words have another shape, or k is not a multiple of `BINARYNET_MULTIPLE`.
 
     Example:
         >>> int(to_binarynet_activations(np.zeros((1, 16), np.uint32), 512)[0, 0])
@@ -152,7 +155,7 @@ def from_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) ->
 
     Args:
         words: BinaryNet's words.
-        k: signs of a row.
+        k: the number of signs in a row.
 
     Example:
         >>> int(from_binarynet_activations(np.zeros((1, 16), np.uint32), 512)[0, 0])
@@ -169,11 +172,11 @@ def to_binarynet_dense(
     Args:
         words: as a packed dense layer holds them.
         k: inputs of the layer, a multiple of `BINARYNET_MULTIPLE`.
-        image: (H, W, C) where the input is a flattened image; the inputs are then put into the order (C, H, W).
+        image: (H, W, C) if the input is a flattened image, whose numbers are then put into the order (C, H, W).
 
     Raises:
         TypeError: words are not uint32.
-        ValueError: words have another shape, k is no such multiple, or the image has not k numbers.
+        ValueError: words have another shape, k is not a multiple of `BINARYNET_MULTIPLE`, or H W C is not k.
 
     Example:
         >>> to_binarynet_dense(np.zeros((8, 16), np.uint32), 512).shape
@@ -195,7 +198,7 @@ def from_binarynet_dense(
     Args:
         words: BinaryNet's words.
         k: inputs of the layer.
-        image: (H, W, C) where the input is a flattened image.
+        image: (H, W, C) if the input is a flattened image.
 
     Raises:
         TypeError, ValueError: as `to_binarynet_dense`.
@@ -284,8 +287,8 @@ def _for_binarynet(words, k: int) -> np.ndarray:
     _check_count(words, k)
     if k % BINARYNET_MULTIPLE:
         raise ValueError(
-            f'words: got {k} signs, expected a multiple of {BINARYNET_MULTIPLE}, as BinaryNet counts whole tiles of words and '
-            'has no tail; build the network with such widths'
+            f'words: got {k} signs, expected a multiple of {BINARYNET_MULTIPLE}, because BinaryNet counts whole tiles of '
+            'words; build the network with such widths'
         )
     return words
 

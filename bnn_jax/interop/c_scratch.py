@@ -1,4 +1,4 @@
-"""The places of maps in the scratch memory of a C library."""
+"""Where the maps of a network lie in the scratch memory of its C library."""
 
 import dataclasses
 
@@ -39,11 +39,11 @@ class Value:
 
     @property
     def cells(self) -> int:
-        """How many cells of 4 bytes it takes."""
+        """How many cells of 4 bytes the map takes."""
         return self.pixels * -(-self.channels // 32) if self.signs else self.numbers
 
     def borrowed(self) -> 'Value':
-        """The same map for a reader that must not free it."""
+        """The same map, for a layer that reads it but must not free it."""
         return dataclasses.replace(self, owned=False)
 
 
@@ -72,7 +72,7 @@ class Scratch:
         return self.new((1, cells))
 
     def free(self, *values: Value) -> None:
-        """Free those of the maps that are owned."""
+        """Free the maps that are owned."""
         for value in values:
             if value.owned:
                 self._held.remove((value.start, value.start + value.cells))

@@ -1,4 +1,4 @@
-"""The backends by name, and which of them 'auto' is."""
+"""The backends by name, and the one that 'auto' chooses."""
 
 from functools import partial
 
@@ -23,8 +23,8 @@ BACKENDS: dict[str, Backend] = {
     'pallas_gpu': FromMatmul(pallas_gpu.matrix),
     'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
 }
-"""All give the integers of reference.py, on every platform, but `native`: that one is for CPUs, and only where its C++ is
-compiled. A Pallas backend runs interpreted, slowly, where its device is not; `pallas_tpu` needs a TPU with 8-bit integer
+"""All give the same integers as `Reference`. All run on every platform, except `native`, which needs a CPU and its compiled
+C++. On other devices than its own, a Pallas backend is interpreted, which is slow. `pallas_tpu` needs a TPU with 8-bit integer
 products (v5 or later)."""
 
 AUTO: Backend = ByPlatform(
@@ -33,14 +33,16 @@ AUTO: Backend = ByPlatform(
     largest=EXACT,
     beyond=BACKENDS['xla'],
 )
-"""What 'auto' means on the platform that a function is compiled for; docs/performance.md has the measurements. CPU: `native`,
-the faster one in every convolution that was measured but windows of 20 x 20 x 256, where they are equal; `xla` where its C++
-cannot run (`native.missing` says why). Elsewhere nothing has been measured: XLA's own product, whose lowering is the least in
-doubt."""
+"""What 'auto' means on the platform that a function is compiled for.
+
+CPU: `native`, or `xla` where the C++ cannot run (`native.missing` says why). `native` was faster in every measured convolution
+except windows of 20 x 20 x 256, where both are equal (docs/performance.md). Elsewhere nothing has been measured; `dense` is the
+default because it uses XLA's own product.
+"""
 
 
 def named(backend: str | Backend) -> Backend:
-    """The backend of that name, or the backend itself.
+    """The backend with this name; a `Backend` is returned as it is.
 
     Args:
         backend: a key of BACKENDS, 'auto', or a `Backend`.
@@ -49,7 +51,7 @@ def named(backend: str | Backend) -> Backend:
         The backend.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no backend has that name.
 
     Example:
         >>> from bnn_jax.kernels.backends import BACKENDS, named

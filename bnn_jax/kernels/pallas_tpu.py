@@ -1,7 +1,7 @@
-"""Pallas on TPU: words come into a tile's memory and are unpacked there for the matrix unit, or compared and counted.
+"""Pallas kernels for TPU. A tile's words are unpacked for the matrix unit, or their bits are compared and counted.
 
-Interpret mode is what runs where there is no TPU. Never run on a TPU; the TPU compiler (libtpu 0.0.50) takes these kernels
-for v5e and v6e, and for v4 all but the one with int8 operands.
+They have never run on a TPU. The TPU compiler (libtpu 0.0.50) accepts them for v5e and v6e, and for v4 all but the one with
+int8 operands. On other devices Pallas interprets them.
 """
 
 from functools import partial
@@ -16,14 +16,14 @@ from bnn_jax.ops.bits import WORD_BITS
 TILE = 256
 """Rows and columns of a tile of the output, in lanes of 128."""
 BLOCK = 32
-"""Words of each row and column in one step, at most: unpacked to 32 bits each, 1 MB an operand."""
+"""The largest number of words of each row and column in one step. Unpacked, an operand takes 1 MB."""
 
 
 def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:
     """Words unpacked to +1 and -1 in `operand`, int8 or bfloat16 (TPU v4 has no int8), multiplied by the matrix unit.
 
-    Sums in a step have at most 32 BLOCK terms, exact in either; they are added up in int32. Tail bits and the words that
-    fill the last block are +1 in both operands: they add 1 each and are taken off at the end.
+    A step sums at most 32 BLOCK terms, which is exact in int32 and float32; the steps are added in int32. Tail bits and the
+    words that fill the last block are +1 in both operands, so each adds 1, which is subtracted at the end.
     """
     sums = {jnp.int8: jnp.int32, jnp.bfloat16: jnp.float32}[operand]
 
@@ -49,13 +49,13 @@ def popcount(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
 
 
 def _signs(words: jax.Array) -> jax.Array:
-    """(words, n) int32 -> (32 words, n) int32 of +1 and -1, all words' bits 0 first, then all bits 1, ..."""
+    """(words, n) int32 -> (32 words, n) int32 of +1 and -1: first bit 0 of all words, then bit 1 of all words, and so on."""
     bits = [lax.shift_right_logical(words, jnp.full_like(words, j)) & 1 for j in range(WORD_BITS)]
     return 1 - 2 * jnp.concatenate(bits)
 
 
 def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
-    """Sum over blocks of words of step(x block, w block), (m, n) int32, and the number of words with those filled in."""
+    """(m, n) int32, the sum of step(x block, w block) over blocks of words; and the number of words, padding included."""
     n_words, (m, n) = x.shape[0], (x.shape[1], w.shape[1])
     blocks = -(-n_words // BLOCK)
     # The memory of a TPU is tiled: 8 rows of 128 lanes of 32 bits.
@@ -86,7 +86,7 @@ def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
 def _kernel(step, x_ref, w_ref, out_ref):
     from jax.experimental import pallas as pl
 
-    # The blocks of words are the last axis of the grid: the output's tile stays while they pass.
+    # The blocks of words are the last axis of the grid, so the output's tile stays in memory while they are added.
     @pl.when(pl.program_id(2) == 0)
     def _():
         out_ref[...] = jnp.zeros_like(out_ref)

@@ -8,17 +8,17 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """The entry of a name in files."""
+    """What a name in files stands for."""
 
     # A class, or a plain function.
     layer: Any
     # For a class: the arguments of its constructor that a file keeps.
     fields: tuple[str, ...]
-    # Makes a layer of these arguments; None: the class itself does.
+    # Makes a layer from these arguments; None: the class itself.
     make: Callable[..., Any] | None
 
 
-# A Flax module, and Flax takes as long to import as JAX: it is imported when a file names it.
+# Name -> a module that is imported only when a file has the name, because Flax takes as long to import as JAX.
 _PLACES = {'PRelu': 'bnn_jax.nn.prelu'}
 
 _NAMES: dict[Any, str] = {}
@@ -26,13 +26,13 @@ _REGISTERED: dict[str, Registered] = {}
 
 
 def register(name: str, fields: Sequence[str] = (), make: Callable[..., Any] | None = None) -> Callable[[Any], Any]:
-    """Gives a layer its name in files.
+    """Give a layer its name in files.
 
     Args:
         name: the name, which no other layer has.
         fields: the arguments of the constructor that a file keeps; each is an attribute of the layer. A dataclass needs none,
             because a file keeps all its fields. A file also keeps the arrays in the state of an `nnx.Module`.
-        make: makes a layer of these arguments and checks them; None: the class itself.
+        make: a function that makes a layer from these arguments and checks them; None: the class itself.
 
     Returns:
         A decorator for a class, or for a plain function such as `nnx.relu`.
@@ -59,13 +59,13 @@ def register(name: str, fields: Sequence[str] = (), make: Callable[..., Any] | N
 
 
 def registered_name(layer: Any) -> str | None:
-    """The name in files of a layer's class, or of a function; None without a name."""
+    """The name in files of a layer's class or of a function; None if it is not registered."""
     name = _NAMES.get(type(layer))
     return _NAMES.get(layer) if name is None and isinstance(layer, Hashable) else name
 
 
 def registered(name: str) -> Registered:
-    """The entry of this name. Raises ValueError for an unknown name."""
+    """What this name stands for. Raises ValueError for an unknown name."""
     if name not in _REGISTERED and name in _PLACES:
         import_module(_PLACES[name])
     if name not in _REGISTERED:

@@ -25,16 +25,17 @@ class Norm(Layer, nnx.BatchNorm):
     """Batch normalization over all axes but the last.
 
     Forward: gamma (x - mean) / sqrt(var + eps) + beta.
-    In training mean and var are those of the batch, on any number of devices. If the scheme has `norm_groups`, each part of the
-    batch has its own. In evaluation they are running statistics, and the result has the same bits as in packed arithmetic.
+    In training, mean and var are those of the whole batch, on any number of devices. With `norm_groups` in the scheme, the
+    batch is divided into that many parts, and each is normalized by itself. In evaluation, mean and var are running statistics,
+    and the result has the same bits as in packed arithmetic.
 
     Args:
         channels: the last axis of the input.
-        scheme: gives eps, momentum, gamma and beta, and the factor of the running variance.
+        scheme: states eps, momentum, whether gamma and beta are trained, and the factor of the running variance.
         rngs: random keys for the initial gamma.
 
     Raises:
-        ValueError: in a call, the input has other channels, or in training the groups do not divide the batch.
+        ValueError: the input of a call has other channels, or `norm_groups` does not divide the training batch.
 
     Source: arXiv:1502.03167.
 
@@ -74,7 +75,7 @@ class Norm(Layer, nnx.BatchNorm):
         return gamma if self.gamma_before is None else in_place(self.gamma_before, gamma)
 
     def coefficients(self) -> Float[Array, '2 channels']:
-        """Scale and shift of evaluation, see `ops.deterministic.norm_coefficients`."""
+        """Scale and shift in evaluation: `ops.deterministic.norm_coefficients`."""
         return norm_coefficients(*self._numbers())
 
     def _numbers(self) -> tuple:
@@ -102,7 +103,7 @@ class Norm(Layer, nnx.BatchNorm):
             )
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
-            # Overwritten, as in the source; the optimizer's chain starts from this value too.
+            # The parameter is overwritten, as in the published code; the optimizer starts from this value too.
             self.scale[...] = self.gamma
         of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
@@ -114,11 +115,11 @@ class Norm(Layer, nnx.BatchNorm):
         return y.reshape(x.shape)
 
     def use_batch_statistics(self) -> None:
-        """Switches evaluation to the statistics of each whole batch."""
+        """Make evaluation use the statistics of each whole batch."""
         self.use_running_average, self.groups = False, 1
 
     def cost(self, output_shape: tuple[int, ...]) -> Cost:
-        """Two numbers for each channel; gamma and beta count as parameters if they are trained."""
+        """Two numbers for each channel. They count as parameters if gamma and beta are trained."""
         numbers = 2 * self.num_features
         trained = numbers if isinstance(self.scale, nnx.Param) else 0
         return Cost(params=trained, bytes=4 * numbers, packed_bytes=4 * numbers)

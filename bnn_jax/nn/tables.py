@@ -4,23 +4,23 @@ import html
 import shutil
 from collections.abc import Sequence
 
-# A table is as wide as the terminal, but within these numbers of characters. Without a terminal it has the first.
+# The limits of a table's width, in characters. A table is as wide as the terminal; without a terminal it has NARROWEST.
 NARROWEST, WIDEST = 80, 160
-# A column of words may be folded to this many characters.
+# Columns of text may be folded, but not below this many characters.
 FOLDED = 24
 
 Rows = Sequence[Sequence[str]]
 
 
 def render(title: str, columns: Sequence[str], rows: Rows) -> str:
-    """A table as text: `listing`, with the last row set apart as the total."""
+    """A table as text, as `listing`; the last row is the total and stands below a line."""
     return _text(title, columns, rows[:-1], rows[-1:])
 
 
 def listing(title: str, columns: Sequence[str], rows: Rows) -> str:
     """A table as text, without a total.
 
-    Words are folded to fit. If the table is still too wide, the other columns follow below, each part with the first column.
+    Text is folded to fit. If the table is still too wide, it is split: further columns follow below, after the first column.
 
     Example:
         >>> print(listing('sizes', ['name', 'bytes'], [['a', '1,024']]))
@@ -79,7 +79,7 @@ def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: 
 
 def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
     """One part as text. Cells are printed as they are, without rich's markup and emoji codes."""
-    # Every import of a layer imports this module; few programs print a table.
+    # Imported here, because every program imports this module but few print a table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -47,7 +47,7 @@ def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
     Forward: max(x, the most negative finite number), which is x for every finite x and for NaN.
     Gradient: g.
 
-    No compiler may remove the maximum, because it changes -inf, and none can look through it. So `rounded(a * b) + c` is never
+    No compiler may remove the maximum, because it changes -inf, or move arithmetic across it. So `rounded(a * b) + c` is never
     contracted into a fused multiply-add, and the constants of `rounded(a + b) + c` are never joined. Write a division as
     `a * rounded(1 / b)`.
 
@@ -77,8 +77,8 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
 
     Gradient: that of `function`.
 
-    XLA fuses a cheap operation into the operations that read it, and then computes it again for every element that is read: a
-    mean, for example, for every weight that it scales. XLA does not fuse across a conditional.
+    XLA fuses a cheap operation into the operations that read it, and then computes it again for every element: for example, a
+    mean for every weight that it scales. XLA does not fuse across a conditional.
     """
     shape = jax.eval_shape(function, *operands)
     # The predicate is constant, but a barrier hides this from XLA.
@@ -91,13 +91,13 @@ def apart(function: Callable, *operands: jax.Array) -> jax.Array:
 def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
     """`apart(function, *operands)` on CPU; elsewhere plain `function(*operands)`.
 
-    On CPU the fused operation would be computed again and again; elsewhere fusing saves memory traffic.
+    On CPU, fusing would compute the operation many times; elsewhere it saves memory traffic.
     """
     return jax.lax.platform_dependent(*operands, cpu=partial(apart, function), default=function)
 
 
 def negative(x: Real[Array, '*shape']) -> Bool[Array, '*shape']:
-    """Where the sign of x is -1, or x is NaN.
+    """True where the sign of x is -1, or x is NaN.
 
     Forward: not x > -tiny, where tiny is the smallest normal number.
     """
@@ -116,10 +116,11 @@ def _itself(x: jax.Array) -> jax.Array:
 def ordered_sum(
     *operands: Float[Array, ' n *shape'], term: Callable[..., jax.Array] = _itself
 ) -> Float[Array, '*shape']:
-    """Sum over axis 0 of term(*operands), pairwise, in the same order in every compilation.
+    """Pairwise sum over axis 0 of term(*operands), in the same order in every compilation.
 
-    Forward: the first half of the rows is added to the second half until one row is left. If the number of rows is odd, the
-    last row is set aside; the rows set aside are added at the end, in that order. The rounding error grows as log n.
+    Forward: the first half of the rows is added to the second half, again and again until one row is left. Before each halving
+    of an odd number of rows, the last row is set aside. The rows set aside are added at the end, in that order. The rounding
+    error grows as log n.
     Gradient: that of the sum.
 
     Args:
@@ -205,7 +206,7 @@ def norm_coefficients(
 
     Args:
         gamma: the factor of each channel.
-        beta: what is added to each channel.
+        beta: the summand of each channel.
         mean: the running mean.
         var: the running variance.
         eps: what is added to the variance.
@@ -223,7 +224,7 @@ def norm_coefficients(
 
 
 def _normal(x: jax.Array) -> jax.Array:
-    """x, with 0 in place of subnormal numbers."""
+    """x, with subnormal numbers replaced by 0."""
     return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, 0, x)
 
 

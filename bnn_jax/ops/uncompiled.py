@@ -1,8 +1,8 @@
-"""Functions that are called once, as when a file is loaded, computed by NumPy because compiling them would take seconds.
+"""Run jitted functions in NumPy. When a file is loaded, many functions are called once, and compiling them would take seconds.
 
-The arithmetic of this library gives the same bits in every compilation (`deterministic`), and NumPy, operation by operation,
-gives these bits too. A function is traced first. If each of its operations is exact or rounded once, NumPy computes it.
-Otherwise, as for a float sum or an exponential, XLA compiles it.
+`ops.deterministic` gives the same bits in every compilation. NumPy gives these bits too if it computes one operation at a time.
+A function is traced first. If each of its operations is exact or rounded once, NumPy computes it. Otherwise, for example for a
+float sum or an exponential, XLA compiles it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-# Beyond this many numbers, NumPy's passes over the array take longer than compiling.
+# Arrays of more numbers take NumPy longer than compiling.
 LARGE = 2**23
 
 
@@ -55,7 +55,7 @@ def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
 
 
 def _flushed(x: np.ndarray) -> np.ndarray:
-    """x, with zeros of the same sign in place of subnormal numbers: XLA's arithmetic on CPU reads and writes them so."""
+    """x, with subnormal numbers replaced by zeros of the same sign. XLA on CPU does this with operands and results."""
     if x.dtype.kind == 'f':
         subnormal = np.abs(x) < np.finfo(x.dtype).tiny
         if (subnormal & (x != 0)).any():
@@ -153,7 +153,7 @@ _EXACT: dict[str, Callable[..., Any]] = {
 
 
 def _inner(equation: Any) -> Any | None:
-    """The program that an operation calls with its own operands; None for an operation that calls none."""
+    """The program that an operation, such as `jit`, calls with its own operands; None for other operations."""
     if equation.primitive.name in ('jit', 'pjit', 'closed_call', 'custom_jvp_call', 'custom_vjp_call'):
         return equation.params.get('jaxpr') or equation.params.get('call_jaxpr')
     return None

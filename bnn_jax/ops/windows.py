@@ -1,4 +1,4 @@
-"""The geometry of a window that slides over an image, for convolution, pooling and the input scale K."""
+"""A window that slides over an image, for convolution, pooling and K."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ Padding = str | Sequence[Sequence[int]]
 
 # The largest extent and the largest stride, in pixels, of a window in a file.
 LARGEST = 4096
-# Up to this many taps, each is a slice of its own, which is fastest. More slices would take the compiler minutes.
+# Up to this many taps, `taps` reads each with its own slice, which is fastest. More slices would take minutes to compile.
 FEW_TAPS = 64
 
 
 def _pair(value, name: str, smallest: int = 1) -> Pair:
     pair = (value, value) if isinstance(value, int | np.integer) else value
-    # True is an int in Python, but no size.
+    # Python counts True as an int.
     integers = isinstance(pair, Sequence) and all(
         isinstance(v, int | np.integer) and not isinstance(v, bool) for v in pair
     )
@@ -44,7 +44,7 @@ class Window:
         size: (height, width), in taps.
         strides: along height and width, in pixels.
         padding: 'SAME', 'VALID' or ((top, bottom), (left, right)).
-        dilation: the distance of neighboring taps along height and width, in pixels.
+        dilation: the distance between neighboring taps along height and width, in pixels.
 
     Example:
         >>> import bnn_jax as bnn
@@ -93,7 +93,7 @@ class Window:
 
     @staticmethod
     def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
-        """`of`, for a window in a file. Raises ValueError also if the window is too large, or the padding larger than it."""
+        """As `of`, for a window in a file. Also raises ValueError if the window is too large or the padding larger than it."""
         window = Window.of(size, strides, padding, dilation)
         if max(window.extent) > LARGEST:
             raise ValueError(
@@ -114,7 +114,7 @@ class Window:
         return rows, columns
 
     def pads(self, height: int, width: int) -> Pads:
-        """The padding for an image of this size, as integers. Raises ValueError if the window is larger than the image."""
+        """The padding in pixels for an image of this size. Raises ValueError if the padded image is smaller than the window."""
         if isinstance(self.padding, str):
             # XLA's rule: an odd padding adds one more pixel at the bottom and at the right.
             top_left = lax.padtype_to_pads((height, width), self.extent, self.strides, self.padding)
@@ -151,7 +151,7 @@ class Window:
     def taps(
         self, x: Shaped[Array, 'n height width channels'], pad_with: Shaped[ArrayLike, '*channels']
     ) -> Shaped[Array, 'taps n rows columns channels']:
-        """For each tap of the window, the pixels that it reads, in an image padded with pad_with."""
+        """The pixels that each tap of the window reads, in an image padded with pad_with."""
         pads = self.pads(x.shape[1], x.shape[2])
         rows, columns = self.output_size(x.shape[1], x.shape[2])
         pad_with = jnp.broadcast_to(jnp.asarray(pad_with, x.dtype), x.shape[-1:])

@@ -26,19 +26,19 @@ def real_hard_tanh(scheme: Scheme) -> Scheme:
     return dataclasses.replace(real(scheme), chain=orders.product_pool_norm_hard_tanh)
 
 
-# Schedules of the two papers: see the texts of the schemes.
+# The schedules of the two papers.
 _IR_NET_T, _RECU_TAU = Geometric(0.1, 10.0), Exponential(0.85, 0.99)
 
 IRNET = named_scheme(
     'IRNET',
-    """IR-Net: weights of balanced signs times a power of two, gradients that sharpen over training (arXiv:1909.10788).
+    """IR-Net: balanced signs times a power of two, with a gradient that sharpens over training (arXiv:1909.10788).
 
-Weights are 2^round(log2(mean abs u)) sign(W - mean), where u is the standardized W. Weights and activations have the error
-decay estimator. Its t goes from 0.1 to 10, as in the paper and in the code for VGG-small; the code for ResNet-20 begins at
-0.001. Here t changes at each step; the code changes it once an epoch and stops one epoch before 10. A hard tanh follows every
-normalization. Every convolution has a shortcut, without parameters where the shape changes. The means of the head are
-normalized. `models.resnet20` is the code's network. Latent weights are not projected. `training.init` needs the number of
-steps.
+Weights are 2^round(log2(mean abs u)) sign(W - mean), where u is the standardized W. The signs of weights and of activations
+have the gradient of the error decay estimator. Its t goes from 0.1 to 10, as in the paper and in the code for VGG-small; the
+code for ResNet-20 begins at 0.001. Here t changes at each step; the code changes it once an epoch and stops one epoch before
+10. A hard tanh follows every normalization. Every convolution has a shortcut, without parameters where the shape changes. The
+head normalizes the averaged channels. `models.resnet20` is the code's network. Latent weights are not projected.
+`training.init` needs the number of steps.
 """,
     Scheme(
         weight=Scheduled(quantizers.balanced_sign_ede, _IR_NET_T),
@@ -59,12 +59,13 @@ steps.
 
 RECU = named_scheme(
     'RECU',
-    """ReCU: balanced weights; the largest are clamped, so that they learn again (arXiv:2103.12369).
+    """ReCU: balanced weights, of which the largest are clamped, so that they learn again (arXiv:2103.12369).
 
-Weights are mean abs clamp(u) times sign(W - mean), where u is the standardized W, clamped at the quantiles tau and 1 - tau of
-Laplace's distribution. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch. Activations are
-the ApproxSign of each image divided by its deviation. Blocks are IRNET's, with averaged shortcuts. `models.resnet20` is the
-code's network, except for the trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.
+u is the standardized W, clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are sign(W - mean) times
+the mean of |u|. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch. Activations are signs
+with the gradient of ApproxSign, after each image is divided by its standard deviation. Blocks are IRNET's, but shortcuts
+average 2x2 pixels. `models.resnet20` is the code's network, except for the trained scales of `presets.RECU_PYTORCH`.
+`training.init` needs the number of steps.
 """,
     dataclasses.replace(
         IRNET,

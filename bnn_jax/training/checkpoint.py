@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax: written whole or not at all, and kept until a newer one is whole."""
+"""Checkpoints of a run, by Orbax. Each is written completely or not at all, and kept until a newer one is complete."""
 
 import errno
 import hashlib
@@ -20,13 +20,13 @@ from bnn_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the newest states of a run, each with the config of the run.
+    """The checkpoints in a folder: the newest states of a run, each with the run's config.
 
     Args:
         directory: the folder.
-        config: the decisive fields of the run's config (`Config.decisive`).
+        config: the fields of the run's config that decide its numbers (`Config.decisive`).
         kept: how many checkpoints are kept; by default two, in case the newest is damaged.
-        read_only: write nothing; another process may be writing in the folder.
+        read_only: whether nothing is written, because another process may be writing in the folder.
     """
 
     def __init__(self, directory: Path, config: dict, kept: int = 2, read_only: bool = False):
@@ -39,19 +39,19 @@ class Checkpoints:
         logging.getLogger('absl').addFilter(_told_by_us)
         try:
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
-        except Exception as error:  # For a folder that something has changed, Orbax raises errors of many kinds.
+        except Exception as error:  # Orbax raises errors of many kinds for a folder that something else has changed.
             reason = _short(f'{type(error).__name__}: {error}')
             raise ValueError(
                 f'checkpoints {directory} cannot be opened ({reason}); repair or move that folder, or choose another --workdir'
             ) from error
-        # Orbax would ask JAX about preemption with numbers of its own, among those that `signals.Signals` counts.
+        # Orbax would ask JAX about preemption at steps of its own, and `signals.Signals` counts these calls.
         self._manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState) -> None:
-        """Write the state of a step, in the background; checkpoints of later steps are deleted.
+        """Write the state of a step in the background, and delete the checkpoints of later steps.
 
         Raises:
-            OSError: this checkpoint, or the one before it, cannot be written.
+            OSError: this checkpoint or the previous one cannot be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
@@ -62,7 +62,7 @@ class Checkpoints:
             meta=self._ocp.args.JsonSave(meta | {'sha256': _digest(arrays, meta)}),
         )
         try:
-            # A resumed run may be behind its best checkpoint, and Orbax writes no step before its newest one.
+            # A run that resumes before its best checkpoint writes earlier steps, which Orbax skips if later ones exist.
             for later in [each for each in self._manager.all_steps() if each > step]:
                 self._manager.delete(later)
             written = self._manager.save(step, args=arguments)
@@ -75,9 +75,9 @@ class Checkpoints:
         """The state of the newest checkpoint.
 
         Args:
-            state: a state of the same structure; it is returned where there is no checkpoint yet.
-            extended: called with the epochs and the step of a checkpoint whose run had fewer epochs and otherwise the same
-                config. It raises ValueError unless that run is the beginning of this one. None: such a run is refused.
+            state: a state of the same structure. It is returned if there is no checkpoint yet.
+            extended: called with the epochs and the step of a checkpoint whose config differs only by fewer epochs. It raises
+                ValueError unless that run is the beginning of this one. None: such a checkpoint is refused.
 
         Raises:
             ValueError: the checkpoint cannot be read, or has another model or config; the message names the first difference.
@@ -87,7 +87,7 @@ class Checkpoints:
             return state
         meta = self._read(step, 'meta', self._ocp.args.JsonRestore())
         if not (isinstance(meta, dict) and all(isinstance(meta.get(key), dict) for key in ('config', 'arrays'))):
-            raise self._damaged(step, 'its meta has no config and no arrays')
+            raise self._damaged(step, 'it states no config or no arrays')
         digest = meta.pop('sha256', None)
         theirs, ours = meta['config'], self.config
         epochs = theirs.get('epochs')
@@ -109,7 +109,7 @@ class Checkpoints:
         """A part of a checkpoint, by Orbax."""
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: arguments}))[item]
-        except Exception as error:  # For damaged files Orbax raises errors of many kinds.
+        except Exception as error:  # Orbax raises errors of many kinds for damaged files.
             raise self._damaged(step, f'{type(error).__name__}: {error}') from error
 
     def _damaged(self, step: int, reason: str) -> ValueError:
@@ -119,13 +119,13 @@ class Checkpoints:
         )
 
     def last(self) -> Path | None:
-        """The folder of the newest checkpoint that is whole; None where there is none."""
+        """The folder of the newest complete checkpoint; None if there is none."""
         self.wait()
         step = self._manager.latest_step()
         return None if step is None else self.directory / str(step)
 
     def wait(self) -> None:
-        """Wait until the newest checkpoint is on disk. Raises OSError, with what to do, where it cannot be written."""
+        """Wait until the newest checkpoint is on disk. Raises OSError, with what to do, if it cannot be written."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -140,7 +140,7 @@ class Checkpoints:
         logging.getLogger('absl').removeFilter(_told_by_us)
 
     def _failed(self, error: OSError | ValueError) -> OSError:
-        """An error of Orbax or TensorStore as one of the system, with what to do."""
+        """An error of Orbax or TensorStore as an OSError that says what to do."""
         # TensorStore wraps the number of the system's error in a page of text.
         said = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
         number = getattr(error, 'errno', None) or (int(said[1] or said[2]) if said else errno.EIO)
@@ -175,7 +175,7 @@ class Checkpoints:
 
 
 def _told_by_us(record: logging.LogRecord) -> bool:
-    """A filter without the log of Orbax, which prints tracebacks of its threads: `save` and `wait` raise those errors."""
+    """A log filter that drops Orbax's records: tracebacks of its threads, whose errors `save` and `wait` raise."""
     return 'orbax' not in record.pathname
 
 
@@ -184,9 +184,9 @@ def _short(reason: str) -> str:
 
 
 def _arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Copies of all arrays of a state, under sortable names, so that a checkpoint depends on no class of any library.
+    """All arrays of a state under sortable names, so that a checkpoint depends on no class of any library.
 
-    They are copied since the next steps reuse the state's buffers while these are written.
+    They are copies, because the next steps reuse the state's buffers while the checkpoint is written.
     """
     return {f'{i:05d}': np.array(numbers_of(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
 
@@ -194,14 +194,14 @@ def _arrays(state: TrainState) -> dict[str, np.ndarray]:
 def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
     """The first difference between two JSON values.
 
-    A key that one of them lacks counts as None. So a field that was added later, with the default None, is no difference.
+    A missing key counts as None, so that a field added later with the default None makes no difference.
 
     Args:
         path: the path of both values, for the result.
         theirs, ours: the values.
 
     Returns:
-        The path and both values there; None where there is no difference.
+        The path of the difference and both values there; None if there is no difference.
 
     Example:
         >>> first_difference('', {'seed': 0, 'model': {'width': 1}}, {'seed': 0, 'model': {'width': 2}})
@@ -219,7 +219,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
 
 
 def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:
-    """SHA-256 of all that a checkpoint holds; Orbax misses some changed bytes."""
+    """SHA-256 of everything in a checkpoint, because Orbax does not notice all changed bytes."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

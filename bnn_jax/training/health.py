@@ -1,4 +1,4 @@
-"""Healthy ranges of what a run watches, and a sentence for each value outside its range.
+"""Healthy ranges of a run's diagnostics, and a sentence for each value outside its range.
 
 The ranges come from runs that trained well and runs that did not: docs/what_trains.md.
 """
@@ -9,7 +9,8 @@ EQUAL_LOGITS = 0.01
 """The largest healthy share of images whose logits are all equal."""
 
 FLIPS, SETTLED = 0.01, 100
-"""The largest healthy share of signs that flip in one step, after so many steps; the first steps choose most signs."""
+"""The largest healthy share of signs that flip in one step; it applies after this step, because the first steps choose most
+signs."""
 
 ALPHA = 0.1
 """The smallest healthy ratio of a layer's alpha to its value at the start."""
@@ -22,7 +23,7 @@ def unhealthy(record: dict) -> dict[str, str]:
     """The values of a record that are outside their healthy ranges.
 
     Args:
-        record: the record of a watched step or of an epoch, as in metrics.jsonl; other records are healthy.
+        record: a record of metrics.jsonl. Only those of looks and of epochs can be unhealthy.
 
     Returns:
         Quantity -> a sentence with its value, the healthy range, the likely cause and what to do.
@@ -36,8 +37,8 @@ def unhealthy(record: dict) -> dict[str, str]:
     if equal > EQUAL_LOGITS:
         found['equal_logits'] = (
             f'{equal:.0%} of the images have logits that are all equal (healthy: none), so the network learns nothing from '
-            'them; the likely cause is a ReLU at the last layer that is 0 everywhere: rectify its input or its output, not '
-            'both, or use a smaller --learning_rate'
+            'them; the likely cause is a ReLU in the last block that gives 0 everywhere: use one ReLU there, before or after '
+            'the last product, or use a smaller --learning_rate'
         )
     flips = record.get('flips', 0.0)
     if flips > FLIPS and record['step'] > SETTLED:
@@ -51,13 +52,13 @@ def unhealthy(record: dict) -> dict[str, str]:
     if least is not None and ratios[least] < ALPHA:
         found['alpha'] = (
             f'alpha of layer {least.partition("/")[2]} is {ratios[least]:.2g} of what it was at the start (healthy: above '
-            f'{ALPHA:g}), and the gradient of its latent weights shrinks with it; the likely cause is weight decay: exclude '
-            'latent weights from it'
+            f'{ALPHA:g}), so its latent weights are small and flip easily; the likely cause is weight decay: exclude latent '
+            'weights from it'
         )
     running, batch = (record.get(f'{kind}_statistics/accuracy', 0.0) for kind in ('running', 'batch'))
     if batch - running > STATISTICS_GAP:
         found['statistics'] = (
-            f'the same test images are classified {batch:.0%} right with batch statistics and {running:.0%} with running '
+            f'the accuracy on the same test images is {batch:.0%} with batch statistics and {running:.0%} with running '
             f'statistics (healthy: within {100 * STATISTICS_GAP:.0f} points); the running statistics lag behind weights that '
             'change fast: use a smaller --learning_rate, or judge the run after its learning rate has fallen'
         )
@@ -65,7 +66,7 @@ def unhealthy(record: dict) -> dict[str, str]:
 
 
 class Health:
-    """Warns once in a run of each unhealthy quantity; of flips only after two unhealthy records in a row.
+    """Warns of each unhealthy quantity once in a run, and of flips only after two unhealthy records in a row.
 
     Args:
         records: the records of the run so far, so that a resumed run repeats no warning.
@@ -79,12 +80,12 @@ class Health:
     def __init__(self, records: Iterable[dict] = ()):
         self._said: set[str] = set()
         self._many_flips = False
-        # Their warnings were printed before the run was interrupted.
+        # The warnings for these records were printed before the interruption.
         for record in records:
             self.warnings(record)
 
     def warnings(self, record: dict) -> list[str]:
-        """The new warnings for a record; `unhealthy` has all of them."""
+        """The warnings for a record that have not been given before."""
         found = unhealthy(record)
         if 'flips' in record:
             self._many_flips, before = 'flips' in found, self._many_flips

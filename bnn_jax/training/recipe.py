@@ -1,4 +1,4 @@
-"""Recipe: the runs of one table, each a config. They differ in the scheme and in what depends on it."""
+"""A recipe: the configs of all runs of one table, which differ in the scheme and in what depends on it."""
 
 import dataclasses
 import difflib
@@ -17,13 +17,13 @@ def public_schemes() -> dict[str, Scheme]:
 
 
 def unprepared(config: Config) -> Config:
-    """The config itself, for a run before which nothing is trained."""
+    """The config itself: the `prepare` of a recipe that trains nothing first."""
     return config
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The runs of one network on one data set. Commands find the recipe of a module under the name RECIPE.
+    """The runs of one network on one data set. A module names its recipe RECIPE, where commands look for it.
 
     Example:
         >>> import functools, bnn_jax as bnn, numpy as np
@@ -42,17 +42,17 @@ class Recipe:
     name: str
     # The text of --help. Its first line is in the list of experiments.
     description: str | None
-    # Name of a row -> its config. A row of a public scheme or preset has the name of that.
+    # Name of a row -> its config. A row of a public scheme or preset has that scheme's name.
     rows: Mapping[str, Config]
-    # Scheme -> the config of a scheme or preset without a row; None: there are no other runs.
+    # Scheme -> the config of a scheme or preset without a row; None: only the rows can be run.
     other: Callable[[Scheme], Config] | None = None
-    # Config with the options of the command line -> the config to run. It trains what comes before (a teacher, a first stage)
-    # in a folder inside config.workdir, with `fit`, so that this too goes on after an interruption.
+    # Config with the options of the command line -> the config to run. It first trains a teacher or a first stage, if there is
+    # one, by `fit` in a folder inside config.workdir, so that this run too resumes after an interruption.
     prepare: Callable[[Config], Config] = unprepared
 
     @property
     def default(self) -> str:
-        """The row that runs where none is named: the first one."""
+        """The name of the first row, which runs if no row is named."""
         return next(iter(self.rows))
 
     def row(self, name: str = '') -> Config:
@@ -80,7 +80,7 @@ class Recipe:
 
 
 def recipe_of(module: str) -> Recipe:
-    """The RECIPE of a module, which is imported, not run.
+    """The RECIPE of a module. The module is imported, not run.
 
     Args:
         module: its name, such as 'experiments.digits_vgg_small'.
@@ -97,5 +97,5 @@ def recipe_of(module: str) -> Recipe:
             'experiments.digits_vgg_small, from the folder where `python -m` finds it'
         ) from error
     if not isinstance(recipe, Recipe):
-        raise ValueError(f'{module} has no recipe, expected RECIPE = bnn_jax.training.Recipe(...) in it')
+        raise ValueError(f'{module} has no recipe, expected RECIPE = bnn_jax.training.Recipe(...) in the module')
     return recipe

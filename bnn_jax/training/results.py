@@ -35,7 +35,7 @@ TIMED_CALLS = 20
 """The number of calls whose median time is measured."""
 
 SCHEMA, VERSION = 'bnn_jax.results', 1
-"""Of results.json (docs/results.schema.json). A new field keeps the version; a changed or removed field raises it."""
+"""The schema and version in results.json (docs/results.schema.json). Changing or removing a field raises the version."""
 
 
 def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
 def _of_bits(
     config: Config, model: Any, preparing: 'Preprocessing | None', loss: Any, batches: Callable, images: np.ndarray
 ) -> dict[str, Any]:
-    """The results of the packed network, which is written to the workdir; or why there is none."""
+    """The results of the packed network, which is written to the workdir; or the reason why there is none."""
     workdir = Path(config.workdir).expanduser()
     try:
         network = convert(deployed(config, model))
@@ -98,7 +98,7 @@ def _of_bits(
         return {'not_converted': str(error)}
     described = None if preparing is None else preparing.described()
     file = save(network, workdir / 'packed.safetensors', preprocessing=described)
-    # The results are those of the file, which is what users get.
+    # The saved file is evaluated, because users get the file.
     packed = load(file) if isinstance(network, PackedNetwork) else load(file, into=model)
     write(workdir / 'report.txt', f'{packed.report}\n')
     return compare(model, packed, batches) | {
@@ -109,7 +109,7 @@ def _of_bits(
 
 
 def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
-    """The names of a data set's classes, such as those of its folders; () unless there is one for each logit.
+    """The names of a data set's classes; () unless there is one for each logit.
 
     Args:
         model: the trained network.
@@ -122,7 +122,7 @@ def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
 def preprocessing(
     config: Config, input_shape: tuple[int, ...], classes: tuple[str, ...] = ()
 ) -> 'Preprocessing | None':
-    """How a run prepares a test image, for the packed network's file.
+    """How a run prepares test images, as the packed network's file states it.
 
     Args:
         config: the config of the run.
@@ -130,7 +130,7 @@ def preprocessing(
         classes: names of the classes.
 
     Returns:
-        The preprocessing; None where it has a part that a file cannot describe.
+        The preprocessing; None if a file cannot describe all of it.
     """
     from bnn_jax.data.preprocessing import Preprocessing
 
@@ -187,16 +187,16 @@ def milliseconds(logits: Callable, images: Float[np.ndarray, 'N H W C']) -> floa
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide the numbers of a run."""
+    """The versions of Python and of the packages that a run's numbers depend on."""
     packages = ('bnn_jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy')
     installed = {dist.metadata['Name'].replace('-', '_'): dist.version for dist in importlib.metadata.distributions()}
     return {'python': sys.version.split()[0]} | {name: installed.get(name, 'not installed') for name in packages}
 
 
 def _commit() -> str:
-    """The commit of the repository in which the command was started, marked where files differ from it; else 'unknown'.
+    """The commit of the repository in which the command was started, with a mark if files differ; else 'unknown'.
 
-    It may be a repository of the user; `versions` has the version of this library.
+    It may be the user's own repository; `versions` has the version of this library.
     """
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*', '--abbrev=12']
     try:

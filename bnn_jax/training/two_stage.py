@@ -1,4 +1,4 @@
-"""Two-stage training: first binary activations and real weights, then, from there, binary weights too.
+"""Two-stage training: first with binary activations and real weights, then with binary weights too.
 
 Sources: Bi-Real Net (arXiv:1808.00278), Real-to-Binary (arXiv:2003.11535), ReActNet (arXiv:2003.03488).
 """
@@ -17,7 +17,7 @@ from bnn_jax.schemes.scheme import Scheme
 def activations_only(scheme: Scheme) -> Scheme:
     """The scheme of the first stage: the same activations, order and layers, but real weights.
 
-    Weights are neither quantized nor projected. `convert` refuses a network of the first stage, as a real weight is no bit.
+    Weights are neither quantized nor projected. `convert` refuses a network of the first stage, because its weights are real.
 
     Args:
         scheme: the scheme of the second stage.
@@ -36,7 +36,7 @@ def activations_only(scheme: Scheme) -> Scheme:
     """
     if scheme.activation is None:
         raise ValueError(
-            'activations_only: got a scheme with real activations, expected binary ones; without them there is no first stage'
+            'activations_only: got a scheme with real activations, expected binary ones, which the first stage trains with'
         )
     real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'balance', 'training_weight'))
     return dataclasses.replace(scheme, **real_weights)
@@ -45,12 +45,12 @@ def activations_only(scheme: Scheme) -> Scheme:
 def second_stage(model: Network, first: Network) -> Network:
     """A copy of the model that starts from the trained network of the first stage.
 
-    All parameters and statistics are those of the first stage; its real kernels become latent weights. The scheme's projection
-    is applied to them at once, since the first stage neither clips nor centers them. Random keys stay those of the model.
+    All parameters and statistics are those of the first stage; its real kernels become latent weights, which the
+    scheme's projection then clips or centers, because the first stage does not. Random keys stay those of the model.
 
     Args:
         model: a network of the scheme.
-        first: the trained network of `activations_only(scheme)`, of the same layers.
+        first: the trained network of `activations_only(scheme)`, with the same layers.
 
     Returns:
         The network to train in the second stage.

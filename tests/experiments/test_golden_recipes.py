@@ -23,7 +23,7 @@ RESNET = {'blocks': (1, 1), 'filters': (4, 8), **SMALL}
 RUN = 33
 
 ROWS = {
-    # the recipe's row, and its network made small; NIN without dropout, whose masks no other generator draws
+    # the recipe's row, and its network made small; NIN without dropout, because PyTorch draws other masks
     'BIREAL': (cifar10_resnet20.RECIPE.row('BIREAL'), RESNET),
     'IRNET': (cifar10_resnet20.RECIPE.row('IRNET'), RESNET),
     'RECU': (cifar10_resnet18.RECIPE.row('RECU'), RESNET),
@@ -65,21 +65,21 @@ def started(make, name: str) -> nnx.Module:
 
 
 @pytest.mark.parametrize('name', ROWS)
-def test_the_training_step_is_the_sources_loop(name):
+def test_the_training_step_agrees_with_the_pytorch_loop(name):
     config, sizes = ROWS[name]
     images, labels = (GOLDEN['pixels'].astype(np.float64) - 128) / 64, GOLDEN['labels'].astype(np.int32)
-    if name == 'BNN':  # Its batches are of four of these.
+    if name == 'BNN':  # Its batches consist of four of these.
         images, labels = (np.concatenate([np.roll(a, -i, 0) for i in range(4)], 1) for a in (images, labels))
     losses = GOLDEN[f'{name}/losses']
     assert len(losses) == len(images) == 20
     with jax.enable_x64(True):
         model = started(partial(config.model, **sizes), name)
         tx = config.optimizer(config.schedule(config.learning_rate, RUN))
-        # Compiled as a whole: a compilation for each shape would cost more than the steps.
+        # Jitted, because separate compilations for each shape would take longer than the steps.
         state = jax.jit(lambda: training.init(model, tx, config.loss(), steps=RUN))()
         for i, loss in enumerate(losses):
             state, metrics = training.train_step(state, {'image': images[i], 'label': labels[i]})
-            # Sums in another order, rounded to float64; 20 steps and normalization enlarge what differs in the last bits.
+            # The sums have another order. 20 steps and normalization enlarge this rounding of float64.
             np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-9, err_msg=f'loss of step {i + 1}')
             if f'{name}/{i + 1}' in GOLDEN:
                 expected = GOLDEN[f'{name}/{i + 1}']

@@ -335,6 +335,6 @@ def test_runs_without_bits_have_nothing_to_show(folders, tmp_path):
 
 def test_a_run_of_no_recipe_is_named(run, folders, tmp_path):
     with pytest.raises(
-        SystemExit, match=f'^error: {run}: net_xnor is a run of no recipe of experiments/, expected one of '
+        SystemExit, match=f'^error: {run}: the recipe of net_xnor is not in experiments/, expected one of '
     ):
         start(run, f'--folder={tmp_path}', '--name=x')

@@ -132,7 +132,7 @@ def test_foreign_and_newer_files_are_refused(saved):
         (lambda layer: layer.update(out=2**63), 'layers[0].out: got 9223372036854775808, expected an integer, 1 to'),
         (lambda layer: layer.update(out=True), 'layers[0].out: got True'),
         (lambda layer: layer.update(bias=layer['kernel']), 'layers[0].bias: tensor'),
-        (lambda layer: layer.update(tap_sums='0'), "layers[0]: got ['tap_sums'], which no FloatProduct has"),
+        (lambda layer: layer.update(tap_sums='0'), "layers[0]: got ['tap_sums'], which is no field of FloatProduct"),
         (lambda layer: layer.pop('into'), 'layers[0]: lacks into'),
         (
             lambda layer: layer['product']['window'].update(padding=[[4, 0], [0, 0]]),

@@ -1,4 +1,4 @@
-"""Published weights against the networks of `published_networks`, computed in NumPy in PyTorch's layout."""
+"""Loaded PyTorch weights give the predictions of `published_networks`, which computes in NumPy in PyTorch's layout."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_predictions_are_those_of_the_published_network(name):
     expected = network(p, images.astype(np.float64).transpose(0, 3, 1, 2))
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(evaluated(load_state_dict(model, p), images), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(evaluated(model, images), before)  # The model given is left as it was.
+    np.testing.assert_array_equal(evaluated(model, images), before)  # The model itself is unchanged.
 
 
 def numbers(model):
@@ -143,7 +143,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize('what', WRONG)
-def test_what_does_not_fit_is_named_on_both_sides(what):
+def test_a_mismatch_names_the_layers_of_both_sides(what):
     state_dict, message = WRONG[what]
     with pytest.raises(ValueError, match=message):
         load_state_dict(build_lenet5(), state_dict)
@@ -161,7 +161,7 @@ def test_other_types():
 
 
 def kernels(model, into_shortcuts=False):
-    """Of the products in order, those of shortcuts apart."""
+    """The kernels of the products in order: those of shortcuts, or all others."""
     found = numbers(model)
     names = [name for name in found if name.endswith('kernel') and ('shortcut' in name) == into_shortcuts]
     by_position = sorted(names, key=lambda name: [int(part) for part in name.split('.') if part.isdigit()])

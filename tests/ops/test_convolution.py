@@ -118,7 +118,7 @@ def test_bfloat16_operands_are_accumulated_in_float32(case):
 
 
 @pytest.mark.parametrize('case', ['3x3 stride 2, odd', '5x5, unpadded'])
-def test_vmap_is_one_by_one(case):
+def test_vmap_equals_a_call_for_each(case):
     shape, _, strides, pads = CASES[case]
     x, kernel, g, _, _ = operands(case, np.float32)
     xs, gs, kernels = (np.stack([a, 2 * a[::-1], -a]) for a in (x, g, kernel))

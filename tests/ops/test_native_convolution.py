@@ -166,7 +166,7 @@ def test_it_is_what_is_lowered_for_cpu_here():
     assert 'custom_call @bnn' not in jax.jit(lambda *a: convolution(*a, strides, pads)).lower(*half).as_text()
 
 
-def test_vmap_is_one_by_one():
+def test_vmap_equals_a_call_for_each():
     x, kernel, g, strides, pads = operands('3x3 stride 2, odd')
     xs, kernels = np.stack([x, 2 * x]), np.stack([kernel, -kernel])
     stacked = jax.vmap(lambda x, kernel: convolution(x, kernel, strides, pads))(xs, kernels)

@@ -34,7 +34,7 @@ in_many_bands = pytest.mark.parametrize('always', [MANY_BANDS], indirect=True)
 
 @pytest.fixture(params=[ONE_BAND, MANY_BANDS], ids=['one band', 'many bands'])
 def always(request, monkeypatch):
-    """Winograd's form whatever the number of channels, in one band of rows and in as many as there are."""
+    """Winograd for any number of channels, with one band of rows or as many bands as possible."""
     monkeypatch.setattr(native_convolution, 'runs', lambda dtype: False)
     monkeypatch.setattr(winograd, 'MANY', 1)
     monkeypatch.setattr(winograd, 'TILES', 1)
@@ -51,7 +51,7 @@ def operands(case, dtype=np.float32, values=None):
 
 
 def by_taps(x, kernel, g, pads):
-    """y, dx, dkernel in float64, one of the nine taps after another."""
+    """y, dx, dkernel in float64, as sums over the nine taps."""
     x, kernel, g = (array.astype(np.float64) for array in (x, kernel, g))
     padded = np.pad(x, ((0, 0), *pads, (0, 0)))
     y, dx, dkernel = np.zeros_like(g), np.zeros_like(padded), np.zeros_like(kernel)
@@ -65,13 +65,13 @@ def by_taps(x, kernel, g, pads):
 
 
 def of_convolution(x, kernel, g, pads):
-    """y, dx, dkernel of `convolution`, where it is differentiated."""
+    """y, dx, dkernel of `convolution` when it is differentiated."""
     y, vjp = jax.vjp(lambda x, kernel: convolution(x, kernel, (1, 1), pads), x, kernel)
     return y, *vjp(g.astype(y.dtype))
 
 
 def products(*operands, platform='cpu'):
-    """How many matrix products and convolutions are lowered for a platform."""
+    """The numbers of matrix products and convolutions in the program for a platform."""
     *arrays, pads = operands
     return counted(jax.jit(lambda *a: of_convolution(*a, pads)).trace(*arrays), platform)
 
@@ -82,7 +82,7 @@ def counted(traced, platform='cpu'):
 
 
 def test_value_and_gradients_are_those_of_the_plain_sum(always):
-    """Integers, made of signs and of zeros outside the image, are not rounded anywhere."""
+    """Up to rounding; exactly if the operands are signs, because sums of integers are exact."""
     # A single row of tiles is a single band.
     cases = [case for case in CASES if winograd.BLOCK == ONE_BAND or not case.startswith('one')]
     pads = [CASES[case][2] for case in cases]
@@ -96,7 +96,7 @@ def test_value_and_gradients_are_those_of_the_plain_sum(always):
     for case, arrays, pair, got in zip(cases, real, pads, of_every_case(real), strict=True):
         for actual, expected in zip(got, by_taps(*arrays, pair), strict=True):
             assert actual.dtype == np.float32
-            # Float32 rounds 16 sums of up to four terms each before and after a product: a few times the plain sum's error.
+            # Float32 rounds 16 sums of up to four terms before and after each product: a few times the error of the plain sum.
             limit = 1e-5 * np.abs(expected).max()
             np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=limit, err_msg=case)
     for case, arrays, pair, got in zip(cases, signs, pads, of_every_case(signs), strict=True):
@@ -108,10 +108,10 @@ def test_signs_of_many_channels_are_exact():
     rng = np.random.default_rng(2)
     x, kernel = (rng.choice(SIGNS, size=s).astype(np.float32) for s in ((1, 4, 4, 1024), (3, 3, 1024, 2)))
     y = by_taps(x, kernel, np.zeros((1, 4, 4, 2)), ((1, 1), (1, 1)))[0]
-    # The gradient to an input is the convolution with the window turned round.
+    # The gradient to the input is a convolution with the rotated window.
     turned = jnp.asarray(kernel[::-1, ::-1].swapaxes(2, 3))
     np.testing.assert_array_equal(winograd.input_gradient(turned, jnp.asarray(x), ((1, 1), (1, 1))), y)
-    # All alike is what sums highest.
+    # Equal signs give the largest sum.
     ones = winograd.input_gradient(jnp.ones((3, 3, 2, 1024)), jnp.ones((1, 4, 4, 1024)), ((2, 2), (2, 2)))
     np.testing.assert_array_equal(ones, np.full((1, 2, 2, 2), 9 * 1024))
 
@@ -139,7 +139,7 @@ def test_bfloat16_operands_are_accumulated_in_float32(always):
 
 
 @in_many_bands
-def test_vmap_is_one_by_one(always):
+def test_vmap_equals_a_call_for_each(always):
     *arrays, pads = operands('even')
     stacked = [np.stack([array, -2 * array[::-1]]) for array in arrays]
     alone = jax.jit(lambda *a: of_convolution(*a, pads))
@@ -152,7 +152,7 @@ def test_vmap_is_one_by_one(always):
 
 @in_one_band
 def test_the_value_is_the_plain_sum(always):
-    """The same, to the bit, whether or not it is differentiated."""
+    """The same bits, whether or not it is differentiated."""
     x, kernel, _, pads = operands('even')
     plain = jax.jit(lambda x, kernel: convolution(x, kernel, (1, 1), pads))
     differentiated = jax.jit(
@@ -165,7 +165,7 @@ def test_the_value_is_the_plain_sum(always):
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
-def test_off_cpu_the_plain_sum_is_taken(platform, always):
+def test_off_cpu_xla_convolves(platform, always):
     assert products(*operands('even'), platform=platform) == (0, 3)
 
 
@@ -185,19 +185,19 @@ def test_off_cpu_the_plain_sum_is_taken(platform, always):
         ((4, 16, 16, 128), (5, 5, 128, 128), (1, 1), ((1, 1), (1, 1)), False),
     ],
 )
-def test_it_is_for_3x3_windows_at_stride_1_with_many_channels_and_tiles(x, kernel, strides, pads, expected):
+def test_winograd_is_for_3x3_windows_at_stride_1_with_many_channels_and_tiles(x, kernel, strides, pads, expected):
     assert winograd.pays(x, kernel, strides, pads) is expected
 
 
-def test_the_bands_are_many_where_they_are_asked_for(always):
+def test_the_number_of_bands(always):
     kernel, g = jnp.ones((3, 3, 3, 4)), jnp.ones((2, 4, 6, 4))
     loop = str(jax.make_jaxpr(lambda *a: winograd.input_gradient(*a, ((1, 1), (1, 1))))(kernel, g))
     assert f'length={2 if winograd.BLOCK == 1 else 1}\n' in loop
 
 
 @in_many_bands
-def test_binary_products_take_it_where_they_are_differentiated(always):
-    """For their gradients; nothing but operands and scale is kept for these."""
+def test_gradients_of_binary_products_use_winograd(always):
+    """Only operands and scale are kept for the backward pass."""
     x, kernel, g, pads = operands('even', values=SIGNS)
     product, scale = Convolution(Window.of(3, 1, pads)), jnp.float32([0.5, 2, 1, 0.25])
 

@@ -83,7 +83,7 @@ def test_values_and_gradients_are_the_papers(quantize, numbers, by_hand):
         for number in numbers:
             y, dw = run(W, number, G)
             value, gradient, _ = by_hand(number)
-            # Some 50 roundings of float64 each.
+            # Each has about 50 roundings of float64.
             np.testing.assert_allclose(y, value, rtol=1e-13)
             np.testing.assert_allclose(dw, gradient, rtol=1e-11, atol=1e-13)
     y, dw = run(jnp.asarray(W, jnp.bfloat16), jnp.float32(numbers[0]), jnp.asarray(G, jnp.bfloat16))
@@ -98,7 +98,7 @@ def test_scales_are_those_of_the_weights():
     assert not np.any(jax.grad(lambda w: quantizers.power_of_two_scale(w).sum())(jnp.asarray(W, jnp.float32)))
 
 
-def test_the_nearest_power_of_two_is_found_on_both_sides_of_its_border():
+def test_the_nearest_power_of_two_on_both_sides_of_a_jump():
     """Filters of two magnitudes, whose mean |u| passes sqrt(1/2), at which the scale jumps from 1/2 to 1."""
     ratios = np.linspace(1, 12, 200)
     w = np.concatenate([np.ones((3, 200)), -np.ones((3, 200)), ratios[None], -ratios[None]]).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Devices: eight simulated ones compute what one does; two processes train one network, and any number goes on with it.
+"""Eight simulated devices compute the same as one. Two processes train one network, and any number of them can resume it.
 
-As a script it is another process of these tests: `eight`, or `host COORDINATOR HOSTS HOST WORKDIR STEPS END`.
+Run as a script, this file is another process of the tests: `eight`, or `host COORDINATOR HOSTS HOST WORKDIR STEPS END`.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def batch_of(size: int, shape: tuple[int, ...] = (8, 8, 1), dtype=np.float64) ->
 
 
 def state_of(constructor, scheme, keywords, dtype=jnp.float64):
-    """Its update is the gradient: SGD with a rate of 1, nothing projected."""
+    """A training state whose update is the gradient: SGD with rate 1, without projection."""
     model = constructor(10, scheme=dataclasses.replace(scheme, projection=None), rngs=nnx.Rngs(0), **keywords)
     state = init(model, optax.sgd(1.0))
 
@@ -94,7 +94,7 @@ def difference(ours, theirs) -> float:
 
 
 def on_all(state, batch, **keywords):
-    """Three steps on all devices; what they leave, and how often they were compiled."""
+    """Three steps on all devices: the state after them, and the number of compilations."""
     mesh = all_devices()
     traced = []
 
@@ -121,7 +121,7 @@ def on_one(state, batch, **keywords):
 
 
 def eight() -> dict:
-    """What the tests below look at, measured where there are eight devices."""
+    """The results that the tests below check, measured on eight devices."""
     found: dict = {'devices': jax.device_count(), 'steps': {}, 'compiled': {}, 'images gathered': {}}
     with jax.enable_x64(True):
         for name, network in NETWORKS.items():
@@ -169,7 +169,7 @@ def found() -> dict:
 
 
 @pytest.mark.parametrize('name', [*NETWORKS, 'groups and parts'])
-def test_eight_devices_are_one(found, name):
+def test_eight_devices_compute_the_same_as_one(found, name):
     """Loss, gradient (the update of SGD with rate 1), statistics and random keys, within the roundings of sums in another
     order, float64: three steps, the differences of the first growing in the others."""
     assert found['devices'] == 8
@@ -206,8 +206,8 @@ def test_a_batch_that_devices_cannot_share(found):
 # Statistics of parts of a batch, and a batch in parts, on one device.
 
 
-def test_groups_are_normalized_each_by_itself():
-    """Against each group's mean and variance in NumPy; the running ones move toward the mean of the groups'."""
+def test_each_group_is_normalized_by_itself():
+    """Against the mean and variance of each group in NumPy; running statistics move toward the mean over the groups."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(6, 3, 2, 4)).astype(np.float32)
     norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
@@ -230,7 +230,7 @@ def test_a_batch_that_groups_cannot_share():
 in_parts_of = jax.jit(update, static_argnames='parts')
 
 
-def test_a_batch_in_parts_is_the_batch():
+def test_a_batch_in_parts_equals_the_whole_batch():
     """A network without normalization: loss, accuracy and gradient of 4 parts are those of the whole, to float64's
     rounding."""
     with jax.enable_x64(True):
@@ -240,7 +240,7 @@ def test_a_batch_in_parts_is_the_batch():
 
 
 def test_a_batch_in_parts_moves_the_statistics_part_by_part():
-    """Part i is images i, i + 2, ...; the running mean of the first normalization is moved twice."""
+    """Part i consists of images i, i + 2, ...; the running mean of the first normalization is updated twice."""
     scheme = dataclasses.replace(bnn.FLOAT, momentum=0.5)
     with jax.enable_x64(True):
         state = state_of(bnn.models.mlp, scheme, {'hidden': (3,), 'input_shape': (8, 8, 1)})
@@ -260,7 +260,7 @@ def test_a_batch_in_parts_moves_the_statistics_part_by_part():
 @pytest.mark.parametrize('name', ['BWN', 'XNOR'])
 def test_operands_in_bfloat16(name):
     """Parameters, statistics, gradients and logits stay float32; the loss is that of rounded operands, evaluation rounds
-    nothing; signs are exact, so what a binary product gives is unchanged."""
+    nothing. Signs are exact in bfloat16, so binary products do not change."""
     scheme = getattr(bnn, name)
     model = bnn.models.lenet5(10, scheme=scheme, rngs=nnx.Rngs(0), **SMALL)
     batch = batch_of(8, (16, 16, 1), np.float32)
@@ -273,13 +273,13 @@ def test_operands_in_bfloat16(name):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(state.params))
         losses[operands] = float(metrics['loss']), evaluated
     assert losses[None][1] == losses[jnp.bfloat16][1]
-    if name == 'BWN':  # Where x is binarized, a sign may turn or none.
+    if name == 'BWN':  # Rounding x may flip signs in XNOR, so no bound holds there.
         assert losses[None][0] != losses[jnp.bfloat16][0]
         np.testing.assert_allclose(losses[None][0], losses[jnp.bfloat16][0], rtol=0.05)  # 8 bits, 4 layers
 
 
-def test_bfloat16_is_what_the_matrix_unit_would_do():
-    """One dense layer: x and w rounded to bfloat16, summed in float32, against NumPy on the rounded numbers."""
+def test_bfloat16_products_round_operands_and_sum_in_float32():
+    """One dense layer against NumPy on operands rounded to bfloat16."""
     model = bnn.models.mlp(3, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=())
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(5, 2, 2, 1)).astype(np.float32), np.array([0, 1, 2, 0, 1])
@@ -296,7 +296,7 @@ def test_bfloat16_is_what_the_matrix_unit_would_do():
     assert float(after.step) == 1
 
 
-def test_what_lies_between_layers_is_bfloat16_and_the_rest_is_not():
+def test_maps_between_layers_are_bfloat16_and_the_rest_is_not():
     """Dense, norm, ReLU, dense against NumPy, which rounds what each layer reads; sums and statistics are not rounded."""
     model = bnn.models.mlp(3, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=(5,))
     rng = np.random.default_rng(0)
@@ -320,7 +320,7 @@ def test_what_lies_between_layers_is_bfloat16_and_the_rest_is_not():
 
 
 def test_every_kind_of_layer_trains_in_bfloat16():
-    """Shapes alone: branches and auxiliary heads, residuals, averages, trained signs; what is kept stays float32."""
+    """Only traced: branches, auxiliary heads, residuals, averages, trained signs. The training state stays float32."""
     trained = dataclasses.replace(bnn.BIREAL, activation=bnn.schemes.Trained(bnn.schemes.RSign))
     small = networks.SMALL['resnet20'][1][1:]
     for model, shape in ((networks.two_modules(bnn.XNOR_K), (9, 8, 3)), (networks.build('resnet20', trained), small)):
@@ -338,7 +338,7 @@ def source(split, data_dir):
 
 
 def config(workdir, **changes) -> Config:
-    """A float network: its runs on different numbers of devices differ by rounding alone, no sign turns."""
+    """A float network, so that runs on different numbers of devices differ only by rounding: no sign can flip."""
     return Config(
         model=functools.partial(bnn.models.mlp, 10, scheme=bnn.FLOAT, input_shape=(8, 8, 1), hidden=(16,)),
         data=source,
@@ -354,8 +354,8 @@ def config(workdir, **changes) -> Config:
 
 
 def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end: str) -> None:
-    """One process of a run, which `end`s ('kill' or 'term') itself after that step; 'none': it doesn't."""
-    # Whoever is left alone learns of it after ten silent seconds instead of a hundred.
+    """One process of a run. After that step it sends itself the signal `end`: 'kill', 'term' or 'none'."""
+    # A process notices that the other one is gone after 10 seconds instead of 100.
     jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
     images_module = sys.modules['bnn_jax.training.images']
@@ -382,7 +382,7 @@ def host_sum() -> list[float]:
 
 
 def start(workdir: Path, *, hosts: int, devices: int, ends: dict[int, tuple[int, str]]):
-    """Processes of one run; (step, end) of those that end early. Their exit codes and what they printed."""
+    """Run the processes of one run; ends: (step, end) of those that end early. Returns exit codes, JSON lines and outputs."""
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
@@ -403,12 +403,12 @@ def latest(workdir: Path) -> int:
     return max(int(path.name) for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit())
 
 
-def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
+def test_a_run_on_two_processes_resumes_on_any_number_after_a_kill(tmp_path, monkeypatch):
     """Two hosts of two devices; one is killed and the other ends by itself; then two hosts of one, where one of them is told to
     stop and both do, at the same step; then one of one. The parameters are those of an uninterrupted run on one device,
     within the rounding of float32 sums over 44 steps."""
-    # On one CPU device convolutions are native, which add up in another order than those of many devices: a binary network
-    # turns one such rounding into another answer. So XLA's are taken here too.
+    # On one CPU device, convolutions are native and sum in another order than on many devices. Here they use XLA, too, because
+    # a binary network can turn such a rounding into another prediction.
     monkeypatch.setattr('bnn_jax.ops.native_convolution.usable', lambda: False)
     jax.clear_caches()
     uninterrupted, workdir = fit(config(tmp_path / 'one')), tmp_path / 'many'
@@ -431,7 +431,7 @@ def test_two_processes_one_killed_and_any_number_goes_on(tmp_path, monkeypatch):
     assert [r['step'] for r in ours] == [r['step'] for r in theirs]
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
-        # Each host normalizes its own part of the test images, so these depend on the number of hosts at that step.
+        # Each host normalizes its own part of the test images, so these numbers depend on the number of hosts.
         of_hosts = {name for name in a if name.startswith('batch_statistics/')}
         for name in set(a) - {'seconds', 'images_per_second'} - of_hosts:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
@@ -458,7 +458,7 @@ def test_hosts_that_do_not_fit_together(hosts, message):
     ],
 )
 def test_hosts_that_would_train_different_networks(monkeypatch, other, message):
-    """What the other host says: its step and the digest of its config."""
+    """`other` is what the other host sends: its step and the digest of its config."""
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     monkeypatch.setattr(multihost_utils, 'process_allgather', lambda own: np.stack([own, np.array(other, np.uint32)]))
     with pytest.raises(ValueError, match=re.escape(message)):

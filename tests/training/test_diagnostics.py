@@ -409,17 +409,17 @@ def test_no_record_no_event_file(tmp_path):
         ),
         (
             {'running_statistics/accuracy': 0.1, 'batch_statistics/accuracy': 0.43},
-            '43% right with batch statistics and 10% with running statistics (healthy: within 10 points)',
+            'is 43% with batch statistics and 10% with running statistics (healthy: within 10 points)',
         ),
     ],
 )
-def test_a_value_out_of_range_is_one_sentence_said_once(record, sentence):
+def test_a_value_out_of_range_gives_one_warning_once(record, sentence):
     record = {'step': 200} | record
     (found,) = unhealthy(record).values()
     assert sentence in found
     health = Health()
     first, second = health.warnings(record), health.warnings(record)
-    assert [found] == first + second  # flips are said at the second look, all else at the first
+    assert [found] == first + second  # of flips at the second look, of all else at the first
     assert (first == []) == ('flips' in record)
     assert health.warnings(record) == Health([record, record]).warnings(record) == []
 

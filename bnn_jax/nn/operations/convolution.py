@@ -37,8 +37,8 @@ class Convolution:
         window: size, strides, padding and dilation.
         pad_value: the value outside the image: 0, +1 or -1.
         groups: the number of groups.
-        filters: the number of filters if packed words run along the filters. Conversion sets it (`stored`) where the input
-            channels of a group do not fill a word. None: words run along the input channels.
+        filters: None if packed words run along the input channels. If they run along the filters, the number of filters;
+            `convert` chooses this layout for groups of fewer than 32 channels (`stored`).
 
     Example:
         >>> import bnn_jax as bnn
@@ -82,8 +82,7 @@ class Convolution:
         if self.filters is not None and (self.filters != out_features or not is_narrow(in_features, self.groups)):
             raise ValueError(
                 f'filters: got {self.filters} for {in_features} channels to {out_features} filters in {self.groups} groups, '
-                f'expected None, or {out_features} in several groups of fewer than 32 channels: only there words run along '
-                'the filters'
+                f'expected None, or {out_features} if there are several groups of fewer than 32 channels'
             )
         return *self.window.size, in_features // self.groups, out_features
 
@@ -93,20 +92,20 @@ class Convolution:
             raise ValueError(f'convolution: got input of shape {x.shape}, expected (N, H, W, {in_features})')
 
     def maps(self, shape: Shape, in_features: int, out_features: int) -> Iterator[Shape]:
-        """`Layer.maps` of a layer with this many input channels and filters."""
+        """The shapes of the padded image and of the output, as `Layer.maps` yields them."""
         *padded, output = self.window.maps(as_map('convolution', shape, in_features))
         rows, columns, _ = as_map('convolution', output)
         yield from padded
         yield rows, columns, out_features
 
     def input_scale(self, x: Float[Array, 'n h w channels']) -> Float[Array, 'n rows columns 1']:
-        """K with this window. Outside the image x is 0 for every pad value. Raises ValueError for several groups."""
+        """K with this window. Outside the image x counts as 0, whatever the pad value. Raises ValueError for several groups."""
         self.expect_one_group()
         window = self.window
         return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
     def expect_one_group(self) -> None:
-        """Raises ValueError for several groups: K, and the sums of an affine product, are over all channels."""
+        """Raises ValueError for several groups, for products that need sums over all channels (K, levels, an offset)."""
         if self.groups > 1:
             raise ValueError(
                 f'K: got a convolution in {self.groups} groups, expected one group, because K and the sums for levels or an '
@@ -114,7 +113,7 @@ class Convolution:
             )
 
     def stored(self, in_features: int, out_features: int) -> 'Convolution':
-        """The operation as conversion stores its weights: with words along the filters if groups are narrow."""
+        """The operation for packed weights. Their words run along the filters if the groups are narrow."""
         return dataclasses.replace(self, filters=out_features if is_narrow(in_features, self.groups) else None)
 
     def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
@@ -131,7 +130,7 @@ class Convolution:
         return 2 if self.filters is None else 3
 
     def signs_in_words(self, in_features: int, out_features: int) -> int:
-        """The number of signs along that axis."""
+        """The number of signs along `words_axis`."""
         return self.kernel_shape(in_features, out_features)[self.words_axis()]
 
     def pack_kernel(self, signs: Float[Array, 'kh kw channels out']) -> UInt32[Array, '*words_shape']:
@@ -151,15 +150,15 @@ class Convolution:
         return 3
 
     def tap_sums(self, words: UInt32[Array, '*words_shape'], in_features: int) -> Int32[Array, 'kh kw out'] | None:
-        """The sum of the weights at each tap, by which zero padding is corrected; None for another pad value."""
-        # With +1 or -1 outside, every tap reads a sign; with 0 the taps outside must not count.
+        """The sum of the weights at each tap, which corrects zero padding; None for another pad value."""
+        # With pad value +1 or -1, every tap reads a sign. With 0, taps outside the image must not count.
         if self.pad_value != 0:
             return None
         if self.filters is None:
             sums = uncompiled(tap_sums, words, channels=in_features // self.groups)
         else:
             sums = uncompiled(narrow_tap_sums, words, filters=self.filters)
-        # NumPy computed them, see `uncompiled`.
+        # `uncompiled` may return NumPy arrays.
         return jax.device_put(sums(words))
 
     def packed(
@@ -181,7 +180,7 @@ class Convolution:
         thresholds: Int32[Array, ' out'],
         flip: UInt32[Array, ' out_words'],
     ) -> UInt32[Array, 'n rows columns out_words']:
-        """The words of (packed < thresholds) ^ flip."""
+        """The words of the signs whose bits are (packed < thresholds) ^ flip."""
         return packed_conv2d_signs(x_words, words, thresholds, flip, in_features, tap_sums=tap_sums, **self._options())
 
     def signed(
@@ -202,6 +201,6 @@ class Convolution:
         }
 
     def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:
-        """Multiply-adds for one image. Taps in the padding count, as is the custom of the field."""
+        """Multiply-adds for one image. Taps in the padding count, as usual."""
         height, width = output_shape[1:3]
         return height * width * self.window.size[0] * self.window.size[1] * (in_features // self.groups) * out_features

@@ -1,4 +1,4 @@
-"""The product of bits: weights in words, signs multiplied by XNOR and popcount."""
+"""A packed product with binary inputs: weights are words, and signs are multiplied by XNOR and popcount."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ from bnn_jax.ops.signs import Signs
 
 @packed_layer('PackedProduct')
 class PackedProduct(PackedOperation):
-    """Binary weights on a binary input: packed signs, XNOR and popcount, then the epilogue of training.
+    """A product of binary weights and a binary input, by XNOR and popcount. Alpha, K and bias follow, as in training.
 
     A weight is scale * sign + offset. An input is distance * sign(x + shift) + center.
 
@@ -60,20 +60,20 @@ class PackedProduct(PackedOperation):
     def __call__(self, x: Float[Array, '*batch in_features'] | Signs) -> Float32[Array, '*output out_features']:
         k = None
         if self.use_k:
-            assert not isinstance(x, Signs), 'K needs the map itself'
+            assert not isinstance(x, Signs), 'K needs the real input'
             k = self.operation.input_scale(x)
         if self.is_affine():
             return epilogue(self._affine(x), k, self.bias)
         return epilogue(scaled(self.integers(x).astype(jnp.float32), self.scale), k, self.bias)
 
     def is_affine(self) -> bool:
-        """Whether weights or inputs have other levels than plus and minus a number, so that `affine_sum` is needed."""
+        """Whether weights or inputs have two values that are not +d and -d, so that `affine_sum` is needed."""
         return self.offset is not None or self.levels is not None
 
     def _affine(self, x: jax.Array | Signs) -> jax.Array:
         """The product as `affine_sum`, from products with the signs, with a filter of ones and with an image of ones."""
         words = self._x_words(x)
-        # A bit 0 means +1.
+        # A clear bit is +1.
         ones = jnp.zeros_like(words[:1])
         one_filter = jnp.zeros_like(jax.lax.slice_in_dim(self.words, 0, 1, axis=self.operation.filters_axis()))
 
@@ -87,14 +87,14 @@ class PackedProduct(PackedOperation):
 
     def integer_form(self) -> IntegerForm | None:
         numbers = [np.asarray(number) for number in (self.scale, self.bias) if number is not None]
-        # K needs the map itself, and an affine product adds another sum at each pixel, so one integer is not enough.
+        # K needs the real input, and an affine product adds another sum at each pixel, so one integer is not enough.
         if self.use_k or self.is_affine() or not all(np.isfinite(number).all() for number in numbers):
             return None
         terms = math.prod(self.operation.kernel_shape(self.in_features, self.out_features)[:-1])
         return IntegerForm(terms, self.out_features, self.scale, self.bias)
 
     def integers(self, x: Float[Array, '*batch in_features'] | Signs) -> Int32[Array, '*output out_features']:
-        """The product of signs. The signs of a real map are packed first."""
+        """The product of signs. A real input is binarized and packed first."""
         return self.operation.packed(self._x_words(x), self.words, self.in_features, self.tap_sums)
 
     def compared(self, x: Any, thresholds: Int32[Array, ' out'], flip: UInt32[Array, ' n_words']) -> Signs:
