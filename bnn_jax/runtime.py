@@ -46,7 +46,7 @@ class Network:
         # The channels of an image, and the number of its logits.
         self.channels: int = self._library.bnn_channels(pointer)
         self.num_classes: int = self._library.bnn_classes(pointer)
-        # (height, width, channels) of an image after its preprocessing; None where the file does not say.
+        # (height, width, channels) of an image after its preprocessing; None if the file does not say.
         self.input_shape: tuple[int, int, int] | None = (shape[0], shape[1], shape[2]) if shape[0] else None
         # The instruction set whose kernels it uses.
         self.instructions: str = self._library.bnn_instructions(pointer).decode()
@@ -97,7 +97,7 @@ class Network:
 
     @property
     def preprocessing(self) -> dict[str, Any] | None:
-        """How an image is prepared (docs/format.md); None where the file does not say.
+        """How an image is prepared (docs/format.md); None if the file does not say.
 
         Raises:
             ValueError: the file states it in something other than JSON.
@@ -173,7 +173,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def missing() -> str | None:
-    """Why the C++ library cannot run here; None where it can.
+    """Why the C++ library cannot run here; None if it can.
 
     Example:
         >>> import bnn_jax as bnn

@@ -74,7 +74,7 @@ def l2(decay: float, schedule) -> optax.GradientTransformation:
 
 @named('ablation.decoupled')
 def decoupled(decay: float, schedule) -> optax.GradientTransformation:
-    """For latent weights Adam, and beside it the weight shrunk by the rate times decay."""
+    """AdamW for latent weights: each step also shrinks them by the rate times decay."""
     return latents_by(optax.adamw(schedule, weight_decay=decay), schedule)
 
 
@@ -188,12 +188,12 @@ def results(workdir: Path) -> dict[str, list[float]]:
 
 
 def markdown(found: dict[str, list[float]], diverged: Mapping[str, int] = MappingProxyType({})) -> str:
-    """The table; diverged: how many runs of a variant, which have no accuracy.
+    """The table; diverged: the number of runs of a variant that diverged and have no accuracy.
 
-    Beyond the spread: the means differ by more than the range of either, which needs two seeds. Of three seeds each, normal and
-    simulated: where nothing differs, 5% of comparisons say so all the same, and of tables with 19 variants beside one base more
-    than a third at least once; a difference of two standard deviations of a seed is missed more often than not, one of three
-    in a quarter of the cases.
+    Beyond the spread: the means differ by more than the range of either, which needs two seeds. A simulation with three normal
+    seeds each shows how often this errs. If nothing differs, 5% of the comparisons are beyond the spread, and so is at least
+    one in more than a third of tables with 19 variants and one base. A true difference of two standard deviations of a seed is
+    missed more often than not, one of three in a quarter of the cases.
     """
     columns = ('variant', 'what', 'seeds', 'mean, %', 'smallest to largest', 'difference', 'beyond the spread')
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']

@@ -95,7 +95,7 @@ def recu_row(model: Callable, scheme: Scheme) -> Config:
 
 
 def with_shortcuts(scheme: Scheme) -> Scheme:
-    """The scheme with a shortcut round every binary convolution; itself where no activation is binary."""
+    """The scheme with a shortcut round every binary convolution; itself if no activation is binary."""
     if scheme.activation is None:
         return scheme
     around_each: dict[Callable, Callable] = {

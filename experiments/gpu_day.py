@@ -50,12 +50,12 @@ class Row(NamedTuple):
     row: str
     epochs: int
     seed: int = 0
-    # of the card, as far as known: so many of them run at once
+    # The share of the GPU that the run takes, as far as known. Shares of concurrent runs sum to at most 1.
     share: float = 0.5
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f'{self.recipe}_{self.row.lower()}-{self.seed}'
 
 

@@ -68,7 +68,7 @@ def hours(epochs: float, macs: int) -> float:
 def source(split: str, data_dir: str) -> Source:
     """ImageNet's images, 'train' or 'test' (the 50,000 of validation), from what is in data_dir; prints which.
 
-    Raises FileNotFoundError where data_dir holds neither a prepared set nor the folder train.
+    Raises FileNotFoundError if data_dir holds neither a prepared set nor the folder train.
     """
     folder = Path(data_dir).expanduser()
     names = {'train': ('train',), 'test': ('validation', 'val')}[split]

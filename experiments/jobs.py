@@ -1,4 +1,4 @@
-"""Processes that share a card until their time is up."""
+"""Processes that share a GPU until their time is up."""
 
 import dataclasses
 import os

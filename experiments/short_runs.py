@@ -1,4 +1,4 @@
-"""The first few hundred steps of the CIFAR-10 rows, with records of their signs: what docs/what_trains.md compares.
+"""The first few hundred steps of the CIFAR-10 rows, with their flips: the runs of docs/what_trains.md.
 
     python -m experiments.short_runs --data_dir=FOLDER                      # all rows that have no result yet
     python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor_1e-3 nin_float_1e-3 --seed=1
@@ -8,8 +8,8 @@ Each result is a line of JSON in docs/short_runs.jsonl. A row and seed that alre
 command resumes at its next row. A row is a CIFAR-10 recipe at the width, batch and learning rate of its line. Its name says
 what is changed, if anything. Adam's rate is constant, as in the first part of a long run; SGD's rate falls by cosine to 0.
 
-A few hundred steps with one seed show what makes a network fail at once. They do not show which of two good recipes wins in
-the end.
+A few hundred steps with one seed show what makes a network fail at once. They do not show which of two good recipes is
+better in the end.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def constant(learning_rate: float, steps: int) -> optax.Schedule:
 
 
 def rectified_twice(model: Callable[..., Network], **arguments) -> Network:
-    """The network with a second ReLU, behind its last convolution."""
+    """The network with a second ReLU, after its last convolution."""
     network = model(**arguments)
     *layers, average = network.body.layers
     return Network([*layers, Relu(), average], channels=network.channels, num_classes=network.num_classes)
@@ -142,7 +142,7 @@ ROWS: dict[str, Callable[[], Config]] = {
 
 
 def results(path: Path) -> list[dict]:
-    """What is finished."""
+    """The results so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -153,7 +153,7 @@ def is_finished(path: Path, row: str, config: Config, steps: int) -> bool:
 
 
 def batches_of(config: Config, steps: int) -> Iterator[dict]:
-    """The training batches of a run, from the first on."""
+    """The training batches of a run, from the first one."""
     batches, _ = training_batches(
         config.data('train', config.data_dir),
         batch_size=config.batch_size,
@@ -199,7 +199,7 @@ def summary(losses: list[float], correct: list[float], looks: list[dict], totals
 
 
 def trained(config: Config, steps: int) -> dict:
-    """Train for so many steps; returns the result."""
+    """Train for this number of steps and return the result."""
     tx = config.optimizer(config.schedule(config.learning_rate, steps))
     state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx, config.loss())
     step, see_signs, see = jax.jit(update, donate_argnums=0), jax.jit(signs), jax.jit(watch)
@@ -218,7 +218,7 @@ def trained(config: Config, steps: int) -> dict:
 
 
 def append(path: Path, row: str, config: Config, steps: int, started: float, result: dict) -> None:
-    """Write a result down."""
+    """Append a result to the file."""
     about = {'row': row, 'seed': config.seed, 'steps': steps, 'batch': config.batch_size, 'width': config.width}
     about |= {'learning_rate': config.learning_rate, 'seconds': round(time.monotonic() - started)}
     with path.open('a') as file:

@@ -71,7 +71,7 @@ def convert(
 
 
 def _folder_of(output: Path) -> Path:
-    """The folder of a file to write. Raises ValueError where there is none."""
+    """The folder of a file to write. Raises ValueError if there is none."""
     if output.is_dir() or not output.parent.is_dir():
         raise ValueError(f'output: got {output}, expected a file in a folder that exists')
     return output.parent
@@ -100,7 +100,7 @@ def _sample_images(
 
 
 def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float | None) -> None:
-    """Raises ValueError where a logit of the packed network differs from the model's by more than the tolerance.
+    """Raises ValueError if a logit of the packed network differs from the model's by more than the tolerance.
 
     None stands for the default of `convert`.
     """

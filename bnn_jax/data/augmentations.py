@@ -116,7 +116,7 @@ def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Re
         width: the width of the result.
 
     Returns:
-        uint8 or float32; the image itself where it has this size.
+        uint8 or float32; the image itself if it has this size.
 
     Raises:
         ValueError: the pixels have another dtype.
@@ -206,7 +206,7 @@ class resize_short_between:
 
 @dataclasses.dataclass(frozen=True)
 class resize_to:
-    """Scale to height x width, whatever the aspect ratio; filter: `bilinear`.
+    """Scale to height x width, with any change of the aspect ratio; filter: `bilinear`.
 
     Example:
         >>> from bnn_jax import data
@@ -224,7 +224,7 @@ class resize_to:
 
 
 def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
-    """The augmentations, with a `resize_to` first where none of them changes the size of an image.
+    """The augmentations, with a `resize_to` first if none of them changes the size of an image.
 
     So photographs of any size fit a network whose input shape is known. A step of a user's own may change the size, so it gets
     no `resize_to`.
@@ -308,7 +308,7 @@ class inception_crop:
         (4, 4, 3)
     """
 
-    # Of the result, in pixels.
+    # Height and width of the result, in pixels.
     size: int = 224
     # Bounds of the window's share of the image's area, which is uniform between them.
     area: tuple[float, float] = (0.08, 1.0)
@@ -416,7 +416,7 @@ class SubtractMean:
 
 @dataclasses.dataclass(frozen=True)
 class Unchanged:
-    """Keep the numbers of a floating image, as float32: for arrays that are scaled already, or are no photographs.
+    """Keep the numbers of a floating image, as float32: for arrays that are scaled already, or are not photographs.
 
     Example:
         >>> from bnn_jax import data

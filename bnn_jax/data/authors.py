@@ -263,7 +263,7 @@ def read_splits(name: str, source: Path) -> dict[str, Split]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, a split has no images, or a label is no class.
+        ValueError: a file is damaged, a split has no images, or a label is not a class.
     """
     data_set = READERS[name]
     splits = data_set.read(source)

@@ -53,7 +53,7 @@ class _Prepare:
 
 
 def _label(example: dict) -> np.ndarray:
-    """The label as int32 where it is a class, else as float32. Raises ValueError where it is no number."""
+    """The label as int32 if it is a class, else as float32. Raises ValueError if it is not a number."""
     label = np.asarray(example.get('label'))
     if np.issubdtype(label.dtype, np.integer) and label.size == 1:
         return label.astype(np.int32).reshape(())

@@ -32,7 +32,7 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: name is none of `READERS`, a file is damaged, or a label is no class.
+        ValueError: name is none of `READERS`, a file is damaged, or a label is not a class.
     """
     import tensorflow_datasets as tfds
 

@@ -36,7 +36,7 @@ class Preprocessing:
 
     Raises:
         ValueError: the shape, a step or the normalization is not allowed. A call raises CorruptImage, a ValueError, for bytes
-            that are no image.
+            that are not images.
 
     Example:
         >>> from bnn_jax import data
@@ -98,7 +98,7 @@ class Preprocessing:
 
     @staticmethod
     def of(described: dict[str, Any]) -> 'Preprocessing':
-        """The preprocessing that a JSON value describes. Raises ValueError where it describes none."""
+        """The preprocessing that a JSON value describes. Raises ValueError if it describes none."""
         try:
             return Preprocessing(
                 input_shape=tuple(described['input_shape']),

@@ -89,14 +89,14 @@ class ArraySource:
     def described(self) -> dict[str, Any]:
         """How config.json describes it: shapes, and a checksum that tells it from other arrays."""
         checksum = zlib.crc32(np.ascontiguousarray(self.labels).data)
-        for first in range(0, len(self), 1000):  # Piece by piece, as the array may be mapped from a larger file.
+        for first in range(0, len(self), 1000):  # Piece by piece, because the array may be mapped from a larger file.
             checksum = zlib.crc32(np.ascontiguousarray(self.images[first : first + 1000]).data, checksum)
         shapes = [f'{array.dtype}{list(array.shape)}' for array in (self.images, self.labels)]
         return {'kind': 'data.ArraySource', 'arrays': shapes, 'crc32': checksum}
 
 
 def _labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as int32 (n,) where they are classes, else as float32. Raises ValueError where they are no numbers."""
+    """Labels as int32 (n,) if they are classes, else as float32. Raises ValueError if they are not numbers."""
     if labels.ndim == 2 and labels.shape[1] == 1 and np.issubdtype(labels.dtype, np.integer):
         labels = labels[:, 0]
     if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
@@ -153,7 +153,7 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
     """Raises ValueError for a source without images, or with labels that do not fit a network.
 
     Args:
-        source: its attribute `labels` is checked; where it has none, its first example.
+        source: its attribute `labels` is checked; if it has none, its first example.
         num_classes: the number of classes of the network.
         classes: whether each label must be a class or the shares of all classes; if not, only integers are checked.
 

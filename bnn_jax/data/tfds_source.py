@@ -27,7 +27,7 @@ class TfdsSource:
         records: the records of `tfds.data_source`.
         name: the name of the data set and split, for messages.
         channels: the number of channels of the images; None: the records hold arrays, not encoded images.
-        classes: a name for each label, where the data set has names.
+        classes: a name for each label, if the data set has names.
     """
 
     def __init__(self, records: Any, name: str, channels: int | None = None, classes: tuple[str, ...] = ()):

@@ -35,7 +35,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        remedy: what to do where it cannot be read, for the error message.
+        remedy: what to do if it cannot be read, for the error message.
 
     Raises:
         ValueError: the file cannot be read or holds no object; the message names the file and the remedy.

@@ -79,7 +79,7 @@ def convert(model: Any) -> Any:
 
     Raises:
         TypeError: model is not an `nnx.Module`, or one of its layers is not callable.
-        ValueError: a parameter is no finite float32 number, or a quantizer is not a number times a sign (the message names
+        ValueError: a parameter is not a finite float32 number, or a quantizer is not a number times a sign (the message names
             the layer); or the model has no binary weights, or is converted already.
 
     Example:
@@ -168,8 +168,8 @@ class _Conversion:
             raise ValueError(f'convert: layer {path}: {error}') from error
 
     def _converted(self, module: nnx.Module, path: str) -> KeptModule:
-        """A copy of the module with packed layers; the module itself where there is nothing to pack."""
-        # Layers are replaced in a copy, as the user's module must not change.
+        """A copy of the module with packed layers; the module itself if there is nothing to pack."""
+        # Layers are replaced in a copy, because the user's module must not change.
         copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
         copy.eval()
         found = self._replace(copy, path, '', rows)
@@ -212,14 +212,14 @@ def _overrides_call(layer: Any) -> bool:
         return next(cls for cls in type(layer).__mro__ if name in vars(cls))
 
     computes, packs = owner('__call__'), owner('packed')
-    # The default of `packed` keeps the layer itself, whatever it computes.
+    # The default of `packed` keeps the layer itself.
     return packs is not Layer and computes is not packs and issubclass(computes, packs)
 
 
 def _own_rows(path: str, array: nnx.Variable | jax.Array) -> Iterator[Row]:
     """Rows of the report for an array that a module holds beside its layers."""
     for value in arrays_of(array):
-        reason = f'{type(array).__name__} of a module itself, beside its layers: left as it was'
+        reason = f'{type(array).__name__} of a module itself, outside its layers: unchanged'
         yield Row(path, str(value.dtype), value.size * value.dtype.itemsize, reason)
 
 

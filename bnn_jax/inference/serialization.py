@@ -170,7 +170,7 @@ def _module(reading: Description, described: Any) -> tuple[dict[str, Any], dict[
 
 
 def _size(preprocessing: str | None) -> tuple[int | None, int | None]:
-    """Height and width of the images that the network reads; None where the file does not state them."""
+    """Height and width of the images that the network reads; None if the file does not state them."""
     try:
         height, width, _ = json.loads(preprocessing or '')['input_shape']
         return Pairs(1, 1, 2**14)((height, width))
@@ -185,7 +185,7 @@ def preprocessing_of(path: Source) -> dict[str, Any] | None:
         path: as for `load`.
 
     Returns:
-        The JSON value; None where `save` was given none.
+        The JSON value; None if `save` was given none.
 
     Raises:
         FileNotFoundError, OSError, TypeError, ValueError: as `load`.

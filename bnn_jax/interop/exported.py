@@ -31,7 +31,7 @@ def stablehlo(
 
     Raises:
         ValueError: for images that do not fit.
-        RuntimeError: `native`, where the kernels cannot run.
+        RuntimeError: the backend is `native` and its kernels cannot run.
 
     Example:
         >>> import jax, bnn_jax as bnn, numpy as np

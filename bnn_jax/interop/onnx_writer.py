@@ -43,7 +43,7 @@ class Map:
 class OnnxWriter(LayerWriter[Map]):
     """Nodes and constants of a network; each product of signs is rounded to the integer that it is.
 
-    Rounding changes nothing where a sum is exact; it makes Winograd's sums and narrower ones exact, and no engine can move
+    Rounding changes nothing if a sum is exact; it makes Winograd's sums and narrower ones exact, and no engine can move
     the scale that follows into the weights, where sums would no longer be integers and signs near 0 would turn.
     """
 
@@ -76,7 +76,7 @@ class OnnxWriter(LayerWriter[Map]):
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name='bnn_jax')
 
     def finish(self, logits: Map) -> Map:
-        """NaN for an image that is not finite, as the packed network has it."""
+        """NaN for an image that is not finite, as in the packed network."""
         # Not a number is not less than infinity either.
         finite = self.node('Less', self.node('Abs', 'images'), self.constant(np.float32(np.inf)))
         lowest = self.node(
@@ -108,9 +108,9 @@ class OnnxWriter(LayerWriter[Map]):
         return self.constant(np.asarray(axes, np.int64))
 
     def signs(self, signs: np.ndarray) -> str:
-        """Signs as floats: stored in bits, eight a byte, and unpacked by the graph where that is smaller."""
+        """Signs as floats. If that is smaller, they are stored as bits, eight in a byte, which the graph unpacks."""
         bits = np.packbits(signs.reshape(-1) < 0, bitorder='little')
-        if 4 * signs.size < bits.size + 400:  # Of the nodes that unpack.
+        if 4 * signs.size < bits.size + 400:  # 400 bytes: the nodes that unpack.
             return self.constant(signs.astype(np.float32))
         one, minus_one = self.constant(np.float32(1)), self.constant(np.float32(-1))
         places = self.constant(np.uint8(1) << np.arange(8, dtype=np.uint8))
@@ -125,11 +125,11 @@ class OnnxWriter(LayerWriter[Map]):
         return Map(self.node(operator, *inputs, **attributes), shape)
 
     def _channels(self, numbers: Any, x: Map) -> str:
-        """One number per channel, as it is broadcast over a map."""
+        """One number per channel, in a shape that broadcasts over a map."""
         return self.constant(np.asarray(numbers, np.float32).reshape(-1, *[1] * (len(x.shape) - 1)))
 
     def _by_channel(self, operator: str, x: Map, numbers: Any) -> Map:
-        """The map plus or times one number per channel; itself where there are none."""
+        """The map plus or times one number per channel; the map itself if numbers is None."""
         return x if numbers is None else self._map(operator, x.shape, x.name, self._channels(numbers, x))
 
     # Layers.
@@ -256,7 +256,7 @@ class OnnxWriter(LayerWriter[Map]):
         operation: Convolution | Dense = layer.operation
         filters = filters or layer.out_features
         if not isinstance(operation, Convolution):
-            # Of a map each pixel for itself.
+            # On a map, a dense layer is a 1x1 convolution.
             return self._map('MatMul' if len(x.shape) == 1 else 'Conv', (*x.shape[:-1], filters), x.name, weights)
         window = operation.window
         value = operation.pad_value if outside is None else outside
@@ -320,7 +320,7 @@ def _arranged(kernel: np.ndarray, x: Map) -> np.ndarray:
 
 
 def _of_filters(numbers: Any, layer: Any, x: Map) -> np.ndarray:
-    """One number per filter, as it is broadcast over the weights."""
+    """One number per filter, in a shape that broadcasts over the weights."""
     is_matrix = not isinstance(layer.operation, Convolution) and len(x.shape) == 1
     return np.asarray(numbers, np.float32).reshape((1, -1) if is_matrix else (-1, 1, 1, 1))
 

@@ -85,7 +85,7 @@ def start_from(model: Network, trained: Network) -> Network:
     Usually `trained` is real and `model` binary: the real kernels become latent weights, unchanged, and the scheme's projection
     clips or centers them from the first update on. Products are matched in order, those of shortcuts separately.
 
-    All kernels are copied; a bias is copied where the model has one; a normalization directly after a product is copied where
+    All kernels are copied; a bias is copied if the model has one; a normalization directly after a product is copied if
     both networks have one with gamma and beta. All else, such as XNOR-Net's other normalizations, keeps the model's values. If
     the numbers of classes differ, the last product and the normalization of the logits keep the model's values too, and
     `new_layers` of the result names them. (`nn.with_classes` changes the number of classes within one scheme.)
@@ -136,7 +136,7 @@ class _Slot:
 
     path: str
     layer: Product | Norm
-    # Of the image that the layer reads, flattened or not.
+    # The channels of the image that the layer reads, flattened or not.
     channels: int
 
     @property
@@ -151,7 +151,7 @@ class _Tensor:
     """A variable of a layer and its tensor in PyTorch."""
 
     variable: nnx.Variable
-    # Of the tensor in PyTorch.
+    # The shape of the tensor in PyTorch.
     shape: tuple[int, ...]
     # The tensor in PyTorch -> the numbers of the variable.
     ours: Callable[[np.ndarray], np.ndarray]
@@ -291,7 +291,7 @@ def _start(target: _Normed, source: _Normed) -> None:
             _set(target.product.bias, source.product.bias[...])
         elif target.norm is None:
             raise ValueError(
-                f'start_from: got a bias at {source.path}, expected none, as the layer {target.path} of the model has none; '
+                f'start_from: got a bias at {source.path}, expected none, because layer {target.path} of the model has none; '
                 'give its scheme bias=True'
             )
     if _has_affine(target.norm) and _has_affine(source.norm):

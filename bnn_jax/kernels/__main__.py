@@ -1,4 +1,4 @@
-"""`python -m bnn_jax.kernels`: compile the C++ kernels anew, with the headers of the installed jaxlib, and say what runs."""
+"""`python -m bnn_jax.kernels`: compile the C++ kernels, with the headers of the installed jaxlib, and say what runs."""
 
 import sys
 from pathlib import Path

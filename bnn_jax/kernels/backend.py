@@ -18,7 +18,7 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
-"""Signs that are unpacked at a time, at most, where there are more than 32 filters: 4 MiB of floats."""
+"""The largest number of signs that are unpacked at a time with more than 32 filters: 4 MiB of floats."""
 
 
 Method = TypeVar('Method', bound=Callable)
@@ -28,13 +28,13 @@ def compiled(*static_argnums: int) -> Callable[[Method], Method]:
     """`jax.jit` of a method. It keeps the method's type, so a type checker can compare an override with what it overrides.
 
     Args:
-        static_argnums: Positions of the arguments that are no arrays; `self` is 0.
+        static_argnums: Positions of the arguments that are not arrays; `self` is 0.
     """
     return lambda method: cast(Method, jax.jit(method, static_argnums=static_argnums))
 
 
 class Backend:
-    """Packed products. Subclass it, override `matmul` and whatever your kernel does better than the defaults.
+    """Packed products. Subclass it, and override `matmul` and all methods that your kernel does better than the defaults.
 
     `kernels` checks shapes and dtypes before it calls a method, and passes everything but arrays as static values. Methods
     return exact integers, equal to those of `kernels.reference`. Helpers of your own begin with an underscore: a public
@@ -103,7 +103,7 @@ class Backend:
     ) -> jax.Array:
         """`conv2d` in narrow groups, of fewer than 32 channels each, from words along the filters.
 
-        w_words: (kh, kw, channels / groups, words_for(filters)). Default: `conv2d`, the weights packed anew.
+        w_words: (kh, kw, channels / groups, words_for(filters)). Default: `conv2d` on repacked weights.
         """
         w_words = along_channels(w_words, filters)
         return self.conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups)

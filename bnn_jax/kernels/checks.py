@@ -47,7 +47,7 @@ def expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int |
 
 
 def window_of(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
-    """The window of a convolution. Raises ValueError for another pad value, and where it does not fit the image."""
+    """The window of a convolution. Raises ValueError for another pad value, and if it does not fit the image."""
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding, dilation)
@@ -85,7 +85,7 @@ def words_of(name: str, words, rank: int) -> jax.Array:
 
 
 def expect_words(name: str, n_words: int, k: int) -> None:
-    """Raises TypeError or ValueError unless so many words hold k signs."""
+    """Raises TypeError or ValueError unless this number of words holds k signs."""
     # To Python, True is an integer.
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""A backend that is another one on each platform, decided where a function is lowered, not where it is traced."""
+"""A backend that uses another one on each platform. It is chosen when a function is lowered, not when it is traced."""
 
 import dataclasses
 from collections.abc import Callable

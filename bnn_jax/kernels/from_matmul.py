@@ -28,7 +28,7 @@ class FromMatmul(Backend):
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
         """The product on the words of every window."""
-        # Declared anew for its `jit`: the defaults are traced into their caller.
+        # Overridden for its `jit`: the defaults are traced into their caller.
         return super().conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups)
 
     def _product(self, x: jax.Array, w: jax.Array, k: int) -> jax.Array:

@@ -121,7 +121,7 @@ class Native(Backend):
 
     @compiled(0)
     def pack(self, x: jax.Array, coefficients: jax.Array | None) -> jax.Array:
-        """Of float32 without the normalized map being written."""
+        """Packs a float32 map without writing the normalized map to memory."""
         if x.dtype != jnp.float32:
             return super().pack(x, coefficients)
         if coefficients is None:

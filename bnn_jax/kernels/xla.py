@@ -23,7 +23,8 @@ BLOCK = 18
 NARROW_BLOCK = 63
 """Words of one expression, at most, in narrow groups: their counts are 6 bits."""
 FEW = 4
-"""Up to so many rows, turning w's words round would cost more than the product: 3 times its time at one row of 9216 signs."""
+"""The largest number of rows for which w is not transposed: with so few, that would take longer than the product (3 times as
+long for one row of 9216 signs)."""
 
 
 def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
@@ -98,7 +99,7 @@ class Xla(FromMatmul):
         if x_words.shape[0] > FEW:
             return super().matmul(x_words, w_words, k)
 
-        # Here a reduction is no loss: the words of one row are read as they lie.
+        # A reduction costs nothing here, because the words of one row are read in order.
         def row(x):
             return k - 2 * jnp.sum(lax.population_count(x[None] ^ w_words), axis=1, dtype=jnp.int32)
 

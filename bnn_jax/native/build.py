@@ -14,22 +14,22 @@ LIBRARY = os.environ.get('BNN_LIBRARY', os.path.join(HERE, 'libbnn_native.so'))
 """Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
 
 RECORD = '.sha256'
-"""Ends the name of a file beside the library: the SHA-256 of its bytes, without which it is not mapped."""
+"""The suffix of a file next to the library with the SHA-256 of its bytes. A library without it is not loaded."""
 
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall', '-pthread')
-"""No contraction: what is added after a multiplication is added to its rounded result, as in training."""
+"""No contraction into fused multiply-adds: an addition reads the rounded product, as in training."""
 
 INSTRUCTIONS = {
     'x86_64': {'avx2': ('-mavx2', '-mfma'), 'avx512': ('-mavx512f', '-mavx512bw', '-mavx512vpopcntdq')},
     'aarch64': {'neon': ()},
 }
-"""Files for some processors only, each with the instructions that it alone may use; which of them runs is found out there."""
+"""Machine -> instruction set -> the compiler flags of its source file. The library chooses among the sets when it runs."""
 
 
 def digest() -> str:
-    """Of all sources: what is compiled into the library says whether it is theirs."""
+    """A digest of all sources. The library contains the one of the sources that it was compiled from."""
     found = hashlib.sha256()
-    # Sorted, for the order of files in a folder is not defined.
+    # Sorted, because the order of files in a folder is not defined.
     for name in sorted(os.listdir(SOURCES)):
         if name.endswith(('.cc', '.h')):
             found.update(_content(os.path.join(SOURCES, name)))
@@ -37,7 +37,7 @@ def digest() -> str:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Of a file's bytes, hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     return hashlib.sha256(_content(path)).hexdigest()
 
 
@@ -108,7 +108,7 @@ def objects(
     Args:
         folder: where the object files are written.
         include: as in `build`.
-        more: flags beside FLAGS.
+        more: flags in addition to FLAGS.
         machine: the processor that $CXX compiles for, as `platform.machine` names it; empty: this one.
 
     Returns:
@@ -134,7 +134,7 @@ def objects(
 
 
 def expect_compiler() -> list[str]:
-    """`compiler`. Raises RuntimeError where there is none."""
+    """`compiler`. Raises RuntimeError if there is none."""
     words = compiler()
     if words is None:
         raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')

@@ -34,7 +34,7 @@ DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for nam
 
 
 def missing() -> str | None:
-    """Why the kernels cannot run here, or None where they can; the first call registers them with XLA.
+    """Why the kernels cannot run here, or None if they can; the first call registers them with XLA.
 
     Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
     handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
@@ -54,12 +54,12 @@ def _register() -> str | None:
 
 
 def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str | None:
-    """Why a compiled library cannot run, or None where it can; nothing is registered.
+    """Why a compiled library cannot run, or None if it can; nothing is registered.
 
     Args:
         path: the library.
         sources: the digest of the sources that it must have been compiled from.
-        interface: what the installed jaxlib has, 65536 major + minor; None where it is unknown.
+        interface: what the installed jaxlib has, 65536 major + minor; None if it is unknown.
     """
     try:
         built = opened(path, sources).bnn_interface()
@@ -75,7 +75,7 @@ def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str
 
 
 def _interface() -> int | None:
-    """65536 major + minor of the interface that the installed jaxlib has, as its header says."""
+    """The version of the interface in the installed jaxlib's header, as 65536 major + minor."""
     header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
     if not header.exists():
         return None
@@ -106,7 +106,7 @@ def limit(times: int, instructions: str = '') -> int:
 
 
 def expect_there() -> None:
-    """Raises RuntimeError where the kernels cannot run."""
+    """Raises RuntimeError if the kernels cannot run."""
     reason = missing()
     if reason is not None:
         raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
@@ -121,7 +121,7 @@ def usable() -> bool:
 
 
 def _cpu_devices() -> int:
-    """Of all hosts; 0 where JAX was told to use no CPU."""
+    """The number of CPU devices on all hosts; 0 if JAX was told to use no CPU."""
     try:
         return jax.device_count('cpu')
     except RuntimeError:
@@ -129,7 +129,7 @@ def _cpu_devices() -> int:
 
 
 def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
-    """The result of a handler, of this shape and dtype. Raises RuntimeError where the kernels cannot run."""
+    """The result of a handler, of this shape and dtype. Raises RuntimeError if the kernels cannot run."""
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
     # XLA cannot look inside to make a batched call of it.
@@ -137,7 +137,7 @@ def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attri
 
 
 def varying_as(x: jax.Array, *operands: jax.Array) -> jax.Array:
-    """x, said to differ between the devices of a `jax.shard_map` wherever an operand does; elsewhere x itself."""
+    """x, marked as varying over the mesh axes of a `jax.shard_map` over which any operand varies."""
     axes = {axis for operand in operands for axis in jax.typeof(operand).manual_axis_type.varying}
     missing = axes - set(jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, tuple(sorted(missing)), to='varying') if missing else x

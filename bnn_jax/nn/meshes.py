@@ -12,8 +12,7 @@ from bnn_jax.ops.meshes import along_batch, automatically
 def called_automatically(
     call: Callable, module: nnx.Module, x: Shaped[Array, ' n *input']
 ) -> Shaped[Array, ' n *output']:
-    """call(module, x) for x on a mesh with explicit axes. What the call changes of the module's
-    state, the module gets; the rest stays where it is.
+    """call(module, x) for x on a mesh with explicit axes. The call's changes of the module's state are kept.
 
     Args:
         call: (module, x) -> y.

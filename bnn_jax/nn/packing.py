@@ -138,12 +138,12 @@ def _check_sign(scheme: Scheme) -> None:
     small, zero = np.asarray(scheme.sign(jnp.asarray([[0.5], [0]], jnp.float32)))[:, 0]
     if small != 1:
         raise ValueError(
-            'its scheme evaluates real weights, expected signs, because bits cannot hold real weights; build the model anew '
+            'its scheme evaluates real weights, expected signs, because bits cannot hold real weights; build the model again '
             'with a scheme that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
         )
     if zero != 1:
         raise ValueError(
-            f'its scheme has sign(0) = {zero:.0f}, expected +1, as in bits; build the model anew with '
+            f'its scheme has sign(0) = {zero:.0f}, expected +1, as in bits; build the model again with '
             'presets.deployable(scheme) and give it these parameters'
         )
 

@@ -69,7 +69,7 @@ class Slot:
         holder: Any = self.holder
         if isinstance(holder, tuple):
             raise ValueError(f'{self.name}: got layers in a tuple, which cannot be replaced; expected nnx.List')
-        # Flax needs to know whether the new layer is a module or a function, since the old one may be of the other kind.
+        # Flax needs to know whether the new layer is a module or a function, because the old one may be of the other kind.
         if isinstance(self.holder, nnx.Module):
             layer = nnx.data(layer) if isinstance(layer, nnx.Module) else nnx.static(layer)
         if self._is_item():

@@ -94,7 +94,7 @@ class LeakyRelu(Layer):
     slope: Annotated[float, Number()]
 
     def __post_init__(self):
-        # A file keeps a Python float, whatever number was given; a frozen dataclass refuses an assignment.
+        # A file keeps a Python float, so any number becomes one. A frozen dataclass refuses a plain assignment.
         object.__setattr__(self, 'slope', float(self.slope))
 
     def __call__(self, x: Float[Array, '*shape']) -> Float[Array, '*shape']:

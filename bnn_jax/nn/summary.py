@@ -22,7 +22,7 @@ class LayerSummary(Cost):
     # The path that `walk` gives the layer.
     path: str
     kind: str
-    # With the batch. Of the last call, if there are several. For an array beside the layers: its own shape.
+    # The shape in the last call, with the batch. For an array outside the layers: its own shape.
     output_shape: tuple[int, ...]
 
 

@@ -14,7 +14,7 @@ from bnn_jax.ops.products import divisor, dot
 
 # Elements in a block of patches: 1 MiB in float32, which stays in a core's cache.
 BLOCK = 2**18
-# The smallest number of patches in a block: adding the blocks' products then costs little beside the products.
+# The smallest number of patches in a block: adding the blocks' products then costs little compared with the products.
 ROWS = 512
 # With fewer channels than this, a row of pixels is a longer contiguous run than a pixel's channels.
 FEW = 32

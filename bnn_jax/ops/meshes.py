@@ -44,9 +44,9 @@ def _mesh(tree: Any) -> Any:
 
 
 def alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
-    """The operands, all of them said to differ between the devices of a `jax.shard_map` where one does.
+    """The operands, all marked as varying over the mesh axes of a `jax.shard_map` over which any of them varies.
 
-    The gradients of a function with a rule of its own are of the types of its operands: those of weights that all devices share
-    would differ from device to device. JAX sums the gradient of what is said here over the devices.
+    A custom gradient has the types of its operands. Without the mark, the gradient of weights that all devices share would
+    differ from device to device; with it, JAX sums the gradient over the devices.
     """
     return tuple(varying_as(operand, *operands) for operand in operands)

@@ -37,7 +37,7 @@ def max_pool(
 
 
 def _forward(x, size, strides, pads):
-    """XLA's max pooling; on CPU along the columns of the image, then along its rows, where that needs fewer comparisons."""
+    """XLA's max pooling; on CPU along the columns of the image, then along its rows, if that needs fewer comparisons."""
 
     def along(x, axes):
         window, steps, around = [1] * 4, [1] * 4, [(0, 0)] * 4

@@ -32,7 +32,7 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
     m <- (1 - gamma) m + gamma g, from m = 0.
     w <- -sign(w) where sign(w) m > threshold, else sign(w).
 
-    Every weight is +-1 after the first update, whatever it was before. So give it latent weights alone (`by_kind`), of a
+    Every weight is +-1 after the first update, for any start. So give it latent weights alone (`by_kind`), of a
     scheme whose projection leaves +-1 unchanged: clipping or none, not centering.
 
     Args:

@@ -81,7 +81,7 @@ def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
         >>> bnn.optim.biases(('head', 'bias'), params['head']['bias'], params)
         True
     """
-    # Flax calls beta of a normalization `bias` too; there it is beside a `scale`.
+    # Flax also calls beta of a normalization `bias`, but it has a sibling `scale`.
     return path[-1] == 'bias' and 'scale' not in _siblings(path, params)
 
 
@@ -148,7 +148,7 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
             `outside(...)` or your own predicate.
 
     Returns:
-        The transformation. Its `init` raises ValueError where a rule matches no parameter, or a parameter is matched by no
+        The transformation. Its `init` raises ValueError if a rule matches no parameter, or a parameter is matched by no
         rule or by two; TypeError for plain arrays, which do not say their kind.
 
     Example:

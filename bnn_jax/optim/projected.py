@@ -31,10 +31,10 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
         model: the model, or its parameters as `nnx.state(model, nnx.Param)` returns them.
 
     Returns:
-        An Optax transformation; tx itself where no scheme projects.
+        An Optax transformation; tx itself if no scheme projects.
 
     Raises:
-        TypeError: tx is no optimizer.
+        TypeError: tx is not an optimizer.
         ValueError: tx computes parameters from numbers of its own, as lookahead, Mechanic and COCOB do.
 
     Example:

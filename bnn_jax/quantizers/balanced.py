@@ -50,7 +50,7 @@ def _square(x: jax.Array) -> jax.Array:
 
 
 def mean_magnitude_and_deviation(centered: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
-    """Of balanced weights, every filter's mean of |c| and sqrt(sum of c^2 / (n - 1) + eps), (out,) each."""
+    """For balanced weights c, the mean of |c| and sqrt(sum of c^2 / (n - 1) + eps) of every filter, each of shape (out,)."""
     rows = centered.astype(wide(centered.dtype)).reshape(-1, centered.shape[-1])
     n = rows.shape[0]
     # n / (n - 1) makes the mean of squares PyTorch's variance; a single weight is its own mean, and 0 either way.
@@ -95,7 +95,7 @@ def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out
         TypeError: w is not floating.
         ValueError: w has fewer than two axes.
 
-    Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+    Source: IR-Net's code, htqin/IR-Net (arXiv:1909.10788).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -139,7 +139,7 @@ def sign_ede(x: Float[ArrayLike, '*shape'], t: Float[ArrayLike, '']) -> Float[Ar
     Raises:
         TypeError: x is not floating.
 
-    Source: IR-Net (arXiv:1909.10788), as its code has it.
+    Source: IR-Net's code, htqin/IR-Net (arXiv:1909.10788).
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -166,7 +166,7 @@ def balanced_sign_ede(w: Float[ArrayLike, '*window out'], t: Float[ArrayLike, ''
     Gradient, u = (W - mean) / the filter's standard deviation, sigma its scale: g sigma k t (1 - tanh(t u)^2),
     k = max(1 / t, 1), through the derivative of u with respect to W; none for t.
     Args, Raises: as `balanced` and `sign_ede`. Returns the shape and dtype of w.
-    Source: IR-Net (arXiv:1909.10788), as its code has it (htqin/IR-Net).
+    Source: IR-Net's code, htqin/IR-Net (arXiv:1909.10788).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -92,7 +92,7 @@ def less_one_channel(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its gradient times 1 - 1/C, C the number of input channels (axis -2): the diagonal of the
     derivative of centering.
 
-    Where C is 1 the factor is 1: 0, as the sources have it, would end training.
+    If C is 1, the factor is 1. The sources have 0 there, which would stop training.
 
     Args:
         quantizer: a quantizer of weights, (..., out).

@@ -33,7 +33,7 @@ def input_scale(
 
     Raises:
         TypeError: x is not floating.
-        ValueError: x has not four axes, or the window is none or does not fit.
+        ValueError: x does not have four axes, or the window is invalid or does not fit the image.
 
     Source: XNOR-Net section 3.2, eq. 11.
 

@@ -69,7 +69,7 @@ def _scaled_sign_ste_fwd(w):
 def _scaled_sign_ste_bwd(residuals, g):
     w, a = residuals
     rows = w.reshape(-1, w.shape[-1]), g.reshape(-1, w.shape[-1])
-    # Apart from each other, the two make the signs anew; made for both they would be an array more to write and read.
+    # Each part computes the signs itself. Sharing them would mean one more array to write and read.
     through = apart_on_cpu(partial(ordered_mean, term=_against_sign), *rows).astype(w.dtype)
     return (apart_on_cpu(_scaled_sign_gradient, w, g, a, through),)
 

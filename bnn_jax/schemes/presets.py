@@ -272,7 +272,7 @@ Differs: as BNN_THEANO; the code's normalization has momentum 0.85 for MNIST.
 
 BC_STOCHASTIC_THEANO = named_scheme(
     'BC_STOCHASTIC_THEANO',
-    """BinaryConnect in Theano, stochastic: each training step draws the signs anew; evaluation uses the real weights W.
+    """BinaryConnect in Theano, stochastic: each training step draws the signs again; evaluation uses the real weights W.
 
 `convert` refuses it, because bits cannot hold W. `summarize` counts its weights as 1 bit, as in training. To deploy, give the
 trained parameters to a model of `dataclasses.replace(BC_STOCHASTIC_THEANO, weight=quantizers.sign_ste, sign=quantizers.sign)`,

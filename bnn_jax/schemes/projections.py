@@ -67,7 +67,7 @@ def in_place(projection: Projection, w: Float[Array, '*shape']) -> Float[Array, 
     """The projected weights, as if the projection had overwritten W before the forward pass.
 
     Forward: projection(W).
-    Gradient: g, whatever the projection did.
+    Gradient: g. The projection does not change it.
 
     Source: the training loops of XNOR-Net's published implementations (center, clamp, forward, backward, update).
     """
@@ -102,12 +102,12 @@ def of(params: nnx.State, name: str = 'projection'):
 def project(projections: Any) -> optax.GradientTransformation:
     """An optax link that projects parameters after the update. It must be the last link of a chain.
 
-    Update: u <- projection(p + u) - p where there is a projection, else u. A weight without an update does not move: a
+    Update: u <- projection(p + u) - p if there is a projection, else u. A weight without an update does not move: a
     parameter whose whole update is 0 or None (frozen, masked, or between two steps of an optimizer that gathers gradients),
     and in any other parameter each weight in [-1, 1] whose update is 0.
 
     Args:
-        projections: a tree of functions, a prefix of the tree of parameters, with None where nothing is projected.
+        projections: a tree of functions, a prefix of the tree of parameters, with None for parameters that are not projected.
 
     Returns:
         The link.
@@ -189,7 +189,7 @@ def project_before(tx: optax.GradientTransformation, projections: Any) -> optax.
 
 
 def _projected(projections, params):
-    """The parameters, projected where there is a projection."""
+    """The parameters, projected if they have a projection."""
 
     def projected(projection, p):
         return p if projection is None else jax.tree.map(projection, p)

@@ -86,7 +86,7 @@ BC = named_scheme(
 
 BC_STOCHASTIC = named_scheme(
     'BC_STOCHASTIC',
-    """BinaryConnect, stochastic: each training step draws the signs anew; evaluation uses sign(W).""",
+    """BinaryConnect, stochastic: each training step draws the signs again; evaluation uses sign(W).""",
     dataclasses.replace(BC, training_weight=quantizers.stochastic_sign_ste),
 )
 

@@ -13,7 +13,7 @@ FORMS = "expected {'image': ..., 'label': ...} or (images, labels), either with 
 
 
 def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> dict[str, Any]:
-    """A batch as a dictionary of arrays: `image`, `label`, and `weight` where the batch has one.
+    """A batch as a dictionary of arrays: `image`, `label`, and `weight` if the batch has one.
 
     Args:
         batch: a dictionary with these keys (others are left out), or a tuple or list (images, labels) or (images, labels,
@@ -28,7 +28,7 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
 
     Raises:
         TypeError: the batch has neither form, or labels have another dtype.
-        ValueError: a key is missing, lengths differ, labels in a NumPy array are no classes, shares do not sum to 1, or
+        ValueError: a key is missing, lengths differ, labels in a NumPy array are not classes, shares do not sum to 1, or
             weights are negative, not finite or all 0.
 
     Example:
@@ -107,7 +107,7 @@ def _array(key: str, value: Any) -> Any:
 
 
 def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
-    """Labels as int32 (N,) or float32 (N, num_classes); unchanged where they are no classes and need not be (`expected`)."""
+    """Labels as int32 (N,) or float32 (N, num_classes); unchanged if they are not classes and need not be (`expected`)."""
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     if expected and integers and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.reshape(-1)
@@ -152,7 +152,7 @@ def _checked_classes(labels: Any, num_classes: int | None, expected: bool) -> An
         if num_classes == 1 and not expected:
             num_classes = None  # With one logit, integers of a user's own loss are counts, not classes.
         if num_classes is not None and labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
-            own = '' if expected else ' If they are no classes, give them as floats, or of shape (N, 1).'
+            own = '' if expected else ' If they are not classes, give them as floats, or of shape (N, 1).'
             raise ValueError(
                 f'labels: got values from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}; '
                 f'is num_classes that of the data set?{own}'

@@ -157,7 +157,7 @@ class Checkpoints:
 
     def _check(self, meta: dict, state: TrainState) -> None:
         expected = self._meta(state)
-        remedy = f'use another --workdir, or delete {self.directory} to start anew'
+        remedy = f'use another --workdir, or delete {self.directory} to start again'
         if 'description' in expected['config']:
             check_description(meta['config'], f'checkpoint {self.directory}', remedy)
         difference = first_difference('', meta['config'], json.loads(json.dumps(expected['config'])))

@@ -60,15 +60,15 @@ class Config:
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     # (learning_rate, steps of the run) -> Optax schedule.
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    # Of training images: see `bnn_jax.data`. Where none sets the size, images are scaled to the model's input_shape (`sized`).
+    # For training images: see `bnn_jax.data`. If none sets the size, images are scaled to the model's input_shape (`sized`).
     augmentations: tuple = ()
-    # Of test images; they draw no random numbers.
+    # For test images; these draw no random numbers.
     evaluation_augmentations: tuple = ()
-    # Makes a network with the parameters of `model` that is converted in its place, where `convert` refuses the model.
+    # Makes a network with the parameters of `model`, to convert if `convert` refuses the model itself.
     deployed: Callable[..., Any] | None = None
     # Makes the loss, such as partial(distillation, teacher); or is itself a function of (images, logits, labels).
     loss: Callable[..., Any] = CrossEntropy
-    # Published (epoch, test accuracy from 0 to 1), shown beside the results of a run of as many epochs at width 1.
+    # Published (epoch, test accuracy from 0 to 1), printed with the results of a run of as many epochs at width 1.
     anchors: tuple[tuple[int, float], ...] = ()
     # The recipe and the row of this config; `Recipe.row` sets both.
     recipe: str = ''
@@ -90,7 +90,7 @@ class Config:
         'logits; at epochs also of batch and running statistics; 0: never',
     )
     on_device: bool | None = option(
-        None, 'keep the images on the devices and make batches there; None: on accelerators, where the images fit'
+        None, 'keep the images on the devices and make batches there; None: on accelerators, if the images fit'
     )
     max_minutes: float = option(
         0.0, 'minutes after which the run saves and ends with status 75, to be started again; 0: no limit'
@@ -143,7 +143,7 @@ class Config:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
 
     def _check_functions(self) -> None:
-        """Raises ValueError where a value is given in place of a function; the message shows the function."""
+        """Raises ValueError if a value is given in place of a function; the message shows the function."""
         if isinstance(self.optimizer, optax.GradientTransformation) or not callable(self.optimizer):
             raise ValueError(
                 f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one from a schedule, such '
@@ -197,7 +197,7 @@ class Config:
             )
 
     def network(self, factory: Callable[..., Any] | None = None) -> Any:
-        """A new network, as the run begins with it; `factory` makes it, by default `model`."""
+        """The network at the start of the run; `factory` makes it, by default `model`."""
         factory = factory or self.model
         options = {'width': self.width} if _takes(factory, 'width') else {}
 
@@ -212,7 +212,7 @@ class Config:
         return made()
 
     def objective(self) -> Any:
-        """The loss: what `loss` makes, or `loss` itself where it is a function of logits and labels."""
+        """The loss: what `loss` makes, or `loss` itself if it is a function of logits and labels."""
         return self.loss() if _can_be_called(self.loss) else self.loss
 
     def operands(self) -> DTypeLike | None:
@@ -225,7 +225,7 @@ class Config:
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations, with a scaling to the model's `input_shape` first where none of them sets the size.
+        """The augmentations, with a scaling to the model's `input_shape` first if none of them sets the size.
 
         The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """
@@ -311,7 +311,7 @@ def _takes(factory: Callable, name: str) -> bool:
 
 
 def _missing(factory: Callable, options: dict[str, Any]) -> list[str]:
-    """The parameters that a function needs beside these options; [] where its signature is unknown."""
+    """The parameters that a function needs in addition to these options; [] if its signature is unknown."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):

@@ -69,7 +69,7 @@ class Hosts:
             )
 
     def _reach(self) -> None:
-        """Raises ValueError where process 0 cannot open the address or the others cannot reach it. JAX would just exit."""
+        """Raises ValueError if process 0 cannot open the address or the others cannot reach it. JAX would just exit."""
         name, _, port = self.coordinator.rpartition(':')
         address, said = (name.strip('[]'), int(port)), None
         try:
@@ -158,7 +158,7 @@ def spread(batch, mesh: Mesh):
 
 
 def check_shares(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises ValueError where the devices of the mesh cannot share the batch evenly, or each of its parts."""
+    """Raises ValueError if the devices of the mesh cannot share the batch evenly, or each of its parts."""
     if batch_size % (mesh.size * parts):
         computed = f' in {parts} parts (accumulate)' if parts > 1 else ''
         raise ValueError(

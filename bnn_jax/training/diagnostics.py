@@ -89,7 +89,7 @@ def watch(
         - `flips`, `flips/LAYER`: share of signs that changed, in all layers together and in each.
         - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping. Weights are those that the scheme
           reads, here and in `flips`.
-        - `alpha/LAYER`: mean over filters of the scheme's scale, where it has one.
+        - `alpha/LAYER`: mean over filters of the scheme's scale, if it has one.
         - `alpha_over_start/LAYER`: alpha over its value at the start.
         - `in_window/LAYER`: share of inputs at which a binary activation passes a gradient (|x| <= 1 for `sign_ste`).
         - `equal_logits`: share of images whose logits are all equal, so that they name no class.
@@ -205,7 +205,7 @@ def share(mask: Bool[Array, '*shape']) -> Float32[Array, '']:
     """The share of True, float32, exactly 1 if all are True.
 
     Args:
-        mask: booleans of any shape. They are counted in integers, as a float32 sum of ones stops at 2^24.
+        mask: booleans of any shape. They are counted in integers, because a float32 sum of ones stops at 2^24.
     """
     return _of(jnp.sum(mask, dtype=jnp.int32), mask.size)
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: the softened answers of a trained network are targets beside the labels."""
+"""Knowledge distillation: the softened outputs of a trained network are targets, in addition to the labels."""
 
 import dataclasses
 import math
@@ -78,7 +78,7 @@ class Distillation:
     num_classes: int
     # T of `soft_cross_entropy`.
     temperature: float
-    # Of the teacher's part, from 0 to 1.
+    # The weight of the teacher's part of the loss, from 0 to 1.
     share: float
 
     def check(self, model: Any) -> None:
@@ -97,7 +97,7 @@ class Distillation:
         logits: Float[Array, 'N classes'],
         labels: Int[Array, ' N'] | Float[Array, 'N classes'],
     ) -> Float[Array, ' N']:
-        """The loss of each image, in nats; NaN for a label that is no class, whatever the share."""
+        """The loss of each image, in nats; NaN for a label that is not a class, for any share."""
         teacher_logits = nnx.merge(self.graphdef, self.state, copy=True)(images)
         soft = soft_cross_entropy(logits, teacher_logits, self.temperature)
         return (1 - self.share) * cross_entropy(logits, labels) + self.share * soft

@@ -78,7 +78,7 @@ def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
     Args:
         model: the model of the run.
         batch: some of its test images, as arrays.
-        loss: the loss of the run; a user's own loss of a single logit may take integer labels that are no classes.
+        loss: the loss of the run; a user's own loss of a single logit may take integer labels that are not classes.
     """
     if not are_classes(batch['label']) or takes_classes(loss):
         return are_classes(batch['label'])
@@ -116,7 +116,7 @@ def means(totals: Float64[np.ndarray, '5'], num_classes: int | None) -> dict[str
     if count == 0:
         raise _without_images()
     result = {'loss': loss / weight}
-    if not np.isnan(correct):  # NaN where labels are no classes.
+    if not np.isnan(correct):  # NaN where labels are not classes.
         result['accuracy'] = correct / weight
     result['count'] = int(count)
     if 'accuracy' in result and num_classes is not None and num_classes > 5:
@@ -136,7 +136,7 @@ def totals_of(
         loss: what is averaged.
 
     Returns:
-        (5,): weighted sums of the loss, of correct predictions (NaN where labels are no classes) and of labels in the top
+        (5,): weighted sums of the loss, of correct predictions (NaN where labels are not classes) and of labels in the top
         five; the number of images; the sum of weights.
     """
     mesh = own_devices()

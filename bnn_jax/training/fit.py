@@ -194,16 +194,16 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
 
 
 class _Begun(NamedTuple):
-    """Where a run begins, or goes on."""
+    """The start of a run, new or resumed."""
 
-    # Of the newest checkpoint, or new.
+    # The state of the newest checkpoint, or a new one.
     state: TrainState
     # The learning rate of each step.
     schedule: optax.Schedule
-    # Layer -> alpha before the first step; empty where nothing is watched.
+    # Layer -> alpha before the first step; empty if nothing is watched.
     start: dict[str, float]
     checkpoints: Checkpoints
-    # The folder of the best checkpoint, where the config asks for one.
+    # The folder of the best checkpoint, if the config asks for one.
     best: Checkpoints | None
 
 
@@ -265,7 +265,7 @@ def _step(
 
 
 def _as_begun(config: Config, workdir: Path) -> bool | None:
-    """`on_device`; where that is None, whether the run in workdir began on the devices, which decides its batches."""
+    """`on_device`; if that is None, whether the run in workdir began on the devices, which decides its batches."""
     if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return config.on_device
     try:

@@ -37,10 +37,10 @@ SECONDS_A_CALL = 1.0
 """How long a call should take; a signal is answered after this call and the next one."""
 
 STEPS_ON_HOSTS = 16
-"""The number of steps of one call where there are several hosts: all must make the same number, and their clocks differ."""
+"""The number of steps of one call with several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""The time between checkpoints at ends of epochs; where an epoch takes a second, a checkpoint would take as long."""
+"""The shortest time between checkpoints at ends of epochs. If an epoch takes a second, a checkpoint takes as long."""
 
 EVALUATED = 256
 """The smallest batch of test images on the devices."""
@@ -99,14 +99,14 @@ class HostImages:
         self.pace, self.seconds_between_saves = Pace(1), 0.0
 
     def check(self, num_classes: int, classes: bool = True) -> None:
-        """Raises ValueError for test labels that are no classes; training labels are checked batch by batch."""
+        """Raises ValueError for test labels that are not classes; training labels are checked batch by batch."""
         from bnn_jax.data import check_labels
 
         check_labels(self._test, num_classes, classes)
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """A function that makes one step, whatever its `count`; the host prepares further batches meanwhile.
+        """A function that makes one step for any `count`. The host prepares further batches meanwhile.
 
         Args:
             step: the update, not yet compiled.
@@ -175,7 +175,7 @@ class DeviceImages:
         self._evaluation: Evaluation | None = None
 
     def check(self, num_classes: int, classes: bool = True) -> None:
-        """Raises ValueError for labels that are no classes."""
+        """Raises ValueError for labels that are not classes."""
         from bnn_jax.data import check_labels
 
         for source in (self._train, self._test):
@@ -266,7 +266,7 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
     accelerated, reason = jax.devices()[0].platform != 'cpu', None
-    # Asked only where the answer counts, since it calls the user's normalization.
+    # Asked only if the answer matters, because it calls the user's normalization.
     if config.on_device or (config.on_device is None and accelerated):
         augmentations = (config.sized(each) for each in (config.augmentations, config.evaluation_augmentations))
         reason = reason_against(train, test, config.standardize, *augmentations)

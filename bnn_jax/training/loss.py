@@ -47,7 +47,7 @@ def cross_entropy(
         labels: classes, or the share of each class.
 
     Returns:
-        Nats; NaN for a label that is no class.
+        Nats; NaN for a label that is not a class.
 
     Example:
         >>> import bnn_jax as bnn, jax.numpy as jnp
@@ -156,7 +156,7 @@ def squared_hinge(
         labels: classes, or the share of each class.
 
     Returns:
-        The loss; NaN for a label that is no class.
+        The loss; NaN for a label that is not a class.
 
     Source: the output layer in the published implementations of BinaryConnect and BinaryNet ("L2-SVM", arXiv:1511.00363
     section 3.1).

@@ -26,7 +26,7 @@ def each_loss(
         labels: as the loss takes them.
 
     Raises:
-        TypeError: the loss is no array.
+        TypeError: the loss is not an array.
         ValueError: the loss has another shape.
     """
     values, count = loss(images, logits, labels), logits.shape[0]
@@ -84,7 +84,7 @@ def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Flo
 
 
 def named_classes(loss: Loss, logits: Float[Array, ' N *out'], labels: Any) -> Int[Array, ' N'] | None:
-    """The class of each image, (N,); None where the labels are no classes.
+    """The class of each image, (N,); None if the labels are not classes.
 
     Args:
         loss: the loss of the run.
@@ -149,13 +149,13 @@ def accuracies_of(
 
 
 def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
-    """Whether fewer than five logits are larger than that of the label; False where the label's logit is NaN."""
+    """Whether fewer than five logits are larger than that of the label; False if the label's logit is NaN."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return (~(logits <= own)).sum(-1) < 5  # Not `>`, which is False for each comparison with NaN.
 
 
 def classes_of(shape: tuple[int, ...]) -> int | None:
-    """The number of classes that logits of this shape stand for; None where they stand for no classes."""
+    """The number of classes that logits of this shape stand for; None if they stand for no classes."""
     return shape[1] if len(shape) == 2 and shape[1] > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on CPU: it keeps what it frees, since the next step needs it again.
+"""Memory of a process that trains on CPU: it keeps freed memory, because the next step needs it again.
 
 This changes the whole process, so the command line does it (`allocate_for_training`) and `fit` does not. Your own program that
 trains on CPU may call it first.
@@ -63,7 +63,7 @@ def check_fits(what: str, needed: int) -> None:
 
 
 def _bytes_of_memory() -> int | None:
-    """The bytes of memory of this machine, or those that this container may use; None where they are unknown."""
+    """The bytes of memory of this machine, or those that this container may use; None if they are unknown."""
     try:
         there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     except (AttributeError, OSError, ValueError):

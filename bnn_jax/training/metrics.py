@@ -138,7 +138,7 @@ def read(path: Path) -> list[dict]:
     """The records in a metrics.jsonl, without damaged lines, such as a last one that a kill cut short.
 
     Args:
-        path: the path of the file; where there is none, there are no records.
+        path: the path of the file. If it does not exist, there are no records.
     """
     return [record for record in _parsed(path) if record is not None]
 
@@ -166,7 +166,7 @@ def seconds_per_step(records: list[dict]) -> float | None:
         records: the records of a run, in order.
 
     Returns:
-        Seconds; None where no two neighboring steps are among the records.
+        Seconds; None if no two neighboring steps are among the records.
 
     Example:
         >>> seconds_per_step([{'step': i, 'loss': 1.0, 'seconds': 0.5 * i} for i in (1, 2, 3)])

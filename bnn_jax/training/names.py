@@ -76,7 +76,7 @@ def named(name: str) -> Callable[[T], T]:
 
 
 def public_name(value: Any) -> str | None:
-    """The declared or public name of a function or class; None where it has neither."""
+    """The declared or public name of a function or class; None if it has neither."""
     return _DECLARED.get(value) or _public().get(value)
 
 

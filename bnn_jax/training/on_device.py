@@ -27,7 +27,7 @@ STREAM = 0x1A6E5
 """Folded into the seed, so that images get other random numbers than weights and dropout."""
 
 SHARE_OF_MEMORY = 0.25
-"""The largest share of a device's memory for images, where the device reports its memory."""
+"""The largest share of a device's memory for images, if the device reports its memory."""
 
 COMPARED = 16
 """The number of images on which a normalization is compared with its table."""
@@ -85,7 +85,7 @@ def batched(augmentation: Any) -> Augment | None:
             `on_device(images, key) -> images`, uint8 (N, H, W, C), where the key alone decides the random numbers.
 
     Returns:
-        The same augmentation for batches; None where there is none.
+        The same augmentation for batches; None if there is none.
     """
     from bnn_jax import data
 
@@ -170,7 +170,7 @@ def pixel_table(
         images: the images of the data set. On some of them the table is compared with the normalization.
 
     Returns:
-        The table, which gives the numbers of the normalization to the bit. None where a number depends on more than one
+        The table, which gives the numbers of the normalization to the bit. None if a number depends on more than one
         pixel, as in whitening, or where the normalization fails on an image of 256 x 1 pixels.
 
     Example:
@@ -237,7 +237,7 @@ class Draw:
         Args:
             lying: `image`, `label` and `table` (`pixel_table`) of the training set, on the devices.
             step: counted from 0 at the start of the run.
-            order: the order of the step's epoch, where the caller has it.
+            order: the order of the step's epoch, if the caller has it.
         """
         if order is None:
             order = self.order(step // self.epoch_steps)
@@ -300,7 +300,7 @@ def reason_against(
         standardize, augmentations, evaluation_augmentations: of the run.
 
     Returns:
-        The reason, as the end of a sentence; None where they can.
+        The reason, as the end of a sentence; None if they can.
 
     Raises:
         ValueError: an augmentation of evaluation draws random numbers.

@@ -77,7 +77,7 @@ def plot_watch(path: Path, title: str, records: list[dict]) -> None:
         return
     panels = [name for name in PANELS if name in series]
     layers = sorted({layer for lines in series.values() for layer in lines}, key=_in_order)
-    # Not up to 1, as the yellow at the end is hard to see on white.
+    # Not up to 1, because the yellow at the end is hard to see on white.
     colors = dict(zip(layers, colormaps['viridis']([0.9 * i / len(layers) for i in range(len(layers))]), strict=True))
     rows = (len(panels) + len(of_run) + 1) // 2
     figure = Figure(figsize=(10, 0.8 + 3 * rows), layout='constrained')

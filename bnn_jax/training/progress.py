@@ -93,7 +93,7 @@ class Progress:
             self.say(f'step {record["step"]}/{self.last_step}  {text}')
 
     def epoch(self, record: dict) -> None:
-        """Show an epoch's record, and the published accuracy where there is an anchor."""
+        """Show an epoch's record, and the published accuracy if there is an anchor."""
         self._last = record['step'], time.monotonic()
         published = self._published.get(record['epoch'])
         beside = ''

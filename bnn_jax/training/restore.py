@@ -18,11 +18,11 @@ from bnn_jax.training.state import model_of
 class TrainedRun:
     """The network of a run at a checkpoint."""
 
-    # With the options of the run.
+    # The config, with the options of the run.
     config: Config
-    # In evaluation mode.
+    # The network, in evaluation mode.
     model: Network
-    # Of the checkpoint.
+    # The step of the checkpoint.
     step: int
     # The folder of the run.
     workdir: Path
@@ -32,7 +32,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = F
     """The network of a run: its structure from the recipe, its options from config.json, its parameters from a checkpoint.
 
     The checkpoint is compared with the config, as in `fit`, so that one of another experiment is refused. What was trained
-    before the run (a teacher, a first stage) is read from the workdir, and trained again where it is missing there.
+    before the run (a teacher, a first stage) is read from the workdir, and trained again if it is missing there.
 
     Args:
         recipe: the recipe of the module that started the run (`recipe.recipe_of`).

@@ -2,7 +2,7 @@
 
 
 class Scores:
-    """The best test accuracy of a run so far, or the best test loss where there are no accuracies.
+    """The best test accuracy of a run so far, or the best test loss if there are no accuracies.
 
     Args:
         records: the records of the run so far, from `metrics.read`.

@@ -77,7 +77,7 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
 
 
 def _check_classes(state: TrainState, labels: Any) -> None:
-    """Raises ValueError for labels that are no classes, which cannot be mixed or smoothed."""
+    """Raises ValueError for labels that are not classes, which cannot be mixed or smoothed."""
     if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
         return
     got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)
@@ -113,7 +113,7 @@ def check_extension(config: Config, epochs: int, epoch_steps: int, done: int, st
     """
     shorter = dataclasses.replace(config, epochs=epochs)
     old, new = (rates(each, each.epochs * epoch_steps) for each in (shorter, config))
-    remedy = 'use another --workdir, or delete the checkpoints to start anew'
+    remedy = 'use another --workdir, or delete the checkpoints to start again'
     with jax.numpy_dtype_promotion('standard'):
         for i in sorted({i * max(0, done - 1) // COMPARED_RATES for i in range(COMPARED_RATES + 1)}):
             if (before := float(np.asarray(old(i)))) != (now := float(np.asarray(new(i)))):

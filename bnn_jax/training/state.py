@@ -56,9 +56,9 @@ class TrainState:
     num_classes: int | None
     # The loss, with arrays of its own (those of a teacher), which no step changes.
     loss: Loss = _CROSS_ENTROPY
-    # How many updates the run has, for quantizers that depend on its progress; None where no quantizer does.
+    # How many updates the run has, for quantizers that depend on its progress; None if no quantizer does.
     steps: int | None = None
-    # A moving average of (params, rest), where a run keeps one (`Config.ema`). `model_of` then returns the average.
+    # A moving average of (params, rest), if the run keeps one (`Config.ema`). `model_of` then returns the average.
     average: Any = None
 
     def __deepcopy__(self, memo: dict) -> 'TrainState':
@@ -97,14 +97,14 @@ def init(
             library's containers; bfloat16 for matrix units. Latent weights, sums (those of signs are exact), statistics,
             optimizer and logits stay float32; off CPU the summed gradients of kernels are rounded to bfloat16 too. Evaluation
             rounds nothing. None: training rounds nothing either.
-        steps: how many updates the run has. Needed where a quantizer depends on the progress of training
+        steps: how many updates the run has. Needed if a quantizer depends on the progress of training
             (`schemes.Scheduled`).
 
     Returns:
         The state, for `train_step` and `model_of`.
 
     Raises:
-        TypeError: model is not an `nnx.Module`, or is converted; loss is no loss, or tx no optimizer.
+        TypeError: model is not an `nnx.Module`, or is converted; loss is not a loss, or tx is not an optimizer.
         ValueError: the optimizer would forget a projection (`optim.projected`), the loss does not fit the model, or a
             quantizer needs `steps`.
 
@@ -124,7 +124,7 @@ def init(
     minimized = as_loss(loss)
     if hasattr(minimized, 'check'):
         minimized.check(model)
-    # Copied, as the model is below: a step may reuse the buffers of its state.
+    # Copied like the model below, because a step may reuse the buffers of its state.
     minimized = jax.tree.map(jnp.array, minimized)
     model = _copy(model)
     if all(_evaluates(module) for _, module in nnx.iter_modules(model)):

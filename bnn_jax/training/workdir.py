@@ -51,7 +51,7 @@ def held(config: Config) -> Iterator[Path]:
 
 
 def _lock(file, workdir: Path) -> None:
-    """Lock the file. Raises ValueError where another process has locked it."""
+    """Lock the file. Raises ValueError if another process has locked it."""
     try:
         import fcntl
 

@@ -148,7 +148,7 @@ def test_what_goes_before_a_run_is_part_of_it(run):
     assert (ours.step, ours.config.epochs, ours.config.width) == (22, 1, 0.03125)
 
 
-def test_what_reads_a_recipe_leaves_python_as_it_was(run, monkeypatch):
+def test_reading_a_recipe_does_not_change_sys(run, monkeypatch):
     monkeypatch.syspath_prepend(run)
     path, arguments = list(sys.path), list(sys.argv)
     assert recipe_of('ours').row().described() == OURS.row().described()
@@ -385,7 +385,7 @@ def test_floats_give_the_answers_of_the_bits(architecture, scheme):
     np.testing.assert_allclose(floats, bits, rtol=0, atol=1e-5 * np.ptp(bits) if scheme == 'BWN' else 0)
 
 
-def test_floats_of_what_is_unknown_are_refused():
+def test_float_twin_refuses_an_unknown_layer():
     packed = bnn.convert(build('mlp', bnn.BNN))
     strange = dataclasses.replace(packed, body=dataclasses.replace(packed.body, layers=(7,)))
     with pytest.raises(TypeError, match='got a int'):
@@ -438,7 +438,7 @@ def test_a_preprocessing_is_its_steps_and_survives_json():
         ({'normalisation': 7}, 'TypeError|AttributeError'),
     ],
 )
-def test_a_preprocessing_that_is_none(change, message):
+def test_an_invalid_preprocessing_is_refused(change, message):
     described = Preprocessing((10, 10, 3), Standardize((0.5,) * 3, (0.25,) * 3)).described()
     with pytest.raises(ValueError, match=message):
         Preprocessing.of({**described, **change})
@@ -450,7 +450,7 @@ def test_a_random_step_is_refused():
 
 
 @pytest.mark.parametrize('place', [1, 2])
-def test_an_option_that_is_not_there(place):
+def test_an_unknown_option_is_refused(place):
     arguments = ['bench', 'file.safetensors']
     arguments[place:place] = ['--bach', '3']
     with pytest.raises(

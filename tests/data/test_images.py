@@ -599,7 +599,7 @@ def test_workers_give_the_batches_of_threads_from_any_step():
     assert list(steps_from(batches, 8, 8, workers=2)) == []
 
 
-def test_evaluation_is_augmented_as_it_is_told():
+def test_evaluation_applies_its_augmentations():
     options = {'batch_size': 8, 'standardize': PlusMinusOne(), 'augmentations': (resize_short(9), center_crop(8))}
     batches = list(evaluation_batches(photos(), **options))
     assert [len(batch['label']) for batch in batches] == [8, 8, 8, 2]

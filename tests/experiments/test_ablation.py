@@ -75,7 +75,7 @@ def test_the_faster_ones_differ_in_clipping():
         assert set(differing(ablation.VARIANTS[name][1], ablation.config())) == {'optimizer'}
 
 
-def test_the_two_for_orientation():
+def test_the_variants_bnn_and_float():
     assert scheme_of('bnn') == bnn.BNN and differing(ablation.VARIANTS['bnn'][1], ablation.config()) == {}
     assert scheme_of('float') == bnn.FLOAT
     assert differing(ablation.VARIANTS['float'][1], ablation.config()) == {'learning_rate': 1e-3}
@@ -197,7 +197,7 @@ def test_a_run_that_diverges_stops_no_other(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out == f'{tmp_path}/base-0: step 3 of base\n{tmp_path}/relu-0: step 3 of relu\n'
 
 
-def test_a_run_that_diverged_is_not_started_again_and_stands_in_the_table(monkeypatch, capsys, tmp_path):
+def test_a_diverged_run_is_not_started_again_but_is_in_the_table(monkeypatch, capsys, tmp_path):
     calls = []
 
     def run(name, config):
@@ -236,7 +236,7 @@ def test_an_unknown_variant_is_refused(monkeypatch, tmp_path, ran):
 # The table.
 
 
-def test_the_table_is_what_was_computed_by_hand(monkeypatch, capsys, tmp_path):
+def test_the_table_agrees_with_a_computation_by_hand(monkeypatch, capsys, tmp_path):
     for name, accuracies in {
         'base': (0.40, 0.41, 0.45),  # mean 42, range 5
         'relu': (0.36, 0.37, 0.38),  # mean 37: 5 below, not beyond 5

@@ -97,7 +97,7 @@ def test_the_list_has_a_line_for_each_recipe_and_command(capsys):
         assert lines[name].endswith(f'[{" ".join(recipe.rows)}]')
 
 
-def test_a_name_that_is_none_is_answered_with_the_nearest():
+def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(SystemExit, match=r"^error: got 'cifar10_nn', expected .*; is it cifar10_nin"):
         __main__.main(['cifar10_nn', '--epochs=1'])
 

@@ -132,7 +132,7 @@ def test_hours_are_operations_by_rate():
 
 
 @each_row
-def test_it_is_evaluated_on_images_of_the_size_that_it_trains_on(row):
+def test_evaluation_uses_the_image_size_of_training(row):
     """The training step on them is lowered in test_lowering.py."""
     config = row[2]
     pixels, rng = np.zeros((300, 400, 3), np.uint8), np.random.default_rng(0)

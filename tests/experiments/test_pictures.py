@@ -94,7 +94,7 @@ def folders(tmp_path):
 # Accuracy against bytes.
 
 
-def test_sizes_are_those_of_bits_or_of_floats(folders):
+def test_sizes_are_of_bits_or_of_floats(folders):
     runs = pictures.by_experiment(folders)
     assert pictures.sizes(runs) == {'net_bits': (8_000, [0.25, 0.375]), 'net_float': (160_000, [0.75])}
     looks = pictures.looks_of(list(runs))
@@ -152,7 +152,7 @@ def test_flips_are_means_over_layers_and_runs(folders):
 # Histograms.
 
 
-def test_bars_count_what_lies_beyond_in_the_outermost():
+def test_the_outermost_bars_count_the_values_beyond():
     edges = np.array([-1.0, 0.0, 0.5, 1.0])
     values = np.array([[-7, -1, -0.25], [0, 0.25, 0.5], [0.75, 1, 3]], np.float32)
     np.testing.assert_array_equal(pictures.bars(values, edges), np.array([3, 2, 4]) / 9)

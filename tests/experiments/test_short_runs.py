@@ -37,7 +37,7 @@ def test_rows_build_networks(row):
     config.optimizer(config.schedule(config.learning_rate, 300))
 
 
-def test_the_row_of_before_rectifies_twice():
+def test_the_former_row_has_two_relus_at_the_end():
     network = nnx.eval_shape(lambda: short_runs.ROWS['nin_xnor_before']().model(rngs=nnx.Rngs(0), width=0.05))
     now = nnx.eval_shape(lambda: nin(10, scheme=XNOR, rngs=nnx.Rngs(0), width=0.05))
     relus = [sum(isinstance(layer, Relu) for layer in n.body.layers) for n in (network, now)]

@@ -198,7 +198,7 @@ def test_numbers_that_are_not_finite_are_not_saved(packed, tmp_path):
         lambda tree: tree['body']['layers'].append({'kind': 'Stateless', 'function': {'kind': 'eval'}}),
     ],
 )
-def test_a_tree_that_is_no_network_is_refused(saved, change):
+def test_a_tree_that_is_not_a_network_is_refused(saved, change):
     tree = network_of(saved)
     change(tree)
     rewritten(saved, network=container.compressed(json.dumps(tree)))

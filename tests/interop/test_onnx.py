@@ -75,7 +75,7 @@ def test_weights_stay_bits_and_the_file_says_how_images_were_prepared():
     assert json.loads(described['preprocessing']) == {'input_shape': [11, 9, 3]}
 
 
-def test_an_image_that_is_not_finite_has_logits_that_are_none():
+def test_an_image_that_is_not_finite_has_nan_logits():
     content, x = FILES['dense_network']
     images = np.concatenate([x, x])
     images[0, 2, 1, 0], images[2, 0, 0, 2] = np.nan, -np.inf

@@ -33,7 +33,7 @@ def test_the_library_is_that_of_these_sources():
     assert native.missing() is None
 
 
-def test_portable_is_the_last_and_the_processor_has_what_is_named():
+def test_instruction_sets_are_those_of_the_processor():
     assert SETS[-1] == 'portable'
     if platform.machine() == 'x86_64' and Path('/proc/cpuinfo').exists():
         flags = set(Path('/proc/cpuinfo').read_text().split())
@@ -198,7 +198,7 @@ def test_packing_what_is_normalized(instructions, channels):
         np.testing.assert_array_equal(packed_signs(jnp.asarray(x), coefficients, backend=backend), expected)
 
 
-def test_signs_are_composed_where_a_backend_has_none():
+def test_every_backend_gives_the_same_signs():
     x, w = random_signs(2, 5, 4, 40), random_signs(3, 3, 40, 20, seed=1)
     thresholds, flip = np.int32(np.arange(20) - 10), packed(random_signs(20, seed=2))
     operands = (packed(x), packed(w, 2), thresholds, flip)

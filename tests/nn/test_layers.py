@@ -216,7 +216,7 @@ def test_dropout_hits_dense_layers_after_vectors_only():
     assert all(layer.bias is not None for layer in products)
 
 
-def test_features_are_normalized_one_by_one():
+def test_each_feature_is_normalized():
     scheme = dataclasses.replace(bnn.XNOR, chain=bnn.schemes.feature_norm_product_relu_pool)
     model = bnn.models.lenet5(3, scheme=scheme, rngs=nnx.Rngs(0), width=0.2, input_shape=(20, 24, 1))
     norms = [layer.num_features for layer in model.body.layers if isinstance(layer, Norm)]

@@ -105,7 +105,7 @@ def test_arrays_of_the_modules_own_are_saved(tmp_path):
     assert loaded.b[...].shape == ()
 
 
-def test_thresholds_are_no_part_of_what_a_file_must_match(tmp_path):
+def test_a_file_may_have_other_thresholds(tmp_path):
     def build(slope):
         layer = nn.PRelu(8)
         layer.slope[...] = jnp.full((8,), slope, jnp.float32)
@@ -237,7 +237,7 @@ def test_random_keys_are_no_bytes():
     assert bnn.convert(net).report.rows[1].bytes == 0
 
 
-def test_what_a_packed_module_cannot_do_is_said(tmp_path):
+def test_errors_name_what_a_packed_module_cannot_do(tmp_path):
     def build(scheme):
         return Own(lambda s, x: s.a(x), a=linear(scheme))
 
@@ -268,7 +268,7 @@ def test_drawn_weights_count_under_trained_levels():
     np.testing.assert_array_equal(layer(x), np.where(X >= 0, 1, -1).sum(1, keepdims=True).repeat(8, 1))
 
 
-def test_a_networks_own_call_is_what_trains():
+def test_training_uses_a_networks_own_call():
     class Doubled(nn.Network):
         def __call__(self, images):
             return 2 * super().__call__(images)

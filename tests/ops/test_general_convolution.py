@@ -77,7 +77,7 @@ def test_float64_keeps_its_precision():
             np.testing.assert_allclose(actual, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_an_undilated_one_is_convolution_itself():
+def test_without_dilation_it_is_convolution():
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
     static = (1, 1), ((1, 1), (1, 1))
     ours = jax.make_jaxpr(jax.grad(lambda k: general_convolution(x, k, *static).sum()))(kernel)

@@ -151,7 +151,7 @@ def test_gradients_are_those_of_xlas_own_convolution(case):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
 
 
-def test_it_is_what_is_lowered_for_cpu_here():
+def test_it_is_lowered_for_cpu():
     x, kernel, g, strides, pads = operands('3x3, batch 1')
 
     def pulled_back(x, kernel, g):

@@ -213,7 +213,7 @@ def test_gamma_of_lua_starts_uniform_in_every_layer():
         np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
-def test_gamma_that_is_not_trained_is_1_however_it_would_start():
+def test_an_untrained_gamma_is_1():
     scheme = dataclasses.replace(bnn.XNOR, gamma_init=initializers.unit_uniform, affine=False)
     scales = [value for name, value in named(nnx.state(small_mlp(scheme))).items() if name.endswith('scale')]
     assert scales and all((value == 1).all() for value in scales)

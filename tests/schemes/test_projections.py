@@ -43,7 +43,7 @@ def test_center(shape):
 
 
 @pytest.mark.parametrize('shape', [(3, 3, 1, 7), (1, 6)], ids=['HWIO', 'dense'])
-def test_center_leaves_one_input_channel_alone(shape):
+def test_center_does_not_change_a_single_input_channel(shape):
     w = weights(shape)
     np.testing.assert_array_equal(center(jnp.asarray(w)), w)
 
@@ -100,7 +100,7 @@ def stepped(tx, params=PARAMS):
 
 
 @pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])
-def test_project_moves_what_it_has_a_projection_for(wrap):
+def test_project_changes_only_parameters_with_a_projection(wrap):
     sgd = optax.sgd(1.0, momentum=0.9)
     plain, projected = (wrap(lambda tx=tx: stepped(tx))() for tx in (sgd, optax.chain(sgd, project(PROJECTIONS))))
     assert (jnp.abs(plain['binary'][0]) > 1).any()

@@ -217,7 +217,7 @@ def test_refused_losses():
         train_step(init(net(), SGD, lambda z, y: z.mean(0)), (X, Y))
     with pytest.raises(ValueError, match='one number for a batch with weights, expected one for each'):
         train_step(init(net(), SGD, lambda z, y: z.mean()), (X, Y, np.ones(4)))
-    with pytest.raises(ValueError, match='If they are no classes, give them as floats'):
+    with pytest.raises(ValueError, match='If they are not classes, give them as floats'):
         train_step(init(net(), SGD, lambda z, y: z.mean(1)), (X, Y + 7))
 
 
@@ -238,7 +238,7 @@ def test_weights_of_several_bits_train():
 # Optimizers.
 
 
-def test_optimizers_are_given_what_they_ask_for():
+def test_optimizers_get_their_extra_arguments():
     """The loss, functions of the parameters, and whatever the user adds."""
     tx = optax.chain(optax.sgd(0.5), optax.contrib.reduce_on_plateau(patience=1))
     train_step(init(net(), tx), (X, Y))

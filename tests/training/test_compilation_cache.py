@@ -44,7 +44,7 @@ def test_it_can_be_switched_off(unconfigured):
     assert not unconfigured.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_said_and_nothing_kept(unconfigured, capsys):
+def test_a_folder_that_cannot_be_made_gives_a_warning(unconfigured, capsys):
     unconfigured.parent.write_text('')
     with compilation_cache():
         assert jax.config.jax_compilation_cache_dir is None

@@ -95,7 +95,7 @@ def test_by_hand():
         assert seen[name] == pytest.approx(value, rel=float(4 * EPS)), name
 
 
-def test_nothing_flips_in_a_state_beside_itself():
+def test_a_state_compared_with_itself_has_no_flips():
     state = state_with(bnn.BNN, FIRST, SECOND)
     seen = watch(signs(state), state, jnp.ones((3, 2, 1, 1)))
     assert float(seen['flips']) == float(seen['flips/2']) == float(seen['flips/4']) == 0
@@ -261,7 +261,7 @@ def test_top_five_counts_strictly_larger_logits():
     np.testing.assert_array_equal(in_top5(jnp.asarray(logits), labels), [True, False, False, True, False])
 
 
-def test_top_five_of_five_classes_is_not_said():
+def test_top_five_accuracy_needs_more_than_five_classes():
     for classes, said in ((5, False), (6, True)):
         model = bnn.models.mlp(classes, scheme=bnn.FLOAT, rngs=nnx.Rngs(0), input_shape=(2, 2, 1), hidden=())
         batch = {'image': np.ones((4, 2, 2, 1), np.float32), 'label': np.array([0, 1, 2, 3])}
@@ -375,7 +375,7 @@ def test_watching_changes_nothing_and_can_be_left_out(finished, tmp_path):
     assert not [name for record in read(tmp_path / 'metrics.jsonl') for name in record if '/' in name]
 
 
-def test_a_resumed_run_takes_back_what_lies_beyond(tmp_path):
+def test_a_resumed_run_drops_later_records(tmp_path):
     """Twice: from step 2, and from the beginning."""
     path = tmp_path / 'metrics.jsonl'
     for resumed_at, loss in ((0, 1.0), (2, 2.0)):

@@ -111,7 +111,7 @@ def test_shares():
 
 
 @pytest.mark.parametrize('share', [0, 0.5, 1])
-def test_a_label_that_is_no_class_is_nan(share):
+def test_a_label_that_is_not_a_class_is_nan(share):
     loss = distillation(mlp(), share=share)
     values = loss(jnp.asarray(IMAGES), jnp.zeros((6, 10)), jnp.asarray([0, 10, -1, 9, 2, 3]))
     assert np.isnan(values).tolist() == [False, True, True, False, False, False]

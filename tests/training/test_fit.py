@@ -378,7 +378,7 @@ def another_test_set(split, data_dir):
 )
 def test_another_run_in_the_same_place_is_refused(copy, change):
     before = files(copy)
-    with pytest.raises(ValueError, match='use another --workdir, or delete .*checkpoints to start anew') as error:
+    with pytest.raises(ValueError, match='use another --workdir, or delete .*checkpoints to start again') as error:
         fit(config(copy, **change))
     (name,) = change
     if name not in ('model', 'optimizer'):  # There the difference is one of arrays.
@@ -391,7 +391,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(tmp_path)
     before = {key: value for key, value in CONFIG.decisive().items() if key != 'description'}
     with Checkpoints(tmp_path, before) as checkpoints:
         checkpoints.save(state)
-    remedy = 'use the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start anew'
+    remedy = 'use the version of bnn_jax that wrote it, or use another --workdir, or delete .* to start again'
     with (
         pytest.raises(ValueError, match=f'its config has form 1, expected form 2.*{remedy}'),
         Checkpoints(tmp_path, CONFIG.decisive()) as checkpoints,
@@ -674,7 +674,7 @@ def test_metrics_with_a_damaged_end(tmp_path, rest):
         b'{"step": 2, "seconds": 1, "warning": 3}',
     ],
 )
-def test_a_damaged_line_among_good_ones_is_all_that_is_left_out(tmp_path, damage):
+def test_only_the_damaged_line_is_left_out(tmp_path, damage):
     path, good = tmp_path / 'metrics.jsonl', [{'step': step, 'seconds': 0.5 * step} for step in (1, 3, 4)]
     lines = [json.dumps(record).encode() for record in good]
     before = b'\n'.join([lines[0], damage, *lines[1:], b''])

@@ -116,7 +116,7 @@ def test_two_closures_are_told_apart_by_their_variables():
     assert one != other and one == again
 
 
-def test_lambdas_are_told_apart_by_what_they_do():
+def test_lambdas_are_named_by_their_code():
     def of(value):
         return base(augmentations=(functools.partial(value, y=1), flip)).described()['augmentations']
 
@@ -152,7 +152,7 @@ if __name__ == '__main__':
 """
 
 
-def test_a_module_that_is_run_has_the_names_of_one_that_is_imported(tmp_path):
+def test_names_are_the_same_for_run_and_imported_modules(tmp_path):
     (tmp_path / 'started.py').write_text(MAIN)
     command = [sys.executable, '-m', 'started']
     environment = {'PYTHONPATH': f'{tmp_path}:{ROOT}', 'JAX_PLATFORMS': 'cpu'}

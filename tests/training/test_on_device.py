@@ -187,7 +187,7 @@ def records(workdir) -> list[dict]:
     return [{k: v for k, v in record.items() if k not in times} for record in read(workdir / 'metrics.jsonl')]
 
 
-def test_a_run_leaves_what_others_leave(finished):
+def test_the_records_of_a_run(finished):
     workdir, state = finished
     log = records(workdir)
     steps, epochs = [r for r in log if 'epoch' not in r], [r for r in log if 'epoch' in r]
@@ -209,7 +209,7 @@ def test_a_run_leaves_what_others_leave(finished):
     assert all(record['images_per_second'] > 0 for record in read(workdir / 'metrics.jsonl') if 'epoch' in record)
 
 
-def test_stopped_by_time_and_by_a_signal_it_goes_on_as_it_began(finished, tmp_path, monkeypatch, capfd):
+def test_a_run_stopped_by_time_and_by_a_signal_resumes(finished, tmp_path, monkeypatch, capfd):
     config = dataclasses.replace(CONFIG, workdir=str(tmp_path))
     with pytest.raises(OutOfTime) as error:
         fit(dataclasses.replace(config, max_minutes=1e-9))
@@ -317,7 +317,7 @@ def test_nothing_is_asked_where_images_stay_on_the_host_anyway():
     assert (type(images), remark) == (HostImages, '')
 
 
-def test_the_memory_of_images_is_that_of_what_lies_there(monkeypatch):
+def test_images_must_fit_the_memory_of_the_device(monkeypatch):
     class Small:
         def memory_stats(self):
             return {'bytes_limit': 8 * 1797 * 64}

@@ -151,7 +151,7 @@ def test_labels_of_another_kind_are_not_mixed():
         step_of(config)(state, {'image': IMAGES, 'label': np.ones((6, 3), np.float32)})
 
 
-def test_an_epoch_whose_steps_know_no_accuracy():
+def test_an_epoch_without_accuracies_of_steps():
     log = MetricsLog(None, 0)
     for step in (1, 2):
         log.write(step=step, loss=float(step), seconds=step)

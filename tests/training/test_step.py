@@ -95,7 +95,7 @@ def test_init_neither_changes_nor_shares_the_model():
     assert not pointers(state) & pointers(nnx.state(model))  # So the state's memory may be given away.
 
 
-def test_init_refuses_what_is_no_network():
+def test_init_refuses_a_function():
     with pytest.raises(TypeError, match='got function, expected a Network'):
         init(lambda x: x, optax.sgd(0.1))
 
@@ -396,7 +396,7 @@ def test_the_squared_hinge_is_the_mean_over_classes():
 
 
 @pytest.mark.parametrize('label', [-1, 3])
-def test_the_squared_hinge_of_a_label_that_is_no_class_is_nan(label):
+def test_the_squared_hinge_of_a_label_that_is_not_a_class_is_nan(label):
     assert np.isnan(squared_hinge(jnp.zeros((2, 3)), jnp.asarray([label, 1]))).tolist() == [True, False]
 
 
@@ -463,7 +463,7 @@ def test_other_keys_of_a_batch_are_ignored(fresh):
     assert same(train_step(fresh, other), train_step(fresh, batch))
 
 
-def test_a_loss_of_ones_own_is_evaluated_as_it_is():
+def test_evaluation_uses_a_users_own_loss():
     classes, shares = np.array([0, 1]), np.eye(2, dtype=np.float32)
     assert evaluation_loss(SquaredHinge(), classes) == CrossEntropy()
     assert evaluation_loss(SquaredHinge(), shares) == SquaredHinge()

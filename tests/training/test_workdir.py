@@ -35,7 +35,7 @@ def test_one_process_a_workdir(tmp_path):
             pass
 
 
-def test_a_thread_holds_a_workdir_as_often_as_it_likes(tmp_path):
+def test_a_thread_can_hold_a_workdir_repeatedly(tmp_path):
     config, refused = dataclasses.replace(CONFIG, workdir=str(tmp_path)), []
 
     def other():
