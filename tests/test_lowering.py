@@ -6,6 +6,8 @@ Neither device is needed, no array of a network's size is made, nothing is compi
 a lowering for the device, not that a device's compiler takes it, nor how fast it runs.
 """
 
+import functools
+import itertools
 import math
 import re
 from collections import Counter
@@ -171,6 +173,7 @@ def network_and_scheme(name: str) -> set[str]:
     return {network, repr(CONFIGS[name].model.keywords['scheme'])}
 
 
+@functools.cache
 def enough_rows() -> list[str]:
     """Rows that have every network and every scheme among them, small images first."""
     names, seen = [], set()
@@ -198,8 +201,9 @@ def test_images_and_update_of_the_other_rows(name):
     assert jax.eval_shape(optax.apply_updates, state.params, updates) == state.params
 
 
-@pytest.mark.parametrize('name', enough_rows())
-def test_a_training_step(name):
+@pytest.mark.parametrize(('name', 'platform'), list(zip(enough_rows(), itertools.cycle(PLATFORMS))))
+def test_a_training_step(name, platform):
+    """On one platform each, in turn: the rows share their operations, and `test_predictions` has both platforms."""
     config = CONFIGS[name]
     layers = known(NETWORKS, name)[1]
     batch = abstract_batch(config, known(ORIGINAL, name))
@@ -209,18 +213,17 @@ def test_a_training_step(name):
     # The progress is made of the step's number: what it was before is not read.
     read = len(jax.tree.leaves(state)) - len(jax.tree.leaves(nnx.filter_state(state.rest, bnn.nn.Progress)))
     size, convolutions = config.batch_size, sum(len(layer) == 4 for layer in layers)
-    for platform in PLATFORMS:
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        arguments = text[text.index('@main(') :].partition('->')[0]
-        assert f'tensor<{"x".join(map(str, batch["image"].shape))}xf32>' in arguments
-        assert f'tensor<{size}xi32>' in arguments
-        assert arguments.count('tf.aliasing_output') == read, 'the state is not donated whole'
-        assert custom_calls(text) == []
-        assert 'f64' not in text
-        assert forward(text) == Counter((size, *layer) for layer in layers)
-        # Every product has its gradient to weights and to its input, but for the images, which have none.
-        assert text.count('stablehlo.convolution') == 3 * convolutions - 1
-        assert text.count('stablehlo.dot_general') == 3 * (len(layers) - convolutions)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    arguments = text[text.index('@main(') :].partition('->')[0]
+    assert f'tensor<{"x".join(map(str, batch["image"].shape))}xf32>' in arguments
+    assert f'tensor<{size}xi32>' in arguments
+    assert arguments.count('tf.aliasing_output') == read, 'the state is not donated whole'
+    assert custom_calls(text) == []
+    assert 'f64' not in text
+    assert forward(text) == Counter((size, *layer) for layer in layers)
+    # Every product has its gradient to weights and to its input, but for the images, which have none.
+    assert text.count('stablehlo.convolution') == 3 * convolutions - 1
+    assert text.count('stablehlo.dot_general') == 3 * (len(layers) - convolutions)
 
 
 # What the documents say of it.

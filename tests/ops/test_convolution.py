@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import compiled_quickly
 
 from bnn_jax.ops import cpu_gradients, native_convolution
 from bnn_jax.ops.convolution import convolution
@@ -74,6 +75,7 @@ def pulled_back(x, kernel, g, strides, pads):
 
 
 @pytest.mark.parametrize('blocks', [(2**18, 512), (1, 1)], ids=['one block', 'many blocks'])
+@compiled_quickly()
 def test_value_and_gradients_are_those_of_the_loops(blocks, monkeypatch):
     monkeypatch.setattr(cpu_gradients, 'BLOCK', blocks[0])
     monkeypatch.setattr(cpu_gradients, 'ROWS', blocks[1])
@@ -92,6 +94,7 @@ def test_value_and_gradients_are_those_of_the_loops(blocks, monkeypatch):
 
 
 @pytest.mark.parametrize('case', ['3x3 stride 2, odd', '5x5, unpadded'])
+@compiled_quickly()
 def test_float64_keeps_its_precision(case):
     with jax.enable_x64(True):
         x, kernel, g, strides, pads = operands(case, np.float64)
@@ -105,6 +108,7 @@ def test_float64_keeps_its_precision(case):
 
 
 @pytest.mark.parametrize('case', ['3x3 stride 2, odd', '5x5, unpadded', '3x3, many channels, large image'])
+@compiled_quickly()
 def test_bfloat16_operands_are_accumulated_in_float32(case):
     """y in float32 to its precision; gradients of g rounded to bfloat16, exact but for one rounding of the result."""
     x, kernel, g, strides, pads = operands(case, jnp.bfloat16)
@@ -118,6 +122,7 @@ def test_bfloat16_operands_are_accumulated_in_float32(case):
 
 
 @pytest.mark.parametrize('case', ['3x3 stride 2, odd', '5x5, unpadded'])
+@compiled_quickly()
 def test_vmap_equals_a_call_for_each(case):
     shape, _, strides, pads = CASES[case]
     x, kernel, g, _, _ = operands(case, np.float32)

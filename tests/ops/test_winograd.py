@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import compiled_quickly
 
 from bnn_jax.nn.epilogue import binary_product
 from bnn_jax.nn.operations import Convolution
@@ -81,6 +82,7 @@ def counted(traced, platform='cpu'):
     return text.count('stablehlo.dot_general'), text.count('stablehlo.convolution')
 
 
+@compiled_quickly()
 def test_value_and_gradients_are_those_of_the_plain_sum(always):
     """Up to rounding; exactly if the operands are signs, because sums of integers are exact."""
     # A single row of tiles is a single band.
@@ -117,6 +119,7 @@ def test_signs_of_many_channels_are_exact():
 
 
 @in_one_band
+@compiled_quickly()
 def test_float64_keeps_its_precision(always):
     with jax.enable_x64(True):
         *arrays, pads = operands('asymmetric', np.float64)
@@ -127,6 +130,7 @@ def test_float64_keeps_its_precision(always):
 
 
 @in_one_band
+@compiled_quickly()
 def test_bfloat16_operands_are_accumulated_in_float32(always):
     """y in float32 to its precision; gradients rounded once, to bfloat16."""
     x, kernel, g, pads = operands('odd, batch 1', jnp.bfloat16)
@@ -139,6 +143,7 @@ def test_bfloat16_operands_are_accumulated_in_float32(always):
 
 
 @in_many_bands
+@compiled_quickly()
 def test_vmap_equals_a_call_for_each(always):
     *arrays, pads = operands('even')
     stacked = [np.stack([array, -2 * array[::-1]]) for array in arrays]
