@@ -140,14 +140,14 @@ VARIANTS = {
     'bnn': ('all layers binary, no alpha, BinaryNet', config(BNN)),
     'float': ('real weights and activations, learning rate 1e-3', config(FLOAT, learning_rate=1e-3)),
 }
-"""Name -> what differs from the base, in words and as a config."""
+"""Name -> the difference from the base in words, and the config."""
 
 DIVERGED = 'diverged.txt'
-"""In the folder of a run that ended without results: why."""
+"""The file in the folder of a diverged run that says why it has no results."""
 
 
 def train(name: str, config: Config) -> None:
-    """Run it, unless it was; where it diverges, note it in DIVERGED. Raises ValueError for results of another config."""
+    """Run a variant that was not run before; note a divergence in DIVERGED. Raises ValueError for results of another config."""
     path = Path(config.workdir) / 'results.json'
     if path.exists():
         there, wanted = json.loads(path.read_text())['config'], config.decisive()

@@ -56,7 +56,7 @@ STANDARD = Standardize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 IMAGENET = Standardize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What IR-Net's and ReCU's codes standardize CIFAR-10 with."""
+"""The means and deviations with which IR-Net's and ReCU's codes standardize CIFAR-10."""
 
 
 @named('cifar10.images')

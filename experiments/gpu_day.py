@@ -81,7 +81,7 @@ ROWS = [
 ROWS += [row._replace(seed=seed) for seed in (1, 2) for row in ROWS[:9]]
 
 TINY = [Row('cifar10_resnet20', 'BIREAL', 1), Row('cifar10_nin', 'XNOR', 1)]
-"""What is trained to try the command without a GPU."""
+"""The rows that are trained to try the command without a GPU."""
 
 BENCHMARKS = {
     'inference': ('benchmarks.inference', '--backends', 'dense', 'xla', '--no-memory', '--batch_size=256'),
@@ -154,7 +154,7 @@ def keep(row: Row, workdir: Path, output: Path) -> None:
 
 
 def restore(row: Row, workdir: Path, output: Path) -> None:
-    """On a machine that has not seen this row: go on from the checkpoint that the output folder brought along."""
+    """Copy the row's checkpoint from the output folder if this machine has no folder of the run."""
     kept = output / 'rows' / row.name
     if not workdir.exists() and (kept / 'checkpoints').exists():
         shutil.copytree(kept, workdir)

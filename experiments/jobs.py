@@ -77,8 +77,8 @@ class Day:
     def _start(self, job: Job, minutes: float) -> None:
         environment = os.environ | self._environment | {'XLA_CLIENT_MEM_FRACTION': f'{0.9 * job.share:.2f}'}
         with (self._output / 'logs' / f'{job.name}.txt').open('a') as log:
-            # In a session of its own: a terminal's Ctrl-C would reach it beside the SIGTERM of `_end`, and a second signal
-            # ends it unsaved.
+            # The job gets a session of its own. Otherwise a terminal's Ctrl-C would reach it in addition to the SIGTERM of
+            # `_end`, and a second signal ends a run without saving.
             process = subprocess.Popen(
                 job.command(minutes), env=environment, stdout=log, stderr=log, start_new_session=True
             )

@@ -23,10 +23,10 @@ from bnn_jax.training import named
 from experiments import cifar10, run_command
 
 LARGEST = 52_000_000
-"""Bytes of images in a piece; lengths, labels and the file's own structure come on top."""
+"""Bytes of images in a piece, without lengths, labels and the file's own structure."""
 
 SPLITS = ('test', 'train')
-"""In this order they are cut into pieces."""
+"""The splits, in the order in which they are cut into pieces."""
 
 
 def write_pieces(folder: Path, sources: dict[str, ArraySource], largest: int = LARGEST) -> list[Path]:

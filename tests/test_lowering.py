@@ -226,7 +226,7 @@ def test_a_training_step(name, platform):
     assert text.count('stablehlo.dot_general') == 3 * (len(layers) - convolutions)
 
 
-# What the documents say of it.
+# The table of memory in the documents.
 
 TABLE = {
     'AlexNet, XNOR': ('alexnet', bnn.presets.XNOR_PAPER, 512),
@@ -243,7 +243,7 @@ def gigabytes(shapes) -> float:
 
 @pytest.mark.parametrize('title', TABLE)
 def test_the_table_of_memory(title):
-    """Of float32 numbers alone: state is weights, statistics and two moments."""
+    """All numbers are float32. The state is weights, statistics and two moments."""
     name, scheme, batch = TABLE[title]
     model = nnx.eval_shape(lambda: getattr(bnn.models, name)(1000, scheme=scheme, rngs=nnx.Rngs(0)))
     params, rest = (
@@ -259,7 +259,7 @@ def test_the_table_of_memory(title):
 
 
 def lowered(model) -> dict[str, str]:
-    """What the compiled prediction of `logits_of` lowers to, by platform, on a batch of test images."""
+    """The lowered program of `logits_of` on a batch of test images, by platform."""
     call, x = logits_of(model), images('vgg_small')
     traced = call.func.trace(*call.args, jax.ShapeDtypeStruct(x.shape, x.dtype))
     return {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in PLATFORMS}

@@ -80,7 +80,7 @@ def test_a_reading_path(title, prepare, files, lines):
     steps, action = path(title), prepare()
     assert 5 < len(steps) <= files
     assert sum(len((ROOT / file).read_text().splitlines()) for file, _ in steps) <= lines
-    jax.clear_caches()  # What is compiled already is not entered again.
+    jax.clear_caches()  # Functions that are compiled already would not be entered again.
     entered = called(action)
     if native.missing() is not None:  # Without a compiler another backend ends the path.
         steps = [step for step in steps if step[0] != 'bnn_jax/kernels/native.py']

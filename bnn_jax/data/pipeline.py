@@ -230,7 +230,7 @@ def _read(batches: 'grain.MapDataset', workers: int) -> Generator[dict, None, No
     grain = _grain()
     if workers and len(batches):
         _mark_flags_as_parsed()
-        # A worker needs no further threads, as there is about a worker for each core.
+        # A worker needs no further threads, because there is about one worker for each core.
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
         dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)

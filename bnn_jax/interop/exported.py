@@ -45,7 +45,7 @@ def stablehlo(
         library.expect_there()
         platform, checks = 'cpu', library.DISABLED_CHECKS
     else:
-        # On CPU JAX would choose the C++ kernels. What it chooses here has nothing of the platform's own.
+        # On CPU, JAX would choose the C++ kernels. For CUDA it chooses operations that every platform has.
         platform, checks = 'cuda', (jax.export.DisabledSafetyCheck.platform(),)
     size = jax.export.symbolic_shape('batch')[0] if batch is None else batch
     images = jax.ShapeDtypeStruct((size, *input_shape), jnp.float32)

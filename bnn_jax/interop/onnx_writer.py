@@ -30,7 +30,7 @@ NO_PADS = ((0, 0), (0, 0))
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A tensor of the graph: (N, C, H, W) or (N, C). shape: without the batch, as this library has it, (H, W, C) or (C,)."""
+    """A tensor of the graph, (N, C, H, W) or (N, C). shape: in this library, without the batch, (H, W, C) or (C,)."""
 
     name: str
     shape: tuple[int, ...]
@@ -240,7 +240,7 @@ class OnnxWriter(LayerWriter[Map]):
         return self._map('Add', y.shape, y.name, self._by_channel('Mul', inputs, layer.offset).name)
 
     def _level(self, layer: PackedProduct, signs: Map, constant: Map) -> Map:
-        """What `levels` make of a sum of signs and one of ones."""
+        """The product with the levels d and c: d times the sum of signs plus c times the sum of ones."""
         if layer.levels is None:
             return signs
         one, other = (self.constant(number) for number in np.asarray(layer.levels))

@@ -95,7 +95,7 @@ class Xla(FromMatmul):
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """Row by row along the words as they lie where x has few rows, else by `product`."""
+        """For few rows of x, one row at a time without transposing w; else by `product`."""
         if x_words.shape[0] > FEW:
             return super().matmul(x_words, w_words, k)
 
@@ -106,7 +106,7 @@ class Xla(FromMatmul):
         return lax.map(row, x_words)
 
     def conv2d(self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int):
-        """In narrow groups along the filters."""
+        """As `Backend.conv2d`; for narrow groups, weights are first repacked along the filters."""
         if not is_narrow(channels, groups):
             return super().conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups)
         filters, w_words = w_words.shape[3], along_filters(w_words, channels // groups)

@@ -222,7 +222,7 @@ def no_host_waits() -> Iterator[None]:
 
 
 def sum_over_hosts(totals: Float64[np.ndarray, '*shape']) -> Float64[np.ndarray, '*shape']:
-    """The sum over hosts of float64 numbers, as NumPy adds them; each host gets it.
+    """The sum of float64 numbers over the hosts, computed by NumPy. Each host gets it.
 
     Args:
         totals: the totals of this host, the same shape on each.

@@ -1,4 +1,4 @@
-"""What the extra `deploy` brings is enough for a network that is there: nothing of training is imported."""
+"""The extra `deploy` is enough to use a packed network: nothing of training is imported."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS / 'inference'))
 import foreign  # noqa: E402
 
-# What `train` and `test` bring beside `deploy`. Flax itself imports optax.
+# Packages of the extras `train` and `test` that are not in `deploy`. Flax itself imports optax.
 TRAINING = ['chex', 'grain', 'matplotlib', 'onnx', 'orbax', 'sklearn', 'tensorboardX', 'tensorflow_datasets']
 
 PROGRAM = f"""
@@ -33,7 +33,7 @@ for command in (
 
 @pytest.fixture
 def folder(tmp_path):
-    """With a network that names its classes, and a larger image."""
+    """A folder with a network that names its classes, and a larger image."""
     tree, tensors, beside = foreign.dense_network(0)
     normalization = {'kind': 'Standardize', 'mean': [0.5] * 3, 'std': [0.25] * 3}
     names = [f'class {i}' for i in range(tree['num_classes'])]

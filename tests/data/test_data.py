@@ -913,7 +913,7 @@ def test_bytes_in_any_order(images):
 
 
 def test_masked_arrays_are_refused():
-    """What lies under the mask would be trained on."""
+    """The masked numbers would be used in training."""
     masked, labels = np.ma.masked_array(SQUARES, SQUARES > 3), np.zeros(4, int)
     for make in (
         lambda: ArraySource(masked, labels),

@@ -335,7 +335,7 @@ def triangle(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """In real numbers: rows then columns, no rounding."""
+    """The resized image in real numbers, rows first, without rounding."""
     return triangle(triangle(image.astype(float), height).swapaxes(0, 1), width).swapaxes(0, 1)
 
 
@@ -505,8 +505,8 @@ def test_lighting_adds_one_color():
     np.testing.assert_array_equal(lighting(0)(PHOTO, np.random.default_rng(0)), PHOTO)
 
 
-def test_lighting_has_the_covariance_it_says():
-    """Of a gray image: std^2 sum over axes of their outer products times the squared deviations, red, green, blue."""
+def test_the_covariance_of_lighting():
+    """On a gray image: std^2 times the sum over axes of their outer products times the squared deviations."""
     gray, rng = np.full((1, 1, 3), 128, np.uint8), np.random.default_rng(0)
     drawn = np.array([lighting(0.5)(gray, rng)[0, 0] for _ in range(4000)]) - 128.0
     axes, deviations = np.array(RGB_AXES), np.array(RGB_DEVIATIONS)
@@ -803,7 +803,7 @@ def test_the_command(photo_tree, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'P', 'RGBA', 'I;16', 'CMYK'])
 @pytest.mark.parametrize('channels', [1, 3])
 def test_an_image_that_is_too_large_is_read_smaller(monkeypatch, mode, channels):
-    """By means of squares of its pixels, here of 4 x 4 in strips of 8 lines; those at the border may be smaller."""
+    """Each pixel is the mean of a square, here of 4 x 4 pixels in strips of 8 lines; squares at the border may be smaller."""
     monkeypatch.setattr(images, 'LARGEST', 81)
     monkeypatch.setattr(images, 'STRIP', 8 * 34)
     pixels = RNG.integers(0, 256, (33, 34), dtype=np.uint8)

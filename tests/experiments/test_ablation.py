@@ -102,7 +102,7 @@ def test_only_latent_weights_decay(name):
     params = nnx.state(model, nnx.Param)
     tx = ablation.VARIANTS[name][1].optimizer(optax.constant_schedule(0.01))
     zeros = jax.tree.map(jnp.zeros_like, params)
-    with jax.numpy_dtype_promotion('standard'):  # optax relies on it, as the step lets it
+    with jax.numpy_dtype_promotion('standard'):  # optax needs it, and the training step allows it
         updates, _ = tx.update(zeros, tx.init(params), params)
     updates, latents = dict(nnx.to_flat_state(updates)), 0
     for path, parameter in nnx.to_flat_state(params):
@@ -125,7 +125,7 @@ def test_only_latent_weights_are_faster(name):
     model = bnn.models.mlp(10, scheme=bnn.XNOR, width=1 / 512, input_shape=(2, 2, 1), rngs=nnx.Rngs(0))
     params = nnx.state(model, nnx.Param)
     tx = ablation.VARIANTS[name][1].optimizer(optax.constant_schedule(0.01))
-    with jax.numpy_dtype_promotion('standard'):  # optax relies on it, as the step lets it
+    with jax.numpy_dtype_promotion('standard'):  # optax needs it, and the training step allows it
         updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     updates = dict(nnx.to_flat_state(updates))
     kinds = {isinstance(parameter, Latent) for _, parameter in nnx.to_flat_state(params)}
@@ -139,12 +139,12 @@ def test_only_latent_weights_are_faster(name):
 
 
 def start(*options) -> None:
-    """As `python -m experiments.ablation options`, in this process."""
+    """Run `python -m experiments.ablation options` in this process."""
     ablation.command([*map(str, options)])
 
 
 def leave(workdir, name: str, seed: int, accuracy: float, **changes) -> None:
-    """What a finished run leaves, as far as the ablation reads it."""
+    """Write the files of a finished run that the ablation reads."""
     folder = workdir / f'{name}-{seed}'
     config = dataclasses.replace(ablation.VARIANTS[name][1], seed=seed, workdir=str(folder), **changes)
     folder.mkdir(parents=True)

@@ -72,7 +72,7 @@ ROWS = {
     'cifar10_resnet18 XNOR': (SHORTCUTS, IRNET),
 }
 STEPS = 48_000
-"""Of a whole run, in these tests."""
+"""The number of steps of a whole run, in these tests."""
 
 
 RECIPES = {
@@ -178,7 +178,7 @@ GRADIENT, WEIGHT = 0.25, 0.5
 
 
 def first_updates(config: Config) -> dict[tuple, np.ndarray]:
-    """What the optimizer adds to every parameter, all of them 1/2 and all gradients 1/4, in its first two steps."""
+    """The first two updates of every parameter, if all parameters are 1/2 and all gradients 1/4."""
     model = config.model(rngs=nnx.Rngs(0), width=1 / 16)
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, WEIGHT, np.float32), nnx.state(model, nnx.Param))
     gradients = jax.tree.map(lambda leaf: np.full(leaf.shape, GRADIENT, np.float32), params)

@@ -81,7 +81,7 @@ RESULTS = {
     'versions',
     'device',
 }
-"""What results.json has at least."""
+"""Fields that results.json must have."""
 
 
 # The command line.
@@ -331,7 +331,7 @@ def test_a_missing_data_set_ends_with_a_message(tmp_path):
 
 
 def assert_schema(results: dict) -> None:
-    """By the page of the schema, as far as it uses JSON Schema."""
+    """Check results against docs/results.schema.json, with the parts of JSON Schema that it uses."""
     schema = json.loads((ROOT / 'docs' / 'results.schema.json').read_text())
     kinds = {'string': str, 'number': int | float, 'integer': int, 'object': dict, 'null': type(None)}
     assert set(schema['required']) <= results.keys() <= schema['properties'].keys()
@@ -557,7 +557,7 @@ def test_the_table_of_the_demo():
 
 
 def run_folder(folder: Path, name: str, accuracies: list[float], **results) -> Path:
-    """What a finished run leaves, as far as the table reads it."""
+    """Write the files of a finished run that the table reads."""
     folder.mkdir()
     base = {'experiment': name, 'epochs': len(accuracies), 'test_accuracy': accuracies[-1], 'float32_bytes': 12_345}
     base |= {'commit': 'abcdef', 'device': '1 x cpu', 'versions': {'jax': '0.10'}}

@@ -30,7 +30,7 @@ from experiments import imagenet, imagenet_alexnet, imagenet_extraction, imagene
 
 ROOT = Path(__file__).parents[2]
 STEPS = 58_000
-"""Of a whole run, in these tests."""
+"""The number of steps of a whole run, in these tests."""
 
 ALEXNET = (96 * 55**2 * 363) + (614_400 * 27**2) + (2 * 884_736 + 1_327_104) * 13**2 + 9216 * 4096 + 4096 * 5096
 RESNET18 = 1_676_279_808 + 137_793_536
@@ -204,7 +204,7 @@ def test_falls_move_with_the_length_of_the_run():
 
 
 def updates(tx, gradients, weight=1.0):
-    """What tx does to one weight, step after step."""
+    """The values of one weight under tx, step by step."""
     with jax.numpy_dtype_promotion('standard'):
         params = np.float32(weight)
         state, path = tx.init(params), []

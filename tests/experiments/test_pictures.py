@@ -52,7 +52,7 @@ def listed(monkeypatch):
 
 
 def start(*options) -> None:
-    """As `python -m experiments.pictures options`, in this process."""
+    """Run `python -m experiments.pictures options` in this process."""
     pictures.command([*map(str, options)])
 
 
@@ -63,7 +63,7 @@ def write_results(folder: Path, name: str, accuracy: float, **results) -> None:
 
 
 def made_up(folder: Path, name: str, accuracy: float, flips: dict[int, dict[str, float]], **results) -> Path:
-    """What a finished run leaves, as far as two of the pictures read it. flips: step -> layer -> share."""
+    """Write the files of a finished run that two of the plots read. flips: step -> layer -> share."""
     folder.mkdir()
     write_results(folder, name, accuracy, **results)
     records = [{'step': step, 'seconds': 1.0, 'loss': 1.0} for step in range(1, 9)]
@@ -76,7 +76,7 @@ def made_up(folder: Path, name: str, accuracy: float, flips: dict[int, dict[str,
 
 
 FLIPS = np.random.default_rng(0).uniform(0.001, 0.1, size=(2, 3, 4))
-"""Of a run, at a step, in a layer."""
+"""The share of flips: run, step, layer."""
 STEPS, LAYERS = (2, 5, 8), ('2', '4', '6.body.1', '10')
 
 

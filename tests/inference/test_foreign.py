@@ -16,7 +16,7 @@ def test_a_foreign_network_gives_what_the_document_says(make, load, tmp_path):
 
 
 def test_mutants_are_refused_or_right(tmp_path):
-    """Of the smallest network, whose operations are compiled soon."""
+    """The mutants are of the smallest network, whose operations compile quickly."""
     mutants = itertools.islice(foreign.mutants(0, (foreign.dense_network,)), 60)
     verdicts = [foreign.judged(content, tmp_path / 'network.safetensors', bnn.load) for _, content in mutants]
     assert {'refused', 'right'} <= set(verdicts)

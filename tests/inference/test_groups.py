@@ -52,7 +52,7 @@ def test_a_narrow_layer_takes_an_eighth_of_its_floats_and_alpha(channels, scheme
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     np.testing.assert_array_equal(evaluated(loaded, x), evaluated(packed, x))
     assert packed.report.bytes == bnn.summarize(model, (1, 9, 8, 3)).packed_bytes
-    if scheme != 'BWN':  # Whose sums of real numbers may be added up in another order.
+    if scheme != 'BWN':  # BWN's sums of real numbers may have another order.
         np.testing.assert_array_equal(evaluated(packed, x), evaluated(model, x))
 
 

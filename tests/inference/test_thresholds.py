@@ -107,7 +107,7 @@ def test_bisection_over_a_long_range():
 
 @jax.jit
 def signs_in_floats(layers, integers):
-    """What a chain computes up to its next sign, from integers (n, C)."""
+    """The output of a chain before its next sign, for integers (n, C)."""
     first, *between = layers
     x = bnn.nn.epilogue(bnn.nn.scaled(integers.astype(jnp.float32), first.scale), None, first.bias)
     for layer in between:
@@ -268,7 +268,7 @@ def test_a_chain_gives_the_same_integers(channels, pad_value, window):
 
 
 def stored(network) -> tuple:
-    """All that its file holds."""
+    """Everything in its file."""
     tensors = {}
     return describe(network, partial(stored_in, tensors=tensors)), {
         name: array.tobytes() for name, array in tensors.items()

@@ -22,8 +22,8 @@ sys.path += [str(TESTS / 'runtime'), str(TESTS / 'inference')]
 import foreign  # noqa: E402
 import packed_files  # noqa: E402
 
-# Of the largest logit. Real products in these networks are exact, or come after the last sign; what remains are means, K and
-# scales, which engines add up and multiply in other orders than docs/format.md, a rounding (6e-8) or some each.
+# The tolerance, as a share of the largest logit. Real products in these networks are exact or come after the last sign.
+# Engines compute means, K and scales in other orders than docs/format.md, with a few roundings (6e-8) each.
 ROUNDINGS = 1e-6
 
 IMAGES = np.concatenate([foreign.images(seed) for seed in range(50)])
@@ -34,7 +34,7 @@ FILES['groups'] = packed_files.GOLDEN.read_bytes(), packed_files.numbers(2, *pac
 
 
 def answers(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
-    """Logits in ONNX Runtime, as it optimizes a model by default."""
+    """Logits in ONNX Runtime, with its default optimizations."""
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
     return np.asarray(session.run(['logits'], {'images': images})[0])

@@ -97,7 +97,7 @@ def assert_exact(y, expected, case=''):
 
 
 def together(calls, operands):
-    """What each function gives of its operands, all compiled as one, which is quicker than each by itself."""
+    """The results of all functions on their operands, compiled as one program to save time."""
     return jax.jit(lambda operands: [call(*each) for call, each in zip(calls, operands, strict=True)])(operands)
 
 
@@ -172,7 +172,7 @@ GEOMETRIES = {
 
 
 def assert_convolutions(cases, backend):
-    """Of cases by name: images (N, H, W), channels, window, filters, and what differs from the defaults."""
+    """cases: name -> images (N, H, W), channels, window, filters, and options that differ from the defaults."""
     calls, operands, expected = [], [], []
     for images, channels, size, filters, options in cases.values():
         x, w = random_signs(*images, channels), random_signs(*size, channels, filters, seed=1)

@@ -73,7 +73,7 @@ def thresholds_of(expected):
 
 @pytest.mark.parametrize('pad_value', [0, 1, -1])
 def test_convolutions_and_their_signs(pad_value):
-    """Of signs, and of integers in floats, whose float32 sums are exact in any order."""
+    """The inputs are signs, and integers as floats, whose float32 sums are exact in any order."""
     calls, operands, wanted = [], [], []
     for size, strides, padding, dilation, images, channels, out in GEOMETRIES:
         x, w = random_signs(*images, channels), random_signs(*size, channels, out, seed=1)

@@ -367,7 +367,7 @@ def test_the_activation_is_the_architectures_where_the_scheme_has_one():
 
 
 def test_stride_2_convolution_pads_symmetrically():
-    """As the sources do; SAME would pad an even image on one side only."""
+    """The sources pad both sides; SAME would pad an even image on one side only."""
     from bnn_jax.nn.operations import Convolution
     from bnn_jax.ops.windows import Window
 

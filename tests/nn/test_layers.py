@@ -173,7 +173,7 @@ def test_gamma_is_projected_before_it_is_read():
 
 
 def test_a_latent_kernel_is_read_projected():
-    """What `before` did is outside the graph: the gradient is that of a layer whose kernel had been overwritten."""
+    """The gradient ignores `before`: it is that of a layer with the projected kernel."""
     scheme = dataclasses.replace(bnn.XNOR, projection=None, before=bnn.schemes.projections.center_and_clip)
     layer, plain = (Product(Dense(), 9, 4, scheme=s, use_bias=False, rngs=nnx.Rngs(0)) for s in (scheme, bnn.XNOR))
     rng = np.random.default_rng(0)
@@ -277,7 +277,7 @@ def test_groups_that_do_not_fit_are_refused():
 
 
 def test_signs_times_real_numbers_in_groups():
-    """From packed words, as in training; integers, whose sums are exact in any order."""
+    """Packed words give the same as training. The inputs are integers, whose sums are exact in any order."""
     rng = np.random.default_rng(0)
     x, w = jnp.float32(rng.integers(-9, 10, (2, 5, 4, 80))), jnp.asarray(signs(rng, 3, 3, 40, 6))
     product = Convolution(Window.of(3, 1, 'SAME', 2), groups=2)

@@ -73,7 +73,7 @@ def test_a_layer(layer, params, direction, moves):
         assert found is None
     else:
         np.testing.assert_array_equal(found, np.resize(direction, C))
-        # What it says, tried: outputs of rising inputs, channel by channel.
+        # Check the stated direction on rising inputs, channel by channel.
         x = np.repeat(np.linspace(-3, 3, 41, dtype=np.float32)[:, None], C, axis=1)
         steps = np.diff(np.asarray(layer(x)), axis=0)
         assert (steps * found >= 0).all() and (steps[:, found == 0] == 0).all()

@@ -162,7 +162,7 @@ def trained_sign(kind, **changes):
 
 
 def test_a_nan_stays_a_nan():
-    """In its row through a dense layer, in its image through a convolution; infinite inputs have a sign."""
+    """A dense layer gives NaN in its row, a convolution in its image. Infinite inputs have a sign."""
     x = jnp.asarray(X).at[0, 1].set(jnp.nan).at[1, 2].set(-jnp.inf)
     model = Own(lambda s, x: s.a(x), a=linear())
     expected = np.asarray(model(x))

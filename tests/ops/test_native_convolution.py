@@ -88,7 +88,7 @@ def test_values_and_gradients_of_integers_are_exact(instructions, case):
 @every_set
 @pytest.mark.parametrize('case', ['1x1', '3x3 stride 2, odd', '3x3, strips', '5x5, one channel'])
 def test_real_numbers(instructions, case):
-    """As close to float64 as float32 sums of some thousand terms of size 1 are: n 2^-24 at the very most, and far less."""
+    """The error is that of float32 sums of about a thousand terms of size 1: at most n 2^-24, usually far less."""
     arrays = operands(case)
     for actual, expected in zip(native(*arrays, instructions), by_taps(*arrays), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())

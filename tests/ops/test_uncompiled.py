@@ -1,4 +1,4 @@
-"""What NumPy computes in the place of a compiled function has the same bits; what it may not compute is compiled."""
+"""NumPy gives the same bits as the compiled function; functions for which it cannot are compiled."""
 
 import io
 import logging
@@ -27,7 +27,7 @@ SPECIAL = np.float32(
 
 
 def numbers(*shape, scale=1.0, seed=0):
-    """Of every size, special ones among them."""
+    """Random numbers, a tenth of them special."""
     rng = np.random.default_rng(seed)
     x = (scale * rng.normal(size=shape)).astype(np.float32)
     return np.where(rng.random(shape) < 0.1, rng.choice(SPECIAL, shape), x)

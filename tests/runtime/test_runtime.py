@@ -38,7 +38,7 @@ def of_layers(layers, x: np.ndarray, classes: int) -> dict:
 
 
 def made(layers, x, shape, tensors=None, **options) -> np.ndarray:
-    """What layers make of x, of this shape."""
+    """The output of the layers for x, in this shape."""
     file = written(of_layers(layers, x, int(np.prod(shape[1:]))), tensors)
     return runtime.load(io.BytesIO(file), **options)(x).reshape(shape)
 
@@ -189,7 +189,7 @@ def test_a_product_of_bits(case, affine, instructions):
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('fields', [{}, {'dilation': [2, 1]}, {'strides': [1, 2], 'padding': [[1, 2], [0, 1]]}])
 def test_a_product_of_real_numbers(fields, groups, kind, instructions):
-    """Of numbers whose sums are exact in any order."""
+    """The numbers have sums that are exact in any order."""
     x, out = np.round(4 * numbers(2, 6, 7, 6)), 10
     kernel = np.round(4 * numbers(3, 2, 6 // groups, out, seed=1))
     product = {'kind': 'Convolution', 'window': window([3, 2], **fields), 'pad_value': 1, 'groups': groups}

@@ -1,4 +1,4 @@
-"""What train_step and evaluate take as a batch, a loss and an optimizer; and what they refuse, in which words."""
+"""Batches, losses and optimizers that train_step and evaluate accept, and the messages for those that they refuse."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ def expected():
 
 
 class Tensor:
-    """What this library sees of a PyTorch tensor with a gradient, on another device."""
+    """A stand-in for a PyTorch tensor with a gradient, on another device."""
 
     def __init__(self, array, state='on a graph'):
         self.array, self.state = array, state

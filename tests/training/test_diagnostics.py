@@ -1,4 +1,4 @@
-"""What a run shows of its binary layers: counted by hand and in NumPy; the same in metrics.jsonl and for TensorBoard."""
+"""Diagnostics of binary layers against counts by hand and in NumPy; metrics.jsonl and TensorBoard have the same numbers."""
 
 import dataclasses
 import functools
@@ -394,7 +394,7 @@ def test_no_record_no_event_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# What is healthy.
+# Healthy ranges.
 
 
 @pytest.mark.parametrize(
@@ -484,7 +484,7 @@ def test_an_ill_run_warns_once(about, tmp_path, capsys):
 
 
 def test_a_resumed_run_knows_alpha_at_the_start_and_warns_no_more(tmp_path):
-    """As if it had been killed before its last checkpoint."""
+    """The run is resumed as if it had been killed before its last checkpoint."""
     config = dataclasses.replace(ILL['equal_logits'], epochs=2, workdir=str(tmp_path))
 
     def fitted() -> list[dict]:

@@ -132,7 +132,7 @@ def process(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
 
 
-# What a run leaves.
+# The files of a run.
 
 
 def arrays(state) -> list[np.ndarray]:
@@ -243,7 +243,7 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, event, step, 
 
 @pytest.fixture
 def python_handles_sigint():
-    """As it does where a process is not started with SIGINT ignored, which a shell's background jobs are."""
+    """Python's handler of SIGINT. A shell starts background jobs without it."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
@@ -455,7 +455,7 @@ def full_disk(log: MetricsLog) -> None:
 
 
 def outcome_of(case: str, action) -> dict:
-    """What becomes of an action that returns a state, as JSON holds it."""
+    """The result of an action that returns a state, or its error, as JSON."""
     try:
         state = action()
     except OSError as error:

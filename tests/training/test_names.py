@@ -29,7 +29,7 @@ models.alexnet models.extraction models.lenet5 models.nin models.resnet18 models
 models.vgg_small_one_dense
 optax.adam optax.cosine_decay_schedule
 """
-"""What runs of the recipes are saved with. A name that disappears makes them unreadable: keep it, with `named`."""
+"""Names in the saved runs of the recipes. A run becomes unreadable if a name disappears, so keep each one with `named`."""
 
 
 def names_in(described) -> set[str]:
@@ -41,7 +41,7 @@ def names_in(described) -> set[str]:
 
 
 def test_the_names_of_the_recipes_are_kept():
-    """Those of schemes and quantizers beside them are the public names, of every public scheme."""
+    """All names in the configs of recipes and of public schemes are listed above or public."""
     configs = [recipe.row(row) for recipe in recipes().values() for row in recipe.rows]
     configs += [config for _, config in ablation.VARIANTS.values()]
     configs += [digits_vgg_small.config(scheme) for scheme in public_schemes().values()]

@@ -252,7 +252,7 @@ def test_initial_weights_are_projected(name):
 
 @pytest.mark.parametrize('name', BINARY)
 def test_latent_weights_stay_where_the_projection_puts_them(name):
-    """In [-1, 1] exactly; XNOR's means over input channels are 0 to a few roundings, where no weight is clipped."""
+    """All lie in [-1, 1]. If no weight is clipped, XNOR's means over input channels are 0 up to a few roundings."""
     inside = clipped = 0
     for state in course(name)[0]:
         for w in latents(state):

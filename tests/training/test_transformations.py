@@ -77,7 +77,7 @@ def assert_close(ours, theirs):
 
 @pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_meshes_that_the_user_set(kind):
-    """What an axis must be told is a matter of types, so one device shows it."""
+    """One device is enough, because only the types of arrays depend on the mesh."""
     plain, metrics = training.train_step(training.init(build(), optax.sgd(0.1)), (X, Y))
     mesh = jax.make_mesh((1,), ('data',), axis_types=(kind,))
     with jax.set_mesh(mesh):
