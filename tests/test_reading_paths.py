@@ -28,10 +28,11 @@ def called(function) -> list[tuple[str, str]]:
     Under differentiation JAX enters `_f_fwd` in place of a function f with its own gradient.
     """
     seen: dict[tuple[str, str], None] = {}
+    library = str(ROOT / 'bnn_jax')  # Made once: the profile is called at every call of Python.
 
     def profile(frame, event, argument):
         name = frame.f_code.co_filename
-        if event == 'call' and name.startswith(str(ROOT / 'bnn_jax')):
+        if event == 'call' and name.startswith(library):
             function_name = re.sub(r'^_(\w+)_fwd$', r'\1', frame.f_code.co_name)
             seen.setdefault((Path(name).relative_to(ROOT).as_posix(), function_name))
 

@@ -170,7 +170,7 @@ def by_hand() -> dict[str, int]:
 )
 def test_the_networks_are_the_sources(row):
     name, _, config = row
-    summary = bnn.summarize(config.model(rngs=nnx.Rngs(0)), (1, 32, 32, 3))
+    summary = bnn.summarize(nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0))), (1, 32, 32, 3))
     assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.removeprefix('cifar10_')]
 
 
@@ -214,9 +214,8 @@ def test_its_optimizer_is_the_sources(row):
             decay = 5e-4 if name.endswith('RECU') else 0 if path in latent else 1e-4
             first = -0.1 * (GRADIENT + decay * WEIGHT)
             expected = [first, 1.9 * first]
-        elif (
-            name == 'cifar10_vgg_small BNN_BOP'
-        ):  # Every weight positive and with it its gradient: all signs flip, twice.
+        elif name == 'cifar10_vgg_small BNN_BOP':
+            # Every weight is positive, as is its gradient: all signs flip, twice.
             expected = [-2 + 1 - WEIGHT] * 2 if path[-1] == 'kernel' else [-1e-2] * 2
         elif name == 'cifar10_vgg_small BNN' and path[-1] == 'kernel':
             shape = steps.shape[1:]

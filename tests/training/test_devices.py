@@ -56,7 +56,6 @@ def environment(devices: int) -> dict[str, str]:
 SMALL = {'width': 0.1, 'input_shape': (16, 16, 1)}
 NETWORKS = {
     'lenet5 XNOR_K': (bnn.models.lenet5, bnn.XNOR_K, SMALL),
-    'resnet20 BIREAL': (bnn.models.resnet20, bnn.BIREAL, {'width': 0.2, 'input_shape': (8, 8, 1), 'blocks': (1, 1, 1)}),
     'mlp BC_STOCHASTIC': (bnn.models.mlp, bnn.BC_STOCHASTIC, {'hidden': (16, 16), 'input_shape': (8, 8, 1)}),
 }
 GROUPED = dataclasses.replace(bnn.FLOAT, norm_groups=8)
