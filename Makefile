@@ -10,7 +10,7 @@ demo: $(VENV)/.train
 
 # Two parts, because their XLA settings differ: see tests/conftest.py.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m as_shipped
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m as_shipped $$(grep -rl --include='test_*.py' 'pytest.mark.as_shipped' tests)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not as_shipped'
 
 # Builds the documentation site in site/. Warnings are errors.

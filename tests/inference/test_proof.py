@@ -206,7 +206,11 @@ def test_every_way_to_compile_gives_the_same_bits():
 def test_trained_network_is_bit_identical():
     batches, _ = training_batches(digits('train'), batch_size=32, seed=0, standardize=Standardize((0.3,), (0.37,)))
     with compiled_quickly():
-        model = bnn.models.vgg_small(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.1, input_shape=(8, 8, 1))
+        builder = NetworkBuilder((8, 8, 1), scheme=bnn.XNOR, width=1.0, rngs=nnx.Rngs(0))
+        builder.conv(12, 3, padding=1)
+        builder.conv(20, 3, padding=1, pool=MaxPool(Window.of(2, 2)))
+        builder.conv(37, 3, padding=1)
+        model = builder.network(10, average=True)
         state = training.init(model, optax.adam(1e-2))
         for step in range(30):
             state, _ = training.train_step(state, batches[step])
