@@ -110,7 +110,7 @@ VARIANTS = {
         'XNOR: exact gradient, centered and clipped after the update, no K, no ReLU, pad 0, STE, momentum 0.9',
         config(),
     ),
-    'alpha_constant': ('gradient: alpha a constant (Bi-Real Net)', xnor(weight=scaled_sign_ste_const_alpha)),
+    'alpha_constant': ("gradient: alpha a constant (Bi-Real Net's paper)", xnor(weight=scaled_sign_ste_const_alpha)),
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
     'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
     'clip_only': ('clipped, not centered (BinaryConnect, Theano code)', xnor(projection=clip)),

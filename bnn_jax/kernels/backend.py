@@ -18,7 +18,7 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
-"""The largest number of signs that are unpacked at a time with more than 32 filters: 4 MiB of floats."""
+"""How many signs are unpacked at a time, at most: 4 MiB of floats. Only 32 filters, the smallest tile, may have more."""
 
 
 Method = TypeVar('Method', bound=Callable)
@@ -165,7 +165,7 @@ def below(integers: jax.Array, thresholds: jax.Array, flip: jax.Array) -> jax.Ar
 
 
 def _by_filters(product: Callable[[jax.Array], Any], w_words: jax.Array, axis: int, k: int) -> jax.Array:
-    """product(w_words), whose last axis is the filters', a tile of filters after the other: all their floats never exist."""
+    """product(w_words), whose last axis is the filters', one tile at a time: the floats of all filters never exist at once."""
     filters = w_words.shape[axis]
     tiles = -(-filters // max(bits.WORD_BITS, TILE // k))
     if tiles <= 1:

@@ -53,7 +53,7 @@ def resnet(
     filters: Sequence[int] = (64, 128, 256, 512),
     stem: Callable[[NetworkBuilder, int], None] = strided_stem,
 ) -> Network:
-    """A stem, stages of residual blocks, the mean over height and width, dense head.
+    """A stem, stages of residual blocks, the mean over height and width, and a dense head.
 
     The scheme decides the block. Its `residual` says whether one shortcut spans both convolutions (`schemes.residual_...`) or
     each convolution has its own (`schemes.residuals_...`). Its `downsample` and `shortcut` say what a shortcut is where the
@@ -75,14 +75,14 @@ def resnet(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or `blocks` and `filters`
+        ValueError: input_shape is not (H, W, C), its images are too small, width is not positive, or `blocks` and `filters`
             differ in length.
 
     Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. The paper of XNOR-Net does not give its block: here it is
     norm - sign - product, twice.
     """
     if len(blocks) != len(filters):
-        raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number a stage in each')
+        raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both')
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     stem(builder, filters[0])
     for stage, (features, count) in enumerate(zip(filters, blocks, strict=True)):

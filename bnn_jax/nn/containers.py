@@ -236,4 +236,4 @@ def _logits(x: jax.Array, images: jax.Array) -> jax.Array:
 def expect_network(caller: str, model: Any) -> None:
     """Raises TypeError, with the caller's name, if the model is not a `Network`."""
     if not isinstance(model, Network):
-        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them')
+        raise TypeError(f'{caller}: got {type(model).__name__}, expected a Network, such as those of bnn_jax.models')

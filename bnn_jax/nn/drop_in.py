@@ -20,7 +20,7 @@ class Conv(Product):
     Args:
         in_features: channels of the input.
         out_features: filters.
-        kernel_size: the window, one integer for a square or two.
+        kernel_size: the window: one integer for a square, or two integers.
         strides: one or two integers.
         padding: 'SAME', 'VALID', an integer for all sides, or ((top, bottom), (left, right)).
         kernel_dilation: one or two integers.
@@ -66,8 +66,8 @@ class Linear(Product):
     (..., out_features).
 
     Args:
-        in_features: numbers of the input.
-        out_features: numbers of the output.
+        in_features: how many numbers the input has.
+        out_features: how many numbers the output has.
         use_bias: whether a trained bias is added.
         scheme: what is binary, with which gradient. With `FLOAT` the layer is an ordinary dense layer.
         rngs: random keys for the initial weights.

@@ -28,7 +28,7 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
 
     Raises:
         TypeError: the model is not a `Network`. In a module of your own, assign a new layer to its attribute.
-        ValueError: the network does not end with a product of its classes.
+        ValueError: the network does not end with a product that has one output for each class.
 
     Example:
         >>> import bnn_jax as bnn
@@ -40,8 +40,8 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
     """
     if not isinstance(model, Network):
         raise TypeError(
-            f'with_classes: got {type(model).__name__}, expected a trained Network as bnn_jax.models make them, before it is '
-            'converted; in a module of your own assign a new layer to its attribute'
+            f'with_classes: got {type(model).__name__}, expected a trained Network, such as those of bnn_jax.models, before it '
+            'is converted; in a module of your own assign a new layer to its attribute'
         )
     # True is an int in Python.
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
@@ -59,11 +59,11 @@ def _renewed(chain: Sequential, path: str, old: int, new: int, rngs: nnx.Rngs) -
     for i, layer in enumerate(layers):
         if isinstance(layer, Auxiliary):
             yield from _renewed(layer.head, f'{path}.layers.{i}.head', old, new, rngs)
-    # The last product on the main path, wherever normalization or pooling follows it.
+    # The last product on the main path, whether or not normalization or pooling follows it.
     last = max((i for i, layer in enumerate(layers) if isinstance(layer, Product)), default=None)
     if last is None or layers[last].out_features != old:
         raise ValueError(
-            f'with_classes: {path} does not end with a product of {old} classes, expected such a product on its main path'
+            f'with_classes: {path} does not end with a product of {old} outputs, expected one with an output for each class'
         )
     product = layers[last]
     for i in range(last, len(layers)):
@@ -86,7 +86,7 @@ def _renewed(chain: Sequential, path: str, old: int, new: int, rngs: nnx.Rngs) -
             made.use_running_average = layer.use_running_average
         elif isinstance(layer, nnx.Module) and jax.tree.leaves(nnx.state(layer)):
             raise ValueError(
-                f'with_classes: {path}.layers.{i} is a {type(layer).__name__} behind the last product, expected a Norm or '
+                f'with_classes: {path}.layers.{i} is a {type(layer).__name__} after the last product, expected a Norm or '
                 'layers without arrays; build a new network and copy the parameters that it shares'
             )
         else:

@@ -117,7 +117,7 @@ def expect_module(caller: str, model: Any) -> None:
     """Raises TypeError, with the caller's name, if the model is not an `nnx.Module`."""
     if not isinstance(model, nnx.Module):
         raise TypeError(
-            f'{caller}: got {type(model).__name__}, expected a Network as bnn_jax.models make them, or any nnx.Module'
+            f'{caller}: got {type(model).__name__}, expected a Network, such as those of bnn_jax.models, or any nnx.Module'
         )
 
 

@@ -1,8 +1,9 @@
 """Gradient factors: a quantizer of weights whose gradient is multiplied, its values untouched.
 
-The published implementations of XNOR-Net multiply the gradients of binarized weights by n, by 10^9, by 1 - 1/C. Each is a
-function from quantizer to quantizer: `times_n(less_one_channel(published.scaled_sign_zero_ste))` is PyTorch's on MNIST. Equal
-arguments give equal quantizers, so that schemes made of them stay comparable values.
+The published implementations of XNOR-Net multiply the gradients of binarized weights by factors: n, 10^9, 1 - 1/C or
+alpha. Here each factor is a function from quantizer to quantizer. For example, the PyTorch code for MNIST has
+`times_n(less_one_channel(published.scaled_sign_zero_ste))`. Equal arguments give equal quantizers, so schemes made of them can
+be compared.
 """
 
 import dataclasses

@@ -81,7 +81,7 @@ class Hosts:
                 return
         except (OSError, UnicodeError) as error:
             raise ValueError(
-                f'coordinator: {self.coordinator} cannot be used ({error}); name process 0, and a free port'
+                f'coordinator: {self.coordinator} cannot be used ({error}); give the address of process 0, and a free port'
             ) from error
         last = time.monotonic() + WAIT_FOR_COORDINATOR
         while time.monotonic() < last:
@@ -111,7 +111,7 @@ def _mesh(devices: list) -> Mesh:
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array of which each device holds all."""
+    """The sharding with which each device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -128,7 +128,7 @@ def replicated(tree, mesh: Mesh):
 
 
 def numbers_of(leaf):
-    """An array itself; of random keys, the array of their numbers."""
+    """The leaf itself, or the array of its numbers if it holds random keys."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -171,7 +171,7 @@ def _placed(tree, sharding: NamedSharding):
 
 
 def own_copy(tree):
-    """A tree of which each device holds all, as arrays of this host's first device."""
+    """A replicated tree as arrays on this host's first device."""
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
@@ -207,7 +207,7 @@ def check_same_on_hosts(step: int, config: dict) -> None:
 def no_host_waits() -> Iterator[None]:
     """Where there are several hosts, an error inside this context ends the process at once, with its message and status 1.
 
-    The other hosts, which would wait for this one for ever, then end as well.
+    The other hosts, which would wait for this one forever, then end as well.
     """
     try:
         yield

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from bnn_jax.training.devices import is_first_host
 
 RECENT = 101
-"""How many of the last calls, each of one or more steps, count for the shown speed, which is their median."""
+"""The shown speed is the median over this many last calls, each of one or more steps."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""

@@ -18,8 +18,8 @@ class Signals:
     process at once.
     """
 
-    # JAX stops all hosts at one more than the largest number that any host has asked about. So the numbers must go up by 1 on
-    # all hosts alike, which those of steps need not do; and a process that runs twice must go on counting.
+    # `stop_now` gives JAX a number in each call. JAX stops all hosts at the number after the largest that any of them gave. So
+    # every host must give 1, 2, 3, ... (numbers of steps may skip some), and a second run in a process must go on counting.
     _calls = itertools.count(1)
 
     def __enter__(self):

@@ -56,9 +56,9 @@ def test_heads_that_only_training_sees_are_new_too():
 def test_what_has_no_head_is_refused():
     with pytest.raises(TypeError, match='with_classes: got Sequential, expected a trained Network'):
         with_classes(Sequential([dense(10)]), 3, rngs=nnx.Rngs(0))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match='body does not end with a product of 10 classes'):
+    with pytest.raises(ValueError, match='body does not end with a product of 10 outputs'):
         with_classes(Network([Flatten(), dense(8)], channels=1, num_classes=10), 3, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r'body.layers.2 is a PRelu behind the last product'):
+    with pytest.raises(ValueError, match=r'body.layers.2 is a PRelu after the last product'):
         with_classes(Network([Flatten(), dense(3), PRelu(3)], channels=1, num_classes=3), 4, rngs=nnx.Rngs(0))
 
 
