@@ -7,8 +7,8 @@ The PyTorch implementation, IR-Net and ReCU report the best epoch on the test se
 Recipes, their sources, and where they differ:
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, divided by 10 after epochs 120, 200, 240 and 280 of 320; batch
   128, L2 1e-5. Here images are standardized, cropped and flipped; that code whitens them and does neither. Only
-  XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights. XNOR itself starts from 1e-3: at full
-  width, 300 steps reached 42.8 % from 1e-3, and stayed at chance from 1e-2.
+  XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights. XNOR itself starts from 1e-3:
+  docs/what_trains.md has the short runs at other rates.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length; in that code it falls exponentially to 3e-7. Here training uses all 50,000

@@ -352,6 +352,11 @@ def config(workdir, **changes) -> Config:
     )
 
 
+def say(**record) -> None:
+    """One line of JSON in one write: JAX's collectives print to the same pipe, and not always whole lines."""
+    os.write(1, f'\n{json.dumps(record)}\n'.encode())
+
+
 def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end: str) -> None:
     """One process of a run. After that step it sends itself the signal `end`: 'kill', 'term' or 'none'."""
     # A process notices that the other one is gone after 10 seconds instead of 100.
@@ -367,11 +372,11 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
         check(*arguments, **options)
 
     images_module.as_batch = counted
-    print(json.dumps({'sum': host_sum()}), flush=True)
+    say(sum=host_sum())
     try:
         fit(config(workdir))
     except Interrupted as stopped:
-        print(json.dumps({'stopped': stopped.code}))
+        say(stopped=stopped.code)
         raise
 
 
