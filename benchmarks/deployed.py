@@ -186,15 +186,15 @@ def float_programs(
         return dict.fromkeys([in_torch, in_onnx, in_int8], 'not installed')
     import torch  # pyright: ignore[reportMissingImports]
 
-    twin, x = in_pytorch(shape.network(model, 'FLOAT')), torch.zeros(1, shape.image[2], *shape.image[:2])
-    torch.jit.trace(twin, x).save(str(folder / FILES[in_torch]))
+    baseline, x = in_pytorch(shape.network(model, 'FLOAT')), torch.zeros(1, shape.image[2], *shape.image[:2])
+    torch.jit.trace(baseline, x).save(str(folder / FILES[in_torch]))
     found: dict[str, list[str] | str] = {in_torch: in_python(LOADS[in_torch], cores)}
     if not are_installed('onnxruntime', 'onnx'):
         return found | dict.fromkeys([in_onnx, in_int8], 'not installed')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         file, axes = str(folder / FILES[in_onnx]), {'images': {0: 'n'}}
-        torch.onnx.export(twin, (x,), file, input_names=['images'], dynamic_axes=axes, dynamo=False)
+        torch.onnx.export(baseline, (x,), file, input_names=['images'], dynamic_axes=axes, dynamo=False)
     quantized(folder / FILES[in_onnx], folder / FILES[in_int8], images)
     return found | {name: in_onnx_runtime(FILES[name], IN_CHANNELS_FIRST, cores) for name in (in_onnx, in_int8)}
 

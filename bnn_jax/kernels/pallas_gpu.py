@@ -68,7 +68,7 @@ def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int
         out_ref[...] = lax.fori_loop(0, n_words // block, lambda b, total: step(x_ref, w_ref, b, total), start)
 
     def call(x, w, **options):
-        # Importing Pallas takes a tenth of the time that a packed network needs to start on a CPU.
+        # Imported here, because a packed network that starts on a CPU does not need Pallas.
         from jax.experimental import pallas as pl
 
         return pl.pallas_call(

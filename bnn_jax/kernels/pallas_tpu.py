@@ -64,7 +64,7 @@ def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
     x, w = padded(x, (block, rows)), padded(w, (block, columns))
 
     def call(x, w, interpret):
-        # Importing Pallas takes a tenth of the time that a packed network needs to start on a CPU.
+        # Imported here, because a packed network that starts on a CPU does not need Pallas.
         from jax.experimental import pallas as pl
 
         return pl.pallas_call(

@@ -235,7 +235,7 @@ def packed_layer(name: str | None) -> Callable[[type], type]:
     def decorate(cls: type) -> type:
         # Arrays have no truth value, so layers are compared by identity.
         cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-        # Static fields belong to the structure of the pytree: a change compiles again.
+        # Static fields belong to the structure of the pytree: another value means another compilation.
         static = [f.name for f in dataclasses.fields(cls) if role(f) in ('static', 'decided')]
         arrays = [f.name for f in dataclasses.fields(cls) if f.name not in static]
 

@@ -206,7 +206,7 @@ def norm_coefficients(
 
     Args:
         gamma: the factor of each channel.
-        beta: the summand of each channel.
+        beta: the number added to each channel.
         mean: the running mean.
         var: the running variance.
         eps: what is added to the variance.

@@ -23,7 +23,7 @@ def unhealthy(record: dict) -> dict[str, str]:
     """The values of a record that are outside their healthy ranges.
 
     Args:
-        record: a record of metrics.jsonl. Only those of looks and of epochs can be unhealthy.
+        record: a record of metrics.jsonl. Only those of watched steps and of epochs can be unhealthy.
 
     Returns:
         Quantity -> a sentence with its value, the healthy range, the likely cause and what to do.
