@@ -3,7 +3,8 @@
     make bench-deploy                                  # or: taskset -c 1 python -m benchmarks.deploy
 
 Programs: JAX with the C++ kernels; the runtime from Python and from C; exported C. If they are installed, also ONNX Runtime
-with `interop.onnx_model`, and PyTorch and ONNX Runtime with the float network, in float32 and in int8.
+with `interop.onnx_model`, PyTorch with the float network in float32, and ONNX Runtime with the float network in float32 and
+in int8.
 
 Each program runs in several new processes, all on the same cores. The programs run in turn, and the table shows medians:
 - start: CPU time from the start of the process to its first logits;

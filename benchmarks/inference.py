@@ -13,7 +13,8 @@ The tables show:
   not an upper limit: on AMD Zen 5, whole maps are faster.
 
 $BNN_INSTRUCTIONS chooses the instruction set of the native kernels. XLA_FLAGS=--xla_cpu_max_isa=AVX2 restricts XLA. If
-PyTorch and ONNX Runtime are installed, they run the same float network, with as many threads as there are cores.
+PyTorch and ONNX Runtime are installed, they run the same float network, with one thread for each core that this process may
+use.
 """
 
 import os

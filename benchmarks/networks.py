@@ -70,7 +70,7 @@ def packed_step(network: PackedNetwork, images: jax.Array, backend: str) -> Step
 
 
 def pytorch_steps(network: Network, images: np.ndarray) -> dict[str, Callable[[], np.ndarray] | str]:
-    """The float network in PyTorch and, exported from it, in ONNX Runtime, on all cores; or the reason why it is missing."""
+    """The float network in PyTorch and, exported from it, in ONNX Runtime, on this process's cores; or why it is missing."""
     cores = len(os.sched_getaffinity(0))
     try:
         import torch  # pyright: ignore[reportMissingImports]

@@ -4,7 +4,7 @@
 
 It needs PyTorch, which this project does not install. Model, binarization and gradient follow jiecaoyu/XNOR-Net-PyTorch,
 CIFAR_10 (models/nin.py, util.py, main.py). Batches, their order and augmentation are those of `experiments.short_runs`, row
-nin_xnor_pytorch_normal. The result is a line of the same file.
+nin_xnor_pytorch_normal. The result is appended to that program's file, docs/short_runs.jsonl (`--out` names another).
 """
 
 import dataclasses

@@ -7,9 +7,9 @@ Each step is one step of Adam on a random batch that is on the device already. T
 so other work on the machine affects all of them. The tables show the median rate, the middle half of all rates, and the
 ratio of a step's time to the float step's time: the median over the rounds.
 
-On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float network on CPU, with one
-thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed memory, as in the experiments.
-JAX's step donates its state, as in `fit`.
+On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float networks lenet5 and
+vgg_small on CPU, with one thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed memory,
+as in the experiments. JAX's step donates its state, as in `fit`.
 """
 
 import dataclasses

@@ -35,7 +35,7 @@ def random_images(shape: tuple[int, ...]) -> Float32[np.ndarray, '*shape']:
     if min(shape) < 1:
         raise ValueError(f'images: got shape {shape}, expected positive numbers')
     # 12 bytes per number: they are drawn with 64 bits and rounded to 32.
-    check_fits(f'images: {shape[0]:,} of {"x".join(map(str, shape[1:]))}:', 12 * math.prod(shape))
+    check_fits(f'images: got {shape[0]:,} of {"x".join(map(str, shape[1:]))}; drawing them', 12 * math.prod(shape))
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
@@ -55,8 +55,8 @@ def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
     described = preprocessing_of(file) if stated is None else _json(stated)
     if described is None:
         raise ValueError(
-            f'{file} does not say how images were prepared in training, and other images give other answers; give '
-            f'--preprocessing FILE, a JSON file such as {EXAMPLE}'
+            f'{file} does not say how images were prepared in training, and images that are prepared differently get wrong '
+            f'answers; give --preprocessing FILE, a JSON file such as {EXAMPLE}'
         )
     return Preprocessing.of(described)
 

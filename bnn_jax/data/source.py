@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 class Source(Protocol):
     """What a source is: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}.
 
-    A label may be an array of floats for a loss of a user's own. A source may have an attribute `classes`, a name for each
-    label; an example may have `name`, for error messages.
+    A label may also be an array of floats: the share of each class, or a label for a loss of your own. A source may have an
+    attribute `classes`, a name for each label; an example may have `name`, for error messages.
 
     Example:
         >>> class Squares:
@@ -50,8 +50,8 @@ class ArraySource:
 
     Args:
         images: uint8 or floating, (n, H, W, C) with any number of channels, or (n, H, W) for one channel.
-        labels: classes, integers (n,) or (n, 1). All other numbers, such as floats (n,) or several labels an image (n, k), are
-            labels for a loss of your own and become float32.
+        labels: classes, integers (n,) or (n, 1). All other numbers become float32: floats (n, num_classes) are the share of
+            each class; others, such as floats (n,), are labels for a loss of your own.
         classes: a name for each class, which a packed network keeps.
 
     Raises:
@@ -103,7 +103,7 @@ def _labels(labels: np.ndarray) -> np.ndarray:
         bounds = np.iinfo(np.int32)
         if len(labels) and (labels.min() < bounds.min or labels.max() > bounds.max):
             raise ValueError(
-                f'labels: got values from {labels.min()} to {labels.max()}, expected classes from 0 upwards'
+                f'labels: got values from {labels.min()} to {labels.max()}, expected classes from 0 to {bounds.max}'
             )
         return labels.astype(np.int32)
     if labels.ndim == 0 or not (np.issubdtype(labels.dtype, np.number) or labels.dtype == bool):

@@ -103,7 +103,9 @@ class Description:
         """The layer, or the registered function, that an object describes: the inverse of `describe`."""
         self.nodes += 1
         if depth > DEEPEST or self.nodes > MOST_NODES:
-            raise ValueError(f'{place}: expected at most {MOST_NODES} objects, {DEEPEST} within each other')
+            raise ValueError(
+                f'{place}: expected at most {MOST_NODES} objects, each within at most {DEEPEST} others and lists'
+            )
         if not isinstance(described, dict) or not isinstance(described.get('kind'), str):
             raise ValueError(f'{place}: got {shown(described)}, expected an object with a kind')
         stated = {key: value for key, value in described.items() if key != 'kind'}
@@ -148,7 +150,7 @@ class Description:
             return self.node(stated, place, depth)
         if isinstance(stated, list):
             if depth > DEEPEST:
-                raise ValueError(f'{place}: expected at most {DEEPEST} lists within each other')
+                raise ValueError(f'{place}: expected at most {DEEPEST} objects and lists around each list')
             return tuple(self._value(inner, f'{place}[{i}]', depth + 1) for i, inner in enumerate(stated))
         return stated
 

@@ -2,7 +2,8 @@
 
 This library: words are uint32, least significant bit first along the input channels. A set bit is -1, tail bits are 0. Words
 of a convolution have the shape (kh, kw, n_words, out), those of a dense layer (out, n_words), where
-n_words = ceil(channels / 32).
+n_words = ceil(channels / 32). A convolution in several groups of fewer than 32 channels has words along the filters
+(docs/format.md); these functions do not convert them.
 
 Larq Compute Engine: the same bits as int32. Filters are OHWI, packed along I. There is no binary dense layer, so a dense layer
 becomes a 1x1 convolution. Source: larq/compute-engine.
@@ -17,7 +18,7 @@ and this library correlates. A flattened image is (C, H, W) there, (H, W, C) her
 - Run-time/binary_kernels.cu: concatenate is sign << i with sign = a >= 0; xnor_gemm is 2 popcount(xnor) - 32 n_words.
 - binary_ops.py: A (m, n) is packed by rows, B (n, k) by columns; n is a multiple of 32 * 16.
 
-Each pair of functions is a bijection. All of them take and return NumPy arrays.
+Each `from_...` function is the inverse of its `to_...` function. All of them take and return NumPy arrays.
 """
 
 import numpy as np

@@ -35,9 +35,9 @@ AUTO: Backend = ByPlatform(
 )
 """What 'auto' means on the platform that a function is compiled for.
 
-CPU: `native`, or `xla` where the C++ cannot run (`native.missing` says why). `native` was faster in every measured convolution
-except windows of 20 x 20 x 256, where both are equal (docs/performance.md). Elsewhere nothing has been measured; `dense` is the
-default because it uses XLA's own product.
+CPU: `native`, or `xla` where the C++ cannot run (`native.missing` says why). `native` was faster than `xla` in every measured
+convolution except windows of 20 x 20 x 256, for which the two are equally fast (docs/performance.md). Other platforms: nothing
+has been measured; `dense` is the default because it uses XLA's own product.
 """
 
 

@@ -60,7 +60,7 @@ def layer_scaled_sign(w: Float[ArrayLike, '*window out']) -> Float[Array, '*wind
     Raises:
         TypeError: w is not floating.
 
-    Source: DoReFa-Net eq. 8, its 1-bit weights.
+    Source: DoReFa-Net (arXiv:1606.06160) eq. 8, its 1-bit weights.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -88,7 +88,7 @@ def dorefa_weights(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array, '*s
         TypeError: x is not floating.
         ValueError: bits is not an integer from 1 to 16.
 
-    Source: DoReFa-Net eq. 8-9.
+    Source: DoReFa-Net (arXiv:1606.06160) eq. 9, and eq. 8 for one bit.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -141,7 +141,7 @@ def dorefa_activations(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array,
         TypeError: x is not floating.
         ValueError: bits is not an integer from 1 to 16.
 
-    Source: DoReFa-Net eq. 11.
+    Source: DoReFa-Net (arXiv:1606.06160) eq. 11.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -35,7 +35,7 @@ def input_scale(
         TypeError: x is not floating.
         ValueError: x does not have four axes, or the window is invalid or does not fit the image.
 
-    Source: XNOR-Net section 3.2, eq. 11.
+    Source: XNOR-Net (arXiv:1603.05279) section 3.2, eq. 11.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -70,7 +70,7 @@ def recu_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> 
     Forward: sign(W - mean). Clamping changes no sign.
     Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in `recu_scale`, Q a constant; none for tau.
     Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
-    Source: ReCU's published code, which multiplies by a trained scale (`schemes.ReCUWeight`).
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which multiplies by a trained scale (`schemes.ReCUWeight`).
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -127,7 +127,7 @@ def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, '
     Raises:
         TypeError: x is not floating.
 
-    Source: ReCU's published code, which standardizes in training only: a sign does not change by it.
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which standardizes in training only: a sign does not change by it.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

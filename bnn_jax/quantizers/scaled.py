@@ -27,7 +27,7 @@ def alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
         TypeError: w is not floating.
         ValueError: w has fewer than two axes.
 
-    Source: XNOR-Net eq. 6.
+    Source: XNOR-Net (arXiv:1603.05279) eq. 6.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -46,7 +46,7 @@ def scaled_sign_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window
     Forward: alpha(W)_f sign(W).
     Gradient, n weights a filter: alpha_f g 1(|W| <= 1) + sign(W)/n sum_j g_j sign(W_j), the sum over filter f.
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
-    Source: derivative of XNOR-Net eq. 6 with the STE; as in the PyTorch implementation, without its extra factors.
+    Source: derivative of XNOR-Net (arXiv:1603.05279) eq. 6 with the STE; as in the PyTorch code, without its extra factors.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -15,7 +15,7 @@ def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*
     Gradient: g 1(|W| <= 1). If a normalization follows, g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
     times faster than those of `scaled_sign_ste_const_alpha`.
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
-    Source: Bi-Real Net's published code (liuzechun/Bi-Real-net, birealnet.py).
+    Source: Bi-Real Net's code, liuzechun/Bi-Real-net, birealnet.py (arXiv:1808.00278).
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -54,7 +54,7 @@ def scaled_sign_paper(w: Float[ArrayLike, '*window out']) -> Float[Array, '*wind
     Forward: alpha(W)_f sign(W).
     Gradient, n weights a filter: g (1/n + alpha_f 1(|W| <= 1)).
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
-    Source: XNOR-Net section 3.1 (p. 6); its Algorithm 1 says plain g instead.
+    Source: XNOR-Net (arXiv:1603.05279) section 3.1 (p. 6); its Algorithm 1 says plain g instead.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn

@@ -77,7 +77,8 @@ FLOAT = named_scheme(
     ),
 )
 
-# First, last and shortcut layers are real here; `presets.BC_THEANO` makes them binary, as the published code does.
+# First, last and shortcut layers are real here. `presets.BC_THEANO` makes the first and the last layer binary, as the published
+# code does.
 BC = named_scheme(
     'BC',
     """BinaryConnect, deterministic: weights sign(W), real activations (arXiv:1511.00363).""",
@@ -113,7 +114,10 @@ BNN = named_scheme(
 
 XNOR = named_scheme(
     'XNOR',
-    """XNOR-Net: weights alpha sign(W), activations sign(x), no K, no ReLU, pad 0; first, last and shortcut layers real.""",
+    """XNOR-Net: weights alpha sign(W), activations sign(x), pad 0; first, last and shortcut layers real.
+
+It has no K, and no ReLU in binary blocks.
+""",
     Scheme(
         weight=quantizers.scaled_sign_ste,
         scale=quantizers.alpha,

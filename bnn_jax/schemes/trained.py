@@ -240,7 +240,7 @@ class ReCUWeight(TrainedWeight):
         kernel: the initial latent weights, (..., out).
         rngs: random keys for alpha.
 
-    Source: ReCU's published code (z-hXu/ReCU).
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369).
 
     Example:
         >>> import dataclasses, bnn_jax as bnn

@@ -123,7 +123,11 @@ IMAGES = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
         (IMAGES.astype(np.uint16), np.zeros(3, int), r'images: got uint16\[3, 2, 2, 1\]'),
         (IMAGES, np.asarray(['a', 'b', 'a']), r'labels: got dtype <U1, expected integers'),
         (IMAGES, 0, r'labels: got shape \[\] for 3 images'),
-        (IMAGES, np.asarray([0, 1, 2**40]), r'labels: got values from 0 to 1099511627776'),
+        (
+            IMAGES,
+            np.asarray([0, 1, 2**40]),
+            r'got values from 0 to 1099511627776, expected classes from 0 to 2147483647$',
+        ),
     ],
     ids=['lengths', 'rank', 'dtype', 'strings', 'one number', 'no class'],
 )
