@@ -39,7 +39,7 @@ class Network:
         (1, 3, None)
     """
 
-    def __init__(self, pointer: ctypes.c_void_p):
+    def __init__(self, pointer: '_Pointer'):
         self._pointer, self._library = pointer, _library()
         shape = (ctypes.c_int64 * 3)()
         self._library.bnn_input_shape(pointer, shape)
@@ -67,8 +67,9 @@ class Network:
             The logits; NaN for an image that has a NaN or an infinity.
 
         Raises:
-            TypeError: images have another dtype.
-            ValueError: images have another shape, or are uint8 and the file states no normalization.
+            TypeError: images have another dtype, or threads is no integer.
+            ValueError: images have another shape, or are uint8 and the file states no normalization; or threads is below 0
+                or above 1024.
 
         Example:
             >>> import io, bnn_jax as bnn, numpy as np
@@ -86,6 +87,8 @@ class Network:
             )
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {self.channels})')
+        if ctypes.c_int(threads).value != threads:  # ctypes would drop the upper bits.
+            raise ValueError(f'threads: got {threads}, expected from 0 to 1024')
         is_bytes = images.dtype == np.uint8
         images = np.ascontiguousarray(images, None if is_bytes else np.float32)
         logits = np.empty((len(images), self.num_classes), np.float32)
@@ -110,9 +113,6 @@ class Network:
         except (ValueError, RecursionError) as error:
             raise ValueError(f'bnn_jax.runtime: the preprocessing in the file is not JSON ({error})') from error
 
-    def __del__(self):
-        self._library.bnn_close(self._pointer)
-
     def __repr__(self) -> str:
         return f'Network(channels={self.channels}, num_classes={self.num_classes}, instructions={self.instructions!r})'
 
@@ -130,7 +130,7 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
     Raises:
         FileNotFoundError: there is no file.
         OSError: the file cannot be read; the message has the reason.
-        TypeError: the file is open in text mode.
+        TypeError: source is neither a path nor a file, or the file is open in text mode.
         ValueError: the file is truncated, altered, or of another program, or it has a layer that this library lacks.
         RuntimeError: the C++ library is missing or cannot run here.
 
@@ -140,7 +140,7 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
         Traceback (most recent call last):
         FileNotFoundError: load: there is no file nowhere.safetensors
     """
-    library, pointer, error = _library(), ctypes.c_void_p(), ctypes.create_string_buffer(ERROR)
+    library, pointer, error = _library(), _Pointer(), ctypes.create_string_buffer(ERROR)
     chosen = instructions.encode()
     if isinstance(source, str | os.PathLike):
         path = os.path.expanduser(source)
@@ -148,6 +148,8 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
             raise FileNotFoundError(f'load: there is no file {path}')
         status = library.bnn_open(os.fsencode(path), chosen, ctypes.byref(pointer), error)
     else:
+        if not hasattr(source, 'read'):
+            raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file open in binary mode')
         content = source.read()
         if not isinstance(content, bytes):
             raise TypeError(
@@ -184,6 +186,17 @@ def missing() -> str | None:
     except RuntimeError as error:
         return str(error)
     return None
+
+
+class _Pointer(ctypes.c_void_p):
+    """A network of the C++ library, closed once: copies of a `Network` share it."""
+
+    def __init__(self):
+        super().__init__()
+        self._close = _library().bnn_close  # When Python ends, the module's names may be gone before this.
+
+    def __del__(self):
+        self._close(self)
 
 
 def _check(status: int, error: ctypes.Array) -> None:

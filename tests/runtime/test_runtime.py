@@ -276,6 +276,21 @@ def test_many_threads_call_one_network():
     assert same == [True] * 6
 
 
+COPIED = """
+import copy, sys, numpy as np
+from bnn_jax import runtime
+network, x = runtime.load(sys.argv[1]), np.ones((1, 9, 8, 3), np.float32)
+expected = network(x)
+other = copy.copy(network)
+del network
+sys.exit(not np.array_equal(other(x), expected))
+"""
+
+
+def test_a_copy_outlives_its_network():
+    assert subprocess.run([sys.executable, '-c', COPIED, GOLDEN], cwd=ROOT, timeout=60).returncode == 0
+
+
 FORKED = """
 import os, sys, numpy as np
 from bnn_jax import runtime
@@ -334,6 +349,10 @@ def test_images_that_do_not_fit_are_refused():
         network(X[:0])
     with pytest.raises(ValueError, match='threads: got -1'):
         network(X, threads=-1)
+    with pytest.raises(ValueError, match='threads: got 4294967297'):
+        network(X, threads=2**32 + 1)
+    with pytest.raises(TypeError, match='float'):
+        network(X, threads=1.5)
     pool = function('MaxPool', window=window([9, 2]))
     with pytest.raises(ValueError, match='height 6 with its padding is smaller than a window'):
         made([pool], X, X.shape)
@@ -366,6 +385,8 @@ def test_what_is_no_network_is_refused(tmp_path):
         runtime.load(tmp_path / 'missing.safetensors')
     with pytest.raises(OSError, match='cannot be read'):
         runtime.load(tmp_path)
+    with pytest.raises(TypeError, match='got a bytes, expected a path, or a file'):
+        runtime.load(written(tree))
     with pytest.raises(ValueError, match="got 'sse9', expected one of"):
         runtime.load(GOLDEN, instructions='sse9')
 
