@@ -29,6 +29,8 @@ class Classifier:
         self.prepare = None if described is None else Preprocessing.of(described)
         numbers = tuple(map(str, range(self.network.num_classes)))
         self.classes = (self.prepare.classes if self.prepare else ()) or numbers
+        if len(self.classes) != len(numbers):
+            raise ValueError(f'{path}: names {len(self.classes)} classes, the network has {len(numbers)}')
 
     def __call__(self, content: bytes) -> list[list[dict[str, Any]]]:
         """The five most likely classes of each image in the body of a request. Raises ValueError if the body has no image."""

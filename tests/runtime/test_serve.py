@@ -93,6 +93,13 @@ def test_what_is_no_image_is_refused_in_a_sentence(ask):
     assert ask(b'', content, **{'Content-Length': str(2**27)})[0] == 413
 
 
+def test_names_of_other_classes_are_refused_at_the_start(tmp_path):
+    path = tmp_path / 'network.safetensors'
+    path.write_bytes(network(preprocessing=STATED | {'classes': NAMES[:3]}))
+    with pytest.raises(ValueError, match='names 3 classes, the network has 4'):
+        serve.server(str(path), 0)
+
+
 def test_it_needs_no_jax():
     code = 'import sys, examples.serve; print([name for name in ("jax", "flax", "PIL") if name in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], cwd=TESTS.parent, capture_output=True, text=True, check=True)
