@@ -110,7 +110,8 @@ class OnnxWriter(LayerWriter[Map]):
     def signs(self, signs: np.ndarray) -> str:
         """Signs as floats. If that is smaller, they are stored as bits, eight in a byte, which the graph unpacks."""
         bits = np.packbits(signs.reshape(-1) < 0, bitorder='little')
-        if 4 * signs.size < bits.size + 400:  # 400 bytes: the nodes that unpack.
+        unpacking = 290 if signs.size % 8 else 170  # The bytes of the nodes below, about.
+        if 4 * signs.size < bits.size + unpacking:
             return self.constant(signs.astype(np.float32))
         one, minus_one = self.constant(np.float32(1)), self.constant(np.float32(-1))
         places = self.constant(np.uint8(1) << np.arange(8, dtype=np.uint8))
