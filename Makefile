@@ -41,7 +41,7 @@ sanitize: $(VENV)/.test
 	$(BIN)/python tests/runtime/stress.py address,undefined --mutants=$(MUTANTS)
 	$(BIN)/python tests/runtime/stress.py thread --mutants=$(MUTANTS)
 
-# Installs what `cross` and `browser` need on Debian and Ubuntu. Run it as root.
+# Installs what `cross` and `browser` need on Debian. Run it as root. (Ubuntu has no package chromium.)
 DEBIAN := clang lld chromium g++-aarch64-linux-gnu gcc-arm-none-eabi libnewlib-arm-none-eabi \
 	qemu-user-static qemu-system-arm
 
