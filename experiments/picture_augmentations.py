@@ -1,4 +1,4 @@
-"""The picture of docs/augmentations.md: every augmentation on one photograph, all panels on one scale.
+"""The picture of docs/augmentations.md: all augmentations but cutout on one photograph, all panels on one scale.
 
     python -m experiments.picture_augmentations docs/augmentations.png
 

@@ -1,6 +1,6 @@
 """Compiles the C++ library, for the build of a wheel (hatch_build.py), `python -m bnn_jax.kernels` and `... bnn_jax.runtime`.
 
-Imports nothing of this library and no JAX, for a wheel is built where neither is installed.
+This module imports neither the rest of this library nor JAX, because a wheel is built where neither is installed.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ INSTRUCTIONS = {
 
 
 def digest() -> str:
-    """A digest of all sources. The library contains the one of the sources that it was compiled from."""
+    """A digest of all sources. The library contains the digest of the sources that it was compiled from."""
     found = hashlib.sha256()
     # Sorted, because the order of files in a folder is not defined.
     for name in sorted(os.listdir(SOURCES)):
@@ -47,7 +47,7 @@ def record(library: str | os.PathLike) -> str:
 
 
 def compiler() -> list[str] | None:
-    """$CXX, or else the first of c++, g++ and clang++ that is there."""
+    """The command in $CXX, or, if it is not set, the first of c++, g++ and clang++ that is installed. None: not installed."""
     import shlex
     import shutil
 
@@ -59,11 +59,12 @@ def compiler() -> list[str] | None:
 def build(include: str | os.PathLike | None) -> str:
     """Compile and link `LIBRARY` with XLA's headers in `include`: those of the oldest jaxlib that is to run it.
 
-    An older jaxlib refuses what was compiled with a newer one's headers; the other way round it runs. None: without what XLA
-    calls, for `bnn_jax.runtime` alone. Returns LIBRARY, put in place whole. Raises RuntimeError, with the compiler's words,
-    where there is no compiler or it fails, or nothing can be written there.
+    An older jaxlib refuses a library that was compiled with newer headers; a newer jaxlib runs one that was compiled with older
+    headers. If `include` is None, the functions that XLA calls are left out, and only `bnn_jax.runtime` can use the library.
+    Returns LIBRARY, which is replaced in one step. Raises RuntimeError if there is no compiler, if the compiler fails (the
+    message has its output), or if the folder of LIBRARY cannot be written.
     """
-    # Here, for the runtime asks this module no more than where the library is, and starts in the time of an import.
+    # Imported here: the runtime needs only the path and the digest of the library from this module, and must start quickly.
     import tempfile
 
     words = expect_compiler()
@@ -78,16 +79,16 @@ def build(include: str | os.PathLike | None) -> str:
             os.replace(linked, LIBRARY)
         uninstalled_with(LIBRARY, os.path.dirname(os.path.dirname(HERE)))
     except OSError as error:
-        raise RuntimeError(f'{LIBRARY} cannot be written, or {words[0]} not be started: {error}') from error
+        raise RuntimeError(f'cannot write {LIBRARY}, or cannot start {words[0]}: {error}') from error
     return LIBRARY
 
 
 def uninstalled_with(library: str | os.PathLike, site: str | os.PathLike) -> None:
-    """Add a library and its record to the files of the package that is installed there, so that pip removes them with it.
+    """Add a library and its record to RECORD, the list of an installed package's files: pip uninstalls what this list names.
 
     Args:
-        library: inside `site`; of one elsewhere nothing is written.
-        site: the folder that `bnn_jax` is in. A checkout has no list of files there, and nothing is written.
+        library: its path. If it is not inside `site`, nothing is written.
+        site: the folder that `bnn_jax` is in. In a checkout there is no RECORD, and nothing is written.
     """
     inside = os.path.relpath(library, site).replace(os.sep, '/')
     for folder in os.listdir(site):
@@ -115,7 +116,7 @@ def objects(
         The object files.
 
     Raises:
-        RuntimeError: there is no compiler, or it fails; the message has its words.
+        RuntimeError: there is no compiler, or it fails; the message has its output.
     """
     import platform
 
@@ -137,7 +138,12 @@ def expect_compiler() -> list[str]:
     """`compiler`. Raises RuntimeError if there is none."""
     words = compiler()
     if words is None:
-        raise RuntimeError('no C++ compiler: neither $CXX nor c++, g++ or clang++ is there')
+        named = os.environ.get('CXX')
+        raise RuntimeError(
+            f'no C++ compiler: $CXX is {named!r}, which is not installed; unset CXX, or set it to an installed compiler'
+            if named
+            else 'no C++ compiler: found none of c++, g++ and clang++; install one, or set CXX'
+        )
     return words
 
 

@@ -225,7 +225,7 @@ class Config:
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations, with a scaling to the model's `input_shape` first if none of them sets the size.
+        """The augmentations, with a scaling to the model's `input_shape` first if all of them keep the size.
 
         The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """

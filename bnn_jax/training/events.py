@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Real
 
 MOST_WEIGHTS = 2**20
-"""The largest number of weights of a layer that a histogram counts."""
+"""A histogram counts every k-th weight of a layer, k = max(1, weights // MOST_WEIGHTS): fewer than twice this number."""
 
 IMAGES = 8
 """How many images are shown side by side."""
@@ -21,7 +21,8 @@ class Events:
 
     Args:
         directory: where to write it.
-        resumed_at: the step from which the run goes on. TensorBoard drops records of later steps in files of earlier starts.
+        resumed_at: the step from which the run goes on. TensorBoard drops the records of later steps that earlier starts of
+            this run wrote.
     """
 
     def __init__(self, directory: Path, resumed_at: int):

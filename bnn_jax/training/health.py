@@ -16,7 +16,7 @@ ALPHA = 0.1
 """The smallest healthy ratio of a layer's alpha to its value at the start."""
 
 STATISTICS_GAP = 0.1
-"""The largest healthy difference of accuracy with batch statistics and with running statistics, on the same test images."""
+"""The largest healthy accuracy with batch statistics minus that with running statistics, on the same test images."""
 
 
 def unhealthy(record: dict) -> dict[str, str]:

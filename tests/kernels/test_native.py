@@ -322,8 +322,13 @@ def test_an_instruction_set_that_is_not_there_is_refused():
 def test_no_compiler_and_one_that_fails(monkeypatch):
     before = Path(build.LIBRARY).read_bytes()
     monkeypatch.setenv('CXX', '/nowhere/c++')
-    with pytest.raises(RuntimeError, match='no C\\+\\+ compiler'):
+    with pytest.raises(RuntimeError, match="no C\\+\\+ compiler: \\$CXX is '/nowhere/c\\+\\+', which is not installed"):
         build.build(Path('/nowhere'))
+    with monkeypatch.context() as without:
+        without.delenv('CXX')
+        without.setenv('PATH', '')
+        with pytest.raises(RuntimeError, match='no C\\+\\+ compiler: found none of'):
+            build.build(Path('/nowhere'))
     monkeypatch.setenv('CXX', f'{sys.executable} -c "raise SystemExit(1)"')
     with pytest.raises(RuntimeError, match='failed'):
         build.build(Path('/nowhere'))
