@@ -415,6 +415,7 @@ def test_it_imports_no_jax():
 C = r"""
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "bnn_runtime.h"
 
 int main(int argc, char **argv) {
@@ -426,7 +427,8 @@ int main(int argc, char **argv) {
   if (bnn_run(network, images, 1, 9, 8, 1, logits, error) != BNN_OK) { puts(error); return 2; }
   for (int i = 0; i < 5; ++i) printf("%a ", logits[i]);
   bnn_close(network);
-  return bnn_open("nowhere", NULL, &network, error) == BNN_UNREADABLE && network == NULL ? 0 : 3;
+  if (bnn_open("nowhere", NULL, &network, error) != BNN_UNREADABLE || network != NULL) return 3;
+  return bnn_open(NULL, NULL, &network, error) == BNN_REFUSED && strstr(error, "path: got NULL") != NULL ? 0 : 4;
 }
 """
 

@@ -202,7 +202,7 @@ void run(const bnn_network& network, const Number* images, int64_t n, int64_t he
          float* logits) {
   constexpr bool kBytes = sizeof(Number) == 1;
   if (images == nullptr || logits == nullptr) throw Refused("images or logits: got NULL");
-  if (n < 1 || n > INT64_C(1) << 40) throw Refused("images: got a batch of " + std::to_string(n) + ", expected at least one image");
+  if (n < 1 || n > INT64_C(1) << 40) throw Refused("images: got a batch of " + std::to_string(n) + ", expected at least one image, and at most 2^40");
   if (threads < 0 || threads > kMostThreads) throw Refused("threads: got " + std::to_string(threads) + ", expected from 0 to " + std::to_string(kMostThreads));
   if (kBytes && network.prepared.table.empty()) throw Refused(network.prepared.missing);
   const int64_t largest = measured(network, height, width), at_once = std::max<int64_t>(1, std::min(n, kNumbersAtOnce / largest));
@@ -249,7 +249,8 @@ bnn_status bnn_open(const char* path, const char* instructions, bnn_network** ne
   return guarded(error, [&] {
     if (network == nullptr) throw Refused("network: got NULL");
     *network = nullptr;
-    open(read(path), path, instructions, network);
+    Bytes bytes = read(path);  // First, for it refuses NULL.
+    open(std::move(bytes), path, instructions, network);
   });
 }
 
