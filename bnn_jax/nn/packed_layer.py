@@ -82,7 +82,7 @@ class IntegerForm:
 
 
 class PackedLayer:
-    """A packed layer with the defaults of float arithmetic. Subclass it under `packed_layer` and override what differs.
+    """A packed layer with the defaults of float arithmetic. Decorate a subclass with `packed_layer` and override what differs.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np
@@ -150,7 +150,7 @@ class PackedLayer:
         return self
 
     def with_runs(self, find: Callable[[tuple], tuple]) -> Any:
-        """The layer; if it is a chain, with the runs find(its layers) done on bits."""
+        """The layer itself; for a chain, a copy with `runs` = find(layers), the ranges of layers that it computes in bits."""
         return self
 
     def integer_form(self) -> IntegerForm | None:

@@ -13,8 +13,9 @@ class Latent(nnx.Param):
 
     The variable carries the scheme's `projection`, which is applied after every update, and its `before`, which is applied
     before every forward pass. `training.init` and `optim.projected` apply the projection. In a loop of your own, with Flax's
-    optimizer, the variable itself projects new weights that leave [-1, 1]. Weights that it has already do not change, as after
-    a call under `nnx.jit`. `nnx.replace_by_pure_dict` and `nnx.merge` restore weights beyond 1 without a projection.
+    optimizer, the variable itself projects all its weights when one of them leaves [-1, 1]. If only weights that have not
+    changed are beyond 1, as after a call under `nnx.jit`, nothing is projected. `nnx.replace_by_pure_dict` and
+    `nnx.merge` restore weights beyond 1 without a projection.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

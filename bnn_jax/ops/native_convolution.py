@@ -1,8 +1,9 @@
 """Float32 convolution and its gradients on CPU by the C++ library. Operands and results are those of `convolution`.
 
-A call whose operands are all +-1 counts bits; the result is the same integers. Otherwise each output pixel is summed tap by
-tap, channel by channel, and does not depend on the batch. Each gradient is summed in an order that depends on the shapes
-alone. No result depends on the number of threads. Sums of integers are exact up to 2^24.
+The convolution counts bits if all operands are +-1 and there are at least 8 channels; the result is the same integers.
+Otherwise each output pixel is summed tap by tap, channel by channel, and does not depend on the batch. Each gradient is
+summed in an order that depends on the shapes alone. No result depends on the number of threads. Sums of integers are exact up
+to 2^24.
 """
 
 from functools import partial

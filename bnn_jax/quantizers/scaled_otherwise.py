@@ -32,7 +32,8 @@ def scaled_sign_ste_const_alpha(w: Float[ArrayLike, '*window out']) -> Float[Arr
     Forward: alpha(W)_f sign(W).
     Gradient: alpha_f g 1(|W| <= 1).
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
-    Source: autodiff of alpha sign(W) without the gradient through alpha; XNOR-Net's code in Theano, but for the mask.
+    Source: autodiff of alpha sign(W) without the gradient through alpha: Bi-Real Net's paper (arXiv:1808.00278), Larq's
+    `magnitude_aware_sign`; XNOR-Net's code in Theano, but for the mask.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn

@@ -158,7 +158,7 @@ BIREAL = named_scheme(
     'BIREAL',
     """Bi-Real Net: a shortcut around every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
 
-The gradient is the published code's; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha.
+The gradient is the published code's; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha, as the paper does.
 """,
     Scheme(
         weight=quantizers.scaled_sign_plain_ste,

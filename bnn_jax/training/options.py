@@ -47,6 +47,6 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f'{name}: got {value!r} ({type(value).__name__}), expected {words}')
     largest = 2**63 - 1 if name == 'seed' else LARGEST
     if type(value) is int and abs(value) > largest:
-        raise ValueError(f'{name}: got {value:.6g}, expected at most {largest:,}')
+        raise ValueError(f'{name}: got {value:,}, expected a number from -{largest:,} to {largest:,}')
     if type(value) is float and not math.isfinite(value):
         raise ValueError(f'{name}: got {value}, expected a finite number')

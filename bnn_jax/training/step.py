@@ -64,7 +64,7 @@ def update(
         metrics, gradient = jax.tree.map(lambda a: a / parts, total)
 
     # Some optimizers need more than the gradient: a plateau needs the loss, line searches and SAM need functions of the
-    # parameters. A line search passes further arguments on.
+    # parameters. A line search hands the arguments that it does not use on to `value_fn`, which therefore accepts `grad_fn`.
     def value_fn(params, *_, grad_fn=None):
         return _loss(state, params, with_progress(state), batch)[0]
 
@@ -102,7 +102,8 @@ def _loss(state: TrainState, params: nnx.State, rest: nnx.State, batch: dict[str
     logits, auxiliary = _answers(model, images)
     check_logits(logits, images, state.num_classes, state.loss)
     loss = mean(each_loss(state.loss, images, logits, labels), weight)
-    # A user's own loss has no say about auxiliary heads; labels that are classes get the cross-entropy there.
+    # If the loss takes classes or the labels are classes, the loss of an auxiliary head is the cross-entropy; otherwise it is
+    # the user's own loss.
     for share, auxiliary_logits in auxiliary:
         own = cross_entropy if takes_classes(state.loss) or are_classes(labels) else partial(state.loss, images)
         loss += share * mean(own(auxiliary_logits, labels), weight)
@@ -136,8 +137,8 @@ def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[Trai
 
     Returns:
         The next state, and metrics as scalars on the device: `loss` (in nats for the cross-entropy; auxiliary heads add their
-        weighted losses), `gradient_norm`, and where labels are classes `accuracy` (of this batch, in training mode) and for
-        more than five classes `top5_accuracy`.
+        weighted losses) and `gradient_norm`. If labels are classes, or shares of classes with a loss that takes them, also
+        `accuracy` (of this batch, in training mode) and, with more than five classes, `top5_accuracy`.
 
     Raises:
         ValueError: labels in a NumPy array are out of range (in a JAX array the loss becomes NaN), logits and classes differ

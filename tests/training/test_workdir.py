@@ -74,6 +74,7 @@ def test_files_that_are_no_object(tmp_path, content):
     ('name', 'value'),
     [
         *(('epochs', value) for value in ('x', None, 1.5, True, [1], 2**31, -1)),
+        pytest.param('epochs', 10**400, id='epochs-10**400'),
         *(('width', value) for value in ('1', None, float('inf'), float('nan'), 1e30, 0.0, -1.0)),
         *(('learning_rate', value) for value in ('1e-3', float('inf'), 0.0)),
         *(('seed', value) for value in (2**63, -1, 0.0)),
@@ -85,6 +86,12 @@ def test_files_that_are_no_object(tmp_path, content):
 def test_options_of_a_wrong_kind_or_size(name, value):
     with pytest.raises(ValueError, match=f'^{name}: got '):
         dataclasses.replace(CONFIG, **{name: value})
+
+
+def test_the_expected_range_of_an_option_has_both_bounds():
+    expected = 'epochs: got -3,000,000,000, expected a number from -2,147,483,647 to 2,147,483,647'
+    with pytest.raises(ValueError, match=f'^{expected}$'):
+        dataclasses.replace(CONFIG, epochs=-3_000_000_000)
 
 
 def test_whole_numbers_are_taken_for_others():
