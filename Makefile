@@ -1,4 +1,5 @@
-# Each target creates what it needs: a virtual environment in .venv with this project and its extras.
+# The targets that run Python create the virtual environment .venv with this project and the extras that they need;
+# `gpu` uses another Python instead. `debian-packages` installs system packages.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -44,7 +44,7 @@ def prepare_folder(
     and errors are those of `folder_source`.
 
     Args:
-        name: the name of the data set.
+        name: the name of the data set: lower-case letters, digits and _, with no digit first.
         source: the folder above the splits.
         data_dir: where to write it.
         splits: the folders in source that become splits.
@@ -62,7 +62,9 @@ def prepare_folder(
     import tensorflow_datasets as tfds
 
     if not (name.isidentifier() and name == name.lower()):
-        raise ValueError(f'data set: got {name!r}, expected lower-case letters, digits and _, such as imagenet_256')
+        raise ValueError(
+            f'data set: got {name!r}, expected lower-case letters, digits and _, with no digit first, such as imagenet_256'
+        )
     target = Path(data_dir).expanduser() / name / VERSION
     if target.exists():
         raise FileExistsError(f'{target} is there already; remove it to prepare it again, or choose another name')

@@ -53,17 +53,18 @@ def mean_magnitude_and_deviation(centered: jax.Array, eps: float) -> tuple[jax.A
     """For balanced weights c, the mean of |c| and sqrt(sum of c^2 / (n - 1) + eps) of every filter, each of shape (out,)."""
     rows = centered.astype(wide(centered.dtype)).reshape(-1, centered.shape[-1])
     n = rows.shape[0]
-    # n / (n - 1) makes the mean of squares PyTorch's variance; a single weight is its own mean, and 0 either way.
+    # The factor n / (n - 1) turns the mean of squares into PyTorch's variance. If a filter has a single weight, its balanced
+    # weight is 0, so the variance is 0 with any factor; `max` avoids a division by 0.
     variance = rounded(ordered_mean(rows, term=_square) * np.asarray(n / max(n - 1, 1), rows.dtype))
     deviation = rounded(jnp.sqrt(variance + np.asarray(eps, rows.dtype)))
     return ordered_mean(rows, term=jnp.abs), deviation
 
 
 def through_standardization(centered: jax.Array, deviation: jax.Array, eps: float, g: jax.Array) -> jax.Array:
-    """The gradient with respect to W, from g, that with respect to u.
+    """Compute the gradient with respect to W from g, the gradient with respect to u.
 
-    With s the standard deviation of `mean_magnitude_and_deviation`, u = (W - mean) / s and sums over the filter:
-    h - mean(h), h = (g - u sum(g u) / (n - 1)) / s.
+    It is h - mean(h), where h = (g - u sum(g u) / (n - 1)) / s. Here s is the standard deviation of
+    `mean_magnitude_and_deviation` and u = (W - mean) / s; the sum and the means are over the filter.
     """
     dtype, n = wide(centered.dtype), centered.size // centered.shape[-1]
     g, inverse = g.astype(dtype), over_filters(_inverse(deviation), centered)
@@ -163,8 +164,8 @@ def balanced_sign_ede(w: Float[ArrayLike, '*window out'], t: Float[ArrayLike, ''
     """IR-Net's weights: the signs of balanced weights times a power of two.
 
     Forward: `power_of_two_scale`(W)_f sign(W - mean).
-    Gradient, u = (W - mean) / the filter's standard deviation, sigma its scale: g sigma k t (1 - tanh(t u)^2),
-    k = max(1 / t, 1), through the derivative of u with respect to W; none for t.
+    Gradient: g a k t (1 - tanh(t u)^2), multiplied by the Jacobian of u with respect to W; none for t. Here
+    u = (W - mean) / (the filter's standard deviation), a = `power_of_two_scale`(W)_f and k = max(1 / t, 1).
     Args, Raises: as `balanced` and `sign_ede`. Returns the shape and dtype of w.
     Source: IR-Net's code, htqin/IR-Net (arXiv:1909.10788).
 

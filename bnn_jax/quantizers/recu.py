@@ -29,8 +29,8 @@ def _standardized(w: jax.Array, tau: ArrayLike) -> tuple[jax.Array, jax.Array, j
 def recu_scale(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> Float[Array, ' out']:
     """ReCU's scale of every filter: the mean of |clamp(u, -Q, Q)|, its least-squares scale.
 
-    u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), mean and variance (n - 1 below) of the filter. Q = -m log(2 - 2 tau),
-    m the mean of |u| over the layer: the quantile tau of Laplace's distribution.
+    u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), with the mean and the variance (divided by n - 1) of the filter.
+    Q = -m log(2 - 2 tau), m the mean of |u| over the layer: the quantile tau of Laplace's distribution.
     Gradient: 0.
 
     Args:
@@ -68,7 +68,8 @@ def recu_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> 
     """ReCU's weights without a scale: the signs of balanced weights.
 
     Forward: sign(W - mean). Clamping changes no sign.
-    Gradient: g 1(|u| <= Q), through the derivative of u by W; u and Q as in `recu_scale`, Q a constant; none for tau.
+    Gradient: g 1(|u| <= Q), multiplied by the Jacobian of u with respect to W; none for tau. u and Q are those of
+    `recu_scale`; the gradient treats Q as a constant.
     Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
     Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which multiplies by a trained scale (`schemes.ReCUWeight`).
 
@@ -115,8 +116,8 @@ def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, '
     """`sign_approx` of every image divided by its standard deviation, which widens or narrows the window of its gradient.
 
     Forward: sign(x).
-    Gradient: g max(2 - 2 |a|, 0), through the derivative of a = x / sqrt(variance + 1e-5) by x. The variance (n - 1 below) is
-    that of all numbers of an image.
+    Gradient: g max(2 - 2 |a|, 0), multiplied by the Jacobian of a = x / sqrt(variance + 1e-5) with respect to x. The variance
+    (divided by n - 1) is that of all numbers of an image.
 
     Args:
         x: images along the first axis.

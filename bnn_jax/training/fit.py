@@ -42,7 +42,7 @@ from bnn_jax.training.state import TrainState, model_of
 from bnn_jax.training.workdir import held
 
 COMPARED = 512
-"""The number of test images that are also evaluated by batch statistics, at the end of each epoch."""
+"""How many test images each evaluation also evaluates by batch statistics; see `_compared_batches`."""
 
 
 class Interrupted(SystemExit):
@@ -288,7 +288,7 @@ def _start(state: TrainState) -> dict[str, float]:
 
 
 def _compared_batches(config: Config, epoch_steps: int) -> int:
-    """How many test batches are also evaluated by batch statistics: COMPARED images, or fewer in a short epoch."""
+    """How many test batches are also evaluated by batch statistics: as many as hold COMPARED images, fewer in a short epoch."""
     if not config.watch_every:
         return 0
     # A batch costs two forward passes, about the time of a step; so this takes a hundredth of an epoch, or one batch.

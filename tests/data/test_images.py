@@ -783,7 +783,7 @@ def test_preparing_stops_at_a_damaged_file_or_leaves_it_out(photo_tree, tmp_path
 
 @pytest.mark.parametrize('name', ['ImageNet', 'image net', '../up', '256'])
 def test_names_of_data_sets(name, photo_tree, tmp_path):
-    with pytest.raises(ValueError, match='expected lower-case letters'):
+    with pytest.raises(ValueError, match='expected lower-case letters, digits and _, with no digit first'):
         prepare_folder(name, photo_tree, tmp_path)
 
 
