@@ -8,7 +8,7 @@ from bnn_jax.nn.containers import Network, Residual, Sequential
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.operations import Convolution
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.stateless import Flatten, GlobalAveragePool, MaxPool, Relu
+from bnn_jax.nn.stateless import AvgPool, Flatten, GlobalAveragePool, MaxPool, Relu
 
 
 def in_pytorch(network: Network) -> Any:
@@ -76,9 +76,10 @@ def in_pytorch(network: Network) -> Any:
                 return product(layer)
             case Relu():
                 return nn.ReLU()
-            case MaxPool():
-                window = layer.window
-                return nn.MaxPool2d(window.size, window.strides, [before for before, _ in _symmetric(window)])
+            case MaxPool() | AvgPool():
+                # PyTorch's average counts the zeros of the padding too.
+                window, pool = layer.window, nn.MaxPool2d if isinstance(layer, MaxPool) else nn.AvgPool2d
+                return pool(window.size, window.strides, [before for before, _ in _symmetric(window)])
             case GlobalAveragePool():
                 return Mean()
             case Flatten():

@@ -7,9 +7,9 @@ Each step is one step of Adam on a random batch that is on the device already. T
 so other work on the machine affects all of them. The tables show the median rate, the middle half of all rates, and the
 ratio of a step's time to the float step's time: the median over the rounds.
 
-On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float networks lenet5 and
-vgg_small on CPU, with one thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed memory,
-as in the experiments. JAX's step donates its state, as in `fit`.
+On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float network on CPU in both
+of its memory layouts, with one thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed
+memory, as in the experiments. JAX's step donates its state, as in `fit`.
 """
 
 import dataclasses
@@ -27,11 +27,13 @@ import tyro
 from flax import nnx
 
 import bnn_jax as bnn
+from benchmarks.float_in_pytorch import in_pytorch
+from bnn_jax.nn.containers import Network
 from bnn_jax.nn.tables import render
 from bnn_jax.training.memory import keep_freed_memory, one_heap
 from bnn_jax.training.step import update
 
-SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K')
+SCHEMES = ('FLOAT', 'BC', 'BWN', 'BNN', 'XNOR', 'XNOR_K', 'BIREAL')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Size:
 SIZES = {
     'lenet5': Size(128, (28, 28, 1), 10),
     'vgg_small': Size(32, (32, 32, 3), 10),
+    'nin': Size(128, (32, 32, 3), 10),
+    'resnet20': Size(128, (32, 32, 3), 10),
     'alexnet': Size(32, (224, 224, 3), 1000),
     'resnet18': Size(16, (224, 224, 3), 1000),
 }
@@ -75,13 +79,15 @@ def row(name: str, times: Sequence[float], twin: Sequence[float], batch: int) ->
     return [name, f'{median:,.1f}', f'{low:,.1f} .. {high:,.1f}', f'{ratio:.2f}']
 
 
+def network_of(model: str, scheme: str, size: Size, width: float) -> Network:
+    """A new network."""
+    build = getattr(bnn.models, model)
+    return build(size.classes, scheme=getattr(bnn, scheme), rngs=nnx.Rngs(0), width=width, input_shape=size.image)
+
+
 def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
     """A training step in JAX; each call continues from the state of the last one."""
-    network = getattr(bnn.models, model)(
-        size.classes, scheme=getattr(bnn, scheme), rngs=nnx.Rngs(0), width=width, input_shape=size.image
-    )
-    state = bnn.training.init(network, optax.adam(1e-3))
-    del network
+    state = bnn.training.init(network_of(model, scheme, size, width), optax.adam(1e-3))
     compiled = jax.jit(update, donate_argnums=0)
 
     def step():
@@ -92,43 +98,20 @@ def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> 
     return step
 
 
-def torch_layers(model: str, size: Size, width: float) -> list:
-    """The float network of lenet5 or vgg_small in PyTorch: product, norm, ReLU, pool, as the scheme FLOAT has them."""
-    from torch import nn  # pyright: ignore[reportMissingImports]
-
-    height, _, channels = size.image
-    kernel, padding, blocks, units = {
-        'lenet5': (5, 0, [(20, True), (50, True)], [500]),
-        'vgg_small': (3, 1, [(f, pooled) for f in (128, 256, 512) for pooled in (False, True)], [1024, 1024]),
-    }[model]
-    layers: list = []
-    for filters, pooled in blocks:
-        out = max(1, round(filters * width))
-        layers += [nn.Conv2d(channels, out, kernel, padding=padding, bias=False), nn.BatchNorm2d(out, 1e-4), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)] if pooled else []
-        height, channels = (height - kernel + 1 + 2 * padding) // (2 if pooled else 1), out
-    layers.append(nn.Flatten())
-    features = channels * height**2
-    for filters in units:
-        out = max(1, round(filters * width))
-        layers += [nn.Linear(features, out, bias=False), nn.BatchNorm1d(out, 1e-4), nn.ReLU()]
-        features = out
-    return [*layers, nn.Linear(features, size.classes)]
-
-
-def torch_step(model: str, size: Size, width: float, batch: dict) -> Callable[[], object]:
-    """The same training step in PyTorch, on CPU. Raises ImportError if PyTorch is not installed."""
+def torch_step(network: Network, batch: dict, channels_last: bool) -> Callable[[], object]:
+    """The same training step of a float network in PyTorch, on CPU. Raises ImportError if PyTorch is not installed."""
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    network = torch.nn.Sequential(*torch_layers(model, size, width))
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    images = torch.from_numpy(np.array(batch['image'])).permute(0, 3, 1, 2).contiguous()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    copy = in_pytorch(network).train().to(memory_format=layout)
+    optimizer = torch.optim.Adam(copy.parameters(), 1e-3)
+    images = torch.from_numpy(np.array(batch['image'])).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     labels = torch.from_numpy(np.array(batch['label'])).long()
 
     def step():
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        torch.nn.functional.cross_entropy(copy(images), labels).backward()
         optimizer.step()
 
     return step
@@ -141,11 +124,11 @@ def measured(model: str, schemes: Sequence[str], size: Size, width: float, secon
     batch = jax.device_put({'image': images, 'label': rng.integers(0, size.classes, size.batch).astype(np.int32)})
     steps = {scheme: jax_step(model, scheme, size, width, batch) for scheme in schemes}
     missing = []
-    if model in ('lenet5', 'vgg_small'):
+    for name, channels_last in (('PyTorch, float', False), ('PyTorch, float, channels last', True)):
         try:
-            steps['PyTorch, float'] = torch_step(model, size, width, batch)
+            steps[name] = torch_step(network_of(model, 'FLOAT', size, width), batch, channels_last)
         except ImportError:
-            missing = [['PyTorch, float', 'not installed', '', '']]
+            missing.append([name, 'not installed', '', ''])
     times = take_turns(steps, seconds, clock)
     twin = times[schemes[0]]
     rows = [row(name, times[name], twin, size.batch) for name in steps]
@@ -155,7 +138,7 @@ def measured(model: str, schemes: Sequence[str], size: Size, width: float, secon
 
 
 def main(
-    models: tuple[str, ...] = ('alexnet', 'resnet18', 'lenet5', 'vgg_small'),
+    models: tuple[str, ...] = tuple(SIZES),
     schemes: tuple[str, ...] = SCHEMES,
     batch_size: int = 0,
     image_size: int = 0,
@@ -166,7 +149,7 @@ def main(
     """Measure and print.
 
     Args:
-        models: names of models: alexnet, resnet18, lenet5, vgg_small.
+        models: names of models: lenet5, vgg_small, nin, resnet20, alexnet, resnet18.
         schemes: names of schemes; the times of all are divided by those of the first.
         batch_size: images in a batch; 0: each model's own.
         image_size: height and width of the images; 0: each model's own.

@@ -139,11 +139,12 @@ def stand_in() -> types.ModuleType:
         BatchNorm2d=norm,
         ReLU=Module,
         MaxPool2d=lambda *_: Module(),
+        AvgPool2d=lambda *_: Module(),
     )
     return torch
 
 
-@pytest.mark.parametrize('model', ['resnet18', 'alexnet', 'vgg_small', 'lenet5'])
+@pytest.mark.parametrize('model', ['resnet18', 'alexnet', 'vgg_small', 'nin', 'lenet5'])
 def test_the_network_in_pytorch_has_every_number_of_ours(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', stand_in())
     image = {'alexnet': (64, 64, 3), 'lenet5': (28, 28, 1)}.get(model, (32, 32, 3))
