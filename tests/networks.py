@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -101,17 +102,24 @@ def tree_of(content: bytes) -> dict[str, Any]:
     return json.loads(zlib.decompress(base64.b64decode(json.loads(content[8:start])['__metadata__']['network'])))
 
 
-def _has_open_sums(node: Any) -> bool:
-    """Whether a product of real numbers is added up in an order that docs/format.md leaves to XLA."""
-    if isinstance(node, list):
-        return any(map(_has_open_sums, node))
-    if not isinstance(node, dict):
-        return False
-    if node.get('kind') in ('FloatProduct', 'UnpackedProduct'):
-        product = node['product']
-        window = product.get('window', {})
-        return product['kind'] == 'Dense' or 'groups' in product or 'dilation' in window
-    return any(map(_has_open_sums, node.values()))
+def _has_open_sums(tree: Any) -> bool:
+    """Whether a product of real numbers is added up in an order that docs/format.md leaves to XLA or to the batch."""
+    nodes = list(_nodes(tree))
+    binary = any(node.get('kind') == 'PackedProduct' for node in nodes)
+    return any(
+        'groups' in node['product']
+        or 'dilation' in node['product'].get('window', {})
+        or (node['kind'] == 'UnpackedProduct' and not binary)
+        for node in nodes
+        if node.get('kind') in ('FloatProduct', 'UnpackedProduct')
+    )
+
+
+def _nodes(tree: Any) -> Iterator[dict]:
+    if isinstance(tree, dict):
+        yield tree
+    for inner in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(inner)
 
 
 def assert_runs_without_jax(packed, x: np.ndarray, logits: np.ndarray) -> None:

@@ -26,6 +26,7 @@ HANDLERS = (
     'bnn_jax_product_floats',
     'bnn_jax_pack',
     'bnn_jax_float_convolution',
+    'bnn_jax_float_product',
     'bnn_jax_float_input_gradient',
     'bnn_jax_float_kernel_gradient',
 )

@@ -1,4 +1,4 @@
-"""Float32 convolution and its gradients on CPU by the C++ library. Operands and results are those of `convolution`.
+"""Float32 products on CPU by the C++ library: convolution and its gradients, as in `convolution`, and matrices.
 
 The convolution counts bits if all operands are +-1 and there are at least 8 channels; the result is the same integers.
 Otherwise each output pixel is summed tap by tap, channel by channel, and does not depend on the batch. Each gradient is
@@ -62,6 +62,15 @@ def kernel_gradient(
 ) -> Float32[Array, 'kh kw channels filters']:
     """dkernel of `convolution`. shape: that of the kernel."""
     return _call('bnn_jax_float_kernel_gradient', shape, x, g, strides, pads, instructions)
+
+
+@partial(jax.jit, static_argnames=('instructions',))
+def matrix_product(
+    x: Float32[Array, 'n terms'], w: Float32[Array, 'terms out'], instructions: str = ''
+) -> Float32[Array, 'n out']:
+    """x w, each sum in the order of `product` for a window of one pixel."""
+    shape = x.shape[0], w.shape[1]
+    return call('bnn_jax_float_product', shape, jnp.float32, x, w, instructions=instructions)
 
 
 def _call(name, shape, a, b, strides, pads, instructions):

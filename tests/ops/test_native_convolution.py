@@ -222,3 +222,18 @@ def test_on_several_cpu_devices_xlas_own_is_taken(monkeypatch):
         jnp.zeros((1, 3, 3, 1)), jnp.zeros((1, 1, 1, 1))
     )
     assert 'stablehlo.convolution' in text.as_text()
+
+
+@every_set
+@pytest.mark.parametrize(('rows', 'terms', 'out'), [(1, 300, 100), (9, 129, 17), (130, 17, 48), (8, 16, 49), (0, 3, 5)])
+def test_a_product_of_matrices_is_a_convolution_of_one_pixel_to_the_bit(rows, terms, out, instructions):
+    """Rows in one tile and in several, terms in whole blocks and beyond, vectors of filters whole and in part."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((rows, terms), (terms, out)))
+    y = native_convolution.matrix_product(x, w, instructions=instructions)
+    of_pixels = native_convolution.product(x[None, None], w[None, None], (1, 1), ((0, 0), (0, 0)), instructions)
+    np.testing.assert_array_equal(y, of_pixels[0, 0])
+    # A sum of n rounded products is off by n roundings at most.
+    np.testing.assert_allclose(y, x.astype(np.float64) @ w, rtol=0, atol=terms * 2**-24 * 20)
+    if rows > 1:
+        np.testing.assert_array_equal(native_convolution.matrix_product(x[1:2], w, instructions=instructions)[0], y[1])

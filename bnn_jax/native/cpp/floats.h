@@ -7,7 +7,7 @@
 //   Lanes::kSums                vectors of sums that fit into the registers beside the operands
 //
 // All sums of `slide` are made in one order, window row by window row, column by column, channel by channel, whatever else is
-// computed beside them: a pixel's result depends on nothing but its window. Those of `correlate` are made over kPixels pixels
+// computed beside them: a pixel's result depends on nothing but its window. `multiply` adds up its terms in the same order. Those of `correlate` are made over kPixels pixels
 // or so at a time, and these sums added up in the order of the images.
 #pragma once
 
@@ -177,6 +177,66 @@ void slide(const Sliding& s, const float* x, const float* packed, float* y, int6
   }
 }
 
+// Terms of a sum at a time. Their weights of one tile stay in the first-level cache for all rows. Few rows read the weights
+// from memory at its full rate if they read them nearly in sequence.
+constexpr int64_t kTerms = 128, kTermsOfFew = 16, kFewRows = 8;
+
+int64_t multiply_room() { return kTerms * Lanes::kWide * kVector; }
+
+// Adds some terms to the sums of P rows with Q vectors of filters; `first`: the sums start from 0.
+template <int P, int Q>
+void add_terms(const float* x, int64_t x_row, const float* w, int64_t w_row, int64_t terms, bool first, float* y, int64_t y_row,
+               int64_t filters) {
+  const bool whole = filters >= Q * kVector;
+  Vector sums[P][Q] = {};
+  float some[P][Q * kVector];
+  if (!whole)
+    for (int p = 0; p < P; ++p) memcpy(some[p], y + p * y_row, filters * sizeof(float));
+  if (!first)
+    for (int p = 0; p < P; ++p)
+      for (int q = 0; q < Q; ++q) sums[p][q] = Lanes::load((whole ? y + p * y_row : some[p]) + q * kVector);
+  for (int64_t k = 0; k < terms; ++k, w += w_row) {
+    Vector weights[Q];
+    for (int q = 0; q < Q; ++q) weights[q] = Lanes::load(w + q * kVector);
+    for (int p = 0; p < P; ++p) {
+      const Vector all = Lanes::all(x[p * x_row + k]);
+      for (int q = 0; q < Q; ++q) sums[p][q] = Lanes::fma(all, weights[q], sums[p][q]);
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int q = 0; q < Q; ++q) Lanes::store((whole ? y + p * y_row : some[p]) + q * kVector, sums[p][q]);
+    if (!whole) memcpy(y + p * y_row, some[p], filters * sizeof(float));
+  }
+}
+
+void multiply(const float* x, int64_t rows, int64_t terms, const float* w, int64_t out, float* y, int64_t first, int64_t last,
+              float* room) {
+  const int64_t at_once = rows <= kFewRows ? kTermsOfFew : kTerms;
+  for (int64_t from = 0; from < terms; from += at_once) {
+    const int64_t some = least(at_once, terms - from);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t start = block_start(out, block) * kVector, wide = block_start(out, block + 1) - start / kVector;
+      const int64_t filters = out - start, tiles = ceil_div(rows, tall(static_cast<int>(wide)));
+      const float* weights = w + from * out + start;
+      int64_t w_row = out;
+      if (filters < wide * kVector) {
+        // The last vector would read beyond the weights.
+        w_row = wide * kVector;
+        memset(room, 0, some * w_row * sizeof(float));
+        for (int64_t k = 0; k < some; ++k) memcpy(room + k * w_row, weights + k * out, filters * sizeof(float));
+        weights = room;
+      }
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t row = rows * tile / tiles, height = rows * (tile + 1) / tiles - row;
+        with_shape<Lanes::kWide>(height, wide, [&](auto p, auto q) {
+          add_terms<decltype(p)::value, decltype(q)::value>(x + row * terms + from, terms, weights, w_row, some, from == 0,
+                                                            y + row * out + start, out, filters);
+        });
+      }
+    }
+  }
+}
+
 // The kernel's gradient. Its inputs, the columns and channels of one row of the window, lie side by side in x.
 inline int64_t inputs(const Sliding& s) { return s.size_w * s.channels; }
 inline int64_t tiles_of_inputs(const Sliding& s) {
@@ -275,8 +335,8 @@ void correlate(const Sliding& s, const float* x, const float* g, float* totals, 
     }
 }
 
-constexpr FloatKernels kFloatKernels = {signs_alone, to_floats, slide_room,      packed_floats,    pack_floats,    slide,
-                                        correlate_parts, correlate_floats, correlate_room, correlate};
+constexpr FloatKernels kFloatKernels = {signs_alone,   to_floats,       slide_room,       packed_floats,  pack_floats, slide, float_blocks,
+                                        multiply_room, multiply, correlate_parts, correlate_floats, correlate_room, correlate};
 
 }  // namespace
 }  // namespace bnn

@@ -53,7 +53,7 @@ struct Strided {
   int64_t row, column, channel, filter;
 };
 
-// Convolutions of floats with floats, as training makes them (floats.h).
+// Products of floats with floats, as training makes them (floats.h).
 struct FloatKernels {
   // Whether all of n numbers are +1 or -1.
   bool (*signs_alone)(const float* x, int64_t n);
@@ -65,6 +65,12 @@ struct FloatKernels {
   void (*pack)(const Sliding&, const Strided& w, float* packed);
   // Result lines [first, last), counted through all images.
   void (*slide)(const Sliding&, const float* x, const float* packed, float* y, int64_t first, int64_t last, float* room);
+  // A product of matrices: x (rows, terms), w (terms, out), y (rows, out), for blocks [first, last) of float_blocks(out). The
+  // weights are read where they lie: laying them out would cost more than the product of a few rows. room: multiply_room().
+  int64_t (*float_blocks)(int64_t out);
+  int64_t (*multiply_room)();
+  void (*multiply)(const float* x, int64_t rows, int64_t terms, const float* w, int64_t out, float* y, int64_t first, int64_t last,
+                   float* room);
   // The kernel's gradient, of a result g (images, rows, columns, out), contiguous: adds what images [first_image, last_image)
   // contribute to parts [first_part, last_part) of `totals`: correlate_floats of them, (size_h, size_w, channels, out) with
   // `out` rounded up to whole vectors. room: for correlate_room floats.

@@ -255,6 +255,23 @@ ffi::Error float_convolution(ffi::ThreadPool pool, Floats4 x, Floats4 w, ffi::Re
   return ffi::Error::Success();
 }
 
+ffi::Error float_product(ffi::ThreadPool pool, Floats2 x, Floats2 w, ffi::Result<Floats2> y, std::string_view instructions) {
+  const Kernels* kernels = kernels_of(instructions);
+  if (kernels == nullptr) return no_such_set(instructions);
+  const int64_t rows = x.dimensions()[0], terms = x.dimensions()[1], out = w.dimensions()[1];
+  if (terms < 1 || w.dimensions()[0] != terms || y->dimensions()[0] != rows || y->dimensions()[1] != out)
+    return ffi::Error::InvalidArgument("product of floats: shapes that do not fit");
+  if (rows == 0 || out == 0) return ffi::Error::Success();
+  Threads threads(pool);
+  const int64_t blocks = kernels->floats.float_blocks(out), tasks = parts(threads, blocks, rows * terms * out / 16);
+  share(threads, tasks, [&](int64_t task) {
+    const Room room = room_for(kernels->floats.multiply_room());
+    kernels->floats.multiply(x.typed_data(), rows, terms, w.typed_data(), out, y->typed_data(), blocks * task / tasks,
+                             blocks * (task + 1) / tasks, room.get());
+  });
+  return ffi::Error::Success();
+}
+
 // Along one axis: which taps see the pixels start, start + stride, ... of an image, and where in g. Tap `last` - stride * k of
 // the window, k of `taps`, sees the m-th of these pixels in row m - before + k of g.
 struct Phase {
@@ -415,6 +432,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_convolution, bnn::float_convolution,
                                   .Ret<Floats4>()
                                   .Attr<std::string_view>("instructions")
                                   .Attr<Numbers>("geometry"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_product, bnn::float_product,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats2>()
+                                  .Arg<Floats2>()
+                                  .Ret<Floats2>()
+                                  .Attr<std::string_view>("instructions"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(bnn_jax_float_input_gradient, bnn::float_input_gradient,
                               ffi::Ffi::Bind()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from bnn_jax import quantizers
 from bnn_jax.kernels import packed_matmul, signed_matmul
 from bnn_jax.kernels.backend import below
 from bnn_jax.nn.names import register
+from bnn_jax.ops import native_convolution
 from bnn_jax.ops.bits import pack, unpack, words_for
 from bnn_jax.ops.products import dot
 from bnn_jax.ops.shapes import Shape
@@ -22,11 +24,16 @@ from bnn_jax.ops.signs import Signs
 def dense(x: Float[Array, 'n in_features'], kernel: Float[Array, 'in_features out']) -> Float[Array, 'n out']:
     """The matrix product x kernel, summed in float32 or wider.
 
-    Forward: x kernel, for operands of one dtype.
+    Forward: x kernel, for operands of one dtype. On CPU, `native_convolution` sums float32 operands where it runs, each row in
+    the same order in every batch. Elsewhere XLA does.
     Gradient, with g rounded to the dtype of the operands: dx = g kernel^T, dkernel = x^T g, summed in float32 or wider and
     rounded to the dtype of the operands. Only reverse mode is defined.
     """
-    return dot(x, kernel, 1, 0)
+    plain = partial(dot, axis_a=1, axis_b=0)
+    if x.dtype != kernel.dtype or not native_convolution.runs(x.dtype):
+        return plain(x, kernel)
+    # The choice is made when the function is lowered, so one traced function can be exported for any platform.
+    return jax.lax.platform_dependent(x, kernel, cpu=native_convolution.matrix_product, default=plain)
 
 
 def _dense_bwd(operands, g):
@@ -39,7 +46,7 @@ dense.defvjp(lambda x, kernel: (dense(x, kernel), (x, kernel)), _dense_bwd)
 
 
 def _by_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """The function of all rows of x as one matrix, reshaped to the leading axes of x."""
+    """Apply the function to all rows of x as one matrix, and give the result the leading axes of x."""
     # A reshape to the same shape would still cost an operation in eager code.
     if x.ndim == 2:
         return function(x)
@@ -121,7 +128,7 @@ class Dense:
         return 0
 
     def signs_in_words(self, in_features: int, out_features: int) -> int:
-        """The number of signs along that axis."""
+        """The number of signs along `words_axis`."""
         return in_features
 
     def tap_sums(self, words: UInt32[Array, 'out n_words'], in_features: int) -> Int32[Array, ' out'] | None:
