@@ -1,7 +1,7 @@
-"""Fashion-MNIST, LeNet-5: 20 and 50 filters of 5x5, 500 hidden units, first and last layer float.
+"""Fashion-MNIST, LeNet-5: 20 and 50 filters of 5x5, 500 hidden units, first and last layer float, except in BNN.
 
 Network and recipe follow the PyTorch implementation of XNOR-Net for MNIST: Adam 1e-2, batch 128. Here the learning rate
-falls by cosine over 20 epochs; there it is divided by 10 every 15 of 60 epochs.
+falls by cosine over 20 epochs; there training takes 60 epochs, and the rate is divided by 10 after every 15 epochs.
 
 Command: python -m experiments.fashion_mnist_lenet5 --scheme=SCHEME --data_dir=FOLDER
 

@@ -66,28 +66,36 @@ class Config:
     evaluation_augmentations: tuple = ()
     # Makes a network with the parameters of `model`, to convert if `convert` refuses the model itself.
     deployed: Callable[..., Any] | None = None
-    # Makes the loss, such as partial(distillation, teacher); or is itself a function of (images, logits, labels).
+    # Makes the loss, such as partial(distillation, teacher); or is itself a function of (logits, labels)
+    # or (images, logits, labels).
     loss: Callable[..., Any] = CrossEntropy
-    # Published (epoch, test accuracy from 0 to 1), printed with the results of a run of as many epochs at width 1.
+    # Published (epoch, test accuracy from 0 to 1). A run prints them beside its results if its width is 1 and
+    # `epochs` equals the epoch of the last anchor.
     anchors: tuple[tuple[int, float], ...] = ()
     # The recipe and the row of this config; `Recipe.row` sets both.
     recipe: str = ''
     row: str = ''
-    # The options of the command line; the text says what each is. 0 switches off each kind of training that is optional.
+    # The options of the command line; the text says what each is. Options such as mixup, warmup_epochs and max_minutes are
+    # off at 0.
     epochs: int = option(10, 'times that the run sees each training image')
     batch_size: int = option(64, 'images of a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")
     seed: int = option(0, 'seed of initialization, shuffling and augmentation')
-    checkpoint_every: int = option(500, 'steps between checkpoints; the end of an epoch always writes one')
+    checkpoint_every: int = option(
+        500,
+        'steps between checkpoints; the end of an epoch writes one too. If one host keeps the images on its devices, '
+        'checkpoints are at least 30 s apart',
+    )
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
     precision: str = option(
         'float32', 'dtype to which training rounds operands of products and arrays between layers: float32 or bfloat16'
     )
     watch_every: int = option(
         100,
-        'steps between records of sign flips, clipping, STE window, alpha, alpha over its start and images with equal '
-        'logits; at epochs also of batch and running statistics; 0: never',
+        'steps between records of sign flips, weights at the clip, inputs in the STE window, alpha, alpha divided by its '
+        'value at the start, and images with equal logits; each evaluation then also compares batch statistics with '
+        'running statistics; 0: no records and no comparison',
     )
     on_device: bool | None = option(
         None, 'keep the images on the devices and make batches there; None: on accelerators, if the images fit'
@@ -112,8 +120,11 @@ class Config:
     keep_best: bool = option(False, 'also keep the checkpoint of the best test accuracy, in WORKDIR/best')
     patience: int = option(0, 'evaluations without a better test accuracy after which the run ends; 0: never')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
-    workdir: str = option('', 'folder for all that the run writes; by default runs/<experiment>-<seed>')
-    data_dir: str = option('~/tensorflow_datasets', 'folder of the prepared TFDS data sets')
+    workdir: str = option('', 'folder for all that the run writes; by default runs/RECIPE_SCHEME-SEED, in lower case')
+    data_dir: str = option(
+        '~/tensorflow_datasets',
+        'folder of the data set: files made by TFDS, the unpacked files of its authors, or folders of images',
+    )
 
     def __post_init__(self):
         for name in ('workdir', 'data_dir'):
@@ -193,7 +204,7 @@ class Config:
         if not callable(self.loss):
             raise ValueError(
                 f'loss: got a {type(self.loss).__name__}, expected a function that makes a Loss, such as '
-                'training.CrossEntropy, or a function of logits and labels'
+                'training.CrossEntropy, or a function (logits, labels) or (images, logits, labels)'
             )
 
     def network(self, factory: Callable[..., Any] | None = None) -> Any:
@@ -212,7 +223,7 @@ class Config:
         return made()
 
     def objective(self) -> Any:
-        """The loss: what `loss` makes, or `loss` itself if it is a function of logits and labels."""
+        """The loss: what `loss` makes, or `loss` itself if it is a function (logits, labels) or (images, logits, labels)."""
         return self.loss() if _can_be_called(self.loss) else self.loss
 
     def operands(self) -> DTypeLike | None:
@@ -220,7 +231,7 @@ class Config:
         return PRECISIONS[self.precision]
 
     def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
-        """The anchors if this run is as long as the published one and of width 1, else (): its learning rates differ."""
+        """The anchors if this run has as many epochs as the published one and width 1, else (): results cannot be compared."""
         same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
         return self.anchors if same else ()
 

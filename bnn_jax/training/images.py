@@ -40,7 +40,7 @@ STEPS_ON_HOSTS = 16
 """The number of steps of one call with several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""The shortest time between checkpoints at ends of epochs. If an epoch takes a second, a checkpoint takes as long."""
+"""The shortest time between checkpoints, except the last. If an epoch takes a second, a checkpoint takes as long."""
 
 EVALUATED = 256
 """The smallest batch of test images on the devices."""
