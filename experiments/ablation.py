@@ -112,7 +112,10 @@ VARIANTS = {
     ),
     'alpha_constant': ("gradient: alpha a constant (Bi-Real Net's paper)", xnor(weight=scaled_sign_ste_const_alpha)),
     'gradient_paper': ("gradient: as in the paper's text", xnor(weight=scaled_sign_paper)),
-    'gradient_identity': ("gradient: plain STE, g (the paper's Algorithm 1)", xnor(weight=scaled_sign_identity)),
+    'gradient_identity': (
+        "gradient: g everywhere, without a mask (the paper's Algorithm 1)",
+        xnor(weight=scaled_sign_identity),
+    ),
     'clip_only': ('clipped, not centered (BinaryConnect, Theano code)', xnor(projection=clip)),
     'centre_only': (
         'centered, not clipped (equal to the base in every step: no weight reaches the clip)',

@@ -35,10 +35,11 @@ IRNET = named_scheme(
 
 Weights are 2^round(log2(mean abs u)) sign(W - mean), where u is the standardized W. The signs of weights and of activations
 have the gradient of the error decay estimator. Its t goes from 0.1 to 10, as in the paper and in the code for VGG-small; the
-code for ResNet-20 begins at 0.001. Here t changes at each step; the code changes it once an epoch and stops one epoch before
-10. A hard tanh follows every normalization. Every convolution has a shortcut, without parameters where the shape changes. The
-head normalizes the averaged channels. `models.resnet20` is the code's network. Latent weights are not projected.
-`training.init` needs the number of steps.
+code for ResNet-20 begins at 0.001. Here t changes at each step. The code changes it once an epoch, so its t is still below 10
+in the last epoch. A hard tanh follows the normalization of each block; in residual blocks, it follows the addition of the
+shortcut. Each convolution of a residual block has its own shortcut. Where the shape changes, the shortcut takes every second
+pixel and pads the channels with zeros, so it has no parameters. The head normalizes the averaged channels. `models.resnet20`
+is the code's network. Latent weights are not projected. `training.init` needs the number of steps.
 """,
     Scheme(
         weight=Scheduled(quantizers.balanced_sign_ede, _IR_NET_T),
@@ -61,11 +62,11 @@ RECU = named_scheme(
     'RECU',
     """ReCU: balanced weights, of which the largest are clamped, so that they learn again (arXiv:2103.12369).
 
-u is the standardized W, clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are sign(W - mean) times
-the mean of |u|. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch. Activations are signs
-with the gradient of ApproxSign, after each image is divided by its standard deviation. Blocks are IRNET's, but shortcuts
-average 2x2 pixels. `models.resnet20` is the code's network, except for the trained scales of `presets.RECU_PYTORCH`.
-`training.init` needs the number of steps.
+u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are sign(W
+- mean) times the mean of |u|. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch.
+Activations are signs with the gradient of ApproxSign, after each image is divided by its standard deviation. Blocks are
+IRNET's, except that a shortcut averages 2x2 pixels where the shape changes. `models.resnet20` is the code's network, except
+for the trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.
 """,
     dataclasses.replace(
         IRNET,
