@@ -62,8 +62,8 @@ RECU = named_scheme(
     'RECU',
     """ReCU: balanced weights, of which the largest are clamped, so that they learn again (arXiv:2103.12369).
 
-u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are sign(W
-- mean) times the mean of |u|. tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch.
+u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are the
+mean of |u| times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch.
 Activations are signs with the gradient of ApproxSign, after each image is divided by its standard deviation. Blocks are
 IRNET's, except that a shortcut averages 2x2 pixels where the shape changes. `models.resnet20` is the code's network, except
 for the trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.
