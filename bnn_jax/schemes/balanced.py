@@ -38,8 +38,8 @@ have the gradient of the error decay estimator. Its t goes from 0.1 to 10, as in
 code for ResNet-20 begins at 0.001. Here t changes at each step. The code changes it once an epoch, so its t is still below 10
 in the last epoch. A hard tanh follows the normalization of each block; in residual blocks, it follows the addition of the
 shortcut. Each convolution of a residual block has its own shortcut. Where the shape changes, the shortcut takes every second
-pixel and pads the channels with zeros, so it has no parameters. The head normalizes the averaged channels. `models.resnet20`
-is the code's network. Latent weights are not projected. `training.init` needs the number of steps.
+pixel and pads the channels with zeros, so it has no parameters. The head normalizes the averaged channels, without a hard
+tanh. `models.resnet20` is the code's network. Latent weights are not projected. `training.init` needs the number of steps.
 """,
     Scheme(
         weight=Scheduled(quantizers.balanced_sign_ede, _IR_NET_T),
