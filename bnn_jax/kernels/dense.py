@@ -1,4 +1,4 @@
-"""Unpack and multiply: XLA's own product, in float32 on CPU and in 8-bit integers elsewhere, for which there are matrix units.
+"""Unpack and multiply by XLA's own products: 8-bit integers on CUDA and TPU, which have matrix units for them; else float32.
 
 It never uses an 8-bit convolution on CPU, because there XLA gives wrong numbers for padded ones (jax 0.10) or does not
 compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; beyond, this backend refuses.

@@ -99,7 +99,7 @@ class Part:
         return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
 
     def pad_channels(self) -> list:
-        """Zeros on both sides of the channels, up to the output's number. Raises ValueError for fewer channels."""
+        """Zeros on both sides of the channels, up to the output's number. Raises ValueError if that is smaller."""
         more = self.out_features - self.shape[-1]
         if more < 0:
             raise ValueError(
@@ -139,7 +139,7 @@ class Part:
         if isinstance(self.operation, Dense):
             return (self.out_features,)
         height, width = self.shape[:2]
-        # In every block the product comes before the pooling.
+        # The library's chains multiply before they pool. In a chain that pools first, an odd image may get another size.
         for window in (self.window, *(pool.window for pool in self.pooling)):
             height, width = window.output_size(height, width)
         return height, width, self.out_features

@@ -137,7 +137,8 @@ class File {
   // Counts a node of the tree, at so many objects and lists from the root.
   void expect_node(const std::string& path, int depth) {
     if (depth > kDeepest || ++nodes_ > kMostNodes)
-      throw Refused(path + ": expected at most " + std::to_string(kMostNodes) + " objects, " + std::to_string(kDeepest) + " within each other");
+      throw Refused(path + ": expected at most " + std::to_string(kMostNodes) + " objects and lists, " +
+                    std::to_string(kDeepest) + " within each other");
   }
 
   // Of all tensors.

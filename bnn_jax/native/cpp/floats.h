@@ -1,4 +1,4 @@
-// Convolutions of floats with floats and their gradients, written once over `Lanes`, which has for this:
+// Products of floats with floats: convolutions, their gradients, matrices. Written once over `Lanes`, which has for this:
 //
 //   Lanes::Vector               kVector floats
 //   Lanes::load, store, all     from and to memory that need not be aligned; one number in every place
@@ -7,8 +7,8 @@
 //   Lanes::kSums                vectors of sums that fit into the registers beside the operands
 //
 // All sums of `slide` are made in one order, window row by window row, column by column, channel by channel, whatever else is
-// computed beside them: a pixel's result depends on nothing but its window. `multiply` adds up its terms in the same order. Those of `correlate` are made over kPixels pixels
-// or so at a time, and these sums added up in the order of the images.
+// computed beside them: a pixel's result depends on nothing but its window. `multiply` adds up its terms in the same order. The
+// sums of `correlate` are made over kPixels pixels or so at a time, and these sums added up in the order of the images.
 #pragma once
 
 #include "tiles.h"
@@ -335,8 +335,8 @@ void correlate(const Sliding& s, const float* x, const float* g, float* totals, 
     }
 }
 
-constexpr FloatKernels kFloatKernels = {signs_alone,   to_floats,       slide_room,       packed_floats,  pack_floats, slide, float_blocks,
-                                        multiply_room, multiply, correlate_parts, correlate_floats, correlate_room, correlate};
+constexpr FloatKernels kFloatKernels = {signs_alone,   to_floats, slide_room,      packed_floats,    pack_floats,    slide,    float_blocks,
+                                        multiply_room, multiply,  correlate_parts, correlate_floats, correlate_room, correlate};
 
 }  // namespace
 }  // namespace bnn
