@@ -20,9 +20,9 @@ from bnn_jax.nn.product import Product
 def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     """A copy of the model with the tensors of a PyTorch state dict as its parameters and statistics.
 
-    Each tensor and each parameter is used exactly once, layer by layer. Convolutions (out, in, h, w) become HWIO; dense layers
-    (out, in) become (in, out), and where an image is flattened (there, or before a normalization of features) C, H, W becomes
-    H, W, C. Numbers are cast to the dtype of the model.
+    Each tensor and each parameter is used exactly once, layer by layer. Convolutions (out, in, h, w) become HWIO, and dense
+    layers (out, in) become (in, out). Where a dense layer or a normalization of features reads a flattened image, its features
+    are reordered from C, H, W to H, W, C. Numbers are cast to the dtype of the model.
 
     Published checkpoints fit these networks, in the scheme that they were trained with:
 
@@ -38,9 +38,9 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     Args:
         model: a model of the same architecture.
         state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` makes it, in the
-            order of the layers; a file sorted by name must be put in order first. The last part of a name counts, the others
-            serve messages alone: `module` of DataParallel is dropped, `num_batches_tracked` is ignored, and a checkpoint
-            {'state_dict': ...} is unwrapped.
+            order of the layers; a file sorted by name must be put in order first. The last part of a name says which tensor of
+            a layer it is; tensors with the same other parts belong to one layer. `module` of DataParallel is dropped,
+            `num_batches_tracked` is ignored, and a checkpoint {'state_dict': ...} is unwrapped.
 
     Returns:
         The copy.

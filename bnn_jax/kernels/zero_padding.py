@@ -1,7 +1,7 @@
-"""Zero padding in bits: what +1 padding added to each border pixel, to be taken off again, exactly.
+"""Zero padding in bits: compute what +1 padding adds to each output pixel, so that it can be subtracted exactly.
 
-A bit holds +1 or -1, never 0. So the image is padded with +1, and from every output pixel whose window reaches outside
-the sum of the weights that met padding is subtracted.
+A bit holds +1 or -1, never 0. So the image is padded with +1. If the window of an output pixel reaches outside the
+image, the sum of the weights that met padding is subtracted from that pixel.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ def padding_words(channels: int, pad_value: int) -> jax.Array:
 @partial(jax.jit, static_argnames='channels')
 def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
     """Sum of the weights at each tap of each filter: (kh, kw, n_words, out) -> (kh, kw, out) int32."""
-    # Tail bits are 0 and count as no -1, so `channels` is the right number of terms.
+    # Tail bits are 0, so they do not add to the count of -1, and `channels` is the right number of terms.
     set_bits = jnp.sum(lax.population_count(w_words), axis=2, dtype=jnp.int32)
     return channels - 2 * set_bits
 
@@ -38,8 +38,8 @@ def narrow_tap_sums(w_words: jax.Array, filters: int) -> jax.Array:
 def outside_sum(tap_sums: jax.Array, window: Window, height: int, width: int) -> jax.Array:
     """For an image of this size, the sum of `tap_sums` over the taps outside it, per output pixel: (H', W', out) int32.
 
-    Only few patterns of taps outside occur (at most 9 for a padded 3x3 window), so the sums are made once a pattern,
-    and the map of patterns is known when the function is traced.
+    Few patterns of outside taps occur (at most 9 for a padded 3x3 window). So each pattern's sum is computed once. Which
+    pattern a pixel has is known when the function is traced.
     """
     ones = np.ones((height, width), np.int32)
     padded = np.pad(ones, window.pads(height, width))

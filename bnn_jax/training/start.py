@@ -21,7 +21,7 @@ from bnn_jax.training.state import TrainState, init
 from bnn_jax.training.step import update
 
 COMPARED_RATES = 64
-"""The number of steps at which the learning rates of a run and of its extension are compared."""
+"""The learning rates of a run and of its extension are compared at the ends of this many equal parts of the steps made."""
 
 
 def rates(config: Config, steps: int) -> optax.Schedule:
@@ -77,13 +77,13 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
 
 
 def _check_classes(state: TrainState, labels: Any) -> None:
-    """Raises ValueError for labels that are not classes, which cannot be mixed or smoothed."""
+    """Raises ValueError for labels that cannot be mixed or smoothed: no classes, or a single logit."""
     if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
         return
     got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)
     raise ValueError(
-        f'mixup, label_smoothing: got labels {got} for {state.num_classes} logits and a loss of your own, expected classes, '
-        'integers (N,), of at least two; leave both out'
+        f'mixup, label_smoothing: got labels {got} for {state.num_classes} logits and a loss of your own, expected classes '
+        'as integers (N,) and at least two logits; for other labels, leave out mixup and label_smoothing'
     )
 
 
