@@ -190,11 +190,14 @@ void add_terms(const float* x, int64_t x_row, const float* w, int64_t w_row, int
   const bool whole = filters >= Q * kVector;
   Vector sums[P][Q] = {};
   float some[P][Q * kVector];
-  if (!whole)
-    for (int p = 0; p < P; ++p) memcpy(some[p], y + p * y_row, filters * sizeof(float));
-  if (!first)
-    for (int p = 0; p < P; ++p)
-      for (int q = 0; q < Q; ++q) sums[p][q] = Lanes::load((whole ? y + p * y_row : some[p]) + q * kVector);
+  for (int p = 0; p < P && !first; ++p) {
+    const float* from = y + p * y_row;
+    if (!whole) {
+      memset(some[p], 0, sizeof(some[p]));
+      from = static_cast<const float*>(memcpy(some[p], from, filters * sizeof(float)));
+    }
+    for (int q = 0; q < Q; ++q) sums[p][q] = Lanes::load(from + q * kVector);
+  }
   for (int64_t k = 0; k < terms; ++k, w += w_row) {
     Vector weights[Q];
     for (int q = 0; q < Q; ++q) weights[q] = Lanes::load(w + q * kVector);
