@@ -27,7 +27,8 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     there. The same network gives the same bytes in every process, so a checksum identifies it.
 
     Args:
-        network: what `convert` returned, a `PackedNetwork` or a user's own module. Of a module the arrays are stored.
+        network: what `convert` returned, a `PackedNetwork` or a user's own module. The file of a
+            module holds its packed layers and all other arrays, but no code.
         path: where to write, where `~` is your home; or a file open for writing in binary mode, which stays open.
         preprocessing: how images are prepared for the network, as JSON; `preprocessing_of` returns it, and
             `data.preprocessing.Preprocessing` makes and reads it.
@@ -95,8 +96,9 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
     """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
 
-    A packed network is not trained further. For another number of classes take the trained network:
-    `bnn_jax.nn.with_classes(model, num_classes, rngs=rngs)` has a new last layer, which its `new_layers` names.
+    A packed network is not trained further. To change the number of classes, start from the trained network:
+    `bnn_jax.nn.with_classes(model, num_classes, rngs=rngs)` returns a copy with a new last layer. The copy's attribute
+    `new_layers` has the paths of the new layers.
 
     Args:
         path: a file that `save` wrote: its path, where `~` is your home, or the file itself, open in binary mode.

@@ -14,9 +14,9 @@ from bnn_jax.kernels.tiles import padded, rounded_up
 from bnn_jax.ops.bits import WORD_BITS
 
 TILE = 256
-"""Rows and columns of a tile of the output, in lanes of 128."""
+"""The largest number of rows, and of columns, of a tile of the output. A smaller tile has a multiple of 128 (lanes)."""
 BLOCK = 32
-"""The largest number of words of each row and column in one step. Unpacked, an operand takes 1 MB."""
+"""The largest number of words of each row and column in one step. The signs of an operand take 1 MiB as int32."""
 
 
 def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from bnn_jax.training.devices import is_first_host
 
 RECENT = 101
-"""The shown speed is the median over this many last calls, each of one or more steps."""
+"""The shown speed is the median over this many last calls of `Progress.step`, with one or more training steps between two."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
@@ -28,7 +28,7 @@ class Progress:
         first_step: the number of steps that are done already.
         last_step: the number of steps of the run.
         epoch_steps: the number of steps of an epoch.
-        before: seconds that the run has trained already.
+        before: seconds of earlier starts of the run.
         anchors: (epoch, published test accuracy), shown beside the results of that epoch.
     """
 
@@ -71,7 +71,7 @@ class Progress:
         self._bar.stop()
 
     def seconds(self) -> float:
-        """Training time so far, without the time between two starts."""
+        """Seconds of all starts of the run so far, compilation and evaluation included."""
         return round(self._before + time.monotonic() - self._started, 6)
 
     def step(self, record: dict) -> None:

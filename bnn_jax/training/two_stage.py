@@ -38,7 +38,7 @@ def activations_only(scheme: Scheme) -> Scheme:
         raise ValueError(
             'activations_only: got a scheme with real activations, expected binary ones, which the first stage trains with'
         )
-    real_weights = dict.fromkeys(('weight', 'scale', 'projection', 'before', 'balance', 'training_weight'))
+    real_weights = dict.fromkeys(('weight', 'scale', 'offset', 'projection', 'before', 'balance', 'training_weight'))
     return dataclasses.replace(scheme, **real_weights)
 
 

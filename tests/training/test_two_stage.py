@@ -66,11 +66,14 @@ def same(ours, theirs):
 # The scheme of the first stage.
 
 
-@pytest.mark.parametrize('name', BINARY)
-def test_only_what_concerns_weights_changes(name):
-    scheme, first = BINARY[name], activations_only(BINARY[name])
+WITH_OFFSET = dataclasses.replace(bnn.XNOR, offset=lambda w: w.mean(tuple(range(w.ndim - 1))))
+
+
+@pytest.mark.parametrize('scheme', [*BINARY.values(), WITH_OFFSET], ids=[*BINARY, 'an offset'])
+def test_only_what_concerns_weights_changes(scheme):
+    first = activations_only(scheme)
     changed = {f.name for f in dataclasses.fields(first) if getattr(first, f.name) is not getattr(scheme, f.name)}
-    assert 'weight' in changed <= {'weight', 'scale', 'projection', 'before', 'balance', 'training_weight'}
+    assert 'weight' in changed <= {'weight', 'scale', 'offset', 'projection', 'before', 'balance', 'training_weight'}
     assert {getattr(first, field) for field in changed} == {None}
     assert activations_only(first) == first
 
