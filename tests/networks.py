@@ -109,7 +109,7 @@ def _has_open_sums(tree: Any) -> bool:
     return any(
         'groups' in node['product']
         or 'dilation' in node['product'].get('window', {})
-        or (node['kind'] == 'UnpackedProduct' and not binary)
+        or (node['product']['kind'] == 'Dense' and not binary)
         for node in nodes
         if node.get('kind') in ('FloatProduct', 'UnpackedProduct')
     )
