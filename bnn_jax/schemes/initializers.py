@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -44,4 +45,6 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
     keys = jax.random.split(key, -(-size // CHUNK))
     chunks = [jax.random.normal(chunk_key, (CHUNK,), dtype) for chunk_key in keys]
-    return jnp.concatenate(chunks)[:size].reshape(shape) * jnp.asarray(math.sqrt(2 / fan_in), dtype)
+    # Outside of a trace NumPy gives the same bits at once. JAX would compile four functions for each new shape.
+    numpy = jnp if isinstance(key, jax.core.Tracer) else np
+    return jnp.asarray(numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype))
