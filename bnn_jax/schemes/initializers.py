@@ -47,4 +47,5 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     chunks = [jax.random.normal(chunk_key, (CHUNK,), dtype) for chunk_key in keys]
     # Outside of a trace NumPy gives the same bits at once. JAX would compile four functions for each new shape.
     numpy = jnp if isinstance(key, jax.core.Tracer) else np
-    return jnp.asarray(numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype))
+    weights = numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
+    return jnp.asarray(weights, dtype)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -177,7 +176,7 @@ def totals_of_logits(
         images: for a loss that reads them.
         weight: the weight of each image; None: all alike.
     """
-    count, given, labels = len(logits), jnp.asarray(logits), jax.tree.map(jnp.asarray, labels)
+    count, (given, labels) = len(logits), jax.device_put((logits, labels))
     each = np.asarray(each_loss(loss, images, given, labels), np.float64)
     each = np.full(count, each) if each.ndim == 0 else each.reshape(count, -1).mean(1)
     weight = np.ones(count) if weight is None else np.asarray(weight, np.float64)

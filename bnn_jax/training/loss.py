@@ -35,6 +35,7 @@ class Loss(Protocol):
     ) -> Float[Array, ' N']: ...
 
 
+@jax.jit
 def cross_entropy(
     logits: Float[Array, 'N classes'], labels: Int[Array, ' N'] | Float[Array, 'N classes']
 ) -> Float[Array, ' N']:

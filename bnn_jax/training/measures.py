@@ -148,6 +148,7 @@ def accuracies_of(
     return found
 
 
+@jax.jit
 def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
     """Whether fewer than five logits are larger than that of the label; False if the label's logit is NaN."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)

@@ -189,7 +189,11 @@ def model_of(state: TrainState) -> Any:
 
 def _copy(model: nnx.Module) -> Any:
     graphdef, state = nnx.split(model)
-    return nnx.merge(graphdef, jax.tree.map(jnp.array, state), copy=True)
+    return nnx.merge(graphdef, _copied(state), copy=True)
+
+
+# One compilation for all arrays.
+_copied = jax.jit(partial(jax.tree.map, jnp.copy))
 
 
 def _evaluates(module: nnx.Module) -> bool:
