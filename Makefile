@@ -75,7 +75,8 @@ gpu-pieces: $(VENV)/.train
 gpu-wheels: $(VENV)/.train
 	$(BIN)/python -m pip download --quiet --dest=$(WHEELS) --no-deps --only-binary=:all: --python-version=$(GPU_PYTHON) \
 		$(addprefix --platform=,$(GPU_PLATFORMS)) \
-		grain array-record portpicker cloudpickle safetensors tyro docstring-parser typeguard tensorboardX
+		grain array-record portpicker cloudpickle safetensors tyro docstring-parser typeguard tensorboardX \
+		jaxtyping wadler-lindig
 
 # Uses the GPU machine's own Python unchanged. The wheels are installed into a separate folder, without a package index.
 gpu:

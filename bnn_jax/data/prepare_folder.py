@@ -41,7 +41,7 @@ def prepare_folder(
     """Write the folder trees source/split as a TFDS data set of small JPEGs.
 
     Images are RGB with chroma at half resolution. Each example also has a `file_name` of the form class/file. Labels
-    and errors are those of `folder_source`.
+    are those of `folder_source`.
 
     Args:
         name: the name of the data set: lower-case letters, digits and _, with no digit first.
@@ -57,7 +57,8 @@ def prepare_folder(
 
     Raises:
         FileExistsError: the data set is there already.
-        ValueError: the name is not allowed, or `folder_source` raises it.
+        ValueError: the name is not allowed, an image is damaged (with the default `on_corrupt`) or would get too many pixels,
+            all images of a split are damaged, or `folder_source` raises it.
     """
     import tensorflow_datasets as tfds
 

@@ -12,26 +12,28 @@ from bnn_jax.native import library
 def stablehlo(
     network: Any, input_shape: tuple[int, int, int], *, batch: int | None = None, native: bool = False
 ) -> jax.export.Exported:
-    """A packed network as a program, its bits inside, exported by JAX with the checks disabled that it needs.
+    """A packed network, bits included, as a program. JAX's export checks that would refuse this program are disabled.
 
     By default it is plain StableHLO, without a custom call, for any platform (run on CPU only so far), and it needs no bnn_jax.
-    Products of real numbers are XLA's there, in its own order; where such a rounding turns the sign of a number next to 0,
-    logits differ by more than rounding.
+    XLA sums products of real numbers in its own order, so they may be rounded differently. If this flips the sign of a number
+    close to 0, logits differ by more than rounding.
 
     Args:
         network: what `convert` and `load` give.
         input_shape: height, width and channels of an image.
         batch: how many images a call takes; None: any number.
-        native: with this package's C++ kernels, for CPU: the logits of `network` there to the bit. It runs only where this
-            package is, once `bnn_jax.kernels.native.missing()` has registered them.
+        native: True gives a program for CPU that calls this package's C++ kernels. Its logits are those of `network` on CPU,
+            bit for bit. It runs only where this package is installed, after `bnn_jax.kernels.native.missing()` has registered
+            the kernels.
 
     Returns:
-        images (batch, H, W, channels) float32 -> logits. `.serialize()` gives what `jax.export.deserialize` reads and wants the
-        package flatbuffers (extra `stablehlo`); `.mlir_module_serialized` is StableHLO's own bytecode, for other compilers.
+        images (batch, H, W, channels) float32 -> logits. `.serialize()` returns the bytes that `jax.export.deserialize`
+        reads; it needs the package flatbuffers (extra `stablehlo`). `.mlir_module_serialized` is StableHLO's own bytecode, for
+        other compilers.
 
     Raises:
         ValueError: for images that do not fit.
-        RuntimeError: the backend is `native` and its kernels cannot run.
+        RuntimeError: `native` is True, and the C++ kernels cannot run here.
 
     Example:
         >>> import jax, bnn_jax as bnn, numpy as np

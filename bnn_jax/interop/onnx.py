@@ -16,8 +16,8 @@ def onnx_model(
     """The float twin of a packed network in standard operators (opset 19), for any engine that reads ONNX.
 
     Binary weights are stored in bits, eight a byte, and unpacked by the graph; an engine does so once, when it loads. Each
-    product of signs is an exact integer, in any order of its sum; products of real numbers, means and K agree with the packed
-    network up to rounding. Where that turns the sign of a number next to 0, logits differ by more than rounding.
+    product of signs is an exact integer, in whatever order an engine sums it. Products of real numbers, means and K agree with
+    the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits differ by more.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.
@@ -44,10 +44,12 @@ def onnx_model(
 def qonnx_model(
     network: Any, input_shape: tuple[int, int, int], *, preprocessing: dict[str, Any] | None = None
 ) -> 'onnx.ModelProto':
-    """The network for QONNX's tools (FINN, hls4ml): signs and binary weights are nodes BipolarQuant, qonnx.custom_op.general.
+    """The network for QONNX's tools (FINN, hls4ml), with `BipolarQuant` nodes for signs and binary weights.
 
-    The scale of a filter is that of its quantizer, so that sums are rounded where `onnx_model` has integers. Weights are
-    float32 constants, as these tools expect them, 32 times the bits. An image that is not finite gives no NaN.
+    The nodes belong to the domain `qonnx.custom_op.general`. The node of the weights multiplies them by the scale of their
+    filter before the product, so sums are rounded. (In `onnx_model` sums are integers, and the scale follows.) Weights are
+    stored as float32 constants, as these tools expect. They take 32 times the space of bits. Unlike `onnx_model`, this model
+    does not check whether images are finite: logits of an image that is not may be numbers instead of NaN.
 
     Args:
         network: as for `onnx_model`.

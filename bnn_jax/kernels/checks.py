@@ -47,7 +47,7 @@ def expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int |
 
 
 def window_of(x: jax.Array, w_words: jax.Array, strides, padding: Padding, dilation, pad_value: int) -> Window:
-    """The window of a convolution. Raises ValueError for another pad value, and if it does not fit the image."""
+    """The window of a convolution. Raises ValueError if `pad_value` is not 0, +1 or -1, or if the window does not fit."""
     if pad_value not in (0, 1, -1):
         raise ValueError(f'pad_value: got {pad_value!r}, expected 0, +1 or -1')
     window = Window.of(w_words.shape[:2], strides, padding, dilation)
@@ -91,5 +91,7 @@ def expect_words(name: str, n_words: int, k: int) -> None:
         raise TypeError(
             f'{name}: got {k!r} for the number of signs, expected an integer known when the function is traced'
         )
-    if k < 1 or n_words != words_for(k):
-        raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(max(k, 0))}')
+    if k < 1:
+        raise ValueError(f'{name}: got {k} for the number of signs, expected at least 1')
+    if n_words != words_for(k):
+        raise ValueError(f'{name}: got {n_words} words for {k} signs, expected {words_for(k)}')

@@ -95,7 +95,7 @@ def init(
             logits, labels) that returns (N,) or a mean, whose labels may have any shape and dtype.
         operands: the dtype to which training rounds both operands of each product and the arrays between the layers of this
             library's containers; bfloat16 for matrix units. Latent weights, sums (those of signs are exact), statistics,
-            optimizer and logits stay float32; off CPU the summed gradients of kernels are rounded to bfloat16 too. Evaluation
+            optimizer and logits stay float32; the summed gradients of kernels are rounded to bfloat16 too. Evaluation
             rounds nothing. None: training rounds nothing either.
         steps: how many updates the run has. Needed if a quantizer depends on the progress of training
             (`schemes.Scheduled`).
