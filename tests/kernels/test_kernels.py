@@ -502,7 +502,7 @@ MATMUL_ERRORS = {
     'rank of w': (WORDS, WORDS[None], 33, {}, ValueError, r'w_words: got shape \(1, 2, 2\), expected rank 2'),
     'too few words of x': (WORDS[:, :1], WORDS, 33, {}, ValueError, 'x_words: got 1 words for 33 signs, expected 2'),
     'too many words of w': (WORDS[:, :1], WORDS, 32, {}, ValueError, 'w_words: got 2 words for 32 signs, expected 1'),
-    'k 0': (WORDS[:, :0], WORDS[:, :0], 0, {}, ValueError, 'x_words: got 0 for the number of signs, expected at least 1'),
+    'k 0': (WORDS[:, :0], WORDS[:, :0], 0, {}, ValueError, 'got 0 for the number of signs, expected at least 1'),
     'fractional k': (WORDS, WORDS, 33.0, {}, TypeError, 'got 33.0 for the number of signs, expected an integer'),
     'negative k': (WORDS, WORDS, -5, {}, ValueError, 'x_words: got -5 for the number of signs'),
     'backend': (WORDS, WORDS, 33, {'backend': 'cuda'}, ValueError, "backend: got 'cuda', expected one of 'auto', 'ref"),
