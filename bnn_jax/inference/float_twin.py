@@ -8,9 +8,10 @@ from bnn_jax.nn.packed_layer import PackedLayer, with_children
 def float_twin(network: Any) -> Any:
     """A copy of a packed network in which each sign is a float32 number and each product a float32 product.
 
-    It takes 32 times the memory. On CPU its logits equal those of `network` where products of signs are exact, that is up to
-    2^24 terms. Without any binary input (BinaryConnect, BWN) they are equal up to rounding, since `network` sums in another
-    order.
+    Its binary weights take 32 times the memory. `report.bytes` leaves them out, because no file stores them.
+
+    On CPU its logits equal those of `network` where products of signs are exact, that is up to 2^24 terms. Without any binary
+    input (BinaryConnect, BWN) they are equal up to rounding, since `network` sums in another order.
 
     Args:
         network: a `PackedNetwork`, as `convert` returns it.

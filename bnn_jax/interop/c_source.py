@@ -41,8 +41,9 @@ def c_library(
 ) -> Library:
     """Write NAME.h and NAME.c with the function `void NAME(const float *image, float *logits, NAME_cell *scratch)`.
 
-    The logits equal those of `bnn_jax.runtime` to the bit. Exceptions are networks whose binary weights meet real inputs alone
-    (BC, BWN), where sums have another order, and subnormal numbers.
+    The logits equal those of `bnn_jax.runtime` to the bit. There are three exceptions: networks whose binary weights multiply
+    only real inputs (BC, BWN), where sums have another order; subnormal numbers; and layers with real weights where the
+    runtime uses its `portable` kernels, which round a product and its addition separately.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.

@@ -20,9 +20,10 @@ BLOCK = 32
 
 
 def matrix(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
-    """32 products of 8-bit signs for a block of 32 words: of all their bits 0, of all their bits 1, ...; sums in int32.
+    """32 products of 8-bit signs for each block of 32 words: product j multiplies bit j of every word. Sums are int32.
 
-    Tail bits and the words that fill the last block are +1 in both operands: they add 1 each, taken off at the end.
+    Tail bits, and the bits of the words that fill the last block, are +1 in both operands. Each adds 1, which is subtracted
+    at the end.
     """
 
     def product(x_ref, w_ref, b, total):
@@ -57,10 +58,14 @@ def popcount(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
 
 
 def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int]:
-    """step(x tile, w tile, b, total so far) for every block b of words: (m, n) int32, and the words with those filled in."""
+    """Calls step(x tile, w tile, b, total so far) for every block b of words.
+
+    Returns:
+        The total, (m, n) int32, and the number of words in a row after padding to whole blocks.
+    """
     m, n = x.shape[1], w.shape[1]
     x, w = padded(x, (block, TILE)), padded(w, (block, TILE))
-    # All words of a tile's rows and columns are in its blocks: the loop over words is inside the kernel.
+    # Each kernel call gets all words of its tile's rows and columns, so the loop over words is inside the kernel.
     n_words = x.shape[0]
 
     def kernel(x_ref, w_ref, out_ref):

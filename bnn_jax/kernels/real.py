@@ -20,8 +20,8 @@ def packed_signs(
 
     Args:
         x: real numbers.
-        coefficients: x is normalized by `deterministic.normalize(x, coefficients)` before its signs are taken. A backend that
-            can writes only the words, not the normalized numbers.
+        coefficients: x is normalized by `deterministic.normalize(x, coefficients)` before its signs are taken. If the
+            backend is able to, it writes only the words and never stores the normalized numbers.
         backend: a key of BACKENDS, 'auto', or a `Backend`.
 
     Returns:
@@ -50,9 +50,11 @@ def signed_matmul(
 ) -> Float[Array, 'm n']:
     """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
 
-    The signs are unpacked a tile at a time, never all of them. Each backend has its own order of the sum, and so its own last
-    bit; that of 'native' differs between few and many rows, and for many rows between instruction sets. No gradient is
-    defined where 'auto' is 'native'.
+    The signs are unpacked a tile at a time, never all of them. Each backend has its own order of the sum, so backends differ
+    in the last bits. 'native' has one order for up to 4 rows, which depends on the instruction set, and another one for more
+    rows, which does not.
+
+    'native' has no gradient for float32 x. 'auto' is 'native' on a CPU where the C++ library runs.
 
     Args:
         x: real numbers.
@@ -90,7 +92,7 @@ def signed_conv2d(
 ) -> Float[Array, 'batch rows columns out']:
     """Convolution of real numbers with packed signs.
 
-    The order of the sum is the backend's own, as in `signed_matmul`.
+    Each backend has its own order of the sum, and 'native' has no gradient, as in `signed_matmul`.
 
     Args:
         x: images of real numbers.

@@ -35,7 +35,7 @@ class Cost:
         weights: kernel weights.
         params: all trainable parameters.
         binary_params: latent weights among them.
-        bytes: the bytes of the layer in float32.
+        bytes: the bytes of the layer in float32; of a layer that conversion keeps, the bytes of its arrays as they are.
         packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.
         macs_32bit: all other multiply-adds.
@@ -196,8 +196,8 @@ def _float_cost(layer: Any) -> Cost:
     if not isinstance(layer, nnx.Module):
         return Cost()
     params = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
-    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Not(nnx.RngState))))
-    return Cost(params=params, bytes=4 * size, packed_bytes=4 * size)
+    size = _bytes(nnx.state(layer))
+    return Cost(params=params, bytes=size, packed_bytes=size)
 
 
 @packed_layer('Stateless')
@@ -276,7 +276,7 @@ class KeptModule(PackedLayer):
         return Row(path, 'float32', self.stored_bytes(), f'{self.label()}: no binary weights, kept as trained')
 
     def stored_bytes(self) -> int:
-        return sum(leaf.size * leaf.dtype.itemsize for _, leaf in _arrays(self.state))
+        return _bytes(self.state)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
         module = self.module()
@@ -365,6 +365,11 @@ def _takes_one_array(function: Any) -> bool:
     except ValueError:
         return callable(function)  # Functions written in C have no signature.
     return True
+
+
+def _bytes(state: Any) -> int:
+    """The bytes of the arrays of a state, without random keys."""
+    return sum(leaf.size * leaf.dtype.itemsize for _, leaf in _arrays(state))
 
 
 def _arrays(state: Any) -> list[tuple[Any, jax.Array]]:

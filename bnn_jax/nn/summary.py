@@ -64,7 +64,7 @@ class Summary:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes of the tensors that `bnn.save` writes for the converted network."""
+        """Bytes of the tensors that `bnn.save` writes for the converted network, if no layer occurs twice in it."""
         return sum(layer.packed_bytes for layer in self.layers)
 
     @property

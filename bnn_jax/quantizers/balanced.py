@@ -132,7 +132,7 @@ def sign_ede(x: Float[ArrayLike, '*shape'], t: Float[ArrayLike, '']) -> Float[Ar
 
     Args:
         x: any shape.
-        t: a positive number. The source goes from 0.1 to 10, as `schemes.Geometric`.
+        t: a positive number. In IR-Net's paper it goes from 0.1 to 10, as in `schemes.Geometric(0.1, 10.0)`.
 
     Returns:
         +1 and -1, of the shape and dtype of x.

@@ -232,9 +232,15 @@ def test_bfloat16_parameters_are_saved(tmp_path):
     np.testing.assert_array_equal(loaded.b.kernel[...], packed.b.kernel[...])
 
 
+def test_a_float_layer_costs_the_bytes_of_its_arrays():
+    real = nnx.Linear(8, 8, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    row = bnn.summarize(nn.Sequential([real]), X.shape).layers[0]
+    assert (row.params, row.bytes, row.packed_bytes) == (8 * 8 + 8, 2 * 72, 2 * 72)
+
+
 def test_random_keys_are_no_bytes():
     net = nn.Sequential([linear(), nnx.Dropout(0.5, rngs=nnx.Rngs(0))])
-    assert bnn.convert(net).report.rows[1].bytes == 0
+    assert bnn.convert(net).report.rows[1].bytes == bnn.summarize(net, X.shape).layers[1].packed_bytes == 0
 
 
 def test_errors_name_what_a_packed_module_cannot_do(tmp_path):
