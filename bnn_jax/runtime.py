@@ -1,4 +1,4 @@
-"""Run a packed network without JAX, from NumPy; the work is done in C++. native/cpp/bnn_runtime.h is the same in C.
+"""Run a packed network on NumPy arrays, without JAX. The C++ library (native/cpp/bnn_runtime.h) does the work.
 
 This module imports NumPy and the standard library alone. `python -m bnn_jax.runtime` compiles the library again and says
 whether it runs.
@@ -26,8 +26,9 @@ class Network:
     """A packed network, from images (N, H, W, channels) to logits (N, num_classes) float32. `load` makes it.
 
     Several threads may call one network at the same time. The logits of an image depend neither on the other images of the
-    batch nor on the number of threads. They equal those of `bnn_jax.load(path)(images)` on CPU to the bit, except where a
-    product sums real numbers, whose order docs/format.md leaves open.
+    batch nor on the number of threads. They equal those of `bnn_jax.load(path)(images)` on CPU to the bit, if the C++
+    kernels run there. The two exceptions are convolutions of real numbers that are dilated or grouped, and networks whose
+    binary weights multiply only real inputs (docs/format.md).
 
     Example:
         >>> import io, bnn_jax as bnn
@@ -189,7 +190,7 @@ def missing() -> str | None:
 
 
 class _Pointer(ctypes.c_void_p):
-    """A network of the C++ library, closed once: copies of a `Network` share it."""
+    """The pointer to a network of the C++ library. Copies of a `Network` share it, so the network is closed only once."""
 
     def __init__(self):
         super().__init__()
@@ -238,14 +239,15 @@ def _main() -> None:
 
     jaxlib = importlib.util.find_spec('jaxlib')
     try:
-        # Where JAX is installed, XLA's calls are compiled in as well. Build first: a process keeps the library it has loaded.
+        # If JAX is installed, the functions that XLA calls are compiled too. `missing` loads the library, and a process keeps
+        # what it has loaded, so build first.
         origin = None if jaxlib is None else jaxlib.origin
         build.build(None if origin is None else os.path.join(os.path.dirname(origin), 'include'))
     except RuntimeError as error:
         print(f'The C++ library was not built: {error}')
     reason = missing()
     if reason is not None:
-        sys.exit(f'It cannot run here: {reason}')
+        sys.exit(reason)
     print(f'It runs: {build.LIBRARY}, instruction sets {", ".join(instruction_sets())}')
 
 

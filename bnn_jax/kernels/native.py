@@ -1,7 +1,8 @@
-"""C++ kernels for CPU, called by XLA on its own threads: the widest instruction set that the processor has, found there.
+"""C++ kernels for CPU. XLA calls them, and they run on XLA's own threads.
 
-Built with the package (`build.py`); `missing` says why they are not there, if so. `vmap` calls them once an example; under
-a mesh they run within `jax.shard_map`, for XLA does not look into them. No gradients.
+They use the widest instruction set of the processor, unless $BNN_INSTRUCTIONS or `instructions` names another. They are
+compiled when the package is built (`bnn_jax/native/build.py`). `missing` returns the reason why they cannot run, or None if
+they can. `vmap` calls them once for each example. On a mesh, wrap the call in `jax.shard_map`: XLA cannot partition it.
 """
 
 import dataclasses
@@ -27,12 +28,12 @@ from bnn_jax.ops.windows import Window, pad_channels
 class Native(Backend):
     """The C++ kernels. Methods raise RuntimeError where they cannot run."""
 
-    # One of `instruction_sets()`; empty for the first.
+    # One of `instruction_sets()`. Empty: the set that $BNN_INSTRUCTIONS names, or the first if it is not set.
     instructions: str = ''
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """k - 2 popcount(x xor w), shared out by filters."""
+        """k - 2 popcount(x xor w). Threads share the filters and, if there are more than a few rows, the rows too."""
         shape = (x_words.shape[0], w_words.shape[0])
         # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
@@ -41,7 +42,7 @@ class Native(Backend):
     def conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Reads the windows' words in place; a tap outside the image is left out, so 0 needs no correction."""
+        """Reads the words of each window in place. It leaves out taps outside the image, so pad value 0 is exact."""
         if is_narrow(channels, groups):
             filters, w_words = w_words.shape[3], along_filters(w_words, channels // groups)
             return self.narrow_conv2d(x_words, w_words, None, channels, window, pad_value, groups, filters)
@@ -55,13 +56,13 @@ class Native(Backend):
     def conv2d_signs(
         self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Words of (conv2d < thresholds) ^ flip: no integer of the map is ever written."""
+        """Words of (conv2d < thresholds) ^ flip. The integers are not stored, unless groups do not fill whole words."""
         out = w_words.shape[3]
         if is_narrow(channels, groups):
             operands = (x_words, along_filters(w_words, channels // groups), None, thresholds, flip)
             return self.narrow_conv2d_signs(*operands, channels, window, pad_value, groups, out)
         if groups > 1 and out // groups % WORD_BITS:
-            # The groups' words of signs would not lie side by side.
+            # The filters of a group do not fill whole words, so the words of the groups cannot be concatenated.
             return super().conv2d_signs(x_words, w_words, None, thresholds, flip, channels, window, pad_value, groups)
         if groups > 1:
 
@@ -80,7 +81,7 @@ class Native(Backend):
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """Counts bit by bit, 32 filters a word; a tap outside the image is left out."""
+        """Counts in bit planes: one operation counts for 32 filters. It leaves out taps outside the image."""
         x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
         return self._call('bnn_jax_narrow', shape, jnp.int32, x, w_words, geometry=geometry)
 
@@ -98,21 +99,21 @@ class Native(Backend):
         groups: int,
         filters: int,
     ) -> jax.Array:
-        """Words of (narrow_conv2d < thresholds) ^ flip, compared bit by bit as well."""
+        """Words of (narrow_conv2d < thresholds) ^ flip, compared in bit planes, too."""
         x, shape, geometry = _placed_narrow(x_words, w_words, channels, window, pad_value, groups, filters)
         shape = (*shape[:3], words_for(filters))
         return self._call('bnn_jax_narrow_signs', shape, jnp.uint32, x, w_words, thresholds, flip, geometry=geometry)
 
     @compiled(0)
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
-        """Few rows along the words, each x added or taken off; many with tiles of signs of 32 filters and 32 inputs."""
+        """Up to four rows: adds or subtracts each x, along the words. More rows: unpacks signs in tiles of 32 x 32."""
         if x.dtype != jnp.float32:
             return super().signed_matmul(x, w_words)
         return self._call('bnn_jax_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
 
     @compiled(0, 3, 4, 5)
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
-        """Tiles of signs are unpacked for 32 filters and 32 channels, and multiply 128 pixels; all sums in one order."""
+        """Unpacks signs in tiles of 32 filters and 32 channels. All instruction sets add in the same order."""
         # The kernels are written for float32, and for one group.
         if x.dtype != jnp.float32 or groups > 1:
             return super().signed_conv2d(x, w_words, window, pad_value, groups)
@@ -134,7 +135,7 @@ class Native(Backend):
 
 
 def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
-    """The image with pads of `outside` round it unless they are 0, the shape of the result, and what `geometry` is in C++."""
+    """The image, padded with `outside` unless the pad value is 0; the shape of the result; `geometry` for C++."""
     pads = window.pads(x.shape[1], x.shape[2])
     shape = (x.shape[0], *window.output_size(x.shape[1], x.shape[2]), w_words.shape[3])
     if pad_value != 0:
@@ -143,7 +144,7 @@ def _placed(x, w_words, window: Window, pad_value: int, outside: jax.Array):
 
 
 def _placed_narrow(x_words, w_words, channels: int, window: Window, pad_value: int, groups: int, filters: int):
-    """As `_placed`; the image as its words along the filters, (channels of a group, N, H, W, words)."""
+    """As `_placed`, but the image has words along the filters: (channels of a group, N, H, W, words)."""
     x, shape, geometry = _placed(x_words, w_words, window, pad_value, padding_words(channels, pad_value))
     x = jnp.moveaxis(channels_of_filters(x, channels, groups, filters), -2, 0)
     return x, (*shape[:3], filters), geometry
