@@ -47,7 +47,7 @@ from experiments import (
     fashion_mnist_lenet5,
     run_command,
 )
-from experiments.shared import adam, l2_then
+from experiments.shared import adam, l2_then, sgd
 
 RESULTS = Path('docs/short_runs.jsonl')
 WATCH_EVERY, LAST, TEST_BATCHES, TEST_BATCH = 25, 50, 10, 100
@@ -56,6 +56,11 @@ WATCH_EVERY, LAST, TEST_BATCHES, TEST_BATCH = 25, 50, 10, 100
 def constant(learning_rate: float, steps: int) -> optax.Schedule:
     """The same rate at every step."""
     return optax.constant_schedule(learning_rate)
+
+
+def linear(learning_rate: float, steps: int) -> optax.Schedule:
+    """From this rate to 0, as in Bi-Real Net's code."""
+    return optax.linear_schedule(learning_rate, 0.0, steps)
 
 
 def rectified_twice(model: Callable[..., Network], **arguments) -> Network:
@@ -119,6 +124,10 @@ ROWS: dict[str, Callable[[], Config]] = {
     'nin_bwn_1e-3': lambda: short_nin(BWN, 1e-3),
     'resnet20_bireal_scaled': lambda: short_resnet20(BIREAL_SCALED_GRADIENT),
     'resnet20_bireal': lambda: short_resnet20(BIREAL),
+    'resnet20_bireal_l2_on_all': lambda: short_resnet20(BIREAL, optimizer=partial(sgd, decay=1e-4)),
+    'resnet20_bireal_l2_5e-4_on_all': lambda: short_resnet20(BIREAL, optimizer=partial(sgd, decay=5e-4)),
+    'resnet20_bireal_ste': lambda: short_resnet20(dataclasses.replace(BIREAL, activation=quantizers.sign_ste)),
+    'resnet20_bireal_adam': lambda: short_resnet20(BIREAL, optimizer=adam, learning_rate=1e-3, schedule=linear),
     'resnet20_xnor_sgd': lambda: short_resnet20(XNOR),
     'resnet20_xnor_adam': lambda: short_resnet20(XNOR, **ADAM),
     'vgg_small_bnn': lambda: short_vgg(BNN),
