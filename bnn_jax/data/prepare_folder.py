@@ -57,6 +57,7 @@ def prepare_folder(
 
     Raises:
         FileExistsError: the data set is there already.
+        FileNotFoundError: `folder_source` raises it.
         ValueError: the name is not allowed, an image is damaged (with the default `on_corrupt`) or would get too many pixels,
             all images of a split are damaged, or `folder_source` raises it.
     """

@@ -279,8 +279,10 @@ def _rank(words: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _check_count(words: np.ndarray, k: int) -> None:
-    if k < 1 or words.shape[-1] != words_for(k):
-        raise ValueError(f'words: got {words.shape[-1]} words for {k} signs, expected {words_for(max(k, 0))}')
+    if k < 1:
+        raise ValueError(f'words: got {k} for the number of signs, expected at least 1')
+    if words.shape[-1] != words_for(k):
+        raise ValueError(f'words: got {words.shape[-1]} words for {k} signs, expected {words_for(k)}')
 
 
 def _for_binarynet(words, k: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def stablehlo(
 
     Returns:
         images (batch, H, W, channels) float32 -> logits. `.serialize()` returns the bytes that `jax.export.deserialize`
-        reads; it needs the package flatbuffers (extra `stablehlo`). `.mlir_module_serialized` is StableHLO's own bytecode, for
+        reads; both need the package flatbuffers (extra `stablehlo`). `.mlir_module_serialized` is StableHLO's own bytecode, for
         other compilers.
 
     Raises:

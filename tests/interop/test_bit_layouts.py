@@ -114,6 +114,7 @@ WORDS = np.zeros((4, 16), np.uint32)
         (lambda: bit_layouts.from_larq_dense(np.zeros((4, 3, 1, 2), np.int32)), ValueError, 'expected .out, 1, 1'),
         (lambda: bit_layouts.to_binarynet_dense(WORDS, 500), ValueError, 'expected a multiple of 512'),
         (lambda: bit_layouts.to_binarynet_activations(WORDS, 1024), ValueError, 'got 16 words for 1024 signs'),
+        (lambda: bit_layouts.to_binarynet_activations(WORDS, 0), ValueError, 'got 0 for the number of signs'),
         (lambda: bit_layouts.to_binarynet_dense(WORDS, 512, (3, 3, 3)), ValueError, 'H W C = 512'),
         (lambda: bit_layouts.to_binarynet_convolution(WORDS, 5), ValueError, 'expected rank 4'),
         (lambda: bit_layouts.from_binarynet_convolution(np.zeros((1, 1, 1, 1))), ValueError, 'other than -1 and'),
