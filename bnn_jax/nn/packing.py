@@ -1,5 +1,6 @@
 """The packed layer of a product with latent weights: signs become bits, scales are computed once."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -180,11 +181,15 @@ def _check_trained(activation, in_features: int) -> None:
 
 def packed_numbers(activation: nnx.Module) -> int:
     """The number of floats that a packed layer stores for a trained activation: shifts, distance and center."""
-    graphdef, state = nnx.split(activation)
+    return sum(number.size for number in _abstract(activation, lambda module: (module.shift(), module.levels())))
 
-    def stored(state):
-        module: Any = nnx.merge(graphdef, state, copy=True)
-        return module.shift(), module.levels()
 
-    # Only shapes are computed, so the values of the state do not matter.
-    return sum(number.size for number in jax.tree.leaves(jax.eval_shape(stored, state)))
+def packed_per_filter(weight: nnx.Module) -> int:
+    """The number of floats that a packed layer stores for each filter of trained weights: scale and offset."""
+    return len(_abstract(weight, lambda module: (module.scale(), module.offset())))
+
+
+def _abstract(module: nnx.Module, numbers: Callable[[Any], Any]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes of what `numbers` returns of the module, whose own arrays may be abstract, too."""
+    graphdef, state = nnx.split(module)
+    return jax.tree.leaves(jax.eval_shape(lambda state: numbers(nnx.merge(graphdef, state, copy=True)), state))

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from bnn_jax.nn.layer import Cost
-from bnn_jax.nn.packing import packed_numbers
+from bnn_jax.nn.packing import packed_numbers, packed_per_filter
 from bnn_jax.schemes.scheme import multiplies_by_signs
 from bnn_jax.schemes.trained import TrainedWeight
 
@@ -28,8 +28,8 @@ def product_cost(product: Any, output_shape: tuple[int, ...]) -> Cost:
     if binary_weight:
         # A file stores words of 32 signs, and a scale and an offset for each filter.
         trained = isinstance(product.weight, TrainedWeight)
-        has_scale = product.weight.scale() is not None if trained else scheme.scale is not None
-        per_filter = has_scale + product.has_offset()
+        untrained = (scheme.scale is not None) + (scheme.offset is not None)
+        per_filter = packed_per_filter(product.weight) if trained else untrained
         stored = math.prod(operation.stored(*channels).words_shape(*channels)) + per_filter * product.out_features
     # What trained quantizers store when they are packed, and their parameters.
     numbers = packed_numbers(product.activation) if isinstance(product.activation, nnx.Module) else 0

@@ -19,7 +19,7 @@ from bnn_jax.nn.product import Product
 from bnn_jax.nn.stateless import Relu
 from bnn_jax.training import Recipe, fit
 from bnn_jax.training.restore import trained
-from experiments import digits_vgg_small, pictures
+from experiments import digits_vgg_small, picture_cifar10, pictures
 
 
 def sgd(schedule):
@@ -338,3 +338,15 @@ def test_a_run_of_no_recipe_is_named(run, folders, tmp_path):
         SystemExit, match=f'^error: {run}: the recipe of net_xnor is not in experiments/, expected one of '
     ):
         start(run, f'--folder={tmp_path}', '--name=x')
+
+
+def test_published_and_own_accuracies_against_bytes(tmp_path):
+    path = tmp_path / 'plot.png'
+    picture_cifar10.command([str(path)])
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == 'PNG' and min(image.size) > 100
+    words = 9 * (6 * 16 + 6 * 32 + 64 + 5 * 64 * 2)  # One for each tap and filter, two from 64 channels.
+    real = 9 * 3 * 16 + 16 * 32 + 32 * 64 + 64 * 10 + 10  # Stem, two shortcuts, head.
+    filters, others = 6 * (16 + 32 + 64), 16 + 32 + 64  # Binary ones have alpha and a norm, others a norm.
+    assert picture_cifar10.packed_bytes(picture_cifar10.OURS[0]) == 4 * (words + real + 3 * filters + 2 * others)

@@ -41,6 +41,13 @@ def test_table_for_people():
     assert 'Convolution 5x5x14x35' in text and 'total' in text and 'packed' in text.splitlines()[0]
 
 
+def test_an_abstract_network_with_trained_scales_costs_what_the_real_one_does():
+    def made():
+        return build('mlp', bnn.schemes.presets.RECU_PYTORCH)
+
+    assert str(bnn.summarize(nnx.eval_shape(made), (1, 5, 7, 3))) == str(bnn.summarize(made(), (1, 5, 7, 3)))
+
+
 def test_the_totals_of_a_large_network_stay_whole():
     model = nnx.eval_shape(lambda: bnn.models.resnet34(1000, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))
     summary = bnn.summarize(model, (1, 224, 224, 3))
