@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -46,6 +47,6 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     keys = jax.random.split(key, -(-size // CHUNK))
     chunks = [jax.random.normal(chunk_key, (CHUNK,), dtype) for chunk_key in keys]
     # Outside of a trace NumPy gives the same bits at once. JAX would compile four functions for each new shape.
-    numpy = jnp if isinstance(key, jax.core.Tracer) else np
+    numpy = jnp if isinstance(key, Tracer) else np
     weights = numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
     return jnp.asarray(weights, dtype)
