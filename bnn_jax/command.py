@@ -1,4 +1,4 @@
-"""How a command ends when something is wrong: an error prints one line, a signal one sentence, neither a traceback.
+"""How a command ends when something is wrong: an error prints one line, a signal prints one sentence; no traceback.
 
 `BNN_DEBUG=1` shows tracebacks. This module is imported before JAX, since importing JAX may itself fail or be interrupted.
 """
@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket  # Imported where it is needed: every process that imports bnn_jax imports this module, few call `begin`.
+    import socket  # Imported where it is needed: every process that imports bnn_jax imports this module, but few call `begin`.
 
 EXPECTED = (OSError, ValueError, ArithmeticError)
-"""Errors whose messages say what was got, what was expected and what to do. For other errors the kind is printed as well."""
+"""Errors whose messages say what was got, what was expected and what to do. For other errors, the class is printed too."""
 
 LONGEST = 1000
-"""The largest number of characters of a message; one from JAX may fill pages."""
+"""The largest number of characters of a message. JAX's own messages may fill pages."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,11 +30,11 @@ _numbers: 'tuple[socket.socket, ...]' = ()
 
 
 def begin() -> None:
-    """Make this process end as a command does. For processes that only run a command.
+    """Make this process end as a command does. Call this only in a process that runs a command.
 
     An uncaught error prints one line on stderr, and the exit status is 1. SIGINT and SIGTERM end the process at once, even
     while XLA compiles; they print a sentence, and the status is 128 + the signal's number. While other handlers are set
-    (`training.signals`), only the second signal ends the process. Another call has no effect.
+    (`training.signals`), only the second signal ends the process. A second call of `begin` has no effect.
 
     Raises:
         SystemExit: XLA refuses the flags in $XLA_FLAGS.
@@ -53,10 +53,10 @@ def begin() -> None:
             )  # A name may have characters that the terminal's encoding lacks.
     if not debugging():
         sys.excepthook = _report
-        # The main thread reports an error of another thread where it matters; an error in a destructor helps nobody.
+        # The main thread reports those errors of other threads that matter; an error in a destructor helps nobody.
         threading.excepthook = lambda arguments: None
         sys.unraisablehook = lambda arguments: None
-    # Python runs a signal handler between two of its instructions, so not while XLA compiles; a waiting thread reacts at once.
+    # Python runs a signal handler only between two of its instructions, so not while XLA compiles. The thread reacts at once.
     threading.Thread(target=_watch, daemon=True).start()
     signal.set_wakeup_fd(_numbers[1].fileno(), warn_on_full_buffer=False)
     for number in SIGNALS:
@@ -71,7 +71,7 @@ def begin_if_started_as(*packages: str) -> None:
     """Call `begin` if this process was started as a command.
 
     Args:
-        packages: `python -m` one of these packages, or a module in one, is a command; so is bnn-jax.
+        packages: `python -m` with one of these packages, or with a module in one, is a command. So is `bnn-jax`.
     """
     arguments = list(sys.orig_argv[1:])
     module = arguments[arguments.index('-m') + 1 :][:1] if '-m' in arguments else []
@@ -82,7 +82,7 @@ def begin_if_started_as(*packages: str) -> None:
 
 @contextlib.contextmanager
 def quiet_interrupt() -> Iterator[None]:
-    """If Ctrl-C ends the program inside this context, print a word instead of a traceback.
+    """If Ctrl-C ends the program inside this context, print `interrupted` instead of a traceback.
 
     Example:
         >>> with quiet_interrupt():
@@ -98,7 +98,7 @@ def quiet_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def of_extra(extra: str) -> Iterator[None]:
-    """Inside this context the error for a missing package names the extra that installs it.
+    """Make the error of a failed import inside this context name the extra that installs the missing package.
 
     Args:
         extra: `deploy`, `train`, ...
@@ -150,7 +150,7 @@ def one_line() -> Iterator[None]:
 
 
 def debugging() -> bool:
-    """Whether to show tracebacks: BNN_DEBUG is set, and is not 0.
+    """Whether to show tracebacks: whether BNN_DEBUG is set, and not to 0.
 
     Example:
         >>> debugging() == (os.environ.get('BNN_DEBUG', '') not in ('', '0'))
@@ -160,7 +160,7 @@ def debugging() -> bool:
 
 
 def sentence(error: BaseException) -> str:
-    """The message of an error in one line; for an unexpected kind of error its name too.
+    """The message of an error in one line, with the name of its class if the error is not one of `EXPECTED`.
 
     Args:
         error: any error.
@@ -175,7 +175,7 @@ def sentence(error: BaseException) -> str:
     text = ' '.join(str(error).split())
     if not isinstance(error, EXPECTED):
         text = ': '.join(part for part in (_kind(error), text) if part)
-        # Without a device of the asked kind JAX raises errors of many kinds; the reason helps more than any of them.
+        # If there is no device of the kind that JAX_PLATFORMS asks for, JAX raises errors of many kinds. `_no_device` says why.
         text = _no_device() or f'{text} (BNN_DEBUG=1 shows where)'
     half = LONGEST // 2
     text = text if len(text) <= LONGEST else f'{text[:half]} ... {text[-half:]}'
@@ -187,7 +187,7 @@ def _kind(error: BaseException) -> str:
 
 
 def _no_device() -> str:
-    """JAX's message where it finds no device of the kind that JAX_PLATFORMS asks for; '' where it finds one."""
+    """An error message if JAX finds no device of the kind that JAX_PLATFORMS asks for, else ''."""
     jax, asked = sys.modules.get('jax'), os.environ.get('JAX_PLATFORMS')
     if not asked or not hasattr(jax, 'devices'):
         return ''
@@ -200,7 +200,7 @@ def _no_device() -> str:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """sys.excepthook of a command. C code may call it in its own threads; their errors reach the main thread anyway."""
+    """sys.excepthook of a command. C code may call it in other threads, whose errors reach the main thread anyway."""
     if threading.current_thread() is not threading.main_thread():
         return
     if isinstance(error, BrokenPipeError):
@@ -224,7 +224,7 @@ def _report_interrupt(kind: type[BaseException], error: BaseException, trace: Tr
 
 
 def _give_up_stdout() -> None:
-    """Send the rest of stdout nowhere: nobody reads it, and writing it must not fail again when Python ends."""
+    """Send the rest of stdout to os.devnull. Nobody reads it, and writing it must not fail again when Python ends."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -235,7 +235,7 @@ def _say(text: str) -> None:
 
 
 def _left_to_the_thread(number, frame) -> None:
-    """The signal handler in Python. It does nothing, as `_watch` does the work."""
+    """The signal handler in Python. It does nothing, because `_watch` does the work."""
 
 
 def _watch() -> None:
@@ -246,20 +246,20 @@ def _watch() -> None:
         if number not in SIGNALS:
             continue
         received += 1
-        # Another handler, such as that of a training run, may save first; a second signal does not wait for it.
+        # Another handler, such as the one of a training run, may save first. A second signal does not wait for that.
         if received > 1 or signal.getsignal(number) is _left_to_the_thread:
             _say(f'stopped by {signal.Signals(number).name}')
             os._exit(128 + number)
 
 
 def _refused_flags() -> str:
-    """XLA's complaint about XLA_FLAGS, or ''. XLA ends the process that has wrong flags, so another process tries them."""
+    """An error message if XLA refuses XLA_FLAGS, else ''. XLA ends a process with wrong flags, so a child process tries."""
     flags = os.environ.get('XLA_FLAGS')
     if not flags:
         return ''
     import subprocess
 
-    # This takes a third of a second, and only where flags are set.
+    # This takes a third of a second, but only if flags are set.
     ask = [sys.executable, '-c', 'from jaxlib import _jax; _jax.CompileOptions()']
     done = subprocess.run(ask, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
     if done.returncode == 0 or 'Error' in done.stderr.rstrip().rpartition('\n')[2]:
@@ -269,7 +269,7 @@ def _refused_flags() -> str:
 
 
 def _at_the_end() -> None:
-    """Write what is left of stdout, and give signals back to the system."""
+    """Flush stdout, and restore the system's own handling of signals."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

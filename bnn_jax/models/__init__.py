@@ -1,4 +1,4 @@
-"""Architectures, each for every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
+"""Architectures. Each works with every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
 
 from bnn_jax.models.alexnet import alexnet
 from bnn_jax.models.extraction import extraction

@@ -36,8 +36,8 @@ def googlenet(
 ) -> Network:
     """Three convolutions, nine Inception modules in stages of 2, 5 and 2, mean, dense head.
 
-    It has 6,990,272 weights at width 1 and 1000 classes. As in Caffe, a pooling of stride 2 covers the last row and column
-    of an image of even size too. Batch normalization takes the place of local response normalization.
+    It has 6,990,272 weights at width 1 and 1000 classes. As in Caffe, a pooling of stride 2 also covers the last row and
+    column of an image of even size. Batch normalization takes the place of local response normalization.
 
     Args:
         num_classes: the number of classes, and so of logits.
@@ -56,8 +56,8 @@ def googlenet(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive, or auxiliary has another
-            number of weights than 0 or 2.
+        ValueError: input_shape is not (H, W, C), its images are too small, width is not positive, or auxiliary has neither
+            0 nor 2 weights.
 
     Source: arXiv:1409.4842 table 1; section 5 for the auxiliary heads.
 
@@ -72,7 +72,7 @@ def googlenet(
             f'auxiliary: got {auxiliary!r}, expected the weights of two losses, or () for no auxiliary heads'
         )
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
-    # Caffe rounds the size after a pooling up; a row and a column of padding at the end do the same.
+    # Caffe rounds the size after a pooling up. One row and one column of padding at the end have the same effect.
     pool = MaxPool(Window.of(3, 2, ((0, 1), (0, 1))))
     builder.conv(64, 7, strides=2, padding=3, pool=pool)
     builder.conv(64, 1)
@@ -95,9 +95,9 @@ def googlenet(
 def inception(
     builder: NetworkBuilder, one: int, before_3: int, three: int, before_5: int, five: int, pooled: int
 ) -> None:
-    """An Inception module: four branches, concatenated along the channels.
+    """Adds an Inception module: four branches, concatenated along the channels.
 
-    The branches are 1x1; 1x1, 3x3; 1x1, 5x5; and 3x3 max pooling, 1x1.
+    The branches: a 1x1 convolution; 1x1, then 3x3; 1x1, then 5x5; 3x3 max pooling, then 1x1.
 
     Args:
         builder: the network so far; the module is added to it.

@@ -19,7 +19,7 @@ def nin(
     width: float = 1.0,
     input_shape: Sequence[int] = (32, 32, 3),
 ) -> Network:
-    """Eight convolutions, a max and an average pooling of 3/2, a 1x1 convolution to the classes, the mean.
+    """Eight convolutions with a 3/2 max and a 3/2 average pooling between them, a 1x1 convolution to the classes, the mean.
 
     The average pooling counts the zeros of its padding.
 

@@ -1,4 +1,4 @@
-"""ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR; each with the stem of the other where you ask for it."""
+"""ResNet-18 and -34 for ImageNet, ResNet-20 for CIFAR. The argument `stem` chooses the first layers of each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from bnn_jax.schemes.scheme import Scheme
 
 
 def strided_stem(builder: NetworkBuilder, filters: int) -> None:
-    """A 7x7 convolution and a 3x3 max pooling, each of stride 2: for large images.
+    """Adds a 7x7 convolution and a 3x3 max pooling, each of stride 2, for large images.
 
     Args:
         builder: the network so far; the stem is added to it.
@@ -28,7 +28,7 @@ def strided_stem(builder: NetworkBuilder, filters: int) -> None:
 
 
 def small_stem(builder: NetworkBuilder, filters: int) -> None:
-    """A 3x3 convolution of stride 1: for images of about 32 x 32.
+    """Adds a 3x3 convolution of stride 1, for images of about 32 x 32.
 
     Args:
         builder: the network so far; the stem is added to it.
@@ -57,7 +57,7 @@ def resnet(
 
     The scheme decides the block. Its `residual` says whether one shortcut spans both convolutions (`schemes.residual_...`) or
     each convolution has its own (`schemes.residuals_...`). Its `downsample` and `shortcut` say what a shortcut is where the
-    shape changes: by default a strided 1x1 convolution with normalization, real unless the scheme says otherwise.
+    shape changes: by default a strided 1x1 convolution with normalization, which most schemes keep real.
 
     Args:
         num_classes: the number of classes, and so of logits.
@@ -78,8 +78,8 @@ def resnet(
         ValueError: input_shape is not (H, W, C), its images are too small, width is not positive, or `blocks` and `filters`
             differ in length.
 
-    Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. The paper of XNOR-Net does not give its block: here it is
-    norm - sign - product, twice.
+    Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block; here
+    the block is norm - sign - product, twice.
     """
     if len(blocks) != len(filters):
         raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both')
@@ -145,7 +145,7 @@ def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
         num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
-        sizes: further arguments of `resnet.resnet`, such as `width`; `input_shape` is (32, 32, 3).
+        sizes: further arguments of `resnet.resnet`, such as `width`; the default `input_shape` is (32, 32, 3).
 
     Returns:
         A network from images (N, H, W, C) to logits (N, num_classes).

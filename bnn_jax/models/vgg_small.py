@@ -49,7 +49,7 @@ def vgg_small(
 
 
 def six_convolutions(builder: NetworkBuilder) -> None:
-    """Three pairs of 3x3 convolutions, the second of each pooled."""
+    """Adds three pairs of 3x3 convolutions. A 2/2 max pooling follows each pair."""
     pool = MaxPool(Window.of(2, 2))
     for filters in (128, 256, 512):
         builder.conv(filters, 3, padding=1)

@@ -1,12 +1,12 @@
 """Layers, containers, the network builder, and what a layer of your own needs.
 
-What needs Flax is imported when it is first asked for, so that a packed network is loaded without Flax.
+Names that need Flax are imported at their first use, so that a packed network is loaded without Flax.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from bnn_jax.nn import packed  # noqa: F401  # The layers that a file may name.
+from bnn_jax.nn import packed  # noqa: F401  # Registers the layers that a file may name.
 from bnn_jax.nn.affine import affine_product, affine_sum
 from bnn_jax.nn.epilogue import binary_product, epilogue, scaled
 from bnn_jax.nn.layer import BinaryWeights, Cost, Layer

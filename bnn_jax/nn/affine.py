@@ -43,7 +43,7 @@ def affine_sum(
     counts: Float[Array, '*counts 1'],
     numbers: Numbers,
 ) -> Float[Array, '*batch out']:
-    """The sum of (a s + b)(c t + d) from sums of the signs s and t. Training and packed arithmetic both call it.
+    """The sum of (a s + b)(c t + d) from sums of the signs s and t, for training and packed arithmetic.
 
     Forward: a (c products + d weight_sums) + b (c input_sums + d counts).
     Gradient: that of the formula.
@@ -73,7 +73,7 @@ def affine_sum(
         signs = jnp.broadcast_to(signs, shape)
         if levels is None:
             return signs
-        # Each step is rounded, so that no compiler contracts it and both arithmetics give the same bits.
+        # Each step is rounded, so that no compiler contracts two steps, and training and packed arithmetic give the same bits.
         c, d = (jnp.broadcast_to(number.astype(products.dtype), shape) for number in levels)
         return rounded(rounded(c * signs) + rounded(d * jnp.broadcast_to(constant, shape)))
 
@@ -95,8 +95,8 @@ def affine_product(
     """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
 
     Forward: `affine_sum`; without b, c and d it is a times the product of signs.
-    Gradient: that of operation(x, weight) to x and weight. The other arguments get none, because their parts are in the
-    gradients of x and weight.
+    Gradient: with respect to x and weight, that of operation(x, weight). The other arguments get 0, because their parts are
+    in the gradients of x and weight.
 
     Args:
         operation: `Convolution` or `Dense`.

@@ -1,4 +1,4 @@
-"""A builder of networks, block by block, which keeps track of the shape. An architecture reads as the table of its paper."""
+"""Builds networks block by block and keeps track of the shape, so that an architecture reads like the table in its paper."""
 
 import copy
 import dataclasses
@@ -27,7 +27,7 @@ class NetworkBuilder:
         scheme: the scheme of the network; it orders the layers of each block.
         width: the factor for the number of filters.
         rngs: random keys for the initial weights.
-        activation: the layer that the architecture has where the scheme's order says `relu`.
+        activation: the layer for `relu` in the scheme's orders.
 
     Raises:
         TypeError: scheme is not a Scheme, or rngs is not `nnx.Rngs`.
@@ -63,7 +63,7 @@ class NetworkBuilder:
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
         self.layers, self.shape, self.channels = [], shape, shape[-1]
-        # Whether the last layer so far is a pooling, which dropout asks.
+        # Whether the last layer so far is a pooling. The scheme's dropout may depend on this.
         self.pooled = False
         # The scheme of the next block.
         self.chain_scheme = scheme.first(scheme)
@@ -108,10 +108,10 @@ class NetworkBuilder:
         self.shape, self.pooled = (*pool.window.output_size(*self.shape[:2]), self.shape[-1]), True
 
     def branches(self, *builds: Callable[['NetworkBuilder'], None]) -> None:
-        """Adds several chains on one input, whose outputs are concatenated along the channels.
+        """Adds several chains on one input. Their outputs are concatenated along the channels.
 
         Args:
-            builds: functions that add the layers of one chain to the builder they get.
+            builds: functions; each adds the layers of one chain to the builder that it gets.
 
         Raises:
             ValueError: the outputs have different sizes, or a chain has an auxiliary head.
@@ -140,7 +140,7 @@ class NetworkBuilder:
 
         Args:
             weight: the weight of the head's loss.
-            num_classes: the number of its logits.
+            num_classes: the number of the head's logits.
             build: a function that adds layers to the builder it gets.
             dropout: as in `network`.
         """
@@ -149,19 +149,19 @@ class NetworkBuilder:
         self.layers.append(Auxiliary(builder.network(num_classes, dropout=dropout).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
-        """Adds two 3x3 convolutions with shortcuts in the scheme's order. Where the shape changes: `scheme.downsample`."""
+        """Adds two 3x3 convolutions with shortcuts. A shortcut that changes the shape has the order `scheme.downsample`."""
         first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
         second = dataclasses.replace(self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None), pooled=False)
         self.layers += self.scheme.residual(first, second)
         self.shape, self.pooled = second.after, False
 
     def network(self, num_classes: int, *, average: bool = False, dropout: float | None = None) -> Network:
-        """The network, with a dense head.
+        """Completes the network with a dense head.
 
         Args:
             num_classes: the number of logits.
             average: whether the mean over height and width is taken before the last product.
-            dropout: the rate at which elements of the last product's input are dropped; None: the scheme's.
+            dropout: the rate at which elements of the last product's input are dropped; None: as the scheme says.
 
         Returns:
             The network of all layers.
@@ -179,10 +179,10 @@ class NetworkBuilder:
         )
 
     def conv_network(self, num_classes: int) -> Network:
-        """The network, with a head of one 1x1 convolution and the mean over height and width.
+        """Completes the network with a 1x1 convolution to the logits and the mean over height and width.
 
-        A real last convolution is rectified before the mean, as in the sources, unless the scheme's head has an activation
-        already. A binary one is normalized instead.
+        The activation follows a real last convolution, as in the sources, unless the scheme's head has it already. No
+        activation follows a binary one.
 
         Args:
             num_classes: the number of logits.

@@ -21,7 +21,7 @@ class Sequential(Container, nnx.Module):
     """Layers that run one after the other.
 
     `training.init` may set `operands` to a narrower dtype. In training mode the numbers between two layers are then rounded
-    to it. Each layer still computes in float32 or wider, and the output of the last layer is not rounded.
+    to that dtype. Each layer still computes in float32 or wider, and the output of the last layer is not rounded.
 
     Args:
         layers: layers or functions of one array, first to last.
@@ -162,7 +162,7 @@ class Network(Container, nnx.Module):
 
     Raises:
         TypeError: in a call, the images are not floating.
-        ValueError: in a call, the images have another rank or number of channels, or there are none.
+        ValueError: in a call, the images have another rank or number of channels, or the batch is empty.
 
     Example:
         >>> import jax, bnn_jax as bnn
@@ -171,7 +171,7 @@ class Network(Container, nnx.Module):
         (2, 3)
     """
 
-    # Paths of the layers that have initial weights, in a network that took the others from a trained one (`nn.with_classes`).
+    # Paths of the layers whose weights are new, in a network that `nn.with_classes` made from a trained one.
     new_layers: tuple[str, ...] = ()
 
     def __init__(self, layers: Sequence, *, channels: int, num_classes: int):
@@ -198,8 +198,8 @@ class Network(Container, nnx.Module):
     ) -> tuple[Float[Array, 'n num_classes'], tuple[tuple[float, Float[Array, 'n num_classes']], ...]]:
         """The logits, and the weight and logits of every `Auxiliary` on the main path.
 
-        Training adds weight times the loss of each head to the loss of the logits. A subclass with a `__call__` of its own gets
-        the result of that call as logits.
+        Training adds weight times the loss of each head to the loss of the logits. For a subclass with a `__call__` of its
+        own, the logits are the result of that call.
 
         Args:
             images: as in a call.
@@ -211,7 +211,7 @@ class Network(Container, nnx.Module):
             TypeError: as in a call; or the subclass has a `__call__` of its own and auxiliary heads, but no `with_auxiliary`.
             ValueError: as in a call.
         """
-        # A `__call__` of its own may do anything; its layers cannot be run one by one here.
+        # A subclass's own `__call__` may do anything, so the layers cannot be run one by one here.
         if type(self).__call__ is not Network.__call__:
             if any(isinstance(layer, Auxiliary) for layer in self.body.layers):
                 raise TypeError(

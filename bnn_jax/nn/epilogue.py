@@ -17,7 +17,7 @@ def scaled(product: Float[Array, '*batch out'], scale: Float[Array, ' out'] | No
     """A product times one scale for each filter.
 
     Forward: product * scale, rounded.
-    Gradient: that of the product.
+    Gradient: that of product * scale.
 
     Args:
         product: filters last.
@@ -74,17 +74,17 @@ def binary_product(
     scale: Float[Array, ' out'] | None,
     sign: Callable = quantizers.sign,
 ) -> Float[Array, '*batch out']:
-    """operation(x, weight) for weight = scale * signs, exact: the product of signs first, the scale afterwards.
+    """operation(x, weight) for weight = scale * signs: the exact product of signs, multiplied by the scale afterward.
 
     Forward: scaled(operation(x, sign(weight)), scale). For x = +-1 the inner product is an exact integer.
-    Gradient: that of operation(x, weight) to x and weight; none to scale, because its part is in the gradient of weight.
+    Gradient: with respect to x and weight, that of operation(x, weight); scale gets 0: its part is in the gradient of weight.
 
     Args:
         operation: `Convolution` or `Dense`.
         x: the input.
         weight: scale times signs.
         scale: one number for each filter; None: 1.
-        sign: gives the signs of weight.
+        sign: the function that gives the signs of weight.
 
     Returns:
         The product, float32 or wider.

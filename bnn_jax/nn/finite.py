@@ -1,4 +1,4 @@
-"""The check of parameters in a conversion."""
+"""Checks parameters before they are packed."""
 
 import jax
 import numpy as np

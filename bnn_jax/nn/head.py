@@ -14,8 +14,8 @@ from bnn_jax.nn.product import Product
 def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network:
     """A copy of a trained network for another number of classes, with a new last product.
 
-    A normalization of the logits is new too, and so are the last products of heads that only training uses. All other layers
-    keep their parameters.
+    A normalization of the logits is new too, and so are the last products of auxiliary heads. All other layers keep their
+    parameters.
 
     Args:
         model: the trained network. It is not changed.
@@ -23,8 +23,8 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
         rngs: random keys for the new weights.
 
     Returns:
-        The copy, in the mode of the model. Its `new_layers` has the paths of the new layers. An optimizer can train these
-        alone: `optim.inside(*network.new_layers)` is their kind, see `optim.by_kind`.
+        The copy, in the mode of the model (training or evaluation). Its `new_layers` has the paths of the new layers. An
+        optimizer can train these alone: `optim.inside(*network.new_layers)` is their kind for `optim.by_kind`.
 
     Raises:
         TypeError: the model is not a `Network`. In a module of your own, assign a new layer to its attribute.

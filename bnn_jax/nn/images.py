@@ -1,4 +1,4 @@
-"""The check of images before a network's layers, and the logits of images that are not finite."""
+"""Checks images before a network's layers, and makes the logits of images that are not finite NaN."""
 
 from typing import Any
 
@@ -19,18 +19,18 @@ def nan_unless_finite(
 
 
 def check_images(images: Any, channels: int) -> Float[Array, 'n height width channels']:
-    """Images as an array of float32 or wider.
+    """Checks images, and returns them as an array of float32 or wider.
 
     Args:
         images: floating, (N, H, W, channels); NumPy arrays of either byte order.
-        channels: the number that the network expects.
+        channels: the number of channels that the network expects.
 
     Returns:
         The images.
 
     Raises:
-        TypeError: the images are not floating, or a masked array.
-        ValueError: the images have another rank or number of channels, or there are none.
+        TypeError: the images are not floating, or are a masked array.
+        ValueError: the images have another rank or number of channels, or the batch is empty.
     """
     if isinstance(images, np.ma.MaskedArray):
         raise TypeError(

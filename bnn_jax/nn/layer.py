@@ -1,8 +1,8 @@
-"""What a layer says about itself: its cost, its packed form, its place in bits.
+"""What a layer says about itself: its cost, its packed form, and whether thresholds or operations on bits can replace it.
 
 `convert`, `summarize`, thresholds, files, the float twin and diagnostics call these methods; none of them lists kinds of
-layers. For a layer of your own, subclass `Layer`, override what differs from the defaults, and `register` the class if its
-networks are to be saved.
+layers. For a layer of your own, subclass `Layer`, override what differs from the defaults, and `register` the class if
+networks that contain it are to be saved.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class Cost:
 
     Args:
         input_bits: bits of a product's input, 32 or 1; None for a layer without a product.
-        weight_bits: bits of its weights, likewise.
+        weight_bits: bits of a product's weights, likewise.
         weights: kernel weights.
         params: all trainable parameters.
-        binary_params: latent weights among them.
-        bytes: the bytes of the layer in float32; of a layer that conversion keeps, the bytes of its arrays as they are.
+        binary_params: the latent weights among these parameters.
+        bytes: the bytes of the layer in float32; if conversion keeps the layer, the bytes of its arrays in their own dtypes.
         packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.
         macs_32bit: all other multiply-adds.
@@ -63,7 +63,7 @@ class BinaryWeights:
 
     Args:
         latent: the latent weights, after the scheme's `before`.
-        signs: the signs of evaluation.
+        signs: the signs of the latent weights, as evaluation uses them.
         scale: the scale of each filter, without a gradient; None: 1.
 
     Example:
@@ -80,7 +80,7 @@ class BinaryWeights:
 
 
 class Layer:
-    """A layer with the defaults of float arithmetic, which conversion keeps as it is. Subclass it and override what differs.
+    """The base class of layers. By default, a layer computes in floats and conversion keeps it. Override what differs.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np
@@ -93,7 +93,7 @@ class Layer:
         ('Half', array([ 3., -1.]))
     """
 
-    # Whether output channels are the input channels, in their order. Flattening does not keep them.
+    # Whether the output channels are the input channels, in the same order. False for flattening.
     keeps_channels: bool = True
 
     # What a report says about the layer if thresholds or words of signs replace it.
@@ -128,7 +128,7 @@ class Layer:
         A network from a file is checked with these shapes before it runs.
 
         Args:
-            shape: the shape of the input, without the batch; None for what is unknown.
+            shape: the shape of the input, without the batch. An unknown number is None, and so is an unknown shape.
 
         Yields:
             Shapes, as far as they are known.
@@ -137,7 +137,7 @@ class Layer:
             ValueError: the input does not fit.
         """
         layer: Any = self
-        # By default only the output is known, by tracing.
+        # By default, tracing gives the shape of the output alone.
         yield traced(layer, shape)
 
     def packed(self) -> Any:
@@ -145,14 +145,16 @@ class Layer:
         return kept(self)
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """Whether the layer keeps order, so that a threshold can replace it. It must then act on each number by itself.
+        """Whether the output rises or falls with the input in each channel, so that a threshold can replace the layer.
+
+        Override this only in a layer that acts on each number by itself.
 
         Args:
             channels: the number of channels of the input.
 
         Returns:
             (channels,): +1 where the output never falls as the input rises, -1 where it never rises, 0 where it is constant.
-            None for a layer that does not keep order.
+            None for a layer that no threshold can replace.
         """
         return None
 
@@ -171,21 +173,21 @@ class Layer:
 
 
 def kept(layer: Any) -> PackedLayer:
-    """A layer that a packed network keeps as it is: a module with its arrays, or a function without arrays."""
+    """The packed layer for a layer that conversion keeps: a module with its arrays, or a function without arrays."""
     from flax import nnx
 
     return KeptModule.of(layer) if isinstance(layer, nnx.Module) else Unchanged(layer)
 
 
 def label_of(layer: Any) -> str:
-    """The name of a layer in tables, also of one that is not a `Layer`."""
+    """The name of a layer in tables, even if it is not a `Layer`."""
     if isinstance(layer, Layer | PackedLayer):
         return layer.label()
     return getattr(layer, '__name__', type(layer).__name__)
 
 
 def cost_of(layer: Any, output_shape: tuple[int, ...]) -> Cost:
-    """The cost of a layer. One that is not a `Layer` costs its parameters in float32, and no products."""
+    """The cost of a layer. If it is not a `Layer`, its arrays count, but its multiply-adds do not."""
     return layer.cost(output_shape) if isinstance(layer, Layer) else _float_cost(layer)
 
 
@@ -202,12 +204,12 @@ def _float_cost(layer: Any) -> Cost:
 
 @packed_layer('Stateless')
 class Unchanged(PackedLayer):
-    """A layer without parameters, the same in both arithmetics: ReLU, pooling, flattening, a user's function."""
+    """A layer without parameters, the same before and after conversion: ReLU, pooling, flattening, a user's function."""
 
     function: Any
 
     def __post_init__(self):
-        # A file may name anything that is registered, for example an operation, which takes weights too.
+        # A file may name anything that is registered, even an operation, which takes weights too and so is not a layer.
         if isinstance(self.function, PackedLayer) or not _takes_one_array(self.function):
             raise ValueError(f'got {self.function!r} as a layer, expected a function of one array')
 
@@ -261,7 +263,7 @@ class KeptModule(PackedLayer):
         return KeptModule(*nnx.split(evaluating))
 
     def module(self) -> Any:
-        """The module, made of its structure and its arrays."""
+        """Makes the module from its structure and its arrays."""
         from flax import nnx
 
         return nnx.merge(self.graphdef, self.state, copy=True)
@@ -335,7 +337,7 @@ class KeptModule(PackedLayer):
         def made() -> KeptModule:
             return cls.of(maker(**fields, **({'rngs': nnx.Rngs(0)} if takes_rngs else {})))
 
-        # Shapes first, so that no array is allocated that is larger than those of the file.
+        # Shapes are checked first, so that no array is allocated that is larger than those of the file.
         try:
             abstract = jax.eval_shape(lambda: made().state)
         except Exception as error:  # A user's constructor may raise anything for wrong arguments.

@@ -25,7 +25,7 @@ def called_automatically(
     graphdef, state = nnx.split(module)
 
     def run(state, x):
-        # Inside the jitted function a copy changes; what changed is returned, and the module gets it below.
+        # Inside the jitted function, the call changes a copy. The changed state is returned, and the module is updated below.
         copy = nnx.merge(graphdef, state, copy=True)
         y, given = call(copy, x), dict(nnx.to_flat_state(state))
         after = nnx.to_flat_state(nnx.state(copy, nnx.Not(nnx.Param)))

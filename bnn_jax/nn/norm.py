@@ -25,17 +25,17 @@ class Norm(Layer, nnx.BatchNorm):
     """Batch normalization over all axes but the last.
 
     Forward: gamma (x - mean) / sqrt(var + eps) + beta.
-    In training, mean and var are those of the whole batch, on any number of devices. With `norm_groups` in the scheme, the
-    batch is divided into that many parts, and each is normalized by itself. In evaluation, mean and var are running statistics,
-    and the result has the same bits as in packed arithmetic.
+    In training, mean and var are those of the whole batch, on any number of devices. With `norm_groups` above 1 in the scheme,
+    the batch is divided into that many parts, and each part is normalized by itself. In evaluation, mean and var are running
+    statistics, and the result has the same bits as in packed arithmetic.
 
     Args:
-        channels: the last axis of the input.
+        channels: the number of channels, on the last axis of the input.
         scheme: states eps, momentum, whether gamma and beta are trained, and the factor of the running variance.
         rngs: random keys for the initial gamma.
 
     Raises:
-        ValueError: the input of a call has other channels, or `norm_groups` does not divide the training batch.
+        ValueError: the input of a call has another number of channels, or `norm_groups` does not divide the training batch.
 
     Source: arXiv:1502.03167.
 

@@ -1,4 +1,4 @@
-"""The base of packed layers: frozen dataclasses and pytrees that say what they became and where thresholds may be used."""
+"""The base class of packed layers, which are frozen dataclasses and pytrees, and the roles of their fields in files."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ from bnn_jax.ops.signs import Signs
 
 @jax.custom_vjp
 def without_gradient(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """x. Differentiating it raises TypeError, because packed arithmetic has no gradient."""
+    """Returns x. Its derivative raises TypeError, because packed arithmetic has no gradient."""
     return x
 
 
 def _refused(x: jax.Array):
     raise TypeError(
-        'gradient: asked for through a packed layer, which has none; differentiate the trained model, before convert'
+        'gradient: got a packed layer, which has no gradient, expected the trained model; differentiate it before convert'
     )
 
 
@@ -82,7 +82,7 @@ class IntegerForm:
 
 
 class PackedLayer:
-    """A packed layer with the defaults of float arithmetic. Decorate a subclass with `packed_layer` and override what differs.
+    """The base class of packed layers, with defaults for float arithmetic. Decorate subclasses with `packed_layer`.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np
@@ -98,7 +98,7 @@ class PackedLayer:
         8
     """
 
-    # Whether it is a whole network, from images to logits. `save` and `float_twin` take networks; no other layer holds one.
+    # Whether this is a whole network, from images to logits. `save` and `float_twin` take networks; no layer holds a network.
     is_network: bool = False
 
     def __call__(self, x: Any) -> Any:
@@ -146,7 +146,7 @@ class PackedLayer:
         return self
 
     def summed(self, in_order: bool) -> Any:
-        """The layer with its real sums in the order of training, or in the fastest order."""
+        """The layer with its sums of real numbers in the order of training if `in_order`, else in the fastest order."""
         return self
 
     def with_runs(self, find: Callable[[tuple], tuple]) -> Any:
@@ -154,11 +154,11 @@ class PackedLayer:
         return self
 
     def integer_form(self) -> IntegerForm | None:
-        """How the output follows from the integers that `compared` compares; None if it does not."""
+        """How the output follows from the integers that `compared` compares; None if integers are not enough."""
         return None
 
     def compared(self, x: Any, thresholds: Int32[Array, ' channels'], flip: UInt32[Array, ' n_words']) -> Signs:
-        """The integers compared with thresholds, as signs.
+        """Compares the integers with thresholds, and returns signs.
 
         Args:
             x: the input, an array or `Signs`.
@@ -180,7 +180,7 @@ class PackedLayer:
         raise NotImplementedError
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """Whether the layer keeps order, and how; None if it does not: see `Layer.direction`."""
+        """Whether the output rises or falls with the input in each channel, or None: see `Layer.direction`."""
         return None
 
     def moves_signs(self) -> bool:

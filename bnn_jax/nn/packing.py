@@ -1,4 +1,4 @@
-"""The packed layer of a product with latent weights: signs become bits, scales are computed once."""
+"""Makes the packed layer of a product with latent weights: signs become bits, and scales are computed once."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ def packed_product(
     activation: Any,
     progress: Float32[Array, ''] | None,
 ) -> FloatProduct | UnpackedProduct | PackedProduct:
-    """The packed layer of a product.
+    """Makes the packed layer of a product.
 
     Args:
         scheme: the layer's scheme.
@@ -78,7 +78,7 @@ def packed_product(
                 'its weights have an offset on a real input, expected a binary input; the library has no kernel for this case'
             )
         return UnpackedProduct(operation, in_features, out_features, words, scale, bias)
-    # Both functions give the same K in evaluation. Another function may compute anything.
+    # `constant_k` and `flowing_k` give the same K in evaluation. Another function may compute anything.
     if scheme.input_scale not in (None, constant_k, flowing_k):
         raise ValueError('got an unknown input_scale, expected None, constant_k or flowing_k')
     shift, levels = None, None
@@ -92,7 +92,7 @@ def packed_product(
 
 
 def _numbers(activation) -> tuple[jax.Array | None, jax.Array | None]:
-    """The shift (in_features,) of a trained activation and its levels (2,), distance and center; each may be None."""
+    """The shift (in_features,) of a trained activation, and its distance and center as an array (2,); each may be None."""
     shift, levels = activation.shift(), activation.levels()
     levels = None if levels is None else jnp.stack(levels).astype(jnp.float32)
     _check_finite('activation', {'shift': shift, 'distance and center': levels})
@@ -132,7 +132,7 @@ def _pack(
 
 
 def _check_sign(scheme: Scheme) -> None:
-    """Raises ValueError unless the scheme's sign is +1 at 0, and a sign at all."""
+    """Raises ValueError unless the scheme's `sign` gives signs, with sign(0) = +1."""
     if scheme.offset is not None:
         return  # The sign may depend on the whole filter; `_pack` checks the signs themselves.
     # An identity in place of a sign gives 0.5 here.
@@ -171,7 +171,7 @@ def _check_trained(activation, in_features: int) -> None:
     if levels is not None:
         distance, center = (jnp.broadcast_to(level, x.shape) for level in levels)
         expected = distance * expected + center
-    # Not exactly equal: distance and center may be rounded in another order.
+    # Not compared exactly, because the quantizer may round in another order.
     if not np.allclose(activation(x), expected, rtol=1e-6, atol=0):
         raise ValueError(
             'its trained activation is not distance * sign(x + shift) + center with the numbers of its methods shift and '

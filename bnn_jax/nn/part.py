@@ -20,7 +20,7 @@ RELU = Relu()
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The layers of one product and its neighbors: an implementation of `schemes.ordering.Parts`.
+    """Makes the layers of one product and its neighbors. It implements `schemes.ordering.Parts`.
 
     Args:
         operation: the product.
@@ -45,7 +45,7 @@ class Part:
     pooled: bool = False
 
     def product(self) -> list:
-        """The product; a dense one on an image is preceded by a `Flatten`."""
+        """The product. If it is dense and its input is an image, a `Flatten` comes first."""
         dense = isinstance(self.operation, Dense)
         # After the first dense layer the shape is (C,) already.
         flatten: list = [Flatten()] if dense and len(self.shape) == 3 else []
@@ -70,7 +70,7 @@ class Part:
         return [Norm(self.shape[-1], scheme=self.scheme, rngs=self.rngs)]
 
     def feature_norm_in(self) -> list:
-        """The normalization of each feature of a dense layer's flattened input; before a convolution `norm_in`."""
+        """The normalization of each feature of a dense layer's flattened input; for a convolution, `norm_in`."""
         # In a convolutional block the features are the channels.
         if not isinstance(self.operation, Dense):
             return self.norm_in()
@@ -85,7 +85,7 @@ class Part:
         return [self.activation]
 
     def hard_tanh(self) -> list:
-        """Values clipped to [-1, 1]."""
+        """The layer that clips values to [-1, 1]."""
         return [HardTanh()]
 
     def pool(self) -> list:
@@ -93,13 +93,13 @@ class Part:
         return list(self.pooling)
 
     def subsample(self) -> list:
-        """Every stride-th pixel."""
+        """The layer that picks every stride-th pixel; none at stride 1."""
         strides = self.window.strides
         # The maximum over one pixel is the pixel itself.
         return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
 
     def pad_channels(self) -> list:
-        """Zeros on both sides of the channels, up to the output's number. Raises ValueError if that is smaller."""
+        """The layer that pads the input with channels of zeros to `out_features`. Raises ValueError if it has more."""
         more = self.out_features - self.shape[-1]
         if more < 0:
             raise ValueError(
@@ -108,7 +108,7 @@ class Part:
         return [PadChannels(more // 2, more - more // 2)] if more else []
 
     def average(self) -> list:
-        """The mean over stride x stride pixels. In an odd image `AvgPool` averages the last row and column with zeros."""
+        """The layer that averages stride x stride pixels. It averages the last row and column of an odd image with zeros."""
         strides = self.window.strides
         return [] if strides == (1, 1) else [AvgPool(Window.of(strides, strides, 'SAME'))]
 
@@ -118,7 +118,7 @@ class Part:
         return dataclasses.replace(self, operation=dataclasses.replace(self.operation, window=window))
 
     def around(self, body: list) -> list:
-        """The body with a shortcut around it: the identity, or `scheme.downsample` where the shape changes."""
+        """The body with a shortcut around it: the identity, or `scheme.downsample` if the body changes the shape."""
         shortcut = []
         if self.shape != self.after:
             # A 1x1 convolution with the stride of the block, as in the sources.

@@ -1,4 +1,4 @@
-"""The walk over the layers of a model, for summaries, conversion, diagnostics and weight loading."""
+"""Walks over the layers of a model, for summaries, conversion, diagnostics and weight loading."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Place:
 
 
 def walk(model: Any, path: str = '') -> Iterator[Place]:
-    """The layers of a model, first to last; those of a residual body before those of its shortcut.
+    """The layers of a model, first to last; in a residual block, the body's before the shortcut's.
 
     Args:
         model: a network of this library's containers, or any `nnx.Module`. A module that holds no modules is a layer.
@@ -97,7 +97,7 @@ def _arrays_beside(model: Any, path: str, seen: set[int]) -> Iterator[tuple[str,
 
 
 def _arrays_in(path: str, value: Any) -> Iterator[tuple[str, nnx.Variable | jax.Array]]:
-    """The arrays in an attribute: the attribute itself, or those in a list or dictionary, at any depth."""
+    """The arrays in an attribute: the attribute itself, or the arrays in a list or dictionary, at any depth."""
     if isinstance(value, nnx.Variable | jax.Array | np.ndarray | jax.ShapeDtypeStruct) and not isinstance(
         value, nnx.RngState
     ):
@@ -132,10 +132,10 @@ def is_container(layer: Any) -> bool:
 
 
 def slots(module: Any) -> list[Slot]:
-    """The slots of a container; for any other module its attributes that are layers, and layers in lists and dictionaries."""
+    """The slots of a container; for any other module, one for each layer in its attributes, also in lists and dictionaries."""
     if isinstance(module, Container):
         return module.slots()
-    # `walk` does not descend into a Layer, which reports on its own parts.
+    # `walk` does not go into a `Layer`: its methods speak for its parts too.
     if isinstance(module, Layer) or not isinstance(module, nnx.Module):
         return []
     return [slot for name, value in vars(module).items() for slot in _slots_in(name, module, name, value)]

@@ -1,4 +1,4 @@
-"""A rectifier with trained slopes: a layer with numbers of its own, so a Flax module."""
+"""A rectifier with trained slopes. It has parameters, so it is a Flax module."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ class PRelu(Layer, nnx.Module):
     """The leaky rectifier with a trained slope for each channel, which starts at 0.25.
 
     Forward: x where x > 0, else slope x.
-    Gradient: to x g where x > 0, else slope g; to the slope the sum of g x where x <= 0.
+    Gradient: with respect to x, g where x > 0, else slope g; with respect to slope, the sum of g x where x <= 0.
 
     Args:
-        channels: the last axis of the input.
+        channels: the number of channels, on the last axis of the input.
 
     Source: arXiv:1502.01852.
 

@@ -32,8 +32,8 @@ class Product(Layer, nnx.Module):
     """A convolution or dense layer under a scheme: real or binary weights, real or binary input, alpha, K, bias.
 
     A call maps (N, ..., in_features) to (N, ..., out_features), float32 or wider. In training mode the scheme's
-    `training_weight` draws the weights, and `drop` drops inputs after they are binarized. `training.init` may set `operands`
-    to a narrower dtype, to which both operands are then rounded in training mode; the sums stay float32.
+    `training_weight`, if any, draws the weights, and `drop` drops inputs after they are binarized. `training.init` may set
+    `operands` to a narrower dtype, to which both operands are then rounded in training mode; the sums stay float32.
 
     Args:
         operation: `Convolution` or `Dense`.
@@ -43,7 +43,7 @@ class Product(Layer, nnx.Module):
         use_bias: whether a trained bias is added.
         rngs: random keys for the initial weights.
         dropout: the rate at which inputs are dropped.
-        drop: what is dropped together.
+        drop: the function that drops them, single elements or whole channels.
 
     Raises:
         ValueError: the scheme does not fit the operation; in a call, the input does not fit.
@@ -68,7 +68,7 @@ class Product(Layer, nnx.Module):
         dropout: float = 0.0,
         drop: Drop = elements,
     ):
-        # Before training, because a wrong scale would only show as bad accuracy.
+        # Checked before training, because a wrong scale would only show as bad accuracy.
         if multiplies_by_signs(scheme):
             check_scale(scheme)
         # A real input is always padded with 0.
@@ -102,16 +102,16 @@ class Product(Layer, nnx.Module):
         self.operands: DTypeLike | None = None
 
     def latent(self) -> Float[Array, '*kernel out']:
-        """The kernel after the scheme's `before`, as every reader gets it."""
+        """The latent weights, after the scheme's `before`."""
         before = self.scheme.before
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
     def quantized(self, quantizer: Any, x: Float[Array, '*shape'], given: Any = None) -> Float[Array, '*quantized']:
-        """quantizer(x) at the current progress of training. given: the scheme's `Trained` that made the quantizer."""
+        """quantizer(x) at the current progress of training. given: the scheme's field, such as the `Trained` that made it."""
         return quantized(quantizer, x, None if self.progress is None else self.progress[...], given)
 
     def signs(self) -> Float[Array, '*kernel out']:
-        """The signs of the latent weights; if the scheme draws weights at random, those of evaluation."""
+        """The signs of the latent weights, as evaluation uses them: training may draw weights at random instead."""
         signs = self.weight.sign if isinstance(self.weight, TrainedWeight) else self.scheme.signs
         return signs(self.latent())
 
@@ -123,7 +123,7 @@ class Product(Layer, nnx.Module):
         return None if scale is None else self.quantized(scale, jax.lax.stop_gradient(self.latent()))
 
     def offset(self) -> Float[Array, ' out'] | None:
-        """What is added to the weights of each filter, without a gradient; None: nothing."""
+        """The offset of each filter's weights, without a gradient; None: 0."""
         if isinstance(self.weight, TrainedWeight):
             return jax.lax.stop_gradient(self.weight.offset())
         offset = self.scheme.offset
@@ -160,7 +160,7 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
-        # Four kinds of binary weights: several bits; scale * sign; affine, with a dropped input; affine.
+        # Four cases follow: weights of several bits; scale * sign; affine with a dropped input; affine.
         weight, levels = self._quantized_weight(kernel), self._levels()
         if not multiplies_by_signs(scheme):
             return epilogue(rounded(self.operation(x, weight)), k, bias)
@@ -184,7 +184,7 @@ class Product(Layer, nnx.Module):
         return self.quantized(self.weight, kernel, self.scheme.weight) if drawn is None else drawn(kernel, self._key())
 
     def _key(self) -> jax.Array:
-        """A fresh key. The key of the layer advances."""
+        """A fresh random key. The layer's own key advances."""
         assert self.noise is not None
         key, following = jax.random.split(jax.random.wrap_key_data(self.noise[...]))
         self.noise[...] = jax.random.key_data(following)
@@ -238,5 +238,5 @@ class Product(Layer, nnx.Module):
 
 
 def _stream(rngs: nnx.Rngs, name: str) -> Callable[[], jax.Array]:
-    """The named stream of keys, or the stream of the parameters if the user made no other."""
+    """The named stream of keys, else the default stream; the stream `params` if the user made neither."""
     return getattr(rngs, name) if name in rngs or 'default' in rngs else rngs.params

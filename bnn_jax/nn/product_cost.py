@@ -31,7 +31,7 @@ def product_cost(product: Any, output_shape: tuple[int, ...]) -> Cost:
         untrained = (scheme.scale is not None) + (scheme.offset is not None)
         per_filter = packed_per_filter(product.weight) if trained else untrained
         stored = math.prod(operation.stored(*channels).words_shape(*channels)) + per_filter * product.out_features
-    # What trained quantizers store when they are packed, and their parameters.
+    # The numbers that a packed layer stores for a trained activation, and the parameters of all trained quantizers.
     numbers = packed_numbers(product.activation) if isinstance(product.activation, nnx.Module) else 0
     quantizers = [quantizer for quantizer in (product.weight, product.activation) if isinstance(quantizer, nnx.Module)]
     others = sum(leaf.size for one in quantizers for leaf in jax.tree.leaves(nnx.state(one, nnx.Param)))

@@ -11,7 +11,7 @@ class Row:
 
     Args:
         path: where the layer is in the network.
-        became: its arithmetic.
+        became: the arithmetic of the packed layer.
         bytes: the bytes of its stored tensors.
         reason: why it became this.
 

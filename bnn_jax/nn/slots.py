@@ -8,9 +8,9 @@ from flax import nnx
 
 
 class Container:
-    """A module that holds layers. Subclass it, together with `nnx.Module`, and write both methods.
+    """A module that holds layers. Subclass it together with `nnx.Module`, and define `slots` and `packed`.
 
-    `walk` goes through its slots. `convert` converts the layers and gives them to `packed`.
+    `walk` goes through the slots. `convert` converts the layers and gives them to `packed`.
 
     Example:
         >>> import bnn_jax as bnn

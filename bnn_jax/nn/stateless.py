@@ -106,18 +106,18 @@ class LeakyRelu(Layer):
 
     def direction(self, channels: int) -> np.ndarray | None:
         """+1 for every channel, or None for a negative slope."""
-        # With a negative slope the output falls below 0 and rises above it.
+        # With a negative slope the output falls while x < 0 and rises while x > 0.
         return np.ones(channels) if 0 <= self.slope < np.inf else None
 
 
 @register('PadChannels')
 @dataclasses.dataclass(frozen=True)
 class PadChannels(Layer):
-    """Channels of zeros before and after those of the input.
+    """Adds channels of zeros before and after those of the input.
 
     Args:
-        before: how many before.
-        after: how many after.
+        before: how many channels before.
+        after: how many channels after.
 
     Source: option A of residual networks' shortcuts (arXiv:1512.03385 section 3.3), as in IR-Net and ReCU.
 
@@ -238,14 +238,14 @@ class GlobalAveragePool(Layer):
         return ordered_mean(jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The channels."""
+        """The shape (channels,)."""
         yield as_map('global average pooling', shape)[2:]
 
 
 @register('Flatten')
 @dataclasses.dataclass(frozen=True)
 class Flatten(Layer):
-    """All axes but the first as one, row-major.
+    """Flattens all axes but the first into one, row-major.
 
     Example:
         >>> import jax, bnn_jax as bnn
@@ -257,11 +257,11 @@ class Flatten(Layer):
         return x.reshape(x.shape[0], -1)
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The number of features."""
+        """The shape (features,)."""
         yield (numbers(shape),)
 
     keeps_channels = False
-    in_bits = 'words as they lie'
+    in_bits = 'words of signs, flattened'
 
     def moves_signs(self) -> bool:
         """True: the numbers only move."""

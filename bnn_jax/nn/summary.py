@@ -22,7 +22,7 @@ class LayerSummary(Cost):
     # The path that `walk` gives the layer.
     path: str
     kind: str
-    # The shape in the last call, with the batch. For an array outside the layers: its own shape.
+    # The shape of the output in the last call, with the batch. For an array outside the layers: its own shape.
     output_shape: tuple[int, ...]
 
 
@@ -54,7 +54,7 @@ class Summary:
 
     @property
     def binary_params(self) -> int:
-        """Weights that become one bit."""
+        """Latent weights, each of which becomes one bit."""
         return sum(layer.binary_params for layer in self.layers)
 
     @property
@@ -127,11 +127,10 @@ class Summary:
 
 
 def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
-    """The summary of a network. It traces the network and computes no numbers.
+    """Summarizes a network layer by layer. The network is traced, and no numbers are computed.
 
-    Layers that no call reaches are left out, and so are heads that only training uses. If a layer is called several times, its
-    parameters count once, its multiply-adds at each call. Parameters that a module holds beside its layers have rows of their
-    own.
+    Layers that no call reaches are left out, and so are auxiliary heads. If a layer is called several times, its parameters
+    count once, its multiply-adds at each call. Arrays that a module holds beside its layers have rows of their own.
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images.
@@ -142,7 +141,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
     Raises:
         TypeError: the model is not an `nnx.Module`, or it is converted.
-        ValueError: the shape does not fit.
+        ValueError: the input shape does not fit the model.
 
     Example:
         >>> import bnn_jax as bnn
@@ -166,7 +165,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
 
 def _row(place: Place, shapes: list[tuple[int, ...]]) -> LayerSummary:
-    """The summary of a layer. shapes: of its outputs, one for each call."""
+    """The summary of a layer. shapes: the shape of its output in each call."""
     costs = [cost_of(place.layer, shape) for shape in shapes]
     # Multiply-adds add up over the calls; parameters do not.
     macs = {name: sum(getattr(cost, name) for cost in costs) for name in ('macs_1bit', 'macs_32bit')}

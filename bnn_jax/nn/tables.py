@@ -4,7 +4,7 @@ import html
 import shutil
 from collections.abc import Sequence
 
-# The limits of a table's width, in characters. A table is as wide as the terminal; without a terminal it has NARROWEST.
+# The limits of a table's width, in characters. Between them, a table may be as wide as the terminal; without one, NARROWEST.
 NARROWEST, WIDEST = 80, 160
 # Columns of text may be folded, but not below this many characters.
 FOLDED = 24
@@ -13,14 +13,14 @@ Rows = Sequence[Sequence[str]]
 
 
 def render(title: str, columns: Sequence[str], rows: Rows) -> str:
-    """A table as text, as `listing`; the last row is the total and stands below a line."""
+    """A table as text, like `listing`, but the last row is the total, below a line."""
     return _text(title, columns, rows[:-1], rows[-1:])
 
 
 def listing(title: str, columns: Sequence[str], rows: Rows) -> str:
     """A table as text, without a total.
 
-    Text is folded to fit. If the table is still too wide, it is split: further columns follow below, after the first column.
+    Text is folded to fit. If the table is still too wide, it is split: other columns follow below the first column again.
 
     Example:
         >>> print(listing('sizes', ['name', 'bytes'], [['a', '1,024']]))
@@ -60,7 +60,7 @@ def _text(title: str, columns: Sequence[str], rows: Rows, totals: Rows) -> str:
 
 
 def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: int) -> list[list[int]]:
-    """The columns of each part that fits the width; every part begins with the first column."""
+    """The columns divided into parts that fit the width. Every part begins with the first column."""
 
     def narrowest(i: int) -> int:
         longest = max(len(row[i]) for row in cells) if cells else 0

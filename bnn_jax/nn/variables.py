@@ -11,11 +11,11 @@ from jax.core import Tracer
 class Latent(nnx.Param):
     """Latent (real) weights of a binary layer: `Latent(weights, projection=..., before=...)`.
 
-    The variable carries the scheme's `projection`, which is applied after every update, and its `before`, which is applied
-    before every forward pass. `training.init` and `optim.projected` apply the projection. In a loop of your own, with Flax's
-    optimizer, the variable itself projects all its weights when one of them leaves [-1, 1]. If only weights that have not
-    changed are beyond 1, as after a call under `nnx.jit`, nothing is projected. `nnx.replace_by_pure_dict` and
-    `nnx.merge` restore weights beyond 1 without a projection.
+    The variable carries two functions of the scheme: `projection`, which is applied after every update, and `before`, which
+    is applied before every forward pass. `training.init` and `optim.projected` apply the projection. In a loop of your own,
+    with Flax's optimizer, the variable itself projects all its weights when one of them leaves [-1, 1]. Weights beyond 1 that
+    have not changed, as after a call under `nnx.jit`, cause no projection. `nnx.replace_by_pure_dict` and `nnx.merge` restore
+    weights beyond 1 without a projection.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -26,7 +26,7 @@ class Latent(nnx.Param):
     """
 
     def set_raw_value(self, value: Any, **options: Any) -> None:
-        """Sets the weights. `nnx.update` calls it with plain arrays."""
+        """Sets the weights, projected if one of them leaves [-1, 1]. `nnx.update` calls this method with plain arrays."""
         projection = self.get_metadata('projection', None)
         if projection is not None and isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
             # Beyond 1 the straight-through estimator gives no gradient, so such a weight would never move again.
@@ -36,9 +36,9 @@ class Latent(nnx.Param):
 
 
 def _differs(value: jax.Array, before: Any) -> jax.Array:
-    """Where a value differs from the value before; everywhere if the two cannot be compared."""
+    """Where a value differs from the old value; everywhere if the two cannot be compared."""
     comparable = isinstance(before, jax.Array) and before.shape == value.shape
-    # A training step may have donated the array before, which deletes it.
+    # A training step may have donated the old array, which deletes it.
     if not comparable or (not isinstance(before, Tracer) and before.is_deleted()):
         return jnp.ones(value.shape, bool)
     return value != before
@@ -57,7 +57,7 @@ class Fixed(nnx.Variable):
 
 
 class Noise(nnx.Variable):
-    """The random key of a layer that draws weights or drops inputs, as raw key data. Each training step advances it.
+    """The random key of a layer that draws weights or drops inputs, as raw key data. Each training step advances the key.
 
     Example:
         >>> import jax, bnn_jax as bnn

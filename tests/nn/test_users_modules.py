@@ -248,7 +248,7 @@ def test_errors_name_what_a_packed_module_cannot_do(tmp_path):
         return Own(lambda s, x: s.a(x), a=linear(scheme))
 
     packed = bnn.convert(build(bnn.XNOR))
-    with pytest.raises(TypeError, match='gradient: asked for through a packed layer'):
+    with pytest.raises(TypeError, match='gradient: got a packed layer'):
         jax.grad(lambda x: packed(x).sum())(jnp.asarray(X))
     with pytest.raises(TypeError, match='got a converted Own, expected the trained model'):
         bnn.summarize(packed, X.shape)

@@ -30,7 +30,7 @@ register('Window', make=Window.stored)(Window)
 class Convolution:
     """x (N, H, W, in) convolved with kernel (kh, kw, in / groups, out).
 
-    With several groups, the filters and the channels are divided into this many equal parts, and the filters of part g read the
+    With several groups, the channels and the filters are divided into `groups` equal parts, and the filters of part g read the
     channels of part g.
 
     Args:
@@ -51,7 +51,7 @@ class Convolution:
     window: Window
     pad_value: Annotated[int, OneOf((0, 1, -1))] = 0
     groups: Size = 1
-    # Files written before this layout was added do not have it.
+    # Files written before this layout was added do not have this field.
     filters: Annotated[int | None, OneOf((None,), Integer(1, 2**24))] = None
 
     def __post_init__(self):
@@ -105,7 +105,7 @@ class Convolution:
         return quantizers.input_scale(x, window.size, window.strides, window.padding, window.dilation)
 
     def expect_one_group(self) -> None:
-        """Raises ValueError for several groups, for products that need sums over all channels (K, levels, an offset)."""
+        """Raises ValueError for several groups. Products with K, levels or an offset need sums over all channels."""
         if self.groups > 1:
             raise ValueError(
                 f'K: got a convolution in {self.groups} groups, expected one group, because K and the sums for levels or an '
@@ -186,7 +186,7 @@ class Convolution:
     def signed(
         self, x: Float[Array, 'n h w in_features'], words: UInt32[Array, '*words_shape']
     ) -> Float[Array, 'n rows columns out']:
-        """The product of real numbers with packed signs, which are unpacked a tile at a time."""
+        """The product of real numbers with packed signs, which are unpacked one tile at a time."""
         return signed_conv2d(x, words, **self._options())
 
     def _options(self) -> dict:

@@ -24,8 +24,8 @@ from bnn_jax.ops.signs import Signs
 def dense(x: Float[Array, 'n in_features'], kernel: Float[Array, 'in_features out']) -> Float[Array, 'n out']:
     """The matrix product x kernel, summed in float32 or wider.
 
-    Forward: x kernel, for operands of one dtype. On CPU, `native_convolution` sums float32 operands where it runs, each row in
-    the same order in every batch. Elsewhere XLA does.
+    Forward: x kernel, for operands of one dtype. On CPU, `native_convolution` multiplies float32 operands where it runs, and
+    sums each row in the same order in every batch. Elsewhere XLA multiplies.
     Gradient, with g rounded to the dtype of the operands: dx = g kernel^T, dkernel = x^T g, summed in float32 or wider and
     rounded to the dtype of the operands. Only reverse mode is defined.
     """
@@ -100,7 +100,7 @@ class Dense:
         return _by_rows(lambda rows: quantizers.input_scale(rows[:, None, None, :], 1)[:, 0, 0], x)
 
     def expect_one_group(self) -> None:
-        """Nothing: a dense layer has no groups."""
+        """Checks nothing, because a dense layer has no groups."""
 
     def words_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
         """(out, words_for(in))."""
@@ -116,7 +116,7 @@ class Dense:
         return unpack(words, in_features).T
 
     def stored(self, in_features: int, out_features: int) -> 'Dense':
-        """The operation as conversion stores its weights."""
+        """The operation for packed weights: the same."""
         return self
 
     def words_axis(self) -> int:
@@ -154,13 +154,13 @@ class Dense:
         thresholds: Int32[Array, ' out'],
         flip: UInt32[Array, ' out_words'],
     ) -> UInt32[Array, '*batch out_words']:
-        """The words of (packed < thresholds) ^ flip."""
+        """The words of the signs whose bits are (packed < thresholds) ^ flip."""
         return below(self.packed(x_words, words, in_features, tap_sums), thresholds, flip)
 
     def signed(
         self, x: Float[Array, '*batch in_features'], words: UInt32[Array, 'out n_words']
     ) -> Float[Array, '*batch out']:
-        """The product of real numbers with packed signs, which are unpacked a tile at a time."""
+        """The product of real numbers with packed signs, which are unpacked one tile at a time."""
         return _by_rows(lambda rows: signed_matmul(rows, words), x)
 
     def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:

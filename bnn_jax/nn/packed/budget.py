@@ -1,20 +1,20 @@
-"""The check that the layers of a packed network fit each other and the images, and make no map that is too large.
+"""Checks that the layers of a packed network fit each other and the images, and that no map is too large.
 
-Without it a small file could ask for terabytes of memory. Real networks stay far below the bounds.
+Without this check, a small file could ask for terabytes of memory. Real networks stay far below the bounds.
 """
 
 from typing import Any
 
 from bnn_jax.ops.shapes import as_map, merged, numbers, text
 
-# The largest number of elements in a map, with its padding, for each element of the image and each byte of the tensors.
+# The largest number of elements in a padded map, for each element of the image and each byte of the tensors.
 LARGEST_MAP = 256
 # The same for all maps together.
 ALL_MAPS = 4096
 
 
 def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
-    """Checks that the network maps an image to logits, and that no map exceeds the bounds.
+    """Checks that the network turns an image into logits, and that no map exceeds the bounds.
 
     Args:
         network: a `PackedNetwork`.
@@ -35,7 +35,7 @@ def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
         total += count
         if count > LARGEST_MAP * explained or total > ALL_MAPS * explained:
             raise ValueError(
-                f'a map of shape {text(last)}, {total:,} numbers with those before: expected at most {LARGEST_MAP} in a map '
+                f'map: got shape {text(last)}, {total:,} numbers in all maps so far, expected at most {LARGEST_MAP} in a map '
                 f'and {ALL_MAPS} in all for each of the {explained:,} numbers of the image and bytes of the tensors'
             )
     merged('logits', last, (network.num_classes,))

@@ -32,8 +32,8 @@ class UnpackedProduct(PackedOperation):
         words: the signs, in `operation.words_shape`.
         scale: alpha of each filter; None: 1.
         bias: the bias of each filter; None: no bias.
-        in_order: whether sums have the order of training, so that a following sign is the one of training; the first layer of a
-            network with binary inputs needs this. Otherwise sums are faster, and weights are unpacked tile by tile.
+        in_order: whether sums have the order of training, so that a later layer takes the same signs as in training; the first
+            layer of a network with binary inputs needs this. Otherwise sums are faster, and weights are unpacked tile by tile.
     """
 
     words: jax.Array = tensor()
@@ -164,7 +164,7 @@ class PackedNorm(PackedLayer):
         expect_last('normalization', shape, self.channels)
         yield shape
 
-    in_bits = 'in the thresholds, found from these numbers once'
+    in_bits = 'in the thresholds, which are computed from its numbers'
 
     def row(self, path: str) -> Row:
         reason = 'statistics and affine parameters folded together'

@@ -22,7 +22,7 @@ class PackedSequential(PackedLayer):
 
     Args:
         layers: first to last.
-        runs: stretches of the chain that are computed on integers and bits instead, in order (`thresholds.Run`).
+        runs: the ranges of layers that are computed in integers and bits instead, first to last (`thresholds.Run`).
     """
 
     layers: tuple[PackedLayer, ...] = child()
@@ -37,7 +37,7 @@ class PackedSequential(PackedLayer):
         return self._through(done, len(self.layers), x)
 
     def _through(self, start: int, stop: int, x: Any) -> Any:
-        """The output of the layers from start to before stop."""
+        """The output of layers[start:stop] for the input x."""
         for layer, following in zip(self.layers[start:stop], (*self.layers, None)[start + 1 : stop + 1], strict=True):
             only_signs = following is not None and following.reads_only_signs() and layer.gives_signs()
             # If the next layer reads only signs, the map itself is never written.

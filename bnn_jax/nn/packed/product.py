@@ -67,7 +67,7 @@ class PackedProduct(PackedOperation):
         return epilogue(scaled(self.integers(x).astype(jnp.float32), self.scale), k, self.bias)
 
     def is_affine(self) -> bool:
-        """Whether weights or inputs have two values that are not +d and -d, so that `affine_sum` is needed."""
+        """Whether weights have an offset or inputs have levels, so that `affine_sum` is needed."""
         return self.offset is not None or self.levels is not None
 
     def _affine(self, x: jax.Array | Signs) -> jax.Array:

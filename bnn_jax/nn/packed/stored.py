@@ -14,13 +14,13 @@ from bnn_jax.nn.report import Row
 from bnn_jax.ops.bits import WORD_BITS, words_for
 from bnn_jax.ops.shapes import Shape
 
-# The largest number of signs in a sum: up to it float32 holds every integer.
+# The largest number of signs in a sum. Float32 holds every integer up to this one.
 MOST_TERMS = 2**24
 
 
 @packed_layer(None)
 class PackedOperation(PackedLayer):
-    """The static fields of a packed product."""
+    """The base class of packed products, with their static fields."""
 
     # The operation, and its channels.
     operation: Convolution | Dense = named_in_files('product')
