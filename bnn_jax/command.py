@@ -1,6 +1,6 @@
-"""How a command ends when something is wrong: an error prints one line, a signal prints one sentence; no traceback.
+"""How a command ends when something is wrong: an error prints one line, a signal prints one sentence.
 
-`BNN_DEBUG=1` shows tracebacks. This module is imported before JAX, since importing JAX may itself fail or be interrupted.
+Only `BNN_DEBUG=1` shows tracebacks. This module is imported before JAX, since importing JAX may itself fail or be interrupted.
 """
 
 import atexit
@@ -150,7 +150,7 @@ def one_line() -> Iterator[None]:
 
 
 def debugging() -> bool:
-    """Whether to show tracebacks: whether BNN_DEBUG is set, and not to 0.
+    """Whether to show tracebacks: BNN_DEBUG is set and is not 0.
 
     Example:
         >>> debugging() == (os.environ.get('BNN_DEBUG', '') not in ('', '0'))

@@ -149,7 +149,7 @@ class NetworkBuilder:
         self.layers.append(Auxiliary(builder.network(num_classes, dropout=dropout).body, weight))
 
     def residual(self, filters: int, *, strides: int = 1) -> None:
-        """Adds two 3x3 convolutions with shortcuts. A shortcut that changes the shape has the order `scheme.downsample`."""
+        """Adds two 3x3 convolutions and their shortcuts, in the orders `scheme.residual` and `scheme.downsample`."""
         first = self._conv_part(self.scheme, self.shape, filters, 3, strides, 1, None)
         second = dataclasses.replace(self._conv_part(self.scheme, first.after, filters, 3, 1, 1, None), pooled=False)
         self.layers += self.scheme.residual(first, second)

@@ -77,7 +77,7 @@ def binary_product(
     """operation(x, weight) for weight = scale * signs: the exact product of signs, multiplied by the scale afterward.
 
     Forward: scaled(operation(x, sign(weight)), scale). For x = +-1 the inner product is an exact integer.
-    Gradient: with respect to x and weight, that of operation(x, weight); scale gets 0: its part is in the gradient of weight.
+    Gradient: with respect to x and weight, that of operation(x, weight). scale gets 0, because its part is in that of weight.
 
     Args:
         operation: `Convolution` or `Dense`.

@@ -34,7 +34,7 @@ class Cost:
         weight_bits: bits of a product's weights, likewise.
         weights: kernel weights.
         params: all trainable parameters.
-        binary_params: the latent weights among these parameters.
+        binary_params: the latent weights among `params`.
         bytes: the bytes of the layer in float32; if conversion keeps the layer, the bytes of its arrays in their own dtypes.
         packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.

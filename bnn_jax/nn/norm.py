@@ -99,7 +99,7 @@ class Norm(Layer, nnx.BatchNorm):
         groups = self.groups
         if x.shape[0] % groups:
             raise ValueError(
-                f'norm: got a batch of {x.shape[0]} images for norm_groups={groups}, expected a multiple of it'
+                f'norm: got a batch of {x.shape[0]} images for norm_groups={groups}, expected a multiple of norm_groups'
             )
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:

@@ -47,7 +47,7 @@ def packed_product(
         The layer with weights in bits, or with real weights if the scheme has real weights.
 
     Raises:
-        ValueError: a quantizer does not give signs times numbers, or the layer has real weights on a binary input.
+        ValueError: bits cannot hold what a quantizer gives, or the layer has real weights on a binary input.
     """
     if scheme.weight is None and scheme.activation is not None:
         raise ValueError(

@@ -99,7 +99,7 @@ class Part:
         return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
 
     def pad_channels(self) -> list:
-        """The layer that pads the input with channels of zeros to `out_features`. Raises ValueError if it has more."""
+        """The layer that adds channels of zeros on both sides, to `out_features`. Raises ValueError if the input has more."""
         more = self.out_features - self.shape[-1]
         if more < 0:
             raise ValueError(

@@ -135,7 +135,7 @@ def slots(module: Any) -> list[Slot]:
     """The slots of a container; for any other module, one for each layer in its attributes, also in lists and dictionaries."""
     if isinstance(module, Container):
         return module.slots()
-    # `walk` does not go into a `Layer`: its methods speak for its parts too.
+    # `walk` does not go into a `Layer`, whose methods describe its parts too.
     if isinstance(module, Layer) or not isinstance(module, nnx.Module):
         return []
     return [slot for name, value in vars(module).items() for slot in _slots_in(name, module, name, value)]

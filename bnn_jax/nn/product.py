@@ -107,7 +107,7 @@ class Product(Layer, nnx.Module):
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
     def quantized(self, quantizer: Any, x: Float[Array, '*shape'], given: Any = None) -> Float[Array, '*quantized']:
-        """quantizer(x) at the current progress of training. given: the scheme's field, such as the `Trained` that made it."""
+        """quantizer(x) at the current progress of training. given: the scheme's field for it, such as a `Trained`."""
         return quantized(quantizer, x, None if self.progress is None else self.progress[...], given)
 
     def signs(self) -> Float[Array, '*kernel out']:

@@ -48,7 +48,7 @@ class Relu(Layer):
 @register('HardTanh')
 @dataclasses.dataclass(frozen=True)
 class HardTanh(Layer):
-    """Values clipped to [-1, 1]. The sign stays that of x.
+    """Clips values to [-1, 1]. The sign stays that of x.
 
     Forward: min(max(x, -1), 1).
     Gradient: g where |x| < 1, else 0.
@@ -105,7 +105,7 @@ class LeakyRelu(Layer):
         yield shape
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """+1 for every channel, or None for a negative slope."""
+        """+1 for every channel, or None for a negative or infinite slope."""
         # With a negative slope the output falls while x < 0 and rises while x > 0.
         return np.ones(channels) if 0 <= self.slope < np.inf else None
 

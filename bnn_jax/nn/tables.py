@@ -4,7 +4,7 @@ import html
 import shutil
 from collections.abc import Sequence
 
-# The limits of a table's width, in characters. Between them, a table may be as wide as the terminal; without one, NARROWEST.
+# The limits of a table's width, in characters. Within them, a table fits the terminal; without a terminal it fits NARROWEST.
 NARROWEST, WIDEST = 80, 160
 # Columns of text may be folded, but not below this many characters.
 FOLDED = 24
@@ -20,7 +20,7 @@ def render(title: str, columns: Sequence[str], rows: Rows) -> str:
 def listing(title: str, columns: Sequence[str], rows: Rows) -> str:
     """A table as text, without a total.
 
-    Text is folded to fit. If the table is still too wide, it is split: other columns follow below the first column again.
+    Text is folded to fit. If the table is still too wide, it is split into parts; each has the first column.
 
     Example:
         >>> print(listing('sizes', ['name', 'bytes'], [['a', '1,024']]))

@@ -273,7 +273,7 @@ def test_groups_that_do_not_fit_are_refused():
             Product(product, into, out, scheme=bnn.XNOR, use_bias=False, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match='groups: got 0, expected a positive integer'):
         Convolution(Window.of(3), groups=0)
-    with pytest.raises(ValueError, match='K: got a convolution in 3 groups'):
+    with pytest.raises(ValueError, match='convolution: got 3 groups, expected one group for K'):
         product.input_scale(jnp.ones((1, 4, 4, 6)))
     assert product.macs(6, 9, (1, 2, 2, 9)) == 2 * 2 * 9 * 2 * 9
 

@@ -220,7 +220,7 @@ def test_each_group_is_normalized_by_itself():
 
 def test_a_batch_that_groups_cannot_share():
     norm = Norm(4, scheme=dataclasses.replace(bnn.XNOR, norm_groups=3), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match='a batch of 4 images for norm_groups=3, expected a multiple of it'):
+    with pytest.raises(ValueError, match='a batch of 4 images for norm_groups=3, expected a multiple of norm_groups'):
         norm(jnp.zeros((4, 2, 2, 4)))
     with pytest.raises(ValueError, match='norm_groups: got 0, expected at least 1'):
         dataclasses.replace(bnn.XNOR, norm_groups=0)

@@ -108,8 +108,8 @@ class Convolution:
         """Raises ValueError for several groups. Products with K, levels or an offset need sums over all channels."""
         if self.groups > 1:
             raise ValueError(
-                f'K: got a convolution in {self.groups} groups, expected one group, because K and the sums for levels or an '
-                'offset are over all channels, but a filter reads only those of its group; use a scheme without input_scale'
+                f'convolution: got {self.groups} groups, expected one group for K, levels or an offset, because these need '
+                'sums over all channels, but a filter reads only the channels of its group; use a scheme without them'
             )
 
     def stored(self, in_features: int, out_features: int) -> 'Convolution':
