@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _expect_known(name: str, subcommand: Callable, arguments: Sequence[str]) -> None:
-    """Raises ValueError for an option that a subcommand does not have, with the nearest that it has.
+    """Raises ValueError for an option that the subcommand lacks; the message names the most similar one that it has.
 
-    Tyro takes what follows such an option for its values, so that it finds the file missing instead.
+    Tyro would take the arguments after an unknown option as its values, and then report that the file is missing.
     """
     options = [parameter.replace('_', '-') for parameter in inspect.signature(subcommand).parameters]
     known = ['--help', *(f'--{option}' for option in options), *(f'--no-{option}' for option in options)]

@@ -68,4 +68,4 @@ def _milliseconds(logits: Callable, images: np.ndarray, calls: int) -> list[floa
         start = time.perf_counter()
         jax.block_until_ready(logits(images))
         times.append(1000 * (time.perf_counter() - start))
-    return times[1:]  # The first one compiled.
+    return times[1:]  # The first call compiled.

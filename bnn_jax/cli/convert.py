@@ -27,7 +27,7 @@ def convert(
     classes: Path | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """Convert a checkpoint of a run to a packed file. Prints a report and checks that both give the same logits.
+    """Convert a checkpoint of a run to a packed file, print a report, and check that both give the same logits.
 
     Args:
         module: the module that started the run as `python -m MODULE`, such as experiments.digits_vgg_small.
@@ -35,7 +35,7 @@ def convert(
         workdir: folder of the run, which records its scheme and options; by default the folder of the module's first row.
         best: convert the checkpoint with the best test result (from a run with --keep_best) instead of the newest one.
         samples: number of the run's test images on which logits are compared.
-        input: height, width and channels of random images, to compare on these if the test images are not available.
+        input: height, width and channels of random images, to give if the test images are not available.
         classes: text file of class names, one per line, to store in the packed file; by default the names of the data set.
         tolerance: largest allowed difference of a logit; by default 0. A network without binary inputs (BinaryConnect,
             BWN) adds in a different order when packed, so its default is 1e-5 of the range of the logits.
@@ -51,9 +51,9 @@ def convert(
     from bnn_jax.training.results import deployed, preprocessing
 
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # Where `python -m MODULE` finds the module.
+        sys.path.insert(0, os.getcwd())  # `python -m MODULE` finds the module there.
     recipe = recipe_of(module)
-    allocate_for_training()  # A missing teacher is trained again.
+    allocate_for_training()  # `trained` trains a missing teacher again.
     run = trained(recipe, workdir, best=best)
     images, which, known = _sample_images(run, samples, input)
     stated = preprocessing(run.config, images.shape[1:], class_names(classes, run.model.num_classes) or known)
@@ -67,11 +67,11 @@ def convert(
         os.replace(written, output)
     print(f'wrote {output}: {output.stat().st_size:,} bytes')
     if stated is None:
-        print('a file cannot describe all of its preprocessing, so predict will ask for --preprocessing')
+        print('a file cannot describe all preprocessing of this run, so predict will ask for --preprocessing')
 
 
 def _folder_of(output: Path) -> Path:
-    """The folder of a file to write. Raises ValueError if there is none."""
+    """The folder of a file to write. Raises ValueError if the folder is missing, or if the path is a folder itself."""
     if output.is_dir() or not output.parent.is_dir():
         raise ValueError(f'output: got {output}, expected a file in a folder that exists')
     return output.parent
@@ -80,7 +80,7 @@ def _folder_of(output: Path) -> Path:
 def _sample_images(
     run: 'TrainedRun', samples: int, input_shape: Shape | None
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Prepared images, a phrase for messages that says which, and the names of their classes if known."""
+    """Prepared images, a phrase that names them in messages, and the names of their classes if known."""
     from bnn_jax.training.images import test_batches
     from bnn_jax.training.results import class_names as names_of
 
@@ -102,7 +102,7 @@ def _sample_images(
 def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float | None) -> None:
     """Raises ValueError if a logit of the packed network differs from the model's by more than the tolerance.
 
-    None stands for the default of `convert`.
+    A tolerance of None is the default of `convert`.
     """
     from bnn_jax.training.evaluation import logits_of
 
@@ -114,8 +114,8 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
     if not (difference <= tolerance).all():
         raise ValueError(
             f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
-            f'{len(images)} {which}, by up to {difference.max():.3g}, expected {tolerance:.3g}; nothing was written. On CPU '
-            '(JAX_PLATFORMS=cpu) both agree; if rounding may differ on this device, give --tolerance'
+            f'{len(images)} {which}, by up to {difference.max():.3g}, expected at most {tolerance:.3g}; nothing was written. '
+            'On CPU (JAX_PLATFORMS=cpu) both agree; if rounding may differ on this device, give --tolerance'
         )
     exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
     print(f'logits of {len(images)} {which}: {exact}')

@@ -1,4 +1,4 @@
-"""`bnn-jax export`: from a packed file to programs of other kinds."""
+"""`bnn-jax export`: from a packed file to C, ONNX, QONNX or StableHLO."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Inputs of several commands: shape and preprocessing of images, names of classes, random images."""
+"""Inputs that several commands share: shape and preprocessing of images, names of classes, random images."""
 
 import math
 from pathlib import Path
@@ -40,14 +40,14 @@ def random_images(shape: tuple[int, ...]) -> Float32[np.ndarray, '*shape']:
 
 
 def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
-    """How images are prepared for a network.
+    """Read how images are prepared for a network.
 
     Args:
         file: the packed network.
         stated: a JSON file with the preprocessing; None: read it from `file`.
 
     Raises:
-        ValueError: the file that is read states no preprocessing.
+        ValueError: the file states no preprocessing, or one that is not allowed.
     """
     from bnn_jax.data.preprocessing import Preprocessing
     from bnn_jax.inference.serialization import preprocessing_of
@@ -70,7 +70,7 @@ def _json(path: Path) -> Any:
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
-    """The names of classes in a text file, one per line.
+    """Read the names of classes from a text file, one per line.
 
     Args:
         path: the file; None: there are no names.
@@ -84,7 +84,7 @@ def class_names(path: Path | None, num_classes: int) -> tuple[str, ...]:
     try:
         names = tuple(path.read_text('utf-8').splitlines())
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not UTF-8 text ({error}); expected a class name a line') from error
+        raise ValueError(f'{path} is not UTF-8 text ({error}); expected one class name per line') from error
     if len(names) != num_classes:
         raise ValueError(f'{path}: got {len(names)} lines, expected {num_classes} class names, one per line')
     return names

@@ -19,13 +19,13 @@ from bnn_jax.cli.inputs import class_names
 from bnn_jax.cli.inputs import preprocessing as preparation
 
 TOP = 5
-"""How many classes an answer has."""
+"""The largest number of classes in an answer."""
 
 BATCH = 32
 """How many decoded images are in memory at a time."""
 
 Answer = dict[str, Any]
-"""`image`, and `classes` from the likeliest on, each with `class`, `label` and `probability`; or `image` and `error`."""
+"""`image` and `classes`, the likeliest first, each with `class`, `label` and `probability`; or `image` and `error`."""
 
 
 def predict(
@@ -87,7 +87,7 @@ def predict(
 
 
 def _paths(given: Iterable[Path]) -> Iterator[Path]:
-    """The files, and the image files in the folders. Raises FileNotFoundError, before anything is read, for a missing one."""
+    """The files, and the image files in the folders. Raises FileNotFoundError for a missing path, before anything is read."""
     from bnn_jax.data.folder import image_files
     from bnn_jax.data.images import printable
 
@@ -107,11 +107,11 @@ def _bytes(path: Path) -> bytes:
 def _answers(
     logits: Callable, prepared: Callable[[Path], np.ndarray | Exception], paths: Iterator[Path], names: Sequence[str]
 ) -> Generator[Answer, None, None]:
-    """An answer for each image, in order. A batch of images at a time is decoded, in threads."""
+    """Yield an answer for each image, in order. Threads decode one batch of images at a time."""
     from bnn_jax.data.images import printable
 
     # JAX compiles a network once for each size of batch.
-    size = None  # All batches get the size of the first one, so that only one is compiled.
+    size = None  # All batches get the size of the first one, so that the network is compiled only once.
     with ThreadPoolExecutor() as pool:
         while batch := list(itertools.islice(paths, BATCH)):
             images = list(pool.map(prepared, batch))
@@ -133,7 +133,7 @@ def _answers(
 
 
 def _probabilities(logits: Callable, images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """Softmax in float64 of the logits of images, which are padded to `size` images."""
+    """The softmax, in float64, of the logits of images. The batch is padded to `size` images."""
     if not images:
         return np.zeros((0, 0))
     batch = np.stack(images)
@@ -144,7 +144,7 @@ def _probabilities(logits: Callable, images: Sequence[np.ndarray], size: int) ->
 
 
 def _print(title: str, answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Print a table for each batch of answers as soon as it is there."""
+    """Print a table for each batch of answers as soon as the batch is complete, and yield the answers."""
     from bnn_jax.nn.tables import listing
 
     answers = iter(answers)
@@ -195,11 +195,11 @@ def _json_lines(answers: Iterable[Answer], file: TextIO) -> Iterator[Answer]:
 
 
 WRITERS = {'.csv': _csv, '.json': _json, '.jsonl': _json_lines}
-"""Suffix of a file -> a function that writes answers there and yields them."""
+"""Suffix of a file -> a function that writes answers to such a file and yields them."""
 
 
 def _write(output: Path, answers: Iterable[Answer]) -> tuple[int, int, str]:
-    """Write all answers, then put the file in its place; returns as `_counted`."""
+    """Write all answers to a temporary file, then rename it to `output`. Returns what `_counted` returns."""
     handle, temporary = tempfile.mkstemp(dir=output.absolute().parent, prefix='.bnn-jax-')
     try:
         with open(handle, 'w', encoding='utf-8', newline='') as file:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnn_jax.command import of_extra
 
-if TYPE_CHECKING:  # Each process that decodes images imports this module; jaxtyping takes a fifth of a second.
+if TYPE_CHECKING:  # Each process that decodes images imports this file; importing jaxtyping takes a fifth of a second.
     from jaxtyping import Float, Float32, Real, UInt8
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -32,7 +32,7 @@ RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0
 
 
 LARGEST = 2**26
-"""The largest number of pixels of an image scaled by its short side, 200 MB in color; a strip of 1 x 20,000 would exceed it."""
+"""The largest number of pixels after scaling by the short side: 200 MB in color. A strip of 1 x 20,000 would exceed it."""
 
 
 def flip(image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator) -> "Real[np.ndarray, 'H W C']":
@@ -73,10 +73,10 @@ class crop:
 
 @dataclasses.dataclass(frozen=True)
 class cutout:
-    """Set a square around a random pixel to zeros; a part of it outside of the image is ignored.
+    """Set a square around a random pixel to zeros. The part of the square outside the image is ignored.
 
-    The pixel is at (size // 2, size // 2) in the square. The published code does this after the normalization, so that its
-    zeros are the mean color; here they are black, like those of `crop`.
+    The pixel is at (size // 2, size // 2) in the square. The published code cuts out after the normalization, so its zeros are
+    the mean color. Here the zeros are black, like the zeros of `crop`.
 
     Raises:
         ValueError: size is below 1.
@@ -104,11 +104,11 @@ class cutout:
 
 
 def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Real[np.ndarray, 'height width C']":
-    """Scale an image with Pillow's BILINEAR filter, as torchvision does. Unlike OpenCV's it averages where it shrinks.
+    """Scale an image with Pillow's BILINEAR filter, as torchvision does. Unlike OpenCV's, this filter averages when it shrinks.
 
     Output pixel i is centered at c = (i + 1/2) f in the input, with f = input size / output size. It averages the input pixels
-    j with weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)), a triangle that widens when shrinking. Rows come
-    first, then columns; uint8 is rounded after each. Each channel is scaled by itself.
+    j with weights proportional to max(0, 1 - |j + 1/2 - c| / max(f, 1)), a triangle that widens when shrinking. The width is
+    scaled first, then the height; uint8 is rounded after each. Each channel is scaled separately.
 
     Args:
         image: uint8 or floating.
@@ -116,10 +116,10 @@ def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Re
         width: the width of the result.
 
     Returns:
-        uint8 or float32; the image itself if it has this size.
+        uint8 or float32; the image itself if it has this size already.
 
     Raises:
-        ValueError: the pixels have another dtype.
+        ValueError: the pixels are neither uint8 nor floating.
 
     Example:
         >>> bilinear(np.array([[[0], [100]]], np.uint8), 1, 1).tolist()
@@ -139,12 +139,12 @@ def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Re
 
     if image.dtype == np.uint8 and image.shape[-1] == 3:
         return scaled(image)
-    # Channel by channel: Pillow treats the last of two or four channels as opacity, and blanks transparent pixels.
+    # Channels are scaled one by one: Pillow treats the last of two or four channels as opacity, and blanks transparent pixels.
     return np.stack([scaled(np.ascontiguousarray(channel)) for channel in np.moveaxis(image, -1, 0)], axis=-1)
 
 
 def scale_short_side(image: "Real[np.ndarray, 'H W C']", size: int) -> "Real[np.ndarray, 'height width C']":
-    """Scale an image, by `bilinear`, to a short side of `size`; the long side follows, rounded down as in torchvision.
+    """Scale with `bilinear` to a short side of `size` pixels. The long side keeps the ratio, rounded down as in torchvision.
 
     Args:
         image: uint8 or floating.
@@ -158,8 +158,8 @@ def scale_short_side(image: "Real[np.ndarray, 'H W C']", size: int) -> "Real[np.
     tall, wide = size * height // short, size * width // short
     if tall * wide > LARGEST:
         raise ValueError(
-            f'image: {height} x {width} pixels with a short side of {size} would be {tall:,} x {wide:,}, expected at most '
-            f'{LARGEST:,} pixels; cut or remove this image, or scale with resize_to(height, width)'
+            f'image: {height} x {width} pixels scaled to a short side of {size} would be {tall:,} x {wide:,}, expected at '
+            f'most {LARGEST:,} pixels; cut or remove this image, or scale with resize_to(height, width)'
         )
     return bilinear(image, tall, wide)
 
@@ -185,7 +185,7 @@ class resize_short:
 
 @dataclasses.dataclass(frozen=True)
 class resize_short_between:
-    """`resize_short` to a random size (scale jittering): each integer from smallest to largest is equally likely.
+    """Scale as `resize_short` does, to a random size from smallest to largest (scale jittering). All sizes are equally likely.
 
     Example:
         >>> from bnn_jax import data
@@ -206,7 +206,7 @@ class resize_short_between:
 
 @dataclasses.dataclass(frozen=True)
 class resize_to:
-    """Scale to height x width, with any change of the aspect ratio; filter: `bilinear`.
+    """Scale to height x width pixels, whatever the aspect ratio of the image; filter: `bilinear`.
 
     Example:
         >>> from bnn_jax import data
@@ -224,10 +224,10 @@ class resize_to:
 
 
 def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
-    """The augmentations, with a `resize_to` first if none of them changes the size of an image.
+    """Put a `resize_to` before the augmentations if they all keep the size of an image.
 
-    So photographs of any size fit a network whose input shape is known. A step of a user's own may change the size, so it gets
-    no `resize_to`.
+    Photographs of any size then fit a network whose input shape is known. A user's own augmentation may change the size: with
+    one of these, no `resize_to` is added.
 
     Args:
         augmentations: the augmentations of a run.
@@ -274,7 +274,7 @@ class random_crop:
 
 @dataclasses.dataclass(frozen=True)
 class center_crop:
-    """Cut out the middle window of size x size pixels, of two middles the upper left one.
+    """Cut out the middle window of size x size pixels. If two are equally central, it is the upper or left one.
 
     A call raises ValueError for a smaller image.
 
@@ -298,7 +298,7 @@ class center_crop:
 class inception_crop:
     """Cut out a window of random area, aspect ratio and position, and scale it to size x size; filter: `bilinear`.
 
-    If ten random windows do not fit into the image, the largest central one with an allowed aspect ratio is taken.
+    If none of ten random windows fits into the image, it takes the largest central window with an allowed aspect ratio.
 
     Source: Szegedy et al. (arXiv:1409.4842) section 6; details as in torchvision's RandomResizedCrop.
 
@@ -310,9 +310,9 @@ class inception_crop:
 
     # Height and width of the result, in pixels.
     size: int = 224
-    # Bounds of the window's share of the image's area, which is uniform between them.
+    # Bounds of the window's share of the image's area. The share is drawn uniformly between them.
     area: tuple[float, float] = (0.08, 1.0)
-    # Bounds of width / height, whose logarithm is uniform between those of the bounds.
+    # Bounds of width / height. Its logarithm is drawn uniformly between the logarithms of the bounds.
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(
@@ -342,10 +342,10 @@ class lighting:
     result is rounded (halves to even) and clipped to 0..255, so that images stay uint8.
 
     Raises:
-        ValueError: std is negative. A call raises it for an image that is not RGB.
+        ValueError: std is negative. A call raises ValueError for an image that is not uint8 RGB.
 
     Source: AlexNet (Krizhevsky et al. 2012) section 4.1 with the numbers of fb.resnet.torch, which adds the color to floats and
-    neither rounds nor clips. The published code of Bi-Real Net has std 0.1, after the crop and before the flip.
+    neither rounds nor clips. The published code of Bi-Real Net applies it with std 0.1, after the crop and before the flip.
 
     Example:
         >>> from bnn_jax import data
@@ -371,7 +371,7 @@ def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
         expected = 'C' if channels is None else channels
         floats = np.issubdtype(image.dtype, np.floating)
-        remedy = '; for float images take standardize=bnn_jax.data.Unchanged()' if floats else ''
+        remedy = '; for float images use standardize=bnn_jax.data.Unchanged()' if floats else ''
         raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected}){remedy}')
     return image.astype(np.float32)
 
@@ -399,7 +399,7 @@ class Standardize:
 class SubtractMean:
     """Subtract the mean of each channel: image - 255 mean, float32.
 
-    The PyTorch code of XNOR-Net does so for AlexNet, as a standardization with a standard deviation of 1/255.
+    The PyTorch code of XNOR-Net does the same for AlexNet: it standardizes with a standard deviation of 1/255.
 
     Example:
         >>> from bnn_jax import data
@@ -429,7 +429,7 @@ class Unchanged:
         if image.ndim != 3 or not np.issubdtype(image.dtype, np.floating):
             raise ValueError(
                 f'image: got {image.dtype}{list(image.shape)}, expected floating (H, W, C); '
-                'for uint8 take PlusMinusOne() or Standardize(mean, std)'
+                'for uint8 use PlusMinusOne() or Standardize(mean, std)'
             )
         return image.astype(np.float32)
 

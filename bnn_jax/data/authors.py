@@ -5,7 +5,7 @@
 - cifar10, cifar100: the binary or the python version (https://www.cs.toronto.edu/~kriz/cifar.html).
 - svhn_cropped: train_32x32.mat, test_32x32.mat and optionally extra_32x32.mat (http://ufldl.stanford.edu/housenumbers).
 
-The files may be in the folders that an archive unpacks.
+The files may lie in the folder that you give or up to two levels below it, as archives unpack them.
 """
 
 import functools
@@ -48,7 +48,7 @@ DIGITS = tuple(map(str, range(10)))
 
 
 def read_idx(path: Path) -> "UInt8[np.ndarray, '*shape']":
-    """The array in an IDX file of unsigned bytes, with or without gzip.
+    """Read the array in an IDX file of unsigned bytes, with or without gzip.
 
     Args:
         path: the file.
@@ -74,7 +74,7 @@ def read_idx(path: Path) -> "UInt8[np.ndarray, '*shape']":
 
 
 def read_mnist(source: Path) -> dict[str, Split]:
-    """MNIST or Fashion-MNIST from its four IDX files, images (n, 28, 28, 1).
+    """Read MNIST or Fashion-MNIST from its four IDX files; images (n, 28, 28, 1).
 
     Args:
         source: the folder of the files, or one up to two levels above it.
@@ -97,7 +97,7 @@ def read_mnist(source: Path) -> dict[str, Split]:
 
 
 def read_cifar10(source: Path) -> dict[str, Split]:
-    """CIFAR-10 from its binary or python batches, images (n, 32, 32, 3).
+    """Read CIFAR-10 from its binary or python batches; images (n, 32, 32, 3).
 
     Args:
         source: the folder of the files, or one up to two levels above it.
@@ -110,7 +110,7 @@ def read_cifar10(source: Path) -> dict[str, Split]:
 
 
 def read_cifar100(source: Path) -> dict[str, Split]:
-    """CIFAR-100 from its binary or python files, images (n, 32, 32, 3), with the fine labels.
+    """Read CIFAR-100 from its binary or python files; images (n, 32, 32, 3), with the fine labels.
 
     Args:
         source: the folder of the files, or one up to two levels above it.
@@ -122,13 +122,13 @@ def read_cifar100(source: Path) -> dict[str, Split]:
 
 
 def read_svhn(source: Path) -> dict[str, Split]:
-    """SVHN (cropped) from its .mat files, images (n, 32, 32, 3); digit 0 has label 0.
+    """Read SVHN (cropped) from its .mat files; images (n, 32, 32, 3). Digit 0 has label 0.
 
     Args:
         source: the folder of the files, or one up to two levels above it.
 
     Returns:
-        The splits 'train' and 'test', and 'extra' where its file exists.
+        The splits 'train' and 'test', and 'extra' if its file exists.
     """
     splits = {split: _mat(_find(source, f'{split}_32x32.mat')) for split in ('train', 'test')}
     extra = _candidates(source, 'extra_32x32.mat')
@@ -136,7 +136,7 @@ def read_svhn(source: Path) -> dict[str, Split]:
 
 
 def _cifar(source: Path, name: str, labels: int, key: bytes) -> Split:
-    """One file, binary or python. A binary record begins with `labels` bytes of labels, of which the last one is used."""
+    """Read one file, binary or python. A binary record begins with `labels` bytes of labels; the last of these is used."""
     path = _find(source, f'{name}.bin', name)
     data = path.read_bytes()
     if path.name == name:
@@ -157,7 +157,7 @@ def _cifar(source: Path, name: str, labels: int, key: bytes) -> Split:
 
 
 class _Arrays(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers. It refuses all else, since a pickle could run code."""
+    """Unpickles NumPy arrays in plain containers. It refuses everything else, because a pickle could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -170,7 +170,7 @@ class _Arrays(pickle.Unpickler):
         parts = module.split('.')
         ours = parts[0] in ('numpy', '_codecs') and known.get((parts[-1], name))
         if not ours:
-            raise pickle.UnpicklingError(f'it names {module}.{name}, expected arrays')
+            raise pickle.UnpicklingError(f'the pickle names {module}.{name}, expected arrays')
         return ours
 
 
@@ -211,7 +211,7 @@ def _joined(parts: list[Split]) -> Split:
 
 
 def _candidates(source: Path, *names: str) -> list[Path]:
-    """The files of one of these names in source or up to two folders deeper; only the nearest ones."""
+    """Find the files with one of these names in source or up to two levels below it; only those of the highest level."""
     for depth in ('', '*/', '*/*/'):
         for name in names:
             if found := sorted(
@@ -222,11 +222,11 @@ def _candidates(source: Path, *names: str) -> list[Path]:
 
 
 def _find(source: Path, *names: str) -> Path:
-    """The file of one of these names. Raises FileNotFoundError for none, ValueError for several."""
+    """Find the file with one of these names. Raises FileNotFoundError if no folder has one, ValueError if several do."""
     found = _candidates(source, *names)
     if not found:
         archives = [path.name for path in source.glob('*') if path.name.endswith(('.tar.gz', '.tgz', '.zip', '.tar'))]
-        remedy = f'unpack {archives[0]}' if archives else 'download it there, or name its folder: --source'
+        remedy = f'unpack {archives[0]}' if archives else 'download it there, or give its folder: --source or data_dir'
         raise FileNotFoundError(f'{source} has no file {" or ".join(names)}, with or without .gz; {remedy}')
     if len({path.parent for path in found}) > 1:
         raise ValueError(f'{source} has {found[0]} and {found[1]}, expected one of them; name the folder it is in')
@@ -234,13 +234,13 @@ def _find(source: Path, *names: str) -> Path:
 
 
 class Authors(NamedTuple):
-    """A data set in the files of its authors."""
+    """How a data set is read from the files of its authors."""
 
-    # Folder -> its splits.
+    # The folder of the files -> the splits.
     read: Callable[[Path], dict[str, Split]]
     # A name for each label.
     classes: tuple[str, ...]
-    # The version of TFDS's data set with the same images.
+    # The version of the TFDS data set that has the same images.
     version: str
 
 
@@ -255,7 +255,7 @@ READERS = {
 
 
 def read_splits(name: str, source: Path) -> dict[str, Split]:
-    """The splits of a data set from its authors' files.
+    """Read the splits of a data set from its authors' files.
 
     Args:
         name: one of `READERS`.

@@ -1,4 +1,4 @@
-"""A data set without a download: 1,797 real handwritten digits of 8x8 pixels, which scikit-learn contains."""
+"""A data set that needs no download: the 1,797 handwritten digits of 8x8 pixels that scikit-learn contains."""
 
 import numpy as np
 
@@ -10,16 +10,16 @@ TEST_IMAGES = 360
 
 
 def digits(split: str) -> ArraySource:
-    """Handwritten digits: images uint8 (8, 8, 1), whose 16 gray levels are spread over 0..255, and labels 0..9.
+    """Handwritten digits: images uint8 (8, 8, 1), whose 17 gray levels are spread over 0..255, and labels 0..9.
 
     Args:
-        split: 'train' (1,437 images) or 'test' (360), by a fixed permutation.
+        split: 'train' (1,437 images) or 'test' (360). A fixed permutation decides which images each has.
 
     Returns:
         A source.
 
     Raises:
-        ValueError: for another split.
+        ValueError: split is neither 'train' nor 'test'.
 
     Source: UCI "Optical Recognition of Handwritten Digits", test part, as in sklearn.datasets.load_digits.
 

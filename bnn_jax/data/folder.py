@@ -24,14 +24,14 @@ class FolderSource:
     """
 
     def __init__(self, folder: Path, files: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]):
-        # The paths of ImageNet in one array of bytes take 45 MB in each worker process, a fifth of a list of str.
+        # As one array of bytes, the paths of ImageNet take 45 MB in each worker process: a fifth of what a list of str takes.
         self.folder, self.files, self.labels, self.classes = folder, files, labels, classes
 
     def __len__(self) -> int:
         return len(self.files)
 
     def described(self) -> dict[str, Any]:
-        """What config.json says of the source: its classes and a checksum of its file names. The folder may move."""
+        """How config.json describes the source: classes and a checksum of file names, not the folder, which may move."""
         return {'kind': 'data.FolderSource', 'classes': self.classes, 'crc32': zlib.crc32(self.files.data)}
 
     def path(self, index: int) -> Path:
@@ -47,11 +47,11 @@ class FolderSource:
 
 
 def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
-    """The images in root/split/<class>/, at any depth, as uint8 (H, W, 3) of their own sizes.
+    """The images in root/split/<class>/, at any depth: uint8 (H, W, 3), each of its own size.
 
     Files .jpeg .jpg .png .bmp .gif .webp .tif .tiff count as images; hidden files and all others do not. Label i is the i-th
     class in sorted order. For ImageNet, whose folders are named by synset, this is the order of TFDS: n01440764 is 0, n15075141
-    is 999. The classes are the folders of root/train if it exists, so that all splits agree; else those of the split.
+    is 999. The classes are the folders of root/train if it exists, so that all splits agree; else the folders of the split.
     Images are sorted by class, then by path.
 
     Args:
@@ -63,8 +63,8 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: there are no class folders, a class has no images in the split that defines the classes, or root/train
-            lacks a class.
+        ValueError: there are no class folders or no images, a class has no images in the split that defines the classes, or
+            root/train lacks a class of the split.
 
     Example:
         >>> import pathlib, tempfile

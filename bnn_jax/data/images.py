@@ -19,14 +19,14 @@ LARGEST = 2**25
 """The number of pixels above which an image is read at a smaller size: 100 MB in color, far more than any network sees."""
 
 STRIP = 2**22
-"""About how many pixels of an image are an array at a time while it is made smaller."""
+"""About how many pixels of a large image are in an array at a time while it is scaled down."""
 
 SHOWN = 5
 """How many damaged images a message names."""
 
 
 def printable(name: str | os.PathLike) -> str:
-    r"""A file name for messages, with line breaks, control characters and bytes that are not UTF-8 as escapes.
+    r"""Escape line breaks, control characters and bytes that are not UTF-8 in a file name, for messages.
 
     Args:
         name: any file name.
@@ -40,7 +40,7 @@ def printable(name: str | os.PathLike) -> str:
 
 
 class CorruptImage(ValueError):
-    """Bytes that are not a whole image. The message begins with the name of the file or record.
+    """The error for bytes that are not a whole image. The message begins with the name of the file or record.
 
     Example:
         >>> from bnn_jax import data
@@ -55,11 +55,11 @@ class CorruptImage(ValueError):
 def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W channels']":
     """Decode an image to uint8 (H, W, channels).
 
-    The bytes say the format: JPEG, PNG, BMP, GIF (first frame), WebP, PPM or TIFF (first page); the file name does not count.
-    Gray is repeated, palettes are looked up, opacity is dropped, of 16 bits the upper 8 are kept. As in TFDS and torchvision,
-    rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255 with 0 for no ink; files of Adobe, which have an
-    APP14 marker, store 255 - C, others C. An image of more than `LARGEST` pixels, such as a scan, is read at a half, a quarter
-    or an eighth of its size: a JPEG by its decoder, others by means over squares of pixels.
+    The bytes, not the file name, determine the format: JPEG, PNG, BMP, GIF (first frame), WebP, PPM or TIFF (first page).
+    Gray is repeated, palettes are looked up, opacity is dropped, and only the upper 8 of 16 bits are kept. As in TFDS and
+    torchvision, rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255, where 0 is no ink. Files of Adobe,
+    which have an APP14 marker, store 255 - C; other files store C. An image of more than `LARGEST` pixels, such as a scan, is
+    read at a half, a quarter or an eighth of its size: JPEG's decoder scales a JPEG, means over squares scale the others.
 
     Args:
         data: the bytes of the file.
@@ -106,7 +106,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
 
 
 def smaller_by(width: int, height: int) -> int:
-    """The smallest power of two by which to divide both sides of an image for at most `LARGEST` pixels.
+    """The smallest power of two that both sides of an image must be divided by to leave at most `LARGEST` pixels.
 
     Args:
         width: the width of the image.
@@ -119,7 +119,7 @@ def smaller_by(width: int, height: int) -> int:
 
 
 def _means(image, mode: str, factor: int) -> np.ndarray:
-    """The means of factor x factor pixels, strip by strip: an array of the whole image would double the memory."""
+    """Average squares of factor x factor pixels, strip by strip: an array of the whole image would double the memory."""
     from PIL import Image
 
     lines = max(1, STRIP // image.width // factor) * factor
@@ -132,11 +132,11 @@ def _means(image, mode: str, factor: int) -> np.ndarray:
 
 
 def _pixels(image, mode: str) -> np.ndarray:
-    """The pixels of an image of Pillow, in its mode 'RGB' or 'L', as uint8 (H, W, channels)."""
+    """The pixels of a Pillow image, converted to mode 'RGB' or 'L', as uint8 (H, W, channels)."""
     from PIL import Image
 
     if image.mode == 'CMYK' and image.format == 'JPEG' and 'adobe' not in image.info:
-        # Pillow inverts CMYK of all files, which is right for those of Adobe alone.
+        # Pillow inverts the CMYK numbers of all JPEG files, which is right only for Adobe's.
         image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])
     if image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF'):
         raise ValueError(
@@ -153,9 +153,9 @@ def _pixels(image, mode: str) -> np.ndarray:
 def skip_corrupt(source: Source) -> Subset:
     """A source without its damaged images.
 
-    Each image is decoded once, in threads, before the first batch. So batches depend on seed and step alone, and evaluation
-    knows how many images there are. For a data set that is read often, `python -m bnn_jax.data.prepare_folder --skip_corrupt`
-    does this once. A warning states the number of damaged images.
+    Each image is decoded once, in threads, before the first batch. Batches then depend on seed and step alone, and evaluation
+    knows how many images there are. For a data set that many runs read, prepare a copy without damaged images instead:
+    `python -m bnn_jax.data.prepare_folder --skip_corrupt`. A warning states the number of damaged images.
 
     Args:
         source: any source.

@@ -65,7 +65,7 @@ def _label(example: dict) -> np.ndarray:
 
 
 def _batch(examples: Sequence[dict]) -> dict:
-    """A batch of examples. Raises ValueError for images of several sizes."""
+    """Stack examples to a batch. Raises ValueError for images of several sizes."""
     shapes = list(dict.fromkeys(np.shape(example['image']) for example in examples))
     if len(shapes) > 1:
         one, other = ('x'.join(map(str, shape)) for shape in shapes[:2])
@@ -100,7 +100,7 @@ def training_batches(
 ) -> tuple['grain.MapDataset', int]:
     """The batches of training, and the number of steps of an epoch.
 
-    Each epoch is shuffled and augmented again. It drops the images beyond its whole batches, other images each time.
+    Each epoch is shuffled and augmented anew. Images that do not fill a whole batch are dropped, different ones in each epoch.
     batches[step] depends on seed and step alone, so a run can resume at any step.
 
     Args:
@@ -109,12 +109,12 @@ def training_batches(
         seed: the seed of shuffling and augmentation.
         standardize: the normalization.
         augmentations: applied in this order.
-        shard: (index, count): the batches have the part of host `index` of `count`, batch_size / count images. The parts of
-            all hosts, in their order, are the batch of a single host. Each host decodes its own images alone.
+        shard: (index, count): host `index` of `count` gets its part of each batch, batch_size / count images. The parts of all
+            hosts, in order of index, make the batch that a single host would get. Each host decodes only its own images.
 
     Returns:
-        batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)} without end, and the number of
-        steps of an epoch.
+        (batches, epoch_steps): batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)} for any
+        step from 0, and the number of steps of an epoch.
 
     Raises:
         ValueError: the source is empty or smaller than a batch, or hosts cannot share a batch evenly.
@@ -144,15 +144,15 @@ def training_batches(
 
 
 def steps_from(batches: 'grain.MapDataset', first: int, last: int, *, workers: int = 0) -> Generator[dict, None, None]:
-    """batches[first], ..., batches[last - 1], read ahead.
+    """Yield batches[first] to batches[last - 1], and prepare the next ones meanwhile.
 
     Args:
         batches: the batches of `training_batches`.
         first: the first step.
         last: one more than the last step.
         workers: how many processes make batches; 0: two threads do. The processes are spawned, so the main script must guard
-            its work by `if __name__ == '__main__'`, and source and augmentations must pickle. Each process keeps a few batches
-            in shared memory (/dev/shm) and starts no JAX backend. Closing the iterator ends the processes.
+            its work with `if __name__ == '__main__'`, and source and augmentations must be picklable. Each process keeps a few
+            batches in shared memory (/dev/shm) and starts no JAX backend. Closing the iterator ends the processes.
     """
     return _read(batches.slice(slice(first, last)), workers)
 
@@ -173,9 +173,9 @@ def evaluation_batches(
         batch_size: images of a batch, over all hosts.
         standardize: the normalization.
         augmentations: without random numbers, applied in this order.
-        shard: (index, count): the batches have the part of host `index` of `count`, at most batch_size / count images. The
-            parts of all hosts, in their order, are the batch of a single host. All hosts get the same number of batches, so
-            that they can compute together; the last part of a host may be smaller or empty, (0, H, W, C).
+        shard: (index, count): host `index` of `count` gets its part of each batch, at most batch_size / count images. The
+            parts of all hosts, in order of index, make the batch that a single host would get. All hosts get the same number of
+            batches, so that they can compute together; the last part of a host may be smaller or empty, (0, H, W, C).
         workers: as for `steps_from`.
 
     Yields:
@@ -203,7 +203,7 @@ def evaluation_batches(
 
 
 def _grain() -> ModuleType:
-    """Imported where batches are made: whoever only prepares an image needs none of it."""
+    """Import Grain only where batches are made: a program that only prepares images does not need it."""
     with of_extra('train'):
         import grain
     return grain
@@ -261,9 +261,9 @@ def _interrupts_held_back() -> Iterator[None]:
     """Processes that start inside this context never receive SIGINT and SIGTERM.
 
     Ctrl-C, and SIGTERM to a group, reach all processes. The main process decides what to do, and may need batches before it
-    ends. Signals to it are delivered after this context.
+    ends. Signals to the main process are delivered after this context.
     """
-    resource_tracker.ensure_running()  # Started in here, it would let signals through again.
+    resource_tracker.ensure_running()  # Starting the tracker after the next line would let signals through again.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
@@ -272,7 +272,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Make a worker ignore interrupts, and end soon after the main process ends, even if that was killed."""
+    """Make a worker ignore interrupts, and end soon after the main process ends, even if the main process was killed."""
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -286,7 +286,7 @@ def _end_with(parent: Any) -> None:
 
 
 def _mark_flags_as_parsed() -> None:
-    """Let Grain's workers read absl flags, which raises before they are parsed. They can still be parsed later."""
+    """Mark absl flags as parsed: Grain's workers read them, which otherwise raises. The flags can still be parsed later."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -3,7 +3,7 @@
     python -m bnn_jax.data.prepare fashion_mnist --source=DOWNLOADS --data_dir=FOLDER
 
 Afterward `tfds.data_source(name, data_dir=FOLDER)` reads the data set as if TFDS had prepared it. `bnn_jax.data.authors` lists
-the data sets and their files. `data_set` can also read the files themselves.
+the data sets and their files. `bnn_jax.data.data_set` can also read the authors' files directly.
 """
 
 import io
@@ -25,14 +25,14 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
     Args:
         name: one of `READERS`.
         source: the folder of the authors' files.
-        data_dir: where to write it.
+        data_dir: where to write the data set.
 
     Returns:
         The folder of the data set.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: name is none of `READERS`, a file is damaged, or a label is not a class.
+        ValueError: name is not in `READERS`, a file is damaged, a split has no images, or a label is not a class.
     """
     import tensorflow_datasets as tfds
 
@@ -90,7 +90,7 @@ def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable
 
 
 def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict]]:
-    """Examples with PNG bytes, since TFDS would encode arrays with TensorFlow."""
+    """Yield examples that hold PNG bytes, because TFDS would encode arrays with TensorFlow."""
     from PIL import Image
 
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):

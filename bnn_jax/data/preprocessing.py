@@ -21,22 +21,22 @@ from bnn_jax.files.bounds import Integer, Number, at, shown
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
-# By their names in files, which stay the same when a class is renamed.
+# Name in files -> class. A name in files stays the same if the class is renamed.
 _STEPS = {'resize_short': resize_short, 'resize_to': resize_to, 'centre_crop': center_crop}
 _NORMALIZATIONS = {'Standardize': Standardize, 'SubtractMean': SubtractMean, 'PlusMinusOne': PlusMinusOne}
 _NAMES = {kind: name for name, kind in (_STEPS | _NORMALIZATIONS).items()}
 
 SIDE, NUMBER, MOST_STEPS = Integer(1, 2**13), Number(), 16
-"""The rules of a side of an image, in pixels, and of a number of a normalization; the largest number of steps."""
+"""The rule for a side of an image in pixels, the rule for a number of a normalization, and the largest number of steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """(bytes of an image file, its name) -> float32 (H, W, C): decode, scale and crop, normalize, as training evaluates.
+    """Prepares an image file as evaluation does: (bytes, name) -> float32 (H, W, C), decoded, scaled, cropped and normalized.
 
     Raises:
         ValueError: the shape, a step or the normalization is not allowed. A call raises CorruptImage, a ValueError, for bytes
-            that are not images.
+            that are not an image, and ValueError for a size that does not fit.
 
     Example:
         >>> from bnn_jax import data
@@ -45,7 +45,7 @@ class Preprocessing:
         {'kind': 'PlusMinusOne'}
     """
 
-    # (H, W, C) after the steps. Without steps an image is scaled to it by `resize_to`; with steps another shape is refused.
+    # (H, W, C) after the steps. Without steps, `resize_to` scales each image to it; with steps, any other result is refused.
     input_shape: tuple[int, int, int]
     # `Standardize`, `SubtractMean` or `PlusMinusOne`.
     normalization: Normalization

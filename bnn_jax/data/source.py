@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 
 class Source(Protocol):
-    """What a source is: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}.
+    """A data set with random access: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}.
 
     A label may also be an array of floats: the share of each class, or a label for a loss of your own. A source may have an
     attribute `classes`, a name for each label; an example may have `name`, for error messages.
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 def check_unmasked(name: str, array: Any) -> None:
-    """Raises ValueError for a masked array, whose hidden numbers NumPy would use.
+    """Raises ValueError for a masked array, because NumPy would use its masked numbers as well.
 
     Args:
         name: the name of the array, for the message.
@@ -55,7 +55,7 @@ class ArraySource:
         classes: a name for each class, which a packed network keeps.
 
     Raises:
-        ValueError: shapes or dtypes are others.
+        ValueError: images or labels have other shapes or dtypes.
 
     Example:
         >>> source = ArraySource(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], classes=('cat', 'dog'))
@@ -87,9 +87,9 @@ class ArraySource:
         return {'image': self.images[index], 'label': int(label) if self.labels.dtype == np.int32 else label}
 
     def described(self) -> dict[str, Any]:
-        """How config.json describes it: shapes, and a checksum that tells it from other arrays."""
+        """How config.json describes the source: dtypes, shapes, and a checksum that tells its arrays from others."""
         checksum = zlib.crc32(np.ascontiguousarray(self.labels).data)
-        for first in range(0, len(self), 1000):  # Piece by piece, because the array may be mapped from a larger file.
+        for first in range(0, len(self), 1000):  # Piece by piece: the array may be a mapped file, larger than memory.
             checksum = zlib.crc32(np.ascontiguousarray(self.images[first : first + 1000]).data, checksum)
         shapes = [f'{array.dtype}{list(array.shape)}' for array in (self.images, self.labels)]
         return {'kind': 'data.ArraySource', 'arrays': shapes, 'crc32': checksum}
@@ -108,14 +108,14 @@ def _labels(labels: np.ndarray) -> np.ndarray:
         return labels.astype(np.int32)
     if labels.ndim == 0 or not (np.issubdtype(labels.dtype, np.number) or labels.dtype == bool):
         raise ValueError(
-            f'labels: got dtype {labels.dtype}, expected integers, a class an image; '
+            f'labels: got dtype {labels.dtype}, expected integers, one class per image; '
             'for names write classes, labels = numpy.unique(names, return_inverse=True)'
         )
     return labels.astype(np.float32)
 
 
 def in_memory(examples: Iterable, count: int | None = None) -> ArraySource:
-    """The examples of a generator in memory, so that each epoch can read them in another order.
+    """Read the examples of a generator into memory, so that each epoch can use them in another order.
 
     Args:
         examples: (image, label) pairs, or mappings with `image` and `label`; images of one size.
@@ -155,7 +155,7 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
     Args:
         source: its attribute `labels` is checked; if it has none, its first example.
         num_classes: the number of classes of the network.
-        classes: whether each label must be a class or the shares of all classes; if not, only integers are checked.
+        classes: whether each label must be a class or the shares of all classes; if not, only integer labels are checked.
 
     Example:
         >>> check_labels(ArraySource(np.zeros((2, 8, 8), np.uint8), [0, 7]), 3)
@@ -181,8 +181,8 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
         and not (np.issubdtype(labels.dtype, np.floating) and labels.shape[1:] == (num_classes,))
     ):
         raise ValueError(
-            f'labels: got {labels.dtype}{list(labels.shape)}, the first is {labels[0]}, expected integers, a class an image, '
-            f'or a share of each of {num_classes} classes; labels of another kind need a loss of your own'
+            f'labels: got {labels.dtype}{list(labels.shape)}, the first is {labels[0]}, expected integers, one class per '
+            f'image, or a share of each of {num_classes} classes; labels of another kind need a loss of your own'
         )
     if integers and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
@@ -195,8 +195,8 @@ class Subset:
     """Some images of a source.
 
     Args:
-        source: the whole.
-        indices: the indices of its images, in the order of this source.
+        source: the whole source.
+        indices: which images of the whole source this source has, in order.
         skipped: the error messages of images that were left out.
     """
 
@@ -211,7 +211,7 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def described(self) -> dict[str, Any]:
-        """How config.json describes it: the whole source, and a checksum of the indices."""
+        """How config.json describes the subset: the whole source, and a checksum of the indices."""
         return {
             'kind': 'data.Subset',
             'source': self.source,
@@ -253,10 +253,10 @@ class Splits:
         order, tested = np.random.default_rng(seed).permutation(len(source)), round(share * len(source))
         if not 0 < tested < len(source):
             raise ValueError(
-                f'held_out: got share {share} of {len(source)} images, expected at least one image in either part'
+                f'held_out: got share {share} of {len(source)} images, expected at least one image in each part'
             )
         parts = (np.sort(order[tested:]), np.sort(order[:tested]))
-        # As arrays, which can lie on an accelerator. A subclass, though, may read its images in another way.
+        # The parts are arrays too, so that they can lie on an accelerator. A subclass may read images in another way.
         if type(source) is ArraySource:
             return Splits(*(ArraySource(source.images[part], source.labels[part], source.classes) for part in parts))
         return Splits(*(Subset(source, part) for part in parts))

@@ -53,7 +53,7 @@ class TfdsSource:
         return {'image': image, 'label': int(record['label'])}
 
     def in_memory(self) -> ArraySource:
-        """The whole split, decoded in memory. Meant for small images: reading them from disk would take longer than a step.
+        """Decode the whole split into memory. For small images: reading a batch from disk would take longer than a step.
 
         Raises:
             ValueError: images differ in size, or a record is damaged.
@@ -69,7 +69,7 @@ class TfdsSource:
             images += [example['image'] for example in examples]
             labels += [example['label'] for example in examples]
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f'{self.name}: images differ in size, expected one size; read it from disk instead')
+            raise ValueError(f'{self.name}: images differ in size, expected one size; use data.tfds_source instead')
         return ArraySource(np.stack(images), np.asarray(labels, np.int32), self.classes)
 
 
@@ -78,7 +78,7 @@ def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
 
     Args:
         name: the name of the data set.
-        data_dir: the folder above the data set's.
+        data_dir: the folder above the data set's folder.
     """
     return any((Path(data_dir).expanduser() / name).glob('**/dataset_info.json'))
 
@@ -98,7 +98,7 @@ def _missing(name: str, data_dir: str | os.PathLike) -> str:
 
 
 def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
-    """A data set of small images in memory, as TFDS prepared it or from the files of its authors.
+    """Read a data set of small images into memory, as TFDS prepared it or from the files of its authors.
 
     Args:
         name: mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, or any set that TFDS prepared with images of one size.
@@ -146,7 +146,7 @@ def _check_features(folder: Path) -> None:
 
 
 def _class_names(described: Any) -> Iterator[str]:
-    """All class names in features.json, including those in strings that hold JSON. `type` is an old key of TFDS."""
+    """All class names in features.json, also inside strings that hold JSON. Old versions of TFDS use the key `type`."""
     if isinstance(described, list):
         for inner in described:
             yield from _class_names(inner)
@@ -162,14 +162,14 @@ def _class_names(described: Any) -> Iterator[str]:
 
 
 def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSource:
-    """A split of a TFDS data set that was prepared as ArrayRecord.
+    """Open a split of a TFDS data set that was prepared as ArrayRecord.
 
     8-bit images of 1 or 3 channels are decoded by `bnn_jax.data.images.decode`. Labels have the order of TFDS.
 
     Args:
         name: the name of the data set.
         split: a TFDS split expression, such as 'train' or 'train[:10%]'.
-        data_dir: the folder above the data set's.
+        data_dir: the folder above the data set's folder.
 
     Returns:
         A source, which reads from disk.
@@ -204,6 +204,6 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     shape, dtype = image.shape, image.np_dtype
     if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):
         return TfdsSource(records, f'{name}/{split}', None, classes)
-    # TFDS would decode CMYK to four channels, and use OpenCV if it is installed. `decode` gives the same everywhere.
+    # TFDS would decode CMYK to four channels, and use OpenCV if it is installed. `decode` gives the same pixels everywhere.
     encoded = dataclasses.replace(records, decoders={'image': tfds.decode.SkipDecoding()})
     return TfdsSource(encoded, f'{name}/{split}', shape[-1], classes)

@@ -9,11 +9,11 @@ A = TypeVar('A')
 B = TypeVar('B')
 
 WINDOW = 256
-"""How many items are in work at a time, which bounds the memory for results that wait for the caller."""
+"""How many items are in progress at a time. This bounds the memory for results that wait for the caller."""
 
 
 def in_threads(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """function(item) for each item, in order.
+    """Yield function(item) for each item, in order.
 
     Args:
         function: called in threads.

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON that is read, and what the fields of a file may hold."""
+"""Write files whole or not at all, read JSON, and check the fields of a file."""
 
 from bnn_jax.files.json_files import read_json, read_object
 from bnn_jax.files.whole import write

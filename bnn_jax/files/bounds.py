@@ -14,13 +14,13 @@ LARGEST_FLOAT = float.fromhex('0x1.fffffep+127')
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it: shortened, because a file may hold long values.
+    """Shorten a value for an error message, because a file may hold long values.
 
     Args:
         value: any value from a file.
 
     Returns:
-        At most 80 characters of it.
+        At most 80 characters of its `repr`; for a large integer its number of bits.
 
     Example:
         >>> shown(10**40)
@@ -171,7 +171,7 @@ def rule_of(hint: Any) -> Any:
         hint: the type, as `typing.get_type_hints(..., include_extras=True)` returns it.
 
     Returns:
-        The rule of an annotated type, or that of a plain bool, int or float; None for any other type.
+        The rule in the annotation, or the default rule of a plain bool, int or float; None for any other type.
 
     Example:
         >>> str(rule_of(Annotated[int, Integer(1, 8)])), rule_of(str)

@@ -6,14 +6,14 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Args:
         path: the file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not JSON; the message names it.
+        ValueError: the file is not JSON; the message names the file.
 
     Example:
         >>> import pathlib, tempfile
@@ -31,11 +31,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Args:
         path: the file.
-        remedy: what to do if it cannot be read, for the error message.
+        remedy: what to do if the file cannot be read, for the error message.
 
     Raises:
         ValueError: the file cannot be read or holds no object; the message names the file and the remedy.

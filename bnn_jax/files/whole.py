@@ -24,7 +24,7 @@ def write(path: Path, content: bytes | str) -> None:
         ['report.txt']
     """
     content = content.encode() if isinstance(content, str) else content
-    # In the same folder, so that renaming it is one step of the file system. A random name: two processes may write at once.
+    # In the same folder, renaming is one step of the file system. The name is random, because two processes may write at once.
     temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
     try:
         with temporary.open('xb') as file:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str):
-        # It needs Flax, which a packed network does not.
+        # `convert` needs Flax. A packed network does not, so Flax is not imported with this package.
         if name != 'convert':
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         from bnn_jax.inference.converter import convert

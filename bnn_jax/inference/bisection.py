@@ -1,4 +1,4 @@
-"""Bisection: where a predicate of an integer changes, for many channels at once."""
+"""Find by bisection where a predicate of an integer changes, for many channels at once."""
 
 from collections.abc import Callable
 
@@ -33,10 +33,10 @@ def bisect(
     # A predicate that becomes true as the integer rises is the opposite of a comparison with `<`.
     flip = ~at_lowest & at_highest
     below, above = lowest, highest
-    for _ in range(int(2 * k).bit_length()):  # So many halvings bring the range to 1.
+    for _ in range(int(2 * k).bit_length()):  # This many halvings reduce the range to 1.
         middle = below + (above - below) // 2
         is_below = np.asarray(is_negative(middle)) != flip
         below, above = np.where(is_below, middle, below), np.where(is_below, above, middle)
-    # Where the predicate never changes, a threshold beyond one end gives its value for each integer.
+    # Where the predicate never changes, the threshold k + 1 makes it true for each integer, and -k makes it false.
     constant = np.where(at_lowest, highest + 1, lowest)
     return np.where(at_lowest == at_highest, constant, above), flip

@@ -42,7 +42,7 @@ def written(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, s
         A safetensors file.
 
     Raises:
-        ValueError: the header is longer than a file may have.
+        ValueError: the header is longer than a file allows.
 
     Example:
         >>> content = written({'0': np.ones(2, np.float32)}, {'network': 'a description'})
@@ -53,7 +53,7 @@ def written(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, s
     metadata['sha256'] = digest(tensors, metadata)
     header: dict[str, Any] = {'__metadata__': dict(sorted(metadata.items()))}
     contents, end = [], 0
-    # The widest numbers first, so that each tensor begins at a multiple of its width; then by name, for one fixed order.
+    # Tensors of the widest numbers come first, so that each begins at a multiple of its width. Equal widths are sorted by name.
     for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
         array = tensors[name]
         contents.append(array.tobytes())
@@ -67,21 +67,21 @@ def written(tensors: dict[str, Shaped[np.ndarray, '...']], metadata: dict[str, s
 
 
 def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, Shaped[np.ndarray, '...']]]:
-    """The metadata and the tensors of a file that `written` made.
+    """Read the metadata and the tensors of a file that `written` made.
 
     Args:
         name: what error messages call the file.
-        content: its bytes.
+        content: the bytes of the file.
 
     Returns:
         (metadata, tensors); the tensors are arrays by name.
 
     Raises:
-        ValueError: the file is truncated, altered, of another program or of a newer version.
+        ValueError: the file is truncated or altered, or comes from another program or a newer version.
     """
     try:
         length = int.from_bytes(content[:8], 'little')
-        # A length beyond the end is that of a truncated file, for which the JSON error below is the better message.
+        # If the length points beyond the end, the file is truncated, and the JSON error below describes that better.
         if len(content) - 8 >= length > LARGEST_TEXT:
             raise ValueError(f'its header has {length:,} bytes, expected {LARGEST_TEXT:,} at most')
         header = parsed(content[8 : 8 + length].decode())
@@ -101,7 +101,7 @@ def read(name: str, content: bytes) -> tuple[dict[str, str], dict[str, Shaped[np
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text in which no object has a key twice.
+    """Parse a JSON text in which no object has a key twice.
 
     Args:
         text: the JSON.
@@ -122,7 +122,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(stated: dict[str, Any]) -> np.ndarray:
-    """A tensor from what safetensors says of it; the NumPy reader of safetensors lacks bfloat16."""
+    """The array of a tensor that safetensors has read. The NumPy reader of safetensors itself lacks bfloat16."""
     return np.frombuffer(stated['data'], jnp.dtype(DTYPES[stated['dtype']])).reshape(stated['shape'])
 
 
@@ -140,7 +140,7 @@ def _expect_ours(name: str, metadata: dict[str, str]) -> None:
 
 
 def compressed(text: str) -> str:
-    """A network's description as the metadata hold it: zlib, then base64.
+    """Compress a network's description for the metadata: zlib, then base64.
 
     Args:
         text: the description, JSON.
@@ -166,7 +166,7 @@ def decompressed(text: str) -> str:
     Raises:
         ValueError: `compressed` cannot have written the text.
     """
-    # Decompression stops at the largest allowed size: a few bytes may stand for gigabytes.
+    # Decompression stops at the largest allowed size, because a few bytes may decompress to gigabytes.
     stream = zlib.decompressobj()
     try:
         data = stream.decompress(base64.b64decode(text, validate=True), LARGEST_TEXT)

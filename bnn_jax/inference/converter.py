@@ -1,4 +1,4 @@
-"""Convert a trained network to a packed one: signs become bits, scales and normalization become constants."""
+"""Convert a trained network to a packed network: signs become bits, scales and normalization become constants."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Packed(nnx.Module):
 
 
 class NoBinaryWeights(ValueError):
-    """`convert` was given a model without binary weights."""
+    """The error of `convert` for a model without binary weights."""
 
 
 def _guarded(layer: Any, x: jax.Array) -> jax.Array:
@@ -50,8 +50,8 @@ def _guarded(layer: Any, x: jax.Array) -> jax.Array:
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
     """y, with NaN for each image (or each row) in which x has a NaN.
 
-    Training arithmetic has NaN in all of such an image or in a part of it. Where y has other rows than x, as after a reshape,
-    one NaN in x makes all of y NaN.
+    Training arithmetic gives NaN in all or in a part of the output for such an image. If y has other rows than x, as after a
+    reshape, one NaN in x makes all of y NaN.
     """
     axes = (-1,) if by_rows else tuple(range(1, x.ndim))
     if y.shape[: x.ndim - len(axes)] != x.shape[: x.ndim - len(axes)]:
@@ -65,7 +65,7 @@ def convert(model: Any) -> Any:
     """Convert a trained model to a packed network with the same answers as `model.eval()`; the model is not changed.
 
     The signs of latent weights become bits, alpha and normalization become constants, real layers stay float32. On CPU the
-    logits of float32 images equal the model's to the bit for each scheme with binary activations whose scale is summed in a
+    logits of float32 images equal the model's to the bit for each scheme with binary activations, if its scale is summed in a
     fixed order, as all scales of `quantizers` are.
 
     Args:
@@ -94,7 +94,7 @@ def convert(model: Any) -> Any:
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise ValueError('convert: got a module that is converted already, expected a trained one')
     layers = [model] if isinstance(model, Layer) else [place.layer for place in walk(model)]
-    # Where the model has bits, a sign may read a real sum anywhere, so all real sums keep the order of training.
+    # If any layer multiplies bits, a sign may read a real sum anywhere, so all real sums keep the order of training.
     conversion = _Conversion(any(isinstance(layer, Layer) and layer.multiplies_bits() for layer in layers))
     packed = conversion.of(model, '')
     if not packed.holds_bits():
@@ -115,7 +115,7 @@ def convert(model: Any) -> Any:
 class ConvertedModule(KeptModule):
     """A user's module whose binary layers are packed."""
 
-    # Rows of its report; their paths begin inside the module.
+    # The rows of its report, with paths from the module on.
     inner_rows: tuple[Row, ...] = ()
 
     def rows(self, path: str) -> Iterator[Row]:
@@ -124,7 +124,7 @@ class ConvertedModule(KeptModule):
             yield dataclasses.replace(row, path=joined(path, row.path))
 
     def holds_bits(self) -> bool:
-        """Always: a module without packed layers is kept as it is."""
+        """Always true, because a module without packed layers stays a `KeptModule`."""
         return True
 
     def multiplies_bits(self) -> bool:
@@ -141,14 +141,14 @@ class ConvertedModule(KeptModule):
 
 
 class _Conversion:
-    """One conversion. It packs a layer that has several places once."""
+    """One conversion. It packs a layer of a user's module once, even if the layer has several places there."""
 
     def __init__(self, in_order: bool):
         self.in_order = in_order
         self._packed: dict[int, Packed] = {}
 
     def of(self, layer: Any, path: str) -> Any:
-        """The packed layer of a layer, a container or a user's module."""
+        """The packed twin of a layer, a container or a user's module."""
         if isinstance(layer, Container) and not _overrides_call(layer):
             return layer.packed([self.of(slot.get(), joined(path, slot.name)) for slot in layer.slots()])
         if isinstance(layer, nnx.Module) and is_container(layer):
@@ -181,7 +181,7 @@ class _Conversion:
         return ConvertedModule(*nnx.split(copy), tuple(row for name in ordered for row in rows[name]))
 
     def _replace(self, module: Any, path: str, inner: str, rows: dict[str, list[Row]]) -> bool:
-        """Replace the binary layers in a module and add to the rows of its report; whether there was any to pack."""
+        """Replace the binary layers in a module and add rows to its report. Returns whether any layer was packed."""
         found = False
         for slot in slots(module):
             layer, name = slot.get(), joined(inner, slot.name)
@@ -231,18 +231,19 @@ def _float_row(layer: Any, path: str) -> Row:
         count = _near_threshold(layer)
         if count:
             reason += (
-                f'; before a sign, another compilation may flip the sign of up to {count} float32 numbers per channel, those '
-                'nearest to its threshold; of none with bnn_jax.nn.Norm'
+                f'; if a sign follows, another compilation may flip the sign of up to {count} float32 inputs per channel, '
+                'those nearest to the threshold; with bnn_jax.nn.Norm it flips none'
             )
     return Row(path, 'float32', sum(leaf.size * leaf.dtype.itemsize for leaf in leaves), reason)
 
 
 def _near_threshold(norm: nnx.BatchNorm) -> int:
-    """How many float32 inputs of a channel, at most, get a sign that depends on the rounding inside the normalization.
+    """The largest number of float32 inputs of a channel whose output sign depends on the rounding inside the normalization.
 
-    y = (x - mean) f + bias. Four roundings of at most 2^-24 each leave an error of 4 |bias| 2^-23 near y = 0. Divided by f this
-    is a distance between inputs; divided by the spacing of float32 numbers there it is a count. Without a bias the sign is
-    exactly that of x - mean.
+    y = (x - mean) f + bias. Four roundings, each counted as 2^-23 (twice its bound), leave an error of 4 |bias| 2^-23 up or
+    down near y = 0. This error divided by f is a distance between inputs; that distance divided by the spacing of float32
+    numbers there is a count.
+    Without a bias, y has exactly the sign of (x - mean) f.
     """
     mean, var = (np.asarray(v[...], np.float64) for v in (norm.mean, norm.var))
     scale = 1.0 if norm.scale is None else np.asarray(norm.scale[...], np.float64)

@@ -1,4 +1,4 @@
-"""A packed network as JSON and tensors, and back. All checks of what a file says are here.
+"""Describe a packed network as JSON and tensors; read and check such a description.
 
 Each field is checked by the rule of its type (`files.bounds`), each number by the range of float32. Each
 layer's constructor checks its own fields. Errors name the place in the tree.
@@ -20,12 +20,12 @@ from bnn_jax.nn.packed_layer import PackedLayer, name_in_files, role
 
 MOST_NODES, DEEPEST = 2**13, 64
 """The largest number of objects of a description, and the deepest nesting of objects and lists."""
-# The smallest normal number: smaller ones count as 0, as in training arithmetic.
+# The smallest normal float32 number. Smaller ones count as 0, as in training arithmetic.
 TINY = np.finfo(np.float32).tiny
 
 
 def describe(value: Any, store: Callable[[Any], str]) -> Any:
-    """A layer, or a value of one of its fields, as JSON.
+    """Describe a packed layer, or the value of one of its fields, as JSON.
 
     Args:
         value: a packed layer or a field's value.
@@ -89,7 +89,7 @@ class Description:
     """
 
     def __init__(self, tensors: dict[str, np.ndarray]):
-        # The names that fields have taken, and the number of objects read so far.
+        # used: the names of the tensors that fields have taken. nodes: the number of objects read so far.
         self.tensors, self.used, self.nodes = tensors, set(), 0
 
     def layer(self, described: Any, place: str) -> Any:
@@ -100,7 +100,7 @@ class Description:
         return layer
 
     def node(self, described: Any, place: str, depth: int = 0) -> Any:
-        """The layer, or the registered function, that an object describes: the inverse of `describe`."""
+        """The layer or registered function that a JSON object describes: the inverse of `describe`."""
         self.nodes += 1
         if depth > DEEPEST or self.nodes > MOST_NODES:
             raise ValueError(
@@ -155,7 +155,7 @@ class Description:
         return stated
 
     def tensor(self, name: Any, place: str) -> Shaped[Array, '...']:
-        """A tensor of a layer, finite and used by no other field; subnormal numbers become 0."""
+        """A tensor of a layer; subnormal numbers become 0. Raises ValueError if it is not finite or another field uses it."""
         array = self.array(name, place)
         if array.dtype == np.float32 and (small := (np.abs(array) < TINY) & (array != 0)).any():
             array = np.where(small, np.float32(0), array)
@@ -166,7 +166,7 @@ class Description:
         return _on_device(self.array(name, place), place)
 
     def array(self, name: Any, place: str) -> Shaped[np.ndarray, '...']:
-        """A tensor as a NumPy array, finite and used by no other field."""
+        """A tensor as a NumPy array. Raises ValueError if it is not finite or another field uses it."""
         if not isinstance(name, str) or name not in self.tensors:
             raise ValueError(f'{place}: got {shown(name)}, expected the name of a tensor')
         if name in self.used:
@@ -177,7 +177,7 @@ class Description:
         return self.tensors[name]
 
     def expect_all_used(self) -> None:
-        """Raises ValueError if a tensor belongs to no field; `save` writes no such file."""
+        """Raises ValueError if a tensor belongs to no field, because `save` writes no such tensor."""
         left = sorted(set(self.tensors) - self.used)
         if left:
             raise ValueError(f'tensors {shown(left)} belong to no layer')
@@ -191,7 +191,7 @@ def _on_device(array: np.ndarray, place: str) -> jax.Array:
 
 
 def _of_type(hint: Any, value: Any, place: str) -> Any:
-    """The value itself. Raises ValueError unless it has the type of the field, or if it is a whole network."""
+    """Returns the value. Raises ValueError if the value lacks the type of the field, or if it is a whole network."""
     kinds = get_args(hint) or (hint,)
     one_by_one = get_origin(hint) is tuple and kinds[-1] is ...
     kinds = tuple(kind for kind in kinds if isinstance(kind, type) and kind is not Any)
@@ -225,13 +225,13 @@ def stored(array: Any, tensors: dict[str, np.ndarray]) -> str:
 
     Args:
         array: a NumPy or JAX array.
-        tensors: the tensors so far, to which it is added.
+        tensors: the tensors so far, to which the array is added.
 
     Returns:
-        Its name in the file.
+        The name of the array in the file.
 
     Raises:
-        ValueError: a file cannot hold its dtype, or a number is NaN or infinite.
+        ValueError: a file cannot hold the dtype of the array, or a number is NaN or infinite.
     """
     dtype = str(getattr(array, 'dtype', np.asarray(array).dtype))
     if dtype not in CODES:

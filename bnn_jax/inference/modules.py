@@ -1,4 +1,4 @@
-"""A converted module of a user: its packed layers, the arrays beside them, and how to put both back."""
+"""Take packed layers and the arrays beside them from a user's converted module, and put both back."""
 
 import dataclasses
 from typing import Any
@@ -35,10 +35,10 @@ def arrays_beside(module: nnx.Module) -> dict[str, Shaped[Array, '...']]:
 
 
 def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, Shaped[Array, '...']]) -> Any:
-    """A copy of a module with the packed layers and arrays of a file.
+    """Copy a module and put the packed layers and arrays of a file into the copy.
 
     Args:
-        module: trained or converted, of the structure that the file has.
+        module: a model to convert, or a converted one, with the structure that the file has.
         packed: path -> packed layer.
         arrays: path -> array beside the packed layers.
 

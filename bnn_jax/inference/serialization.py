@@ -1,4 +1,4 @@
-"""Save and load a packed network as one safetensors file: its tensors, and as metadata its structure. See docs/format.md."""
+"""Save and load a packed network as one safetensors file of its tensors, with its structure as metadata: docs/format.md."""
 
 import io
 import json
@@ -112,8 +112,8 @@ def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
         FileNotFoundError: there is no file.
         OSError: the file cannot be read; the message has the reason.
         TypeError: the file is open in text mode.
-        ValueError: the file is truncated, altered, of another program or of a newer format; its layers do not fit each other
-            or exceed the bounds; or `into` is missing, or has another structure. The message names the place.
+        ValueError: the file is truncated or altered, or comes from another program or a newer version; its layers do not fit
+            each other or exceed the bounds; or `into` is missing, or has another structure. The message names the place.
 
     Example:
         >>> import io, bnn_jax as bnn
@@ -177,7 +177,7 @@ def _size(preprocessing: str | None) -> tuple[int | None, int | None]:
         height, width, _ = json.loads(preprocessing or '')['input_shape']
         return Pairs(1, 1, 2**14)((height, width))
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None, None  # Whoever needs the preprocessing learns from `Preprocessing` what is wrong with it.
+        return None, None  # `Preprocessing` raises the error when the preprocessing is used.
 
 
 def preprocessing_of(path: Source) -> dict[str, Any] | None:
@@ -215,7 +215,7 @@ def _content(source: Source) -> tuple[str, bytes]:
         if not hasattr(source, 'read'):
             raise TypeError(f'load: got a {type(source).__name__}, expected a path, or a file open in binary mode')
         name = str(getattr(source, 'name', type(source).__name__))
-        # Bytes may be no text at all, so a file in text mode is not read.
+        # A file in text mode is not read, because its bytes may not decode to text.
         content = '' if isinstance(source, io.TextIOBase) else source.read()
         if not isinstance(content, bytes | bytearray | memoryview):
             raise TypeError(f'load: {name} gives {type(content).__name__}, expected bytes; open it in binary mode')
@@ -227,5 +227,5 @@ def _content(source: Source) -> tuple[str, bytes]:
         raise FileNotFoundError(f'load: there is no file {path}') from error
     except OSError as error:
         raise OSError(
-            error.errno, f'load: cannot read it ({error.strerror}); the file itself may be intact', str(path)
+            error.errno, f'load: cannot read the file ({error.strerror}), which may be intact', str(path)
         ) from error

@@ -1,4 +1,4 @@
-"""Thresholds: the layers between a binary product and the next sign, as one comparison of an integer; see docs/maths.md.
+"""Thresholds, which replace the layers between a binary product and the next sign by a comparison of integers: docs/maths.md.
 
 `convert` and `load` call `in_bits`, which finds such layers and computes their thresholds once. Files hold no thresholds.
 """
@@ -23,12 +23,12 @@ from bnn_jax.ops.uncompiled import uncompiled
 
 
 def in_bits(layer: Any, in_order: bool | None = None) -> Any:
-    """A packed layer or network with thresholds wherever `runs` finds them; its answers stay the same to the bit.
+    """Put thresholds into a packed layer or network wherever `runs` finds that they apply. Thresholds change no answer.
 
     Args:
         layer: the packed layer or network.
-        in_order: whether sums of real numbers keep the order of training, or take the fastest one. None: they keep it where
-            the layer multiplies bits, since a sign may read such a sum.
+        in_order: whether sums of real numbers keep the order of training; if not, they take the fastest order. None: they keep
+            the order of training if the layer multiplies bits, because a sign may read such a sum.
 
     Returns:
         A copy.
@@ -42,11 +42,11 @@ def _in_bits(layer: Any, in_order: bool) -> Any:
 
 
 def runs(layers: Sequence) -> list[tuple[int, int]]:
-    """Where thresholds apply in a chain of layers.
+    """Find where thresholds apply in a chain of layers.
 
-    Layer `start` must give numbers that follow from integers (`PackedLayer.integer_form`), and layer `stop` must read signs
-    alone. Each layer between them keeps the order of numbers (`Layer.direction`) or only moves signs (`Layer.moves_signs`).
-    After a layer that moves channels, as flattening does, no layer may have a number for each channel.
+    The output of layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` must read only signs.
+    Each layer between them must keep the order of numbers (`Layer.direction`) or only move signs (`Layer.moves_signs`). Layers
+    that do not keep the channels (`Layer.keeps_channels`), such as flattening, must be the last of these.
 
     Args:
         layers: packed layers, one after the other.
@@ -81,9 +81,9 @@ class Run(PackedLayer):
     stop: int
     # One for each channel.
     thresholds: Int32[Array, ' out'] = derived(init=True)
-    # Bits: set where the sign is -1 from the threshold on, not below it.
+    # A bit for each channel: set if integers from the threshold on give -1, clear if integers below it do.
     flip: UInt32[Array, ' n_words'] = derived(init=True)
-    # For each layer that moves signs the words that `Layer.on_signs` needs.
+    # For each layer that moves signs, the words that `Layer.on_signs` needs.
     highest: tuple[UInt32[Array, ' n_words'], ...] = derived(init=True)
 
     @staticmethod
@@ -96,7 +96,7 @@ class Run(PackedLayer):
         return Run(start, stop, jax.device_put(thresholds), _words(flip), highest)
 
     def signs_of(self, layers: Sequence, x: Float[Array, ' N *dims'] | Signs) -> Signs:
-        """The signs of what layers[start:stop] compute of x, by comparison with the thresholds."""
+        """The signs of the output of layers[start:stop] for x, by comparison with the thresholds."""
         product, *between = layers[self.start : self.stop]
         signs = product.compared(x, self.thresholds, self.flip)
         moving = [layer for layer in between if layer.moves_signs()]
@@ -112,7 +112,7 @@ class Run(PackedLayer):
 
 
 def _thresholds(scale, bias, pointwise: tuple, k: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """`bisect` over what the layers compute of an integer: the epilogue of a product, then `pointwise`, then the sign."""
+    """Find thresholds with `bisect`. Its predicate is the epilogue of a product, then `pointwise`, then the sign."""
     operands = scale, bias, pointwise
     is_negative = uncompiled(_is_negative, *operands, np.zeros(channels, np.int32))
     return bisect(lambda integers: is_negative(*operands, integers), k, channels)
@@ -127,7 +127,7 @@ def _is_negative(scale, bias, pointwise: tuple, integers: jax.Array) -> jax.Arra
 
 
 def _rising_where_moved(form: IntegerForm, between: Sequence) -> list[np.ndarray]:
-    """For each layer that moves signs, (out,) bool: where its input does not fall as the integer rises."""
+    """For each layer that moves signs, (out,) bool: the channels in which its input does not fall as the integer rises."""
     rising, found = np.ones(form.channels) if form.scale is None else np.sign(np.asarray(form.scale)), []
     for layer in between:
         if layer.moves_signs():

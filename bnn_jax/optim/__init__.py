@@ -1,4 +1,4 @@
-"""Optimizers: Bop, BinaryConnect's step sizes, one optimizer for each kind of parameter, projections in any loop."""
+"""Optimizers: Bop, BinaryConnect's step sizes, one optimizer for each kind of parameter, projections in any training loop."""
 
 from bnn_jax.optim.bop import BopState, Schedule, bop
 from bnn_jax.optim.glorot import scale_by_glorot

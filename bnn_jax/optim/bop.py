@@ -1,4 +1,4 @@
-"""Bop, the binary optimizer: it keeps no latent weights, it flips signs."""
+"""Bop, the binary optimizer, which flips signs instead of updating latent weights."""
 
 from typing import Any, NamedTuple
 
@@ -20,24 +20,24 @@ class BopState(NamedTuple):
         {'kernel': Array([0., 0.], dtype=float32)}
     """
 
-    # The number of updates so far. The name is that of optax's states; it hides the method of tuples.
+    # The number of updates so far. Optax's states use the same name. It hides the method `count` of tuples.
     count: Int32[Array, '']  # pyright: ignore[reportIncompatibleMethodOverride]
     # m, the moving average of the gradient; a tree like the parameters.
     momentum: Any
 
 
 def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTransformation:
-    """An Optax transformation that flips the sign of a weight once its averaged gradient asks for it.
+    """An Optax transformation that flips a weight if its averaged gradient has the same sign and exceeds a threshold.
 
     m <- (1 - gamma) m + gamma g, from m = 0.
     w <- -sign(w) where sign(w) m > threshold, else sign(w).
 
-    Every weight is +-1 after the first update, for any start. So give it latent weights alone (`by_kind`), of a
-    scheme whose projection leaves +-1 unchanged: clipping or none, not centering.
+    After the first update every weight is +-1, whatever it was before. So apply Bop to latent weights alone (`by_kind`), and
+    only under a scheme whose projection leaves +-1 unchanged: clipping or none, not centering.
 
     Args:
         gamma: the rate of the moving average, in (0, 1].
-        threshold: from 0.
+        threshold: at least 0.
 
     Returns:
         A transformation whose state is a `BopState`. Its `update` needs the parameters.
@@ -51,13 +51,13 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
         >>> import bnn_jax as bnn, jax.numpy as jnp
         >>> tx, weights = bnn.bop(gamma=0.5, threshold=0.1), jnp.array([1.0, -1.0])
         >>> flips, state = tx.update(jnp.array([1.0, 1.0]), tx.init(weights), weights)
-        >>> weights + flips  # The first gradient is positive and its weight +1, so descending means -1.
+        >>> weights + flips  # The first gradient and its weight are positive, so the weight flips.
         Array([-1., -1.], dtype=float32)
     """
     if not callable(gamma) and not 0 < gamma <= 1:
         raise ValueError(f'bop: got gamma {gamma!r}, expected a number above 0 and up to 1, or a schedule')
     if not callable(threshold) and not threshold >= 0:
-        raise ValueError(f'bop: got threshold {threshold!r}, expected a number from 0, or a schedule')
+        raise ValueError(f'bop: got threshold {threshold!r}, expected a number of at least 0, or a schedule')
 
     def init(params):
         return BopState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -65,7 +65,7 @@ def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTra
     def update(updates, state, params=None):
         if params is None:
             raise ValueError('bop: got no params, expected tx.update(updates, state, params)')
-        # Optax's schedules mix dtypes; a user may have forbidden that for all other code.
+        # Optax's schedules mix dtypes, which a user may have forbidden for the whole program.
         with jax.numpy_dtype_promotion('standard'):
             rate, limit = (value(state.count) if callable(value) else value for value in (gamma, threshold))
 

@@ -1,4 +1,4 @@
-"""The step sizes of BinaryConnect and BinaryNet: each weight tensor's update times a factor of its own."""
+"""The step sizes of BinaryConnect and BinaryNet: each weight tensor's update is multiplied by a factor of its own."""
 
 import math
 
@@ -7,12 +7,12 @@ import optax
 
 
 def scale_by_glorot() -> optax.GradientTransformation:
-    """An Optax transformation that scales each update by one over Glorot's bound.
+    """An Optax transformation that divides each update by half of Glorot's bound.
 
     u <- u sqrt((fan_in + fan_out) / 1.5), with fan_in = kh kw in and fan_out = kh kw out.
 
-    The factor is 1 / H, where H = sqrt(1.5 / (fan_in + fan_out)) is the bound of Glorot's uniform initialization without its
-    factor 2. Put it behind Adam, for latent weights alone (`by_kind`).
+    The factor is 1 / H, where H = sqrt(1.5 / (fan_in + fan_out)) is half of the bound of Glorot's uniform initialization. Put
+    the transformation behind Adam, for latent weights alone (`by_kind`).
 
     Returns:
         A transformation without state. Its `update` raises ValueError for a parameter of rank below 2.

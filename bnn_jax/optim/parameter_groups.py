@@ -86,7 +86,7 @@ def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
 
 
 def inside(*layers: str) -> Kind:
-    """The kind of the parameters of these layers.
+    """Make the kind of all parameters inside these layers.
 
     Args:
         layers: paths of attributes from the model to each layer, as `Network.new_layers` returns them.
@@ -110,7 +110,7 @@ def inside(*layers: str) -> Kind:
 
 
 def outside(*layers: str) -> Kind:
-    """The kind of all parameters except those of these layers.
+    """Make the kind of all parameters outside these layers.
 
     Args:
         layers: as for `inside`.
@@ -138,18 +138,18 @@ def _siblings(path: tuple, params: nnx.State) -> set:
 
 
 def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.GradientTransformationExtraArgs:
-    """An Optax transformation that applies to each parameter the transformation of its kind.
+    """An Optax transformation with one transformation for each kind of parameter.
 
-    It also works under Flax's optimizer and in a loop of plain Optax: `init` finds the kinds from the model's variables, and
-    the state keeps them.
+    It works with Flax's optimizer and with plain Optax: `init` finds the kinds from the model's variables, and the state keeps
+    them.
 
     Args:
         rules: kind -> transformation. A kind is `latent_weights`, `float_weights`, `norms`, `biases`, `inside(...)`,
             `outside(...)` or your own predicate.
 
     Returns:
-        The transformation. Its `init` raises ValueError if a rule matches no parameter, or a parameter is matched by no
-        rule or by two; TypeError for plain arrays, which do not say their kind.
+        The transformation. Its `init` raises ValueError if a rule matches no parameter, or if not exactly one rule matches a
+        parameter; TypeError for plain arrays, which do not say their kind.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np, optax
@@ -157,7 +157,7 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
         >>> from bnn_jax.optim import biases, by_kind, latent_weights
         >>> tx = by_kind({latent_weights: bnn.bop(), biases: optax.sgd(0.1)})
         >>> state = tx.init(nnx.State({'kernel': bnn.nn.Latent(np.ones((2, 3))), 'bias': nnx.Param(np.zeros(3))}))
-        >>> state.labels  # The number of each parameter's rule: the bias has the second, the kernel the first.
+        >>> state.labels  # The number of each parameter's rule, from 0: 1 for the bias, 0 for the kernel.
         (1, 0)
     """
     names = [getattr(kind, '__name__', f'rule {i}') for i, kind in enumerate(rules)]
@@ -209,7 +209,7 @@ def _labels(params: nnx.State, kinds: list[Kind], names: list[str]) -> tuple[int
 
 
 def _tree(labels: tuple[int, ...], params: Any) -> Any:
-    """The labels as a tree like the parameters, whose containers depend on the training loop."""
+    """The labels in a tree with the containers of the parameters, which depend on the training loop."""
     structure = jax.tree.structure(params, is_leaf=lambda leaf: leaf is None)
     if structure.num_leaves != len(labels):
         raise ValueError(f'by_kind: got {structure.num_leaves} parameters, expected {len(labels)}, as given to init')

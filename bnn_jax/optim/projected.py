@@ -13,18 +13,18 @@ from jax.core import Tracer
 
 from bnn_jax.schemes.projections import moved, of, project, project_before
 
-# These compute parameters from numbers of their own at each step, so they would forget a projection.
+# Optimizers with these states compute parameters from numbers of their own at each step, so they would forget a projection.
 REFUSED = ('COCOBState', 'LookaheadState', 'MechanicState')
 
 
 def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -> optax.GradientTransformation:
-    """The optimizer, followed by the projections of the model's latent weights.
+    """Append the projections of the model's latent weights to an optimizer.
 
-    `training.init` calls it. Call it yourself in a loop of your own, with Flax's optimizer or plain Optax. The projection is
-    the last link of the chain. It changes latent weights alone, and of these only the ones that an update moves. Where a scheme
-    projects before a step too (`Scheme.before`), the update starts from the projected weights. The optimizer may keep a copy
-    of the weights (schedule-free's z, an average): the copy is projected as well, so that the weights to evaluate obey the
-    scheme. The same optimizer and a model of the same structure give the same object, so nothing is compiled again.
+    `training.init` calls this function. In a loop of your own, call it yourself, with Flax's optimizer or plain Optax. The
+    projection is the last link of the chain. It changes only latent weights that an update moves. If a scheme also projects
+    before a step (`Scheme.before`), the update starts from the projected weights. If the optimizer keeps a copy of the weights
+    (schedule-free's z, an average), the copy is projected as well, so that the weights to evaluate obey the scheme. The same
+    optimizer and a model of the same structure give the same object, so nothing is compiled again.
 
     Args:
         tx: any Optax chain, also `optax.MultiSteps`.
@@ -54,7 +54,7 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
 
 
 def _leaves(tree: Any, params: nnx.State) -> tuple:
-    """The value that `tree` has for each variable, once for each array of the variable; None is a value too."""
+    """The values of `tree`, one for each variable, repeated for each array of the variable. None counts as a value."""
     per_variable = jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)
     variables = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     pairs = zip(per_variable, variables, strict=True)
@@ -62,9 +62,9 @@ def _leaves(tree: Any, params: nnx.State) -> tuple:
 
 
 def _copies(tx: Any, params: nnx.State, projections: tuple) -> tuple[tuple[int, int], ...]:
-    """(i, k) where array i of the optimizer's state is a copy of parameter k."""
+    """Pairs (i, k): array i of the optimizer's state is a copy of parameter k."""
     arrays = jax.tree.leaves(params)
-    # Numbers are compared below, so abstract arrays are left out.
+    # Copies are found by comparing numbers, which abstract arrays do not have.
     if not any(projections) or any(not isinstance(array, jax.Array) or isinstance(array, Tracer) for array in arrays):
         return ()
     state = tx.init(params)
@@ -104,7 +104,7 @@ def _schedule_free_states(state: Any) -> list:
 
 
 def taking_extra_args(tx: Any) -> optax.GradientTransformationExtraArgs:
-    """An optimizer whose update may be given any extra arguments; it gets those that it has parameters for.
+    """The optimizer with an update that accepts any extra arguments and ignores those that the optimizer does not take.
 
     Args:
         tx: any optax chain, also `optax.MultiSteps`.
@@ -127,7 +127,7 @@ def _wrapped(tx: Any, projections: tuple, befores: tuple, copies: tuple) -> opta
     if not any(befores):
         return chain  # pyright: ignore[reportReturnType]
 
-    # Built at each call, for only then the containers of the caller's parameters are known.
+    # Built at each call, because the containers of the caller's parameters are known only then.
     def before(params):
         return project_before(chain, _tree(befores, params))
 
@@ -153,7 +153,7 @@ def _projecting(tx: optax.GradientTransformationExtraArgs, projections: tuple, c
 
 
 def _tree(functions: tuple, params: Any) -> Any:
-    """The functions as a tree like the parameters, whose containers depend on the training loop."""
+    """The functions in a tree with the containers of the parameters, which depend on the training loop."""
     structure = jax.tree.structure(params)
     if structure.num_leaves != len(functions):
         raise ValueError(
@@ -171,9 +171,9 @@ def _copies_projected(old: Any, new: Any, projections: tuple, copies: tuple) -> 
 
 
 def _schedule_free_projected(updates: Any, old: Any, new: Any, projections: tuple) -> tuple[Any, Any]:
-    """Schedule-free with z projected, and the update of the parameters (y) corrected to match.
+    """Project z of schedule-free, and correct the update of the parameters (y) to match.
 
-    x <- (1 - c) x + c z and y = (1 - b1) z + b1 x, so where z moves by d, y moves by (1 - b1 + b1 c) d.
+    x <- (1 - c) x + c z and y = (1 - b1) z + b1 x. So if the projection moves z by d, it moves y by (1 - b1 + b1 c) d.
     """
     olds = iter(_schedule_free_states(old))
     found, structure = jax.tree.flatten(updates, is_leaf=_is_empty)

@@ -179,7 +179,7 @@ def test_a_source_is_held_out_in_part_and_told_from_another():
     assert [len(part) for part in labels] == [7, 3] and labels[0] | labels[1] == set(range(10))
     assert test.classes == source.classes
     for share in (0.01, 1.0):
-        with pytest.raises(ValueError, match='expected at least one image in either part'):
+        with pytest.raises(ValueError, match='expected at least one image in each part'):
             Splits.held_out(source, share=share)
 
     class Inverted(ArraySource):

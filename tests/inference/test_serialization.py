@@ -283,5 +283,5 @@ def test_what_is_no_file_says_so(packed, tmp_path):
         bnn.load(3)
     with pytest.raises(ValueError, match='BytesIO is truncated or not a safetensors file'):
         bnn.load(io.BytesIO(b'no'))
-    with pytest.raises(IsADirectoryError, match='cannot read it'):
+    with pytest.raises(IsADirectoryError, match='cannot read the file'):
         bnn.load(tmp_path)
