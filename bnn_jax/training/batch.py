@@ -1,4 +1,4 @@
-"""Batches: many forms are accepted and become one; errors name the key, shape and dtype of what does not fit."""
+"""Converts batches of several forms to dictionaries of arrays. Errors name the key, shape and dtype of what does not fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ FORMS = "expected {'image': ..., 'label': ...} or (images, labels), either with 
 
 
 def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> dict[str, Any]:
-    """A batch as a dictionary of arrays: `image`, `label`, and `weight` if the batch has one.
+    """Convert a batch to a dictionary of arrays: `image`, `label`, and `weight` if the batch has one.
 
     Args:
         batch: a dictionary with these keys (others are left out), or a tuple or list (images, labels) or (images, labels,
@@ -38,7 +38,7 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
     """
     found = _parts(batch)
     image = _array('image', found['image'])
-    # A user's own loss may take a dictionary of labels. A list, though, is one array and no tree.
+    # A user's own loss may take a dictionary of labels. A list is one array, not a tree.
     labels = jax.tree.map(lambda a: _array('label', a), found['label'], is_leaf=lambda a: not isinstance(a, Mapping))
     if not image.shape:
         raise ValueError('batch: got image of shape (), expected images (N, H, W, channels)')
@@ -95,19 +95,19 @@ def _array(key: str, value: Any) -> Any:
                 f'batch: got a {type(value).__name__} as {key} ({error}), expected an array of numbers'
             ) from error
         if isinstance(value, list | tuple) and array.dtype == np.float64:
-            array = array.astype(np.float32)  # Nobody asked for 64 bits: Python's floats have no other width.
+            array = array.astype(np.float32)  # Python's floats always have 64 bits, so a list does not ask for float64.
     # JAX has no numbers wider than 64 bits.
     if array.dtype == object or array.dtype.kind in 'USMm' or array.dtype.fields or array.dtype.char in 'gG':
         raise TypeError(
             f'batch: got {key} of dtype {array.dtype} and shape {array.shape}, expected numbers of at most 64 bits'
         )
     if isinstance(array, np.ndarray) and not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder('='))  # JAX has the byte order of the machine alone.
+        array = array.astype(array.dtype.newbyteorder('='))  # JAX supports only the machine's byte order.
     return array
 
 
 def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
-    """Labels as int32 (N,) or float32 (N, num_classes); unchanged if they are not classes and need not be (`expected`)."""
+    """Convert labels to int32 (N,) or float32 (N, num_classes). Unless `expected`, only integers (N,) are converted."""
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     if expected and integers and labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.reshape(-1)
@@ -147,7 +147,7 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
 
 
 def _checked_classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
-    """Classes as int32. In a JAX array, which is not read here, numbers that int32 cannot hold become -1, so no class."""
+    """Convert classes to int32. In a JAX array, whose values are not checked here, numbers too large for int32 become -1."""
     if isinstance(labels, np.ndarray):
         if num_classes == 1 and not expected:
             num_classes = None  # With one logit, integers of a user's own loss are counts, not classes.

@@ -26,7 +26,7 @@ class Checkpoints:
         directory: the folder.
         config: the fields of the run's config that decide its numbers (`Config.decisive`).
         kept: how many checkpoints are kept; by default two, in case the newest is damaged.
-        read_only: whether nothing is written, because another process may be writing in the folder.
+        read_only: write nothing, because another process may be writing in the folder.
     """
 
     def __init__(self, directory: Path, config: dict, kept: int = 2, read_only: bool = False):
@@ -44,7 +44,7 @@ class Checkpoints:
             raise ValueError(
                 f'checkpoints {directory} cannot be opened ({reason}); repair or move that folder, or choose another --workdir'
             ) from error
-        # Orbax would ask JAX about preemption at steps of its own, and `signals.Signals` counts these calls.
+        # Otherwise Orbax would ask JAX about preemption too. `signals.Signals` numbers these calls, so it must make them all.
         self._manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState) -> None:
@@ -62,7 +62,7 @@ class Checkpoints:
             meta=self._ocp.args.JsonSave(meta | {'sha256': _digest(arrays, meta)}),
         )
         try:
-            # A run that resumes before its best checkpoint writes earlier steps, which Orbax skips if later ones exist.
+            # Orbax skips a step if later ones exist. A run that resumes before its best checkpoint may write an earlier step.
             for later in [each for each in self._manager.all_steps() if each > step]:
                 self._manager.delete(later)
             written = self._manager.save(step, args=arguments)
@@ -77,7 +77,7 @@ class Checkpoints:
         Args:
             state: a state of the same structure. It is returned if there is no checkpoint yet.
             extended: called with the epochs and the step of a checkpoint whose config differs only by fewer epochs. It raises
-                ValueError unless that run is the beginning of this one. None: such a checkpoint is refused.
+                ValueError unless the shorter run is the beginning of this one. None: such a checkpoint is refused.
 
         Raises:
             ValueError: the checkpoint cannot be read, or has another model or config; the message names the first difference.
@@ -125,7 +125,7 @@ class Checkpoints:
         return None if step is None else self.directory / str(step)
 
     def wait(self) -> None:
-        """Wait until the newest checkpoint is on disk. Raises OSError, with what to do, if it cannot be written."""
+        """Wait until the newest checkpoint is on disk. If it cannot be written, raises OSError with advice."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -140,8 +140,8 @@ class Checkpoints:
         logging.getLogger('absl').removeFilter(_told_by_us)
 
     def _failed(self, error: OSError | ValueError) -> OSError:
-        """An error of Orbax or TensorStore as an OSError that says what to do."""
-        # TensorStore wraps the number of the system's error in a page of text.
+        """Turn an error of Orbax or TensorStore into an OSError that says what to do."""
+        # TensorStore hides the system's error number in a page of text.
         said = re.search(r"os_error_code='(\d+)'|OS error (\d+)", str(error))
         number = getattr(error, 'errno', None) or (int(said[1] or said[2]) if said else errno.EIO)
         reason = os.strerror(number) if said else getattr(error, 'strerror', None) or _short(str(error))
@@ -175,7 +175,7 @@ class Checkpoints:
 
 
 def _told_by_us(record: logging.LogRecord) -> bool:
-    """A log filter that drops Orbax's records: tracebacks of its threads, whose errors `save` and `wait` raise."""
+    """A log filter that drops Orbax's records. They show errors of its threads, which `save` and `wait` raise anyway."""
     return 'orbax' not in record.pathname
 
 

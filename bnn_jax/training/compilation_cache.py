@@ -15,15 +15,15 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 LARGEST = 4 * 10**9
-"""The size in bytes above which the oldest programs are deleted, until half of it is left."""
+"""The size in bytes above which the oldest programs are deleted, until at most half of this size is left."""
 
 
 @contextlib.contextmanager
 def compilation_cache() -> Iterator[None]:
     """Keep programs that take a second or more to compile in ~/.cache/bnn_jax ($XDG_CACHE_HOME/bnn_jax) inside this context.
 
-    JAX identifies a program by its code, the versions and the device, so it never takes one for another. The configuration is
-    that of the process: other threads that compile meanwhile use the cache too.
+    JAX identifies a program by its code, the versions of the libraries and the device, so it never confuses two programs. The
+    setting holds for the whole process: other threads that compile meanwhile use the cache too.
 
     Example:
         >>> from bnn_jax.training.compilation_cache import compilation_cache
@@ -50,7 +50,7 @@ def compilation_cache() -> Iterator[None]:
 
 
 def prune(folder: Path, largest: int) -> None:
-    """Delete the oldest files of a folder with more than `largest` bytes, until it has half of that.
+    """If a folder has more than `largest` bytes, delete its oldest files until at most half of `largest` is left.
 
     Args:
         folder: whose files may be deleted.

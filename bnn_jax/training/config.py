@@ -50,13 +50,13 @@ class Config:
         ('models.lenet5', 'optax.adam')
     """
 
-    # (rngs=, width=) -> network. Any `nnx.Module` that is called with images will do; its maker need not take a width.
+    # (rngs=, width=) -> network. Any `nnx.Module` that is called with images will do; the function need not take a width.
     model: Callable[..., Any]
-    # (split, data_dir) -> source, for the splits 'train' and 'test'. `data.Splits` makes it of two sources.
+    # (split, data_dir) -> source, for the splits 'train' and 'test'. `data.Splits` makes such a function from two sources.
     data: Callable[[str, str], 'Source']
-    # image -> what the network sees of it: see `bnn_jax.data`.
+    # image -> the input of the network: see `bnn_jax.data`.
     standardize: Callable[[np.ndarray], np.ndarray]
-    # schedule -> Optax chain. It leaves out the projection of latent weights, which `init` takes from the scheme.
+    # schedule -> Optax chain, without the projection of latent weights: `init` adds the scheme's own.
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
     # (learning_rate, steps of the run) -> Optax schedule.
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
@@ -64,7 +64,7 @@ class Config:
     augmentations: tuple = ()
     # For test images; these draw no random numbers.
     evaluation_augmentations: tuple = ()
-    # Makes a network with the parameters of `model`, to convert if `convert` refuses the model itself.
+    # Makes the network that is converted instead of the model if `convert` refuses the model. It gets the model's parameters.
     deployed: Callable[..., Any] | None = None
     # Makes the loss, such as partial(distillation, teacher); or is itself a function of (logits, labels)
     # or (images, logits, labels).
@@ -84,7 +84,7 @@ class Config:
     seed: int = option(0, 'seed of initialization, shuffling and augmentation')
     checkpoint_every: int = option(
         500,
-        'steps between checkpoints; the end of an epoch writes one too. If one host keeps the images on its devices, '
+        'steps between checkpoints; the end of an epoch writes one too. If a run on one host keeps the images on devices, '
         'checkpoints are at least 30 s apart',
     )
     accumulate: int = option(1, 'parts of a batch that are computed one after another, to need less memory')
@@ -154,7 +154,7 @@ class Config:
                 raise ValueError(f'anchors: got ({epoch}, {accuracy}), expected (epoch from 1, accuracy from 0 to 1)')
 
     def _check_functions(self) -> None:
-        """Raises ValueError if a value is given in place of a function; the message shows the function."""
+        """Raises ValueError if a field that needs a function has another value; the message gives an example of a function."""
         if isinstance(self.optimizer, optax.GradientTransformation) or not callable(self.optimizer):
             raise ValueError(
                 f'optimizer: got a {type(self.optimizer).__name__}, expected a function that makes one from a schedule, such '
@@ -199,7 +199,7 @@ class Config:
         if not callable(self.data):
             raise ValueError(
                 f'data: got a {type(self.data).__name__}, expected a function (split, data_dir) -> source; data.Splits(train, '
-                'test) makes it of two sources, data.ArraySource(images, labels) makes a source of arrays'
+                'test) makes one from two sources, data.ArraySource(images, labels) makes a source from arrays'
             )
         if not callable(self.loss):
             raise ValueError(
@@ -231,12 +231,12 @@ class Config:
         return PRECISIONS[self.precision]
 
     def comparable_anchors(self) -> tuple[tuple[int, float], ...]:
-        """The anchors if this run has as many epochs as the published one and width 1, else (): results cannot be compared."""
+        """The anchors if this run has as many epochs as the published one and width 1, else ()."""
         same = self.anchors and self.anchors[-1][0] == self.epochs and self.width == 1
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations, with a scaling to the model's `input_shape` first if all of them keep the size.
+        """The augmentations. If all of them keep the size of an image, a scaling to the model's `input_shape` comes first.
 
         The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """

@@ -45,7 +45,7 @@ def described(value: Any) -> Any:
         declared = public_name(value)
         anonymous = declared is None and '<lambda>' in value.__qualname__ and hasattr(value, '__code__')
         name = declared or (f'{value.__module__}.{value.__qualname__}' if anonymous else name_of(value))
-        # A public name identifies a function; another one also depends on the variables that it has from outside.
+        # A public name identifies a function. Any other function also depends on the variables in its closure.
         cells = getattr(value, '__closure__', None) if public_name(value) is None else None
         variables = [described(cell.cell_contents) for cell in cells or ()]
         if anonymous:  # All lambdas of a function have the same name; their bytecode tells them apart.

@@ -1,4 +1,4 @@
-"""One or more devices on one or more hosts: each device holds all parameters, and a batch is spread over all devices.
+"""Data parallelism on one or more hosts: each device holds all parameters, and a batch is spread over all devices.
 
 A jitted computation on such arrays gives the results of a single device: the mean of a loss, its gradient and the statistics of
 a normalization are those of the whole batch. XLA inserts the communication.
@@ -25,10 +25,10 @@ from bnn_jax import command
 from bnn_jax.training.options import option
 
 AUTO = 'auto'
-"""The name of a coordinator that JAX finds itself: on TPU pods and under SLURM, Open MPI or Kubernetes."""
+"""The value of `coordinator` that lets JAX find it: on TPU pods and under SLURM, Open MPI or Kubernetes."""
 
 WAIT_FOR_COORDINATOR = 300
-"""How many seconds the other hosts look for process 0."""
+"""How many seconds the other processes try to reach process 0."""
 
 WAIT_FOR_RESULTS = 24 * 3600
 """How many seconds the other hosts wait at the end, while the first one converts and evaluates the network."""
@@ -42,7 +42,7 @@ class Hosts:
     coordinator: str = option(
         '', "HOST:PORT of process 0, the same for all processes; 'auto' on TPU pods and under SLURM"
     )
-    hosts: int = option(1, 'number of processes of this run, which you start on one machine or several')
+    hosts: int = option(1, 'number of processes of this run; start each of them yourself, on one machine or several')
     host: int = option(0, 'number of this process, from 0')
 
     def __post_init__(self):
@@ -205,9 +205,9 @@ def check_same_on_hosts(step: int, config: dict) -> None:
 
 @contextlib.contextmanager
 def no_host_waits() -> Iterator[None]:
-    """Where there are several hosts, an error inside this context ends the process at once, with its message and status 1.
+    """On several hosts, end the process at once on an error inside this context, with the error's message and status 1.
 
-    The other hosts, which would wait for this one forever, then end as well.
+    The other hosts then end as well. Otherwise they would wait for this one forever.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """Diagnostics of training: flipped signs, weights at the clip, inputs in the window, alpha, images with equal logits.
 
-`health` says which numbers are healthy. Layers have the names that `summarize` gives them; like there, auxiliary heads
+`health` says which numbers are healthy. Layers have the names that `summarize` gives them. As in `summarize`, auxiliary heads
 (`nn.Auxiliary`) are left out.
 """
 
@@ -28,7 +28,7 @@ def signs(state: TrainState) -> dict[str, Int8[Array, '*kernel']]:
     """The signs of the latent weights of each layer, as its scheme reads them. Pure, for `jax.jit`.
 
     Args:
-        state: whose signs are copied, so that the next step may reuse its buffers.
+        state: its signs are copied, so that the next step may reuse its buffers.
 
     Returns:
         Layer -> int8 of the kernel's shape. Where a scheme draws weights at random, these are the signs of evaluation. Empty
@@ -55,7 +55,7 @@ def latent_weights(model: Any) -> dict[str, Float[np.ndarray, '*kernel']]:
 
 
 def alphas(state: TrainState) -> dict[str, Float[Array, '']]:
-    """Alpha of each layer whose scheme has one, for `watch` to compare later ones with. Pure, for `jax.jit`.
+    """The alpha of each layer whose scheme has one. `watch` compares later alphas with it. Pure, for `jax.jit`.
 
     Args:
         state: usually before the first step.
@@ -73,7 +73,7 @@ def watch(
     images: Float[Array, 'N H W C'],
     start: dict[str, float] | None = None,
 ) -> dict[str, Float[Array, '']]:
-    """What a step did to the binary layers, and how the network answers its images. Pure, for `jax.jit`.
+    """Measure how a step changed the binary layers, and what they compute for its images. Pure, for `jax.jit`.
 
     The statistics and random keys of the state stay unchanged.
 
@@ -87,8 +87,8 @@ def watch(
         Scalars on the device:
 
         - `flips`, `flips/LAYER`: share of signs that changed, in all layers together and in each.
-        - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping. Weights are those that the scheme
-          reads, here and in `flips`.
+        - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping. Here and in `flips`, weights are as the
+          scheme reads them.
         - `alpha/LAYER`: mean over filters of the scheme's scale, if it has one.
         - `alpha_over_start/LAYER`: alpha over its value at the start.
         - `in_window/LAYER`: share of inputs at which a binary activation passes a gradient (|x| <= 1 for `sign_ste`).
@@ -148,7 +148,7 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2
     Returns:
         A row for running and a row for batch statistics: the sum of losses, and how many predictions are correct, how many
         images have equal logits, and how many images there are. Totals of several hosts can be added. `statistics_record`
-        makes a record of them.
+        makes a record from them.
     """
     mesh, totals = own_devices(), np.zeros((2, 4))
     answers = logits_of(model, mesh), _logits_by_batch_statistics(model, mesh)
@@ -168,7 +168,7 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2
 
 
 def statistics_record(totals: Float64[np.ndarray, '2 4']) -> dict[str, float]:
-    """The record of what `by_statistics` counted.
+    """Make a record from the totals of `by_statistics`.
 
     Args:
         totals: from `by_statistics`.

@@ -21,7 +21,7 @@ def soft_cross_entropy(
     """Cross-entropy of a student to the softened answers of a teacher, for each image.
 
     Forward: -T^2 sum_c p_c log q_c for student s and teacher t, with p = softmax(t / T) and q = softmax(s / T).
-    Gradient: g T (q - p) to s, none to t. The factor T^2 keeps it about as large as that of a loss on labels for every T.
+    Gradient: g T (q - p) to s, none to t. For every T, the factor T^2 keeps it about as large as the gradient from labels.
 
     Args:
         logits: the logits of the student, floating.
@@ -73,7 +73,7 @@ class Distillation:
     state: nnx.State
     # The structure of the teacher, in evaluation mode.
     graphdef: nnx.GraphDef
-    # What the teacher reads and names; the student must have the same.
+    # The teacher's input channels and number of classes; the student must have the same.
     channels: int
     num_classes: int
     # T of `soft_cross_entropy`.
@@ -104,7 +104,7 @@ class Distillation:
 
 
 def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1.0) -> Distillation:
-    """The loss of a student of this teacher.
+    """Make the loss of a student that learns from this teacher.
 
     A run saves its teacher with its state. A resumed run goes on with the teacher it began with, and refuses one of another
     structure.

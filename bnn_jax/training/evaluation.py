@@ -126,7 +126,7 @@ def means(totals: Float64[np.ndarray, '5'], num_classes: int | None) -> dict[str
 def totals_of(
     model: Any, batches: Iterable[Batch], num_classes: int | None = None, loss: Loss = _CROSS_ENTROPY
 ) -> Float64[np.ndarray, '5']:
-    """What `means` needs, summed over the images of some batches.
+    """Sum what `means` needs over the images of some batches.
 
     Args:
         model: as for `evaluate`.
@@ -167,7 +167,7 @@ def totals_of_logits(
     images: Any = None,
     weight: Any = None,
 ) -> Float64[np.ndarray, '5']:
-    """`totals_of` images whose logits are known.
+    """Compute the sums that `totals_of` returns, from logits that are known.
 
     Args:
         logits: the logits of all images.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Real
 
 MOST_WEIGHTS = 2**20
-"""A histogram counts every k-th weight of a layer, k = max(1, weights // MOST_WEIGHTS): fewer than twice this number."""
+"""A histogram counts every k-th weight of a layer, k = max(1, weights // MOST_WEIGHTS): fewer than 2 MOST_WEIGHTS."""
 
 IMAGES = 8
 """How many images are shown side by side."""
@@ -81,7 +81,7 @@ class Events:
         return self._file
 
     def close(self) -> None:
-        """Close the file, where one was begun."""
+        """Close the file, if one was begun."""
         if self._file is not None:
             self._file.close()
 

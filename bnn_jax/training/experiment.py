@@ -72,7 +72,8 @@ class Command:
     """The options of the command line that belong to no config."""
 
     seeds: int = option(
-        1, 'number of runs, with seeds from --seed on, each in its own folder; at the end shows their mean and range'
+        1,
+        'number of runs, with seeds from --seed on, each in its own folder; their mean and range are printed at the end',
     )
     evaluate: bool = option(False, 'do not train; evaluate the newest checkpoint in --workdir')
 
@@ -86,7 +87,7 @@ def seeds_of(config: Config, count: int) -> Iterator[Config]:
 
     Args:
         config: the config of the first run.
-        count: how many runs; several have seeds from the config's on, each a workdir of its own, WORKDIR-SEED.
+        count: how many runs. Several runs have seeds counted from the config's, and a workdir each, WORKDIR-SEED.
     """
     if count == 1:
         yield config
@@ -115,7 +116,7 @@ def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str,
     """The run that the command line asks for.
 
     Args:
-        recipe: which rows there are.
+        recipe: the recipe with the rows to choose from.
         arguments: the options; by default those of this process.
 
     Returns:
@@ -150,12 +151,12 @@ def with_options(
     scheme: tuple[str, str] | None = None,
     asked: list[Command] | None = None,
 ) -> Config:
-    """A config with the options of the command line. Where these name a coordinator, this process joins the other hosts.
+    """Set the options of the command line in a config. If they name a coordinator, this process joins the other hosts.
 
     Args:
         name: the name of the module that runs, for the usage line.
         description: the text of --help.
-        config: with the defaults of the options.
+        config: its values are the defaults of the options.
         arguments: the options; by default those of this process.
         run_name: the default workdir is runs/RUN_NAME-SEED; by default the name.
         scheme: value and help text of the option --scheme, which `chosen` has read already.
@@ -204,10 +205,10 @@ def with_options(
 
 
 def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] = unprepared) -> dict[str, Any]:
-    """Prepare and run a config; an error becomes its message and exit status 1.
+    """Prepare and run a config. On an error, print its message and exit with status 1.
 
     From now on the process allocates memory in the way that is fast for training on CPU (`memory.allocate_for_training`).
-    Compiled programs are kept on disk meanwhile (`compilation_cache`).
+    Compiled programs are kept on disk (`compilation_cache`).
 
     Args:
         name: the name of the run.
@@ -222,7 +223,7 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
         allocate_for_training()
         with no_host_waits(), compilation_cache():
             config = prepare(config)
-            if config.max_minutes:  # They cover the preparation too.
+            if config.max_minutes:  # The minutes include the preparation.
                 left = config.max_minutes - (time.monotonic() - began) / 60
                 config = dataclasses.replace(config, max_minutes=max(left, 1e-9))
             return run(name, config)
@@ -231,7 +232,7 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
 def run(name: str, config: Config) -> dict[str, Any]:
     """Train with `fit`, convert, evaluate, and write curves.png, watch.png, packed.safetensors and results.json.
 
-    A network without binary weights is not converted: its packed results are None. The same holds where `convert` refuses the
+    A network without binary weights is not converted: its packed results are None. The same holds if `convert` refuses the
     network; the reason is printed and stored under 'not_converted'. On several hosts the first one does this; the others
     return {}.
 
@@ -240,7 +241,10 @@ def run(name: str, config: Config) -> dict[str, Any]:
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds, described by docs/results.schema.json. It raises what `fit` raises.
+        What results.json holds (docs/results.schema.json).
+
+    Raises:
+        What `fit` raises.
 
     Example:
         >>> import bnn_jax as bnn

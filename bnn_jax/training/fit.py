@@ -1,4 +1,4 @@
-"""fit: from a config to a trained state, resumable at any step. Read it from top to bottom."""
+"""`fit` trains a network from a config, and can resume at any step. Read this file from top to bottom."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ from bnn_jax.training.state import TrainState, model_of
 from bnn_jax.training.workdir import held
 
 COMPARED = 512
-"""How many test images each evaluation also evaluates by batch statistics; see `_compared_batches`."""
+"""How many test images each evaluation also evaluates with batch statistics; see `_compared_batches`."""
 
 
 class Interrupted(SystemExit):
@@ -74,21 +74,21 @@ OUT_OF_TIME = 75
 
 @compilation_cache()
 def fit(config: Config) -> TrainState:
-    """Train a network as a config says. Called again after an interruption, it goes on, to the same result.
+    """Train a network as a config says. If called again after an interruption, go on to the same result.
 
     It writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ into `config.workdir`, which one process at a time may
     use (`workdir.held`). The parameters depend on the config alone, not on where the run was stopped (on CPU to the bit).
 
-    Batches are spread over all devices. Where the images lie on the devices (`Config.on_device`), up to a second of steps is
-    one call, and the metrics of a call are fetched while the next one runs. A resumed run makes its batches where it began to
-    make them, since that decides their content.
+    Batches are spread over all devices. If the images lie on the devices (`Config.on_device`), one call makes many steps and
+    takes about a second. The metrics of a call are fetched while the next one runs. Host and devices make different batches, so
+    a resumed run makes its batches in the same place as before.
 
     On several hosts (`devices.Hosts`) each host calls this with the same config and a workdir that all of them see. Each reads
-    its part of the images; the first host writes and reports. A run may go on with another number of devices or hosts: its
-    batches stay the same and are summed in another order. It may go on with more epochs where its learning rates do not depend
-    on their number (`start.check_extension`).
+    its part of the images; the first host writes and reports. A run may resume with another number of devices or hosts: its
+    batches stay the same and are summed in another order. It may resume with more epochs if its learning rates and quantizers
+    do not depend on the length of the run (`start.check_extension`).
 
-    Compiled programs are kept on disk meanwhile (`compilation_cache`). The command line also changes how the process allocates
+    Compiled programs are kept on disk (`compilation_cache`). The command line also changes how the process allocates
     memory (`memory`); this function does not.
 
     Args:
@@ -108,7 +108,7 @@ def fit(config: Config) -> TrainState:
         >>> def trained(config: Config):  # examples/arrays.py is a whole program.
         ...     return model_of(fit(config))
     """
-    config.described()  # Refuse a config that cannot be described before anything is written.
+    config.described()  # Before anything is written, refuse a config that cannot be described.
     check_shares(config.batch_size, all_devices(), config.accumulate)
     with held(config) as workdir:
         return _fitted(config, workdir)
@@ -136,7 +136,7 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     ):
         if remark:
             progress.say(remark)
-        # Records beyond the checkpoint are of steps that are made again.
+        # Records after the checkpoint belong to steps that the run makes again.
         before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
         records = StepRecords(log, progress, Health(before_now), images.pace, checkpoints)
         scores = Scores(before_now, config.patience)
@@ -159,10 +159,10 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
             evaluates = ends or (ends_epoch and number // epoch_steps % config.evaluate_every == 0)
             stops, late = signals.stop_now(), deadline.stop_now(count)
             at_checkpoint = ends_epoch or number % config.checkpoint_every == 0
-            # Where an epoch takes a second, saving at its end would take as long as training.
+            # If an epoch takes only a second, saving at its end would take as long as training.
             rested = progress.seconds() - saved_at >= images.seconds_between_saves
             saves = ends or stops or late or (at_checkpoint and rested)
-            # All steps before a checkpoint are on record; a loss that is not finite raises here, before it is saved.
+            # Before a checkpoint, all records are written: a loss that is not finite raises here, before the state is saved.
             records.write(all_calls=bool(saves or evaluates))
             if watched and not shown:
                 shown = True
@@ -218,7 +218,7 @@ def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
     first, schedule = beginning(config, last_step)
     if first.num_classes is not None:
         images.check(first.num_classes, takes_classes(first.loss))
-    start = _start(first) if config.watch_every else {}  # It depends on the config alone: a resumed run finds the same.
+    start = _start(first) if config.watch_every else {}  # The same in a resumed run.
     checkpoints = Checkpoints(workdir / 'checkpoints', decisive)
     state = checkpoints.restore(
         first, lambda epochs, done: check_extension(config, epochs, images.epoch_steps, done, first)
@@ -248,7 +248,7 @@ def _evaluated(
 
 
 def _stopped(config: Config, number: int, signal: int, progress: Progress) -> Interrupted:
-    """The exception that ends a run after its state was saved: by this signal, or for 0 by the end of its minutes."""
+    """The exception that ends a run after its state was saved. Signal 0 stands for the time limit."""
     why = f'by signal {signal}' if signal else f'after {config.max_minutes:.3g} minutes'
     progress.say(f'stopped at step {number} {why}, saved; start again to go on')
     return Interrupted(128 + signal) if signal else OutOfTime(OUT_OF_TIME)
@@ -257,7 +257,7 @@ def _stopped(config: Config, number: int, signal: int, progress: Progress) -> In
 def _step(
     update: Callable, schedule: optax.Schedule, state: TrainState, batch: dict[str, jax.Array]
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """An update, with its learning rate among the metrics."""
+    """Make an update, and add its learning rate to the metrics."""
     new, metrics = update(state, batch)
     # Schedules mix dtypes; a user may have forbidden that for all other code.
     with jax.numpy_dtype_promotion('standard'):
@@ -265,7 +265,7 @@ def _step(
 
 
 def _as_begun(config: Config, workdir: Path) -> bool | None:
-    """`on_device`; if that is None, whether the run in workdir began on the devices, which decides its batches."""
+    """`on_device`. If it is None and the run has begun: whether it began on the devices, since this decides its batches."""
     if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return config.on_device
     try:
@@ -288,8 +288,8 @@ def _start(state: TrainState) -> dict[str, float]:
 
 
 def _compared_batches(config: Config, epoch_steps: int) -> int:
-    """How many test batches are also evaluated by batch statistics: as many as hold COMPARED images, fewer in a short epoch."""
+    """How many test batches are also evaluated with batch statistics: enough for COMPARED images, fewer in a short epoch."""
     if not config.watch_every:
         return 0
-    # A batch costs two forward passes, about the time of a step; so this takes a hundredth of an epoch, or one batch.
+    # A batch costs two forward passes, about the time of a step. So this takes at most a hundredth of an epoch, or one batch.
     return max(1, min(-(-COMPARED // config.batch_size), epoch_steps // 100))

@@ -9,14 +9,14 @@ EQUAL_LOGITS = 0.01
 """The largest healthy share of images whose logits are all equal."""
 
 FLIPS, SETTLED = 0.01, 100
-"""The largest healthy share of signs that flip in one step; it applies after this step, because the first steps choose most
-signs."""
+"""FLIPS is the largest healthy share of signs that flip in one step. It applies after step SETTLED, because the first steps
+choose most signs."""
 
 ALPHA = 0.1
 """The smallest healthy ratio of a layer's alpha to its value at the start."""
 
 STATISTICS_GAP = 0.1
-"""The largest healthy accuracy with batch statistics minus that with running statistics, on the same test images."""
+"""The largest healthy difference: accuracy with batch statistics minus accuracy with running statistics, on the same images."""
 
 
 def unhealthy(record: dict) -> dict[str, str]:
@@ -36,9 +36,9 @@ def unhealthy(record: dict) -> dict[str, str]:
     equal = max(record.get('equal_logits', 0.0), record.get('running_statistics/equal_logits', 0.0))
     if equal > EQUAL_LOGITS:
         found['equal_logits'] = (
-            f'{equal:.0%} of the images have logits that are all equal (healthy: none), so the network learns nothing from '
-            'them; the likely cause is a ReLU in the last block that gives 0 everywhere: use one ReLU there, before or after '
-            'the last product, or use a smaller --learning_rate'
+            f'{equal:.0%} of the images have logits that are all equal (healthy: at most {EQUAL_LOGITS:.0%}), so the network '
+            'learns nothing from them; the likely cause is a ReLU in the last block that gives 0 everywhere: use one ReLU '
+            'there, before or after the last product, or use a smaller --learning_rate'
         )
     flips = record.get('flips', 0.0)
     if flips > FLIPS and record['step'] > SETTLED:

@@ -1,6 +1,6 @@
-"""The images of a run: on the host, read batch by batch, or on the devices, where many steps are one call.
+"""The images of a run: on the host, which makes each batch, or on the devices, where one call makes many steps.
 
-Both classes have the same methods, so that `fit` is the same for both.
+`HostImages` and `DeviceImages` have the same methods, so that `fit` is the same for both.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ STEPS_ON_HOSTS = 16
 """The number of steps of one call with several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""The shortest time between checkpoints, except the last. If an epoch takes a second, a checkpoint takes as long."""
+"""The shortest time between checkpoints, except before the last. Saving a checkpoint may take as long as a short epoch."""
 
 EVALUATED = 256
 """The smallest batch of test images on the devices."""
@@ -106,11 +106,11 @@ class HostImages:
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """A function that makes one step for any `count`. The host prepares further batches meanwhile.
+        """Yield a function that makes one step, whatever its `count`. The host prepares further batches meanwhile.
 
         Args:
             step: the update, not yet compiled.
-            first: the number of steps before the first one here.
+            first: the number of steps that the run has made.
             last: the number of the last step.
 
         Yields:
@@ -152,7 +152,7 @@ def _tested(model: Any, batches: Iterator[dict[str, Any]], compared: int, loss: 
 
 
 class DeviceImages:
-    """Images on the devices, as uint8, where the batches are made; `Pace` says how many steps are one call.
+    """Images on the devices, as uint8. The devices make the batches; `Pace` says how many steps one call makes.
 
     Args:
         config: the config of the run.
@@ -183,7 +183,7 @@ class DeviceImages:
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """A function that makes `count` steps of one epoch, at most `pace.steps`; see `HostImages.trained_by`.
+        """Yield a function that makes `count` steps of one epoch, at most `pace.steps`; see `HostImages.trained_by`.
 
         Each metric is an array, whose first `count` numbers are those of the steps. The images are those of the last batch.
         """
@@ -202,7 +202,7 @@ class DeviceImages:
     def tested(self, model: Any, compared: int, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
         """As `HostImages.tested`."""
         if not takes_classes(loss):
-            # Such a loss may read the images as the network sees them, and the host makes those.
+            # A user's own loss may read the input of the network, which the host makes.
             batches = test_batches(self._config, self._test, (jax.process_index(), jax.process_count()))
             with contextlib.closing(batches):
                 return _tested(model, batches, compared, loss)
@@ -259,19 +259,19 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
         mesh: the devices.
 
     Returns:
-        The images, and a remark for the user where they stay on the host of an accelerator; else ''.
+        The images, and a remark for the user if they stay on the host although there is an accelerator; else ''.
 
     Raises:
         ValueError: the config asks for images on the devices, and they cannot lie there.
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
     accelerated, reason = jax.devices()[0].platform != 'cpu', None
-    # Asked only if the answer matters, because it calls the user's normalization.
+    # Not called if its result does not matter, because it calls the user's normalization.
     if config.on_device or (config.on_device is None and accelerated):
         augmentations = (config.sized(each) for each in (config.augmentations, config.evaluation_augmentations))
         reason = reason_against(train, test, config.standardize, *augmentations)
     if config.on_device and reason:
-        raise ValueError(f'on_device: got True, but {reason}; leave it out, or change that')
+        raise ValueError(f'on_device: got True, but {reason}; leave out on_device, or change what prevents it')
     if config.on_device or (config.on_device is None and accelerated and reason is None):
         return DeviceImages(config, train, test, mesh), ''
     return HostImages(config, train, test, mesh), f'images stay on the host: {reason}' if accelerated and reason else ''

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int, Shaped
 
 
 class Loss(Protocol):
-    """What a loss is: a callable pytree (images, logits, labels) -> the loss of each image, (N,).
+    """The interface of a loss: a callable pytree (images, logits, labels) -> the loss of each image, (N,).
 
-    The state of a run holds its arrays; they are not trained. An attribute `takes_classes` that is true says that labels are
-    classes (`batch.as_batch`). Without it the labels of a batch may have any shape and dtype. `check` is optional.
+    The state of a run holds the arrays of its loss; they are not trained. An attribute `takes_classes` that is true says that
+    labels are classes (`batch.as_batch`). Without it labels may have any shape and dtype. The method `check` is optional.
 
     Example:
         >>> import dataclasses, jax
@@ -64,7 +64,7 @@ def cross_entropy(
 
 
 def as_loss(loss: Any) -> 'Loss':
-    """A loss as `TrainState` holds it.
+    """Convert a loss to the form that `TrainState` holds.
 
     Args:
         loss: a `Loss`, or a function of (logits, labels) or (images, logits, labels).
@@ -85,7 +85,7 @@ def as_loss(loss: Any) -> 'Loss':
     try:
         parameters = inspect.signature(loss).parameters.values()
     except (TypeError, ValueError) as error:
-        raise TypeError(f'loss: got {loss!r}, whose arguments cannot be seen; {expected}') from error
+        raise TypeError(f'loss: got {loss!r}, whose signature cannot be read; {expected}') from error
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = sum(p.default is p.empty for p in positional)
     if needed > 3 or len(positional) < 2:

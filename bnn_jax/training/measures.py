@@ -1,4 +1,4 @@
-"""Measures of logits and labels: the loss of each image, and accuracies; with checks that they fit each other."""
+"""Measures of logits and labels: the loss of each image, and accuracies. Checks that logits, labels and images fit."""
 
 from functools import lru_cache
 from typing import Any
@@ -52,7 +52,7 @@ def check_logits(logits: Any, images: Any, num_classes: int | None, loss: Loss) 
         logits: the logits of the model.
         images: the images of the batch.
         num_classes: how many logits an image has; None: not known.
-        loss: the loss of the run; one of a user's own may read logits of other shapes.
+        loss: the loss of the run; a user's own loss may read logits of other shapes.
     """
     shape = jnp.shape(logits)
     if takes_classes(loss) and (len(shape) != 2 or shape[0] != images.shape[0]):
@@ -102,7 +102,7 @@ def gradient_norm(gradient: Any) -> Float[Array, '']:
     """The Euclidean norm of all numbers of a gradient together, as `train_step` measures it.
 
     Args:
-        gradient: a tree of arrays; a None in it counts nothing.
+        gradient: a tree of arrays; None in it is left out.
 
     Returns:
         A scalar.
@@ -140,7 +140,7 @@ def accuracies(
 def accuracies_of(
     logits: Float[Array, 'N classes'], labels: Int[Array, ' N'], weight: Float[Array, ' N'] | None, dtype: Any
 ) -> dict[str, Float[Array, '']]:
-    """`accuracies` of this dtype, for labels that are classes and weights with mean 1."""
+    """Compute `accuracies` in this dtype, for labels that are classes and weights with mean 1."""
     correct = logits.argmax(-1).astype(labels.dtype) == labels
     found = {'accuracy': mean(correct.astype(dtype), weight)}
     if logits.shape[-1] > 5:
@@ -150,7 +150,7 @@ def accuracies_of(
 
 @jax.jit
 def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
-    """Whether fewer than five logits are larger than that of the label; False if the label's logit is NaN."""
+    """Whether fewer than five logits are larger than the label's; False if the label's logit is NaN."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return (~(logits <= own)).sum(-1) < 5  # Not `>`, which is False for each comparison with NaN.
 

@@ -1,4 +1,4 @@
-"""Memory of a process that trains on CPU: it keeps freed memory, because the next step needs it again.
+"""Makes a process that trains on CPU keep the memory that it frees, because the next step needs this memory again.
 
 This changes the whole process, so the command line does it (`allocate_for_training`) and `fit` does not. Your own program that
 trains on CPU may call it first.

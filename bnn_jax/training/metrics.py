@@ -18,11 +18,11 @@ from bnn_jax.training.events import Events
 
 
 class MetricsLog:
-    """Writes metrics.jsonl, one JSON object a line, and the same numbers for TensorBoard in tensorboard/ beside it.
+    """Writes metrics.jsonl, one JSON object per line, and the same numbers for TensorBoard in tensorboard/ beside it.
 
     There are three kinds of records. A step has the metrics of `train_step`, `learning_rate`, `seconds` of training so far, and
-    at some steps those of `diagnostics.watch`. An epoch has `epoch`, means over its steps, test results, `images_per_second` by
-    its median step, and the results with running and with batch statistics. A warning has `warning`, a sentence, which
+    at some steps those of `diagnostics.watch`. An epoch has `epoch`, means over its steps, test results, `images_per_second`
+    from its median step, and the results with running and with batch statistics. A warning has `warning`, a sentence, which
     TensorBoard does not get.
 
     A resumed run drops records of later steps and damaged lines. If there are damaged lines, the whole old file is kept as
@@ -41,15 +41,15 @@ class MetricsLog:
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
         self._file, self._events = None, None
         if path:
-            if None in parsed[:-1]:  # Not only the last line, which a kill may have cut short.
+            if None in parsed[:-1]:  # The last line alone does not count: a kill may have cut it short.
                 write(path.with_suffix('.damaged.jsonl'), path.read_bytes())
-            # Without the records of steps that the resumed run makes again.
+            # This drops the records of steps that the resumed run makes again.
             write(path, ''.join(f'{json.dumps(record)}\n' for record in self._records))
             self._file = path.open('ab', buffering=0)
             self._events = Events(path.parent / 'tensorboard', resumed_at)
 
     def write(self, **record) -> None:
-        """Append a record and write it at once. Raises OSError, with what to do."""
+        """Append a record and write it at once. Raises OSError, whose message says what to do."""
         self._records.append(record)
         if self._file and self._events:
             with self._writing():
@@ -78,7 +78,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Add what to do to an error of storage."""
+        """Add to the message of an OSError what to do."""
         try:
             yield
         except OSError as error:
@@ -100,8 +100,8 @@ class MetricsLog:
         """Append and return the record of an epoch.
 
         Args:
-            step: at which the epoch ends.
-            epoch_steps: how many steps it has.
+            step: the last step of the epoch.
+            epoch_steps: the number of steps of an epoch.
             test: the result of `evaluate`.
             seconds: the seconds of training so far.
             batch_size: the batch size of a step.
@@ -110,7 +110,7 @@ class MetricsLog:
         steps = [r for r in self._records if 'loss' in r and r['step'] > step - epoch_steps]
         record = {'step': step, 'epoch': step // epoch_steps}
         names = [name for name in test if name != 'count']
-        # A step with smoothed or mixed labels of a user's own loss has no accuracy.
+        # With a user's own loss, a step with smoothed or mixed labels has no accuracy.
         known = [name for name in names if all(name in r for r in steps)]
         record |= {f'train_{name}': sum(r[name] for r in steps) / len(steps) for name in known}
         record |= {f'test_{name}': test[name] for name in names}

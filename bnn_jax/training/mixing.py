@@ -20,11 +20,11 @@ class Mixing:
         [[0.95, 0.05], [0.05, 0.95]]
     """
 
-    # The side in pixels of a square around a random pixel, which becomes 0; a part outside of the image is ignored
+    # The side in pixels of a square that becomes 0. Its center is a random pixel; its part outside the image is ignored
     # (DeVries and Taylor, arXiv:1708.04552).
     cutout: int = 0
-    # alpha: x = l x_i + (1 - l) x_j, and the labels likewise, with one l ~ Beta(alpha, alpha) for the batch; j runs backwards
-    # (Zhang et al., arXiv:1710.09412).
+    # alpha: x = l x_i + (1 - l) x_j, and the labels likewise, with one l ~ Beta(alpha, alpha) for the batch. x_j is the batch
+    # in reverse order (Zhang et al., arXiv:1710.09412).
     mixup: float = 0.0
     # e: the label's class gets 1 - e + e / classes, each other class e / classes (Szegedy et al., arXiv:1512.00567).
     label_smoothing: float = 0.0

@@ -1,8 +1,8 @@
-"""The names of functions and classes in config.json and in checkpoints, which do not depend on the module with the code.
+"""Names functions and classes in config.json and in checkpoints. Public names do not depend on the module with the code.
 
 What a package of this library or Optax exports is named after the package: 'quantizers.sign_ste', 'models.nin', 'optax.adam'.
-`named` names a function or class of your own. Without a name it is described by module and qualified name, and once it has
-moved, its runs cannot be resumed.
+`named` names a function or class of your own. Otherwise its name is its module and qualified name, and after it has moved, runs
+that use it cannot be resumed.
 """
 
 import functools
@@ -32,7 +32,7 @@ PUBLIC = {
     'data': ('bnn_jax.data',),
     'optax': ('optax',),
 }
-"""Prefix of a public name -> the modules whose functions and classes have it. Whoever moves a module changes this alone."""
+"""Prefix of a public name -> the modules whose functions and classes have it. If a module moves, only this table changes."""
 
 SAVED_AS = {
     'data.center_crop': 'data.centre_crop',
@@ -109,12 +109,12 @@ def name_of(value: Any) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether both come from one definition: Python runs a module twice that is started and also imported."""
+    """Whether both come from one definition. Python runs a module twice if it is started as a program and also imported."""
     return _path(one) == _path(other)
 
 
 def _path(value: Any) -> str:
-    """Module and qualified name. The module that was started has the name under which it would be imported."""
+    """Module and qualified name. A module started as a program has the name by which it would be imported."""
     module = value.__module__
     if module in ('__main__', '__mp_main__'):
         main = sys.modules[module]

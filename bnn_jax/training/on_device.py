@@ -1,7 +1,7 @@
 """Training images on the devices, as uint8: shuffled, augmented and normalized there, with many steps in a compiled call.
 
-A batch depends on seed and step alone, not on the number of devices or of steps in a call. It is not the batch that
-`data.training_batches` draws for that step, so a resumed run makes its batches where it began to make them.
+A batch depends on seed and step alone, not on the number of devices or of steps in a call. `data.training_batches`,
+on the host, draws another batch for the same step, so a resumed run must not change between host and devices.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bnn_jax.data import Source
 
 Augment = Callable[[Array, Array], Array]
-"""(images, key) -> images, uint8 (N, H, W, C); the key alone decides the random numbers, other ones for each image."""
+"""(images, key) -> images, uint8 (N, H, W, C); the key alone decides the random numbers, which differ between images."""
 
 STREAM = 0x1A6E5
 """Folded into the seed, so that images get other random numbers than weights and dropout."""
@@ -37,13 +37,13 @@ COMPARED = 16
 
 
 def flipped(images: UInt8[Array, 'N H W C'], key: Key[Array, '']) -> UInt8[Array, 'N H W C']:
-    """Each image mirrored left-right with probability 1/2, as by `data.flip`."""
+    """Mirror each image left-right with probability 1/2, as `data.flip` does."""
     mirrored = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
 def cropped(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], padding: int) -> UInt8[Array, 'N H W C']:
-    """A random window, of the same size, of each image padded with zeros, as by `data.crop`."""
+    """Pad each image with zeros and cut a random window of the old size, as `data.crop` does."""
     number, height, width, _ = images.shape
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     corners = jax.random.randint(key, (number, 2), 0, 2 * padding + 1)
@@ -51,14 +51,14 @@ def cropped(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], padding: int) 
 
 
 def cut(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], size: int) -> UInt8[Array, 'N size size C']:
-    """A random size x size window of each image, as by `data.random_crop`."""
+    """Cut a random size x size window from each image, as `data.random_crop` does."""
     number, height, width, _ = images.shape
     corners = jax.random.randint(key, (number, 2), 0, jnp.array([[height - size + 1, width - size + 1]]))
     return _windows(images, corners, size, size)
 
 
 def with_hole(images: UInt8[Array, 'N H W C'], key: Key[Array, ''], size: int) -> UInt8[Array, 'N H W C']:
-    """Each image with a square of zeros around a random pixel, as by `data.cutout`."""
+    """Set a square around a random pixel of each image to 0, as `data.cutout` does."""
     number, height, width, _ = images.shape
     corners = jax.random.randint(key, (number, 2), 0, jnp.array([[height, width]])) - size // 2
 
@@ -78,7 +78,7 @@ def _windows(images: Array, corners: Array, height: int, width: int) -> Array:
 
 
 def batched(augmentation: Any) -> Augment | None:
-    """The augmentation of a batch on the device.
+    """Find the version of an augmentation that augments a batch on the device.
 
     Args:
         augmentation: an augmentation of `bnn_jax.data`, which augments an image on the host; or your own, with a method
@@ -128,7 +128,7 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
 def prepared(
     images: UInt8[np.ndarray, 'N H W C'], augmentations: Sequence[Callable]
 ) -> UInt8[np.ndarray, 'N height width C']:
-    """All images after augmentations that draw no random numbers.
+    """Apply augmentations that draw no random numbers to all images.
 
     Args:
         images: the images of a data set.
@@ -151,7 +151,7 @@ def prepared(
 
 
 def augmented(image: UInt8[np.ndarray, 'H W C'], augmentations: Sequence[Callable]) -> Shaped[np.ndarray, '*shape']:
-    """An image after augmentations that draw no random numbers. Raises ValueError for one that draws them."""
+    """Apply augmentations that draw no random numbers to an image. Raises ValueError for one that draws some."""
     from bnn_jax.data.pipeline import NoRandomness
 
     return functools.reduce(lambda image, augment: augment(image, NoRandomness()), augmentations, image)
@@ -163,7 +163,7 @@ def augmented(image: UInt8[np.ndarray, 'H W C'], augmentations: Sequence[Callabl
 def pixel_table(
     standardize: Callable[[np.ndarray], np.ndarray], images: UInt8[np.ndarray, 'N H W C']
 ) -> Float32[np.ndarray, '256 C'] | None:
-    """The results of a normalization for each of the 256 values of a pixel, so that it can be looked up.
+    """The table of a normalization: its result for each of the 256 values of a pixel, in each channel.
 
     Args:
         standardize: image -> float image of the same shape.
@@ -171,7 +171,8 @@ def pixel_table(
 
     Returns:
         The table, which gives the numbers of the normalization to the bit. None if a number depends on more than one
-        pixel, as in whitening, or where the normalization fails on an image of 256 x 1 pixels.
+        pixel, as in whitening; if the result is not float32 of the image's shape; or if the normalization fails on an image
+        of 256 x 1 pixels.
 
     Example:
         >>> from bnn_jax import data
@@ -217,14 +218,14 @@ class Draw:
     batch_size: int
     # The number of training images.
     images: int
-    # In this order.
+    # Applied in this order.
     augmentations: tuple[Augment, ...] = ()
     # The devices that share a batch; None: it stays on one device.
     mesh: Mesh | None = None
 
     @property
     def epoch_steps(self) -> int:
-        """The number of steps of an epoch. An epoch drops the images beyond its whole batches, other images each time."""
+        """The number of steps of an epoch. Images beyond the last whole batch are left out, other images in each epoch."""
         return self.images // self.batch_size
 
     def order(self, epoch: Int32[Array, '']) -> Int32[Array, ' images']:
@@ -281,7 +282,7 @@ def many(step: Callable, draw: Draw, most: int) -> Callable:
 
         _, shapes = jax.eval_shape(lambda state: step(state, draw.batch(lying, state.step, order)), state)
         seen = {name: jnp.zeros(most, shape.dtype) for name, shape in shapes.items()}
-        # A loop whose length is an argument, unlike that of `scan`, so that one program serves calls of all lengths.
+        # The length of this loop, unlike that of a `scan`, is an argument, so that one program serves calls of all lengths.
         return jax.lax.fori_loop(0, count, one, (state, seen))
 
     return steps
@@ -322,7 +323,10 @@ def reason_against(
     except ValueError as error:
         return str(error)
     if len(train) and pixel_table(standardize, train.images) is None:  # pyright: ignore[reportAttributeAccessIssue]
-        return f'the normalization {standardize!r} depends on more than one pixel at a time, or fails on 256 x 1 pixels'
+        return (
+            f'the normalization {standardize!r} depends on more than one pixel at a time, does not return float32, or fails on '
+            '256 x 1 pixels'
+        )
     channels, needed = train.images.shape[-1], 0  # pyright: ignore[reportAttributeAccessIssue]
     for name, source, steps in (('training', train, once), ('test', test, evaluation_augmentations)):
         if len(source) == 0:

@@ -59,7 +59,7 @@ def plot(path: Path, title: str, records: list[dict]) -> None:
 
 
 def plot_watch(path: Path, title: str, records: list[dict]) -> None:
-    """Draw watch.png: what a run watched, over steps. Where it watched nothing, no file is written.
+    """Draw watch.png: what a run watched, over steps. If it watched nothing, no file is written.
 
     Each layer is a line, dark to light from the first to the last. The axis of flips is logarithmic, so a step without flips
     has no point.
@@ -147,7 +147,7 @@ def _in_order(layer: str) -> tuple[list[int], str]:
 
 
 def _write(path: Path, figure) -> None:
-    # Through `write`, so that an interruption leaves no half-written picture.
+    # `write` leaves no half-written picture after an interruption.
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     write(path, picture.getvalue())

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from bnn_jax.training.devices import is_first_host
 
 RECENT = 101
-"""The shown speed is the median over this many last calls of `Progress.step`, with one or more training steps between two."""
+"""The speed shown is a median over the last calls of `Progress.step`, this many at most. A call may follow several steps."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""

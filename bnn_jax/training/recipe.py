@@ -23,7 +23,7 @@ def unprepared(config: Config) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The runs of one network on one data set. A module names its recipe RECIPE, where commands look for it.
+    """The runs of one network on one data set. Commands look for it under the name RECIPE in its module.
 
     Example:
         >>> import functools, bnn_jax as bnn, numpy as np
@@ -47,7 +47,7 @@ class Recipe:
     # Scheme -> the config of a scheme or preset without a row; None: only the rows can be run.
     other: Callable[[Scheme], Config] | None = None
     # Config with the options of the command line -> the config to run. It first trains a teacher or a first stage, if there is
-    # one, by `fit` in a folder inside config.workdir, so that this run too resumes after an interruption.
+    # one, by `fit` in a folder inside config.workdir, so that this training also resumes after an interruption.
     prepare: Callable[[Config], Config] = unprepared
 
     @property

@@ -39,7 +39,7 @@ class Call(NamedTuple):
     metrics: dict[str, jax.Array]
 
     def read(self) -> list[dict[str, float]]:
-        """A record of each step, after waiting for the devices."""
+        """Wait for the devices, and return a record of each step."""
         values = {name: np.atleast_1d(np.asarray(value)) for name, value in self.metrics.items()}
         return [
             {'step': self.first + i} | {name: float(value[i]) for name, value in values.items()}
@@ -73,7 +73,7 @@ class StepRecords:
         if not ready:
             return
         records = [record for call in ready for record in call.read()]
-        # The time of a single step is not known: that of all calls is shared evenly among their steps.
+        # The time of a single step is unknown, so the time of all calls is divided evenly among their steps.
         took, began_at = (self._progress.seconds() - self._read_at) / len(records), self._read_at
         for i, record in enumerate(records, start=1):
             _check_finite(self._checkpoints, record)
@@ -91,7 +91,7 @@ class StepRecords:
             self._progress.say(f'step {record["step"]}: warning: {warning}')
 
     def leave_out(self) -> None:
-        """Leave the time since the last record out of the next one: it was spent on saving or evaluating."""
+        """Do not count the time since the last record for the next steps, because it was spent on saving or evaluating."""
         self._read_at = self._progress.seconds()
 
 
@@ -105,7 +105,7 @@ def _check_finite(checkpoints: Checkpoints, record: dict[str, float]) -> None:
 def check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -> None:
     """Raises NonFiniteLoss for parameters or statistics that are not finite, which must not be saved.
 
-    The loss of a step does not show them: an update that is infinite shows in the loss of the next step.
+    The loss of a step does not reveal them: an infinite update shows only in the loss of the next step.
 
     Args:
         checkpoints: the newest is named in the error.

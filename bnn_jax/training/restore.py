@@ -31,8 +31,8 @@ class TrainedRun:
 def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = False, **options: Any) -> TrainedRun:
     """The network of a run: its structure from the recipe, its options from config.json, its parameters from a checkpoint.
 
-    The checkpoint is compared with the config, as in `fit`, so that one of another experiment is refused. What was trained
-    before the run (a teacher, a first stage) is read from the workdir, and trained again if it is missing there.
+    As in `fit`, a checkpoint of another config is refused. What was trained before the run (a teacher, a first stage) is read
+    from the workdir, and trained again if it is missing there.
 
     Args:
         recipe: the recipe of the module that started the run (`recipe.recipe_of`).
@@ -94,8 +94,8 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
 
 
 def _restored(config: Config, workdir: Path, best: bool) -> TrainedRun:
-    # The number of steps is known only from the data, and the state does not depend on it. It is chosen so large that a warm-up
-    # of a part of an epoch leaves steps for the schedule.
+    # The number of steps is known only from the data, but parameters and statistics do not depend on it. It is chosen so large
+    # that even a warm-up of almost the whole run leaves steps for the schedule.
     state, _ = beginning(config, 1000 * config.epochs)
     folder = workdir / ('best' if best else 'checkpoints')
     if best and not folder.is_dir():

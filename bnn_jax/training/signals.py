@@ -12,14 +12,14 @@ HOSTS_ASK_EVERY = 16
 
 
 class Signals:
-    """Inside this context SIGTERM and SIGINT do not end the process; `received` notes them, and a second one ends it.
+    """Inside this context the first SIGTERM or SIGINT is only noted in `received`; a second one ends the process.
 
-    Where there are several hosts, JAX notes SIGTERM on any of them and stops all of them at the same step. Ctrl-C then ends the
-    process at once.
+    If there are several hosts, JAX notes SIGTERM on any of them and stops all of them at the same step; Ctrl-C ends a process
+    at once.
     """
 
     # `stop_now` gives JAX a number in each call. JAX stops all hosts at the number after the largest that any of them gave. So
-    # every host must give 1, 2, 3, ... (numbers of steps may skip some), and a second run in a process must go on counting.
+    # every host must give 1, 2, 3, ..., not numbers of steps, which may skip some. A second run in a process goes on counting.
     _calls = itertools.count(1)
 
     def __enter__(self):
@@ -29,7 +29,7 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Only the main thread may handle signals; here the program around this run does.
+            except ValueError:  # Only the main thread may handle signals. In another one, the program handles them.
                 break
         return self
 

@@ -83,14 +83,14 @@ def init(
     operands: DTypeLike | None = None,
     steps: int | None = None,
 ) -> TrainState:
-    """The state before the first step. The state copies the model and the loss.
+    """Make the state before the first step, from copies of the model and the loss.
 
     Args:
         model: a network of this library, or any `nnx.Module` that is called with images and returns logits. A layer that you
             put into evaluation mode, such as a normalization, stays in it. A model that is in evaluation mode as a whole, as
             `model_of` returns it, is put into training mode.
         tx: any Optax chain, also `optax.MultiSteps`. After each update latent weights are projected as their scheme says
-            (`optim.projected`). The same object given to `init` again compiles nothing again.
+            (`optim.projected`). If the same object is given to `init` again, nothing is compiled again.
         loss: `CrossEntropy()`, `SquaredHinge()`, a `distillation`, another `Loss`; or a function (logits, labels) or (images,
             logits, labels) that returns (N,) or a mean, whose labels may have any shape and dtype.
         operands: the dtype to which training rounds both operands of each product and the arrays between the layers of this
@@ -168,7 +168,7 @@ def model_of(state: TrainState) -> Any:
     """The trained model: a new one, with the parameters and statistics of a state, in evaluation mode.
 
     Args:
-        state: as `init` or `train_step` returns it. Where it keeps a moving average, the model gets that.
+        state: as `init` or `train_step` returns it. If it keeps a moving average, the model gets the average.
 
     Returns:
         A module of the class that `init` was given. It shares no arrays with the state.

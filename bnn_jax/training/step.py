@@ -34,14 +34,14 @@ from bnn_jax.training.state import TrainState, is_trained, with_progress
 def update(
     state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any] | None = None, *, parts: int = 1
 ) -> tuple[TrainState, dict[str, Float[Array, '']]]:
-    """`train_step` without its checks, not yet compiled: the gradient of the mean loss, and one update of the optimizer.
+    """Make one update from the gradient of the mean loss: `train_step` without its checks, not yet compiled.
 
     Args:
         state: before the step.
         batch: as `batch.as_batch` prepares it.
         extra_args: as for `train_step`.
-        parts: into how many parts the batch is split. They are computed one after the other, with the memory of one; loss and
-            gradient are means over them. Batch normalization sees each part alone, and each part moves its running
+        parts: into how many parts the batch is split. They are computed one after the other, in the memory of one; loss and
+            gradient are means over the parts. Batch normalization sees each part alone, and each part moves its running
             statistics.
 
     Returns:
@@ -165,7 +165,7 @@ def _taken(state: TrainState, batch: Batch) -> dict[str, Any]:
     if not image.shape[0]:
         raise ValueError(f'batch: got an empty batch of shape {image.shape}, expected at least one image')
     if state.num_classes is None and isinstance(taken['label'], np.ndarray) and are_classes(taken['label']):
-        # The module has no `num_classes`: the shape of its logits says it, found once for each shape of batch.
+        # The module has no `num_classes`, so take it from the shape of the logits, which is found once for each shape of batch.
         shape = shape_of_logits(state.graphdef, *layout((state.params, state.rest, image)))
         taken = as_batch(taken, classes_of(shape), classes=takes_classes(state.loss))
     return taken

@@ -67,7 +67,7 @@ def _lock(file, workdir: Path) -> None:
         return
     file.truncate(0)
     file.write(f'pid {os.getpid()} on {socket.gethostname()}\n')
-    with contextlib.suppress(OSError):  # A full disk raises elsewhere, with what to do.
+    with contextlib.suppress(OSError):  # On a full disk, another write raises an error that says what to do.
         file.flush()
 
 

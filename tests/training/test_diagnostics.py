@@ -400,7 +400,7 @@ def test_no_record_no_event_file(tmp_path):
 @pytest.mark.parametrize(
     ('record', 'sentence'),
     [
-        ({'equal_logits': 0.3125}, '31% of the images have logits that are all equal (healthy: none)'),
+        ({'equal_logits': 0.3125}, '31% of the images have logits that are all equal (healthy: at most 1%)'),
         ({'running_statistics/equal_logits': 0.02}, '2% of the images have logits that are all equal'),
         ({'flips': 0.02}, '2.0% of all signs flip in one step (healthy after 100 steps: under 1%)'),
         (
