@@ -172,7 +172,7 @@ def to_binarynet_dense(
 
     Args:
         words: as a packed dense layer holds them.
-        k: inputs of the layer, a multiple of `BINARYNET_MULTIPLE`.
+        k: the number of inputs of the layer, a multiple of `BINARYNET_MULTIPLE`.
         image: (H, W, C) if the input is a flattened image, whose numbers are then put into the order (C, H, W).
 
     Raises:
@@ -198,7 +198,7 @@ def from_binarynet_dense(
 
     Args:
         words: BinaryNet's words.
-        k: inputs of the layer.
+        k: the number of inputs of the layer.
         image: (H, W, C) if the input is a flattened image.
 
     Raises:

@@ -7,8 +7,8 @@ typedef union {
 } cell;
 
 /// geometry:
-/* A window over an image, or a dense product as one of a pixel. A map is (height, width, channels), row by row; its signs are words
- * along the channels, bit c mod 32 of word c / 32, a set bit for -1. */
+/* A window over an image; for a dense product, a window of one pixel. A map is (height, width, channels), row by row; its signs
+ * are words along the channels, bit c mod 32 of word c / 32, a set bit for -1. */
 typedef struct {
   int height, width, channels;
   int rows, columns, out;
@@ -119,7 +119,7 @@ static void bits_to_floats(const geometry *g, const cell *x, const uint32_t *w, 
 }
 
 /// bits_to_signs: bit_sums
-/* Signs of (sum < threshold) ^ flip. room: for a number of each filter. */
+/* Signs of (sum < threshold) ^ flip. room: one number for each filter. */
 static void bits_to_signs(const geometry *g, const cell *x, const uint32_t *w, const int32_t *thresholds, const uint32_t *flip,
                           cell *room, cell *y) {
   int row, column, f;
@@ -178,7 +178,7 @@ static void affine(const geometry *g, const cell *x, const uint32_t *weights, co
 }
 
 /// input_scale: geometry mean
-/* K: the mean over every window of the mean of |x| over the channels. room: for as many numbers as channels, or taps. */
+/* K: the mean over every window of the mean of |x| over the channels. room: max(channels, taps) numbers. */
 static void input_scale(const geometry *g, const cell *x, cell *magnitudes, cell *room, cell *y) {
   int p, c, row, column, i, j;
   for (p = 0; p < g->height * g->width; ++p) {
@@ -247,7 +247,7 @@ static void floats(const geometry *g, const cell *x, const float *weights, const
 }
 
 /// signed_floats: geometry words_for
-/* Real inputs, signs as weights. */
+/* Products of real inputs with signs as weights. */
 static void signed_floats(const geometry *g, const cell *x, const uint32_t *weights, const float *scale, const float *bias,
                           cell *y) {
   const int each = g->channels / g->groups, of_group = g->out / g->groups;
@@ -332,7 +332,7 @@ static void max_pool(const geometry *g, const cell *x, cell *y) {
 }
 
 /// pool_signs: geometry words_for
-/* Per channel the highest sign of every window where its bit is set in `highest`, else the lowest. */
+/* For each channel, the highest sign of every window if its bit is set in `highest`, else the lowest. */
 static void pool_signs(const geometry *g, const cell *x, const uint32_t *highest, cell *y) {
   const int words = words_for(g->channels);
   int row, column, i, j, k;
@@ -389,7 +389,7 @@ static void global_average(const cell *x, int pixels, int channels, cell *room, 
 }
 
 /// place:
-/* The channels of x from channel `first` on of y, which has `all`. */
+/* Copies the channels of x into y, which has `all` channels, from channel `first` on. */
 static void place(const cell *x, int pixels, int channels, int first, int all, cell *y) {
   int p, c;
   for (p = 0; p < pixels; ++p)

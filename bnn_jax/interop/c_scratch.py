@@ -1,4 +1,4 @@
-"""Where the maps of a network lie in the scratch memory of its C library."""
+"""Places the maps of a network in the scratch memory of its C library."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ class Value:
     start: int
     # Whether the cells hold words of signs.
     signs: bool = False
-    # False where another layer still reads the map, so that it must not be freed or overwritten.
+    # False if another layer still reads the map: it must not be freed or overwritten.
     owned: bool = True
 
     @property

@@ -50,7 +50,7 @@ def c_library(
         folder: where to write; it is created where needed.
         input_shape: height, width and channels of an image.
         name: the name of the function and the files, a C identifier.
-        normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`; with it there is also a function NAME_bytes.
+        normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`. If it is given, NAME_bytes is written too.
 
     Returns:
         The files and the sizes of their parts.
@@ -112,10 +112,10 @@ def _source(name: str, writer: Writer, shape: tuple[int, int, int], logits: Valu
             f'  load_bytes(image, {numbers}, {channels}, bytes, scratch);\n  run(logits, scratch);\n}}'
         )
     top = (
-        '/* Written by bnn_jax. Compile it as C99 (-std=c99): then a product and a sum are rounded each for itself. */\n'
+        '/* Written by bnn_jax. Compile it as C99 (-std=c99): products and sums are then rounded separately. */\n'
         f'#include "{name}.h"\n\n#include <float.h>\n#include <stddef.h>\n#ifdef __FP_FAST_FMAF\n#include <math.h>\n#endif\n\n'
         '#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n'
-        '#if FLT_EVAL_METHOD != 0\n#error "floats are computed wider than they are stored here: other logits"\n#endif\n\n'
+        '#if FLT_EVAL_METHOD != 0\n#error "floats are computed wider than float32: the logits would differ"\n#endif\n\n'
         f'typedef {name}_cell cell;\n'
     )
     kernels = _kernels(writer.used | {'load'} | ({'load_bytes'} if has_bytes else set()))
@@ -125,8 +125,8 @@ def _source(name: str, writer: Writer, shape: tuple[int, int, int], logits: Valu
 def _header(name: str, shape: tuple[int, int, int], classes: int, scratch: int, has_bytes: bool) -> str:
     upper, (height, width, channels) = name.upper(), shape
     lines = [
-        f'/* {height} x {width} x {channels} numbers of an image, prepared as in training, to {classes} logits.',
-        f' * scratch: room for {upper}_SCRATCH cells, whose content does not matter; each thread has its own. */',
+        f'/* Computes {classes} logits of an image: {height} x {width} x {channels} numbers, prepared as in training.',
+        f' * scratch: {upper}_SCRATCH cells. Their content does not matter; each thread needs its own. */',
         f'#ifndef {upper}_H\n#define {upper}_H\n\n#include <stdint.h>\n',
         f'#define {upper}_HEIGHT {height}\n#define {upper}_WIDTH {width}\n#define {upper}_CHANNELS {channels}',
         f'#define {upper}_CLASSES {classes}\n#define {upper}_SCRATCH {scratch}\n',
@@ -134,13 +134,13 @@ def _header(name: str, shape: tuple[int, int, int], classes: int, scratch: int, 
         f'void {name}(const float *image, float *logits, {name}_cell *scratch);',
     ]
     if has_bytes:
-        lines += ['/* The same of bytes, 0 to 255, normalized as in training. */']
+        lines += ['/* The same for bytes, 0 to 255; it normalizes them as in training. */']
         lines += [f'void {name}_bytes(const unsigned char *image, float *logits, {name}_cell *scratch);']
     return '\n'.join([*lines, '', '#endif', ''])
 
 
 def _kernels(used: set[str]) -> str:
-    """The kernels of these names and all that they call, in the order of the file."""
+    """The kernels with these names and all kernels that they call, in the order of the file."""
     parts = {}
     for part in KERNELS.read_text().split('/// ')[1:]:
         title, _, text = part.partition('\n')

@@ -1,4 +1,4 @@
-"""A packed network as calls of C functions, and its weights as arrays."""
+"""Writes a packed network as calls of C functions, and its weights as arrays."""
 
 import dataclasses
 from typing import Any
@@ -41,7 +41,7 @@ class Writer(LayerWriter[Value], Scratch):
     ) -> tuple[str, tuple[int, ...]]:
         """Write the geometry of a window. Returns its name, and the shape of the result."""
         self.used.add('geometry')
-        if window is None:  # A dense product: each pixel for itself.
+        if window is None:  # A dense product: each pixel by itself.
             shape, numbers = (*x.shape[:-1], out), [1, x.pixels, x.channels, 1, x.pixels, out, 1, 1, 1, 1, 0, 0, 1, 1]
         else:
             height, width, channels = x.shape
@@ -66,7 +66,7 @@ class Writer(LayerWriter[Value], Scratch):
         self.arrays.append(f'static const geometry {name} = {{{values}}};')
         return f'&{name}', shape
 
-    # Layers: each takes a value and gives one, and frees what it took.
+    # Layers: each method takes a value, returns a value, and frees the one it took.
 
     def chain(self, chain: Any, x: Value) -> Value:
         done = 0
@@ -92,7 +92,7 @@ class Writer(LayerWriter[Value], Scratch):
 
     def residual(self, layer: PackedResidual, x: Value) -> Value:
         a = self.chain(layer.body, x.borrowed())
-        # Where the body hands x itself on, the shortcut must not change it.
+        # If the body returns x itself, the shortcut must not change x.
         is_shared = not a.owned
         b = self.chain(layer.shortcut, x.borrowed() if is_shared else x)
         y = a if a.owned else b if b.owned else self.new(a.shape)

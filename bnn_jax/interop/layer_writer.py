@@ -1,4 +1,4 @@
-"""A walk over the layers of a packed network, for writers of programs of other kinds."""
+"""The base class of writers: goes through the layers of a packed network to write them in another language."""
 
 import abc
 from functools import partial
@@ -40,7 +40,7 @@ def signs_of(layer: PackedProduct | UnpackedProduct) -> Float32[np.ndarray, '*ke
     """The signs of a layer's weights, (kh, kw, in / groups, out), or (in, out) for a dense product.
 
     Args:
-        layer: with weights in bits.
+        layer: a layer with weights in bits.
     """
     options = {'operation': layer.operation, 'in_features': layer.in_features}
     return np.asarray(uncompiled(_unpacked, layer.words, **options)(layer.words))
@@ -132,7 +132,7 @@ class LayerWriter(abc.ABC, Generic[Value]):
 
     @abc.abstractmethod
     def norm(self, coefficients: Float32[np.ndarray, '2 channels'], x: Value) -> Value:
-        """x times the first row of coefficients, plus the second."""
+        """`ops.normalize`: (x + second row) times the first row, or the second row alone where the first is 0."""
 
     @abc.abstractmethod
     def slopes(self, slopes: Float32[np.ndarray, ' n'], x: Value) -> Value:

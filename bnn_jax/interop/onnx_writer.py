@@ -1,4 +1,4 @@
-"""A packed network as ONNX nodes, in standard operators and in QONNX's; importing it imports onnx."""
+"""Writes a packed network as ONNX nodes, with standard operators or QONNX's. Importing this module imports onnx."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from bnn_jax.ops.geometry import Pads
 from bnn_jax.ops.windows import Window
 
 OPSET, IR = 19, 9
-"""AveragePool is dilated since opset 19; IR 9 came with it (onnx 1.14, ONNX Runtime 1.15)."""
+"""AveragePool has dilations since opset 19, which came with IR 9 (onnx 1.14, ONNX Runtime 1.15)."""
 QONNX = 'qonnx.custom_op.general'
 TINY = np.finfo(np.float32).tiny
 NO_PADS = ((0, 0), (0, 0))
@@ -41,10 +41,10 @@ class Map:
 
 
 class OnnxWriter(LayerWriter[Map]):
-    """Nodes and constants of a network; each product of signs is rounded to the integer that it is.
+    """Writes the nodes and constants of a network. Each product of signs is rounded to an integer.
 
-    Rounding changes nothing if a sum is exact; it makes Winograd's sums and narrower ones exact, and no engine can move
-    the scale that follows into the weights, where sums would no longer be integers and signs near 0 would turn.
+    Rounding does not change an exact sum, and it corrects sums by Winograd's algorithm or in a narrower dtype. It also keeps
+    engines from moving the scale that follows into the weights: sums would not be integers, and signs near 0 could flip.
     """
 
     language = 'ONNX'
@@ -52,7 +52,7 @@ class OnnxWriter(LayerWriter[Map]):
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
-        # Array -> its name and itself: equal constants are one.
+        # (dtype, shape, bytes) -> tensor: equal arrays become one constant.
         self._constants: dict[tuple, onnx.TensorProto] = {}
         self._count = 0
 
@@ -76,8 +76,8 @@ class OnnxWriter(LayerWriter[Map]):
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name='bnn_jax')
 
     def finish(self, logits: Map) -> Map:
-        """NaN for an image that is not finite, as in the packed network."""
-        # Not a number is not less than infinity either.
+        """The logits; NaN for an image with a number that is not finite, as in the packed network."""
+        # NaN is not less than infinity either.
         finite = self.node('Less', self.node('Abs', 'images'), self.constant(np.float32(np.inf)))
         lowest = self.node(
             'ReduceMin', self.node('Cast', finite, to=onnx.TensorProto.FLOAT), self._axes(1, 2, 3), keepdims=0
@@ -88,7 +88,7 @@ class OnnxWriter(LayerWriter[Map]):
     # Nodes and constants.
 
     def node(self, operator: str, *inputs: str, domain: str = '', **attributes: Any) -> str:
-        """The name of what it gives."""
+        """Add a node. Returns the name of its output."""
         output = self._new()
         self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
         return output
@@ -110,7 +110,7 @@ class OnnxWriter(LayerWriter[Map]):
     def signs(self, signs: np.ndarray) -> str:
         """Signs as floats. If that is smaller, they are stored as bits, eight in a byte, which the graph unpacks."""
         bits = np.packbits(signs.reshape(-1) < 0, bitorder='little')
-        unpacking = 290 if signs.size % 8 else 170  # The bytes of the nodes below, about.
+        unpacking = 290 if signs.size % 8 else 170  # About how many bytes the nodes below take.
         if 4 * signs.size < bits.size + unpacking:
             return self.constant(signs.astype(np.float32))
         one, minus_one = self.constant(np.float32(1)), self.constant(np.float32(-1))
@@ -175,7 +175,7 @@ class OnnxWriter(LayerWriter[Map]):
 
     def avg_pool(self, window: Window, x: Map) -> Map:
         shape = (*window.output_size(*x.shape[:2]), x.channels)
-        # A node of its own, for ONNX Runtime's pooling takes no padding as long as the window.
+        # Padding is a node of its own, because ONNX Runtime's pooling takes no padding as long as the window.
         padded = self._padded(x, window.pads(*x.shape[:2]), 0)
         dilation = {} if window.dilation == (1, 1) else {'dilations': window.dilation}
         return self._map(
@@ -268,7 +268,7 @@ class OnnxWriter(LayerWriter[Map]):
         return self._map('Conv', (*size, filters), x.name, weights, pads=_begins_and_ends(pads), **geometry)
 
     def _input_scale(self, layer: PackedProduct, x: Map) -> Map:
-        """K."""
+        """K, the scale of the input."""
         magnitude = self.node('ReduceMean', self.node('Abs', x.name), self._axes(1), keepdims=1)
         mean = Map(magnitude, (*x.shape[:-1], 1))
         return self.avg_pool(layer.operation.window, mean) if isinstance(layer.operation, Convolution) else mean
@@ -284,7 +284,7 @@ class QonnxWriter(OnnxWriter):
     domains = {'': OPSET, QONNX: 1}
 
     def finish(self, logits: Map) -> Map:
-        # Without the test for numbers that are not finite, which no hardware has.
+        # Images are not tested for infinity and NaN: hardware has no such test.
         return self._map('Identity', logits.shape, logits.name)
 
     def signs(self, signs: np.ndarray) -> str:
@@ -314,7 +314,7 @@ class QonnxWriter(OnnxWriter):
 
 
 def _arranged(kernel: np.ndarray, x: Map) -> np.ndarray:
-    """(out, in, kh, kw) for a convolution and for a dense product of each pixel of a map; (in, out) for one of a vector."""
+    """(out, in, kh, kw) for a convolution and for a dense product of each pixel of a map; (in, out) for a vector."""
     if len(x.shape) == 1:
         return kernel
     return np.ascontiguousarray((kernel if kernel.ndim == 4 else kernel[None, None]).transpose(3, 2, 0, 1))

@@ -31,7 +31,7 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
     - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`. PyTorch's default epsilon is
-      1e-5, which no state dict states. `start_from` starts a binary run from it.
+      1e-5; no state dict contains it. `start_from` starts a binary run from it.
 
     For published networks with sign(0) = 0 see `presets.deployable`.
 
@@ -67,13 +67,13 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
         _load(name, tensors, slot)
     if len(groups) > len(slots):
         raise ValueError(
-            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the model has none for '
+            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the model has no layers for '
             f'{list(groups)[len(slots) :]}'
         )
     if len(groups) < len(slots):
         missing = [f'{slot.path} {slot.kind}' for slot in slots[len(groups) :]]
         raise ValueError(
-            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the state dict has none for '
+            f'load_state_dict: got {len(groups)} layers with tensors, expected {len(slots)}: the state dict has no tensors for '
             f'the layers of the model {missing}'
         )
     return model
@@ -91,8 +91,8 @@ def start_from(model: Network, trained: Network) -> Network:
     `new_layers` of the result names them. (`nn.with_classes` changes the number of classes within one scheme.)
 
     Args:
-        model: gets the weights.
-        trained: has the weights.
+        model: the network that gets the weights.
+        trained: the network that has the weights.
 
     Returns:
         The copy.

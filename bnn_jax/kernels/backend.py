@@ -18,7 +18,7 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
-"""How many signs are unpacked at a time, at most: 4 MiB of floats. Only 32 filters, the smallest tile, may have more."""
+"""The largest number of signs unpacked at a time: 4 MiB of floats. Only the smallest tile, 32 filters, may have more."""
 
 
 Method = TypeVar('Method', bound=Callable)
@@ -34,11 +34,11 @@ def compiled(*static_argnums: int) -> Callable[[Method], Method]:
 
 
 class Backend:
-    """Packed products. Subclass it, and override `matmul` and all methods that your kernel does better than the defaults.
+    """The base class of backends. Subclass it, and override `matmul` and each method that your kernel does better.
 
     `kernels` checks shapes and dtypes before it calls a method, and passes everything but arrays as static values. Methods
-    return exact integers, equal to those of `kernels.reference`. Helpers of your own begin with an underscore: a public
-    method that is not declared here is refused when the class is made.
+    return exact integers, equal to those of `kernels.reference`. Begin the names of your own helpers with an
+    underscore: a public method that is not declared here is an error when the class is defined.
 
     Shapes: x_words (N, H, W, n_words), w_words (kh, kw, words_for(channels / groups), out), tap_sums (kh, kw, out) int32 or
     None, thresholds (out,) int32, flip (words_for(out),) uint32. Tail bits of all words are 0.
@@ -80,7 +80,7 @@ class Backend:
             one = partial(self.conv2d, channels=channels // groups, window=window, pad_value=pad_value, groups=1)
             return by_groups(one, channels, groups, x_words, w_words, tap_sums)
         n, height, width, _ = x_words.shape
-        # Pad value 0 is +1 padding less what the padding added.
+        # For pad value 0 the padding is +1, and what it adds is subtracted below.
         taps = window.taps(x_words, padding_words(channels, pad_value))
         rows = taps.shape[2:4]
         # Words first: one word of all windows is contiguous.
@@ -95,13 +95,13 @@ class Backend:
     def conv2d_signs(
         self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Words of (conv2d < thresholds) ^ flip, (N, H', W', words_for(out)) uint32. Default: `conv2d`, then compared."""
+        """Words of (conv2d < thresholds) ^ flip, (N, H', W', words_for(out)) uint32. Default: compares `conv2d`."""
         return below(self.conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups), thresholds, flip)
 
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """`conv2d` in narrow groups, of fewer than 32 channels each, from words along the filters.
+        """`conv2d` for narrow groups (fewer than 32 channels each), with weight words along the filters.
 
         w_words: (kh, kw, channels / groups, words_for(filters)). Default: `conv2d` on repacked weights.
         """
@@ -121,7 +121,7 @@ class Backend:
         groups: int,
         filters: int,
     ) -> jax.Array:
-        """Words of (narrow_conv2d < thresholds) ^ flip. Default: `narrow_conv2d`, then compared."""
+        """Words of (narrow_conv2d < thresholds) ^ flip. Default: compares `narrow_conv2d`."""
         static = (channels, window, pad_value, groups, filters)
         return below(self.narrow_conv2d(x_words, w_words, tap_sums, *static), thresholds, flip)
 
@@ -130,7 +130,7 @@ class Backend:
         return bits.pack(x if coefficients is None else normalize(x, coefficients))
 
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
-        """x (m, k) floating times the signs of w_words (n, n_words): (m, n) float32 or wider. Default: unpacked in tiles."""
+        """x (m, k), floating, times signs (n, n_words): (m, n) float32 or wider. Default: unpacks in tiles."""
 
         def product(w_words):
             signs = bits.unpack(w_words, x.shape[1]).astype(x.dtype)
@@ -139,7 +139,7 @@ class Backend:
         return _by_filters(product, w_words, 0, x.shape[1])
 
     def signed_conv2d(self, x: jax.Array, w_words: jax.Array, window: Window, pad_value: int, groups: int) -> jax.Array:
-        """Convolution of x (N, H, W, channels) floating with signs. Default: unpacked in tiles, in groups all at once."""
+        """Convolution of x (N, H, W, channels), floating, with signs. Default: unpacks in tiles; for groups, all at once."""
         pads, channels = window.pads(x.shape[1], x.shape[2]), x.shape[3]
         if pad_value != 0:
             x, pads = pad_channels(x, pads, jnp.full((channels,), pad_value, x.dtype)), ((0, 0), (0, 0))
@@ -153,9 +153,9 @@ class Backend:
         return _by_filters(product, w_words, 3, window.size[0] * window.size[1] * channels)
 
     def _product(self, x: jax.Array, w: jax.Array, k: int) -> jax.Array:
-        """Words first, (n_words, m), (n_words, n) -> (m, n) int32, where tail bits may lie between words."""
+        """The product of operands with words first: (n_words, m), (n_words, n) -> (m, n) int32. Any word may have tail bits."""
         all_bits = bits.WORD_BITS * x.shape[0]
-        return self.matmul(x.T, w.T, all_bits) - (all_bits - k)  # Tail bits are +1 in both: they add 1 each.
+        return self.matmul(x.T, w.T, all_bits) - (all_bits - k)  # A tail bit is +1 in both, so it adds 1.
 
 
 def below(integers: jax.Array, thresholds: jax.Array, flip: jax.Array) -> jax.Array:
@@ -165,12 +165,12 @@ def below(integers: jax.Array, thresholds: jax.Array, flip: jax.Array) -> jax.Ar
 
 
 def _by_filters(product: Callable[[jax.Array], Any], w_words: jax.Array, axis: int, k: int) -> jax.Array:
-    """product(w_words), whose last axis is the filters', one tile at a time: the floats of all filters never exist at once."""
+    """Compute product(w_words) one tile of filters at a time, so that the floats of all filters never exist at once."""
     filters = w_words.shape[axis]
     tiles = -(-filters // max(bits.WORD_BITS, TILE // k))
     if tiles <= 1:
         return product(w_words)
-    # Equal tiles, the last filled up with zeros, so that one compiled body serves all.
+    # All tiles have one size (zeros fill up the last), so that one compiled body serves them all.
     each = -(-filters // tiles)
     pads = [(0, 0)] * w_words.ndim
     pads[axis] = (0, tiles * each - filters)

@@ -24,8 +24,8 @@ BACKENDS: dict[str, Backend] = {
     'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
 }
 """All give the same integers as `Reference`. All run on every platform, except `native`, which needs a CPU and its compiled
-C++. On other devices than its own, a Pallas backend is interpreted, which is slow. `pallas_tpu` needs a TPU with 8-bit integer
-products (v5 or later)."""
+C++. On a device of another kind than its own, a Pallas backend is interpreted, which is slow. `pallas_tpu` needs a TPU with
+8-bit integer products (v5 or later)."""
 
 AUTO: Backend = ByPlatform(
     cpu=lambda: BACKENDS['native' if native.missing() is None else 'xla'],

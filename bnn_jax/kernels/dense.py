@@ -1,7 +1,7 @@
-"""Unpack and multiply by XLA's own products: 8-bit integers on CUDA and TPU, which have matrix units for them; else float32.
+"""Unpacks signs and calls XLA's own products: of 8-bit integers on CUDA and TPU, which have matrix units for them; else floats.
 
 It never uses an 8-bit convolution on CPU, because there XLA gives wrong numbers for padded ones (jax 0.10) or does not
-compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; beyond, this backend refuses.
+compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; for more, this backend raises an error.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window, pad_channels
 
 EXACT = 2**24
-"""float32 holds every integer up to here."""
+"""float32 represents every integer up to this one."""
 
 
 class Dense(Backend):

@@ -13,11 +13,11 @@ from bnn_jax.ops.windows import Window
 
 @dataclasses.dataclass(frozen=True)
 class ByPlatform(Backend):
-    """Another backend for each platform."""
+    """A backend of its own for each platform."""
 
-    # Called when a function is lowered: the backend on CPU.
+    # Returns the backend on CPU. It is called when a function is traced.
     cpu: Callable[[], Backend]
-    # The backend anywhere else, for sums of at most `largest` products, and the one for longer sums.
+    # The backend on other platforms: `default` for sums of at most `largest` products, `beyond` for longer sums.
     default: Backend
     largest: int
     beyond: Backend
@@ -68,7 +68,7 @@ class ByPlatform(Backend):
 
     @partial(jax.jit, static_argnums=(0, 1, 2, 3))
     def _run(self, name: str, k: int, static: tuple, *operands) -> jax.Array:
-        # Asked for here, not at import: the answer may load and register the C++ library.
+        # Called here, not at import, because it may load and register the C++ library.
         cpu = self.cpu()
         default = self.default if k <= self.largest else self.beyond
         branches = {

@@ -1,4 +1,4 @@
-"""A matrix product of words is enough to make a backend: a convolution is that product on the words of every window."""
+"""Makes a backend from a matrix product of words: a convolution is this product on the words of every window."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bnn_jax.ops.windows import Window
 class FromMatmul(Backend):
     """A backend made of `product`: (n_words, m), (n_words, n), k -> (m, n) int32, k - 2 popcount(x xor w) over all words.
 
-    Words come first, so that one word of all rows is contiguous. The windows' words are 32 times smaller than floats.
+    Words come first, so that one word of all rows is contiguous. The words of all windows have 1/32 of the bytes of floats.
     """
 
     product: Callable[[jax.Array, jax.Array, int], jax.Array]

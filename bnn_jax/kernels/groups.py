@@ -1,7 +1,7 @@
-"""Convolutions in groups, as words: each group's channels side by side, and the layout of narrow groups.
+"""Convolutions in groups: takes the words of each group's channels, and lays out the weights of narrow groups.
 
-Groups are narrow where their channels do not fill a word (depthwise: one channel each). A word a filter and tap, along the
-input channels, would then hold few bits; so the weights' words may run along the filters instead.
+A group is narrow if its channels do not fill a word (depthwise: one channel). Words of weights along the input channels would
+then hold few bits, so the words may run along the filters instead.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ def is_narrow(channels: int, groups: int) -> bool:
 
 
 def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, *of_filters) -> jax.Array:
-    """convolve(x_words, w_words, *of_filters) of every group, by `vmap`, side by side along the last axis.
+    """Apply convolve(x_words, w_words, *of_filters) to every group. The results lie side by side along the last axis.
 
     Args:
         convolve: a convolution of one group.
         channels: the number of channels of all groups.
-        groups: how many there are.
+        groups: the number of groups.
         x_words: (N, H, W, n_words).
         w_words: (kh, kw, words of a group, out).
-        of_filters: arrays whose last axis is the filters', or words of them, or None.
+        of_filters: None, or arrays whose last axis has the filters or words along them.
     """
     split = [
         None if array is None else array.reshape(*array.shape[:-1], groups, -1) for array in (w_words, *of_filters)
@@ -59,7 +59,7 @@ def channels_of_groups(x_words: jax.Array, channels: int, groups: int) -> jax.Ar
 
 
 def along_filters(w_words: jax.Array, each: int) -> jax.Array:
-    """Words along a group's `each` input channels -> along the filters.
+    """Repack words along a group's `each` input channels as words along the filters.
 
     (kh, kw, words_for(each), out) -> (kh, kw, each, words_for(out)).
     """
@@ -72,7 +72,7 @@ def along_channels(w_words: jax.Array, filters: int) -> jax.Array:
 
 
 def channels_of_filters(x_words: jax.Array, channels: int, groups: int, filters: int) -> jax.Array:
-    """For channel e of a group the sign that each filter sees, in words along the filters.
+    """For each channel of a group, the sign that each filter reads, in words along the filters.
 
     (..., n_words) -> (..., channels / groups, words_for(filters)).
     """

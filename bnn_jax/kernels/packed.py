@@ -60,17 +60,17 @@ def packed_conv2d(
 
     Args:
         x_words: packed over the channels.
-        w_words: (kh, kw, words_for(channels / groups), out), packed over the input channels of a group; or, where `filters`
+        w_words: (kh, kw, words_for(channels / groups), out), packed over the input channels of a group; or, if `filters`
             is given, (kh, kw, channels / groups, words_for(filters)), packed over the filters.
-        channels: how many input channels all groups have together.
+        channels: the number of input channels of all groups together.
         strides: one integer, or (height, width).
         padding: 'VALID', 'SAME' or ((top, bottom), (left, right)).
-        dilation: how many pixels lie from one tap to the next, one integer or (height, width).
+        dilation: the distance of neighboring taps in pixels, one integer or (height, width).
         pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1.
-        groups: filters g out / groups to (g + 1) out / groups see only the channels from g channels / groups on, as with
-            XLA's feature_group_count.
-        filters: how many filters there are, where words lie along them: for groups of fewer than 32 channels each.
-        tap_sums: `zero_padding.tap_sums` of the weights where they are known; some backends need them for pad value 0.
+        groups: the number of groups. Group g of the filters reads only group g of the channels, as with XLA's
+            feature_group_count.
+        filters: the number of filters if words lie along them, which is only for groups of fewer than 32 channels each.
+        tap_sums: `zero_padding.tap_sums` of the weights. None: a backend that needs them for pad value 0 computes them.
         backend: a key of BACKENDS, 'auto', or a `Backend`.
 
     Returns:
@@ -78,7 +78,7 @@ def packed_conv2d(
 
     Raises:
         TypeError: words of another dtype than uint32.
-        ValueError: shapes that do not fit, another pad value, an unknown padding or backend.
+        ValueError: shapes that do not fit, or an unknown pad value, padding or backend.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -114,7 +114,7 @@ def packed_conv2d_signs(
     """Signs of a convolution against thresholds, as words: a set bit (-1) where (`packed_conv2d` < thresholds) ^ flip.
 
     Args:
-        x_words: as in `packed_conv2d`, like all arguments but these:
+        x_words: as in `packed_conv2d`. So are all arguments except these two:
         thresholds: one per filter.
         flip: one bit per filter, tail bits 0.
 

@@ -37,7 +37,7 @@ def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:
 
 
 def popcount(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
-    """Exclusive or and bit counts in the vector unit, one word of a tile at a time."""
+    """Compute the exclusive or and count its bits in the vector unit, one word of a tile at a time."""
 
     def differences(x_block, w_block):
         columns = x_block.T
@@ -55,7 +55,7 @@ def _signs(words: jax.Array) -> jax.Array:
 
 
 def _tiled(step, x: jax.Array, w: jax.Array) -> tuple[jax.Array, int]:
-    """(m, n) int32, the sum of step(x block, w block) over blocks of words; and the number of words, padding included."""
+    """Sum step(x block, w block) over blocks of words. Returns (m, n) int32 and the number of words, padding included."""
     n_words, (m, n) = x.shape[0], (x.shape[1], w.shape[1])
     blocks = -(-n_words // BLOCK)
     # The memory of a TPU is tiled: 8 rows of 128 lanes of 32 bits.

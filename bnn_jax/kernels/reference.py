@@ -1,4 +1,4 @@
-"""The definition: unpack, then multiply and add integers. Obvious rather than fast; every other backend equals it exactly."""
+"""The definition of packed products: unpack, multiply and add integers. Every other backend gives exactly the same."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ class Reference(Backend):
         taps = window.taps(x, pad_value)
         taps = taps.reshape(*taps.shape[:-1], groups, each)
         w = w.reshape(taps.shape[0], each, groups, -1)
-        # One product a tap: an integer convolution would be shorter, but padded ones are miscompiled on CPU (jax 0.10).
+        # One product for each tap. An integer convolution would be shorter, but XLA miscompiles padded ones on CPU (jax 0.10).
         numbers = (((4,), (0,)), ((3,), (1,)))
         products = [
             lax.dot_general(tap, kernel, numbers, preferred_element_type=jnp.int32)

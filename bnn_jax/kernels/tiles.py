@@ -1,4 +1,4 @@
-"""Words as Pallas kernels take them: int32, filled up with zeros to whole tiles."""
+"""Prepares words for Pallas kernels: int32, padded with zeros to whole tiles."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,10 @@ def rounded_up(extent: int, to: int) -> int:
 
 
 def padded(words: jax.Array, tile: tuple[int, int]) -> jax.Array:
-    """(rows, columns) uint32 -> int32 with the same bits, zeros added up to multiples of the tile.
+    """(rows, columns) uint32 -> int32 with the same bits, padded with zeros to multiples of the tile.
 
-    int32, since Triton's compiler counts the bits of signed words only.
+    int32, because Triton's compiler counts the bits of signed words only.
     """
     fill = [(0, rounded_up(extent, to) - extent) for extent, to in zip(words.shape, tile, strict=True)]
-    # Zeros are +1 in both operands; the kernels take off what these add.
+    # A bit 0 is +1 in both operands. The kernels subtract what these products add.
     return jnp.pad(lax.bitcast_convert_type(words, jnp.int32), fill)

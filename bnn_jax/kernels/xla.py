@@ -1,9 +1,9 @@
-"""XNOR and popcount in plain JAX, in a form that XLA:CPU turns into vector code and shares among its threads.
+"""XNOR and popcount in plain JAX, in a form that XLA:CPU vectorizes and shares among its threads.
 
-What that takes (measured, jax 0.10): one elementwise expression over the whole output, without a reduction, for the obvious
-`sum(popcount(x[:, None] ^ w[None]), -1)` is not fused and runs 20 times slower; several words in that expression, for with
-one word the output is read and written once a word, and a fusion of so little arithmetic is given one thread; and blocks
-of words that are sliced outside that expression, for a slice at a variable place inside it ends the vectorization.
+This takes three things (measured, jax 0.10). One elementwise expression without a reduction computes the whole output: the
+obvious `sum(popcount(x[:, None] ^ w[None]), -1)` is not fused and runs 20 times slower. The expression reads several words:
+with one, the output is read and written for each word, and XLA gives one thread to so little arithmetic. Blocks of words are
+sliced outside the expression: a slice at a variable position inside it prevents vectorization.
 """
 
 import jax
@@ -19,9 +19,9 @@ from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window
 
 BLOCK = 18
-"""Words of one expression, at most: a 3x3 window of 64 channels; 18 words of 512 filters fit the first-level cache."""
+"""The largest number of words in an expression: a 3x3 window of 64 channels. Those of 512 filters fit the first-level cache."""
 NARROW_BLOCK = 63
-"""Words of one expression, at most, in narrow groups: their counts are 6 bits."""
+"""The largest number of words in an expression for narrow groups: their counts have 6 bits."""
 FEW = 4
 """The largest number of rows for which w is not transposed: with so few, that would take longer than the product (3 times as
 long for one row of 9216 signs)."""
@@ -37,30 +37,30 @@ def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
 
     def add_block(i, carry):
         x_block, w_block, total = carry
-        # The slices of the next round: one at a variable place would keep this round's expression from being vectorized.
+        # Sliced for the next round, because a slice for this round would prevent vectorization.
         x_next, w_next = (lax.dynamic_slice_in_dim(words, (i + 1) * block, block) for words in (x, w))
         return x_next, w_next, total + _differences(x_block, w_block)
 
     if blocks == 1:
         return k - 2 * _differences(x, w)
-    # The last block is followed by itself, unused: a slice beyond the end is moved back inside.
+    # After the last block XLA moves the slice, which is beyond the end, back inside. Nothing reads it.
     start = x[:block], w[:block], varying_as(jnp.zeros((x.shape[1], w.shape[1]), jnp.int32), x, w)
     return k - 2 * lax.fori_loop(0, blocks, add_block, start)[2]
 
 
 def _differences(x: jax.Array, w: jax.Array) -> jax.Array:
-    """How many bits differ in few words: (words, m), (words, n) -> (m, n) int32, in one expression."""
+    """Count the bits that differ in a block of words: (words, m), (words, n) -> (m, n) int32, in one expression."""
     planes = _planes([x_word[:, None] ^ w_word[None] for x_word, w_word in zip(x, w, strict=True)])
     counts = [lax.population_count(plane).astype(jnp.int32) << level for level, plane in enumerate(planes)]
     return sum(counts[1:], start=counts[0])
 
 
 def _planes(words: list[jax.Array]) -> list[jax.Array]:
-    """For every bit, how many of the words have it set, in binary: bit j of plane i weighs 2^i.
+    """For every bit position, count in binary how many of the words have the bit set: a bit of plane i stands for 2^i.
 
-    Full adders make of three words one of sums and one of carries, bit by bit, in five operations, where counting the
-    bits of a word takes more than ten: so only about log2(words) words are left to be counted. (Carry-save adders: Harley
-    and Seal; see Mula, Kurz and Lemire, "Faster population counts using AVX2 instructions", 2016.)
+    A full adder turns three words into a word of sums and a word of carries, bit by bit, in five operations. Counting the
+    bits of a word takes more than ten. After the adders only about log2(words) words must be counted. (Carry-save adders:
+    Harley and Seal; see Mula, Kurz and Lemire, "Faster population counts using AVX2 instructions", 2016.)
     """
     planes: list[list[jax.Array]] = []
     for word in words:
@@ -76,7 +76,7 @@ def _planes(words: list[jax.Array]) -> list[jax.Array]:
 
 
 def _add(planes: list[list[jax.Array]], level: int, word: jax.Array) -> None:
-    """Add a word whose bits weigh 2^level to at most two waiting there."""
+    """Add a word whose bits stand for 2^level. Two words at most wait at a level; three become a sum and a carry."""
     if level == len(planes):
         planes.append([])
     planes[level].append(word)
@@ -95,7 +95,7 @@ class Xla(FromMatmul):
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """For few rows of x, one row at a time without transposing w; else by `product`."""
+        """The product itself, or, for few rows of x, one row at a time without transposing w."""
         if x_words.shape[0] > FEW:
             return super().matmul(x_words, w_words, k)
 
@@ -116,7 +116,7 @@ class Xla(FromMatmul):
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """Counts bit by bit, 32 filters a word: no bit is moved before the counts are complete."""
+        """Counts for the 32 filters of a word at once. No bit is moved before the counts are complete."""
         (n, height, width, _), each, k = x_words.shape, channels // groups, w_words[..., 0].size
         taps = window.taps(x_words, padding_words(channels, pad_value))
         taps = channels_of_filters(taps, channels, groups, filters)
@@ -131,7 +131,7 @@ class Xla(FromMatmul):
         for start in range(0, len(of_taps), NARROW_BLOCK):
             planes = _planes([differing(*at) for at in of_taps[start : start + NARROW_BLOCK]])
             for level, plane in enumerate(planes):
-                # unpack makes +1 of a clear bit and -1 of a set one; this makes 0 and 1 of them.
+                # unpack turns a clear bit into +1 and a set bit into -1; this turns them into 0 and 1.
                 bits = (1 - unpack(plane, filters).astype(jnp.int32)) >> 1
                 counts = counts + (bits << level)
         if pad_value == 0:

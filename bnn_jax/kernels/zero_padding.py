@@ -31,7 +31,7 @@ def tap_sums(w_words: jax.Array, channels: int) -> jax.Array:
 
 @partial(jax.jit, static_argnames='filters')
 def narrow_tap_sums(w_words: jax.Array, filters: int) -> jax.Array:
-    """The same from words along the filters: (kh, kw, channels of a group, words_for(filters)) -> (kh, kw, filters)."""
+    """`tap_sums` from words along the filters: (kh, kw, channels of a group, words_for(filters)) -> (kh, kw, filters)."""
     return jnp.sum(unpack(w_words, filters, axis=3).astype(jnp.int32), axis=2, dtype=jnp.int32)
 
 

@@ -47,7 +47,7 @@ def record(library: str | os.PathLike) -> str:
 
 
 def compiler() -> list[str] | None:
-    """The command in $CXX, or, if it is not set, the first of c++, g++ and clang++ that is installed. None: not installed."""
+    """The command in $CXX, or, if it is not set, the first of c++, g++ and clang++ that is installed; else None."""
     import shlex
     import shutil
 
@@ -135,7 +135,7 @@ def objects(
 
 
 def expect_compiler() -> list[str]:
-    """`compiler`. Raises RuntimeError if there is none."""
+    """The command of `compiler`. Raises RuntimeError if there is none."""
     words = compiler()
     if words is None:
         named = os.environ.get('CXX')

@@ -1,7 +1,7 @@
-"""The C++ kernels as XLA's custom calls: whether they can run here, and how one is called.
+"""The C++ kernels as custom calls of XLA: checks whether they can run here, registers them and calls them.
 
-XLA does not look into them: `vmap` calls them once an example, and of arrays that are spread over devices each would gather
-the whole.
+XLA does not look into a custom call. So `vmap` calls it once for each example, and if an operand is spread over devices, each
+device gathers the whole operand.
 """
 
 import ctypes
@@ -31,14 +31,15 @@ HANDLERS = (
     'bnn_jax_float_kernel_gradient',
 )
 DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
-"""For `jax.export.export`, which is told so what an export for CPU calls. Where that is called, call `missing` first."""
+"""For `jax.export.export`: without these, it refuses a function that calls the kernels. A process that runs such an export
+must call `missing` first, which registers them."""
 
 
 def missing() -> str | None:
-    """Why the kernels cannot run here, or None if they can; the first call registers them with XLA.
+    """Why the kernels cannot run here, or None if they can. The first call registers them with XLA.
 
-    Found out before: that they are of these sources, and that the interface of XLA is not older than theirs, for one refused
-    handler would take the whole CPU backend with it. (XLA may one day refuse what is too old; so far it takes all.)
+    It first checks that they were compiled from these sources, and that the jaxlib's interface is not older than theirs: if XLA
+    refuses one handler, the whole CPU backend fails. (XLA may one day refuse interfaces that are too old; so far it takes all.)
     """
     return _register()
 
@@ -60,14 +61,14 @@ def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str
     Args:
         path: the library.
         sources: the digest of the sources that it must have been compiled from.
-        interface: what the installed jaxlib has, 65536 major + minor; None if it is unknown.
+        interface: the version of the installed jaxlib's interface, 65536 major + minor; None if it is unknown.
     """
     try:
         built = opened(path, sources).bnn_interface()
     except RuntimeError as error:
         return str(error)
     except AttributeError:
-        return 'they were built without what XLA calls; run `python -m bnn_jax.kernels`'
+        return 'they were built without the functions that XLA calls; run `python -m bnn_jax.kernels`'
     # The same major version, and a minor one that the installed jaxlib has reached.
     if interface is None or built >> 16 != interface >> 16 or built > interface:
         has = interface and hex(interface)
@@ -85,7 +86,7 @@ def _interface() -> int | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Instruction sets this CPU supports, best first. The first is used, or $BNN_INSTRUCTIONS, read once."""
+    """Instruction sets this CPU supports, best first. The default is the one that $BNN_INSTRUCTIONS names, else the first."""
     expect_there()
     function = ctypes.CDLL(build.LIBRARY).bnn_instruction_sets
     function.restype = ctypes.c_char_p
@@ -93,9 +94,10 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def limit(times: int, instructions: str = '') -> int:
-    """Count the bits of words that stay in the first-level cache, `times` rounds on this thread, and store nothing.
+    """Count bits of words in the first-level cache, `times` rounds on this thread, without storing anything.
 
-    Returns how many products of signs that was: with the time it took, the most that a core can do with these kernels.
+    Returns the number of products of signs. Divided by the time of the call, it is the highest rate of a core with these
+    kernels. Raises ValueError if there is no such instruction set.
     """
     expect_there()
     function = ctypes.CDLL(build.LIBRARY).bnn_limit
@@ -114,9 +116,9 @@ def expect_there() -> None:
 
 
 def usable() -> bool:
-    """Whether arrays of the whole program may pass through the kernels: they can run, and there is one CPU device in all.
+    """Whether a whole program may use the kernels: they can run, and all hosts together have at most one CPU device.
 
-    Of a batch spread over several CPU devices each device would gather and compute the whole.
+    If a batch is spread over several CPU devices, each device would gather and compute the whole batch.
     """
     return missing() is None and _cpu_devices() <= 1
 
@@ -130,10 +132,10 @@ def _cpu_devices() -> int:
 
 
 def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attributes) -> jax.Array:
-    """The result of a handler, of this shape and dtype. Raises RuntimeError if the kernels cannot run."""
+    """Call a handler. Returns its result, of this shape and dtype. Raises RuntimeError if the kernels cannot run."""
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
-    # XLA cannot look inside to make a batched call of it.
+    # Sequential, because XLA cannot turn the call into a batched one.
     return varying_as(jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes), *operands)
 
 

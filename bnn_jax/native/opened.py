@@ -28,7 +28,7 @@ def opened(path: str | os.PathLike, sources: str) -> ctypes.CDLL:
     if not os.path.exists(path):
         raise RuntimeError('they are not built; `python -m bnn_jax.runtime` builds them, or says why not')
     try:
-        # Checked first: where a file is cut short, reading a missing page would end the process with a signal.
+        # Checked first: if the file is cut short, reading a missing page would end the process with a signal.
         with open(build.record(path)) as record:
             stated = record.read().strip()
         found = build.sha256(path)

@@ -31,7 +31,7 @@ def pack(x: Real[ArrayLike, '*shape'], axis: int = -1) -> UInt32[Array, '*packed
 
     Args:
         x: real numbers, k of them along `axis`.
-        axis: along which words are filled.
+        axis: the axis along which words are filled.
 
     Returns:
         The shape of x with ceil(k / 32) in place of k.
@@ -68,7 +68,7 @@ def unpack(words: UInt32[ArrayLike, '*packed'], k: int, axis: int = -1) -> Float
     Args:
         words: as made by `pack`.
         k: how many signs there are along the axis.
-        axis: along which words lie.
+        axis: the axis along which words lie.
 
     Returns:
         The shape of words with k in place of ceil(k / 32).

@@ -1,6 +1,6 @@
 """Gradients of a convolution for CPU as matrix products, where the C++ library does not run.
 
-There XLA computes a gradient as a convolution whose window is as large as the image, which is slow.
+On CPU, XLA computes a gradient as a convolution whose window is as large as the image, which is slow.
 """
 
 import jax
@@ -51,7 +51,7 @@ def shifted_products(
 
     zeros = varying_as(jnp.zeros((height + kh - 1, channels, width + kw - 1, n), g.dtype), kernel, g)
     dx = lax.fori_loop(0, height, add, zeros)
-    # Rows and columns of the padding get a gradient as well; nobody reads it.
+    # The rows and columns of the padding have a gradient too; it is cut off here.
     return jnp.transpose(dx[top : dx.shape[0] - bottom, :, left : dx.shape[2] - right], (3, 0, 2, 1))
 
 

@@ -1,4 +1,4 @@
-"""Arrays on a mesh with explicit axes (`AxisType.Explicit`), computed as on a mesh with automatic axes."""
+"""Computes with arrays on a mesh with explicit axes (`AxisType.Explicit`) as on a mesh with automatic axes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -93,7 +93,7 @@ class Window:
 
     @staticmethod
     def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
-        """As `of`, for a window in a file. Also raises ValueError if the window is too large or the padding larger than it."""
+        """`of`, for a window in a file. It also raises ValueError if the window is too large or the padding larger than it."""
         window = Window.of(size, strides, padding, dilation)
         if max(window.extent) > LARGEST:
             raise ValueError(

@@ -61,7 +61,7 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
     """The convolution of x with a kernel. The channels of x are the kernel's axis 2 + axis."""
     height, width = (extent + sum(pair) - 2 for extent, pair in zip(x.shape[1:3], pads, strict=True))
     tiles, out = (-(-height // 2), -(-width // 2)), kernel.shape[3 - axis]
-    # Once for the whole batch: every tile is multiplied by the same 16 matrices.
+    # Computed once for the whole batch: every tile is multiplied by the same 16 matrices.
     windows = _both(_of_window, [[kernel[i, j] for j in range(3)] for i in range(3)])
     x = _padded(x, pads, tiles)
     rows = _rows(x.shape[0], tiles, sum(kernel.shape[2:]))

@@ -1,7 +1,7 @@
 """Weights that are balanced and standardized before their sign is taken: IR-Net's, and what ReCU shares with them.
 
-w: (..., out); every filter by itself, n weights each. Sums go in a fixed order, so that a sign is the same in every
-compilation, in training and in packed arithmetic.
+w has the shape (..., out). Each filter is treated by itself; n is the number of its weights. Sums have a fixed order, so that a
+sign is the same in every compilation, in training and in packed arithmetic.
 """
 
 import math
@@ -17,9 +17,9 @@ from bnn_jax.quantizers.straight_through import floating, over_filters, with_gra
 
 
 def balanced(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
-    """W - its mean over the filter, so that about half of a filter's signs are +1.
+    """W minus its mean over the filter, so that about half of a filter's signs are +1.
 
-    Gradient: g - its mean over the filter, by JAX.
+    Gradient: g minus its mean over the filter, by JAX.
 
     Args:
         w: kernel with the filters last.

@@ -1,4 +1,4 @@
-"""DoReFa-Net's quantizers, of one scale a layer and of several bits (arXiv:1606.06160)."""
+"""DoReFa-Net's quantizers: signs with one scale for each layer, and numbers of several bits (arXiv:1606.06160)."""
 
 from functools import partial
 

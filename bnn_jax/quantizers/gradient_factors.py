@@ -1,4 +1,4 @@
-"""Gradient factors: a quantizer of weights whose gradient is multiplied, its values untouched.
+"""Gradient factors: they multiply the gradient of a quantizer of weights, and leave its values as they are.
 
 The published implementations of XNOR-Net multiply the gradients of binarized weights by factors: n, 10^9, 1 - 1/C or
 alpha. Here each factor is a function from quantizer to quantizer. For example, the PyTorch code for MNIST has
@@ -23,7 +23,7 @@ Quantizer = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class WithFactor:
-    """A quantizer, its gradient multiplied by factor(W).
+    """A quantizer whose gradient is multiplied by factor(W).
 
     Forward: quantizer(W). Gradient: factor(W) times the quantizer's.
     """

@@ -1,6 +1,6 @@
-"""Quantizers as the published implementations have them where they differ from this library's conventions.
+"""Quantizers of published implementations that differ from this library's conventions.
 
-`_zero` in a name: the sign of 0 is 0, as in Torch and PyTorch. `_minus`: it is -1, as in Darknet. A bit means sign(0) = +1,
+`_zero` in a name: the sign of 0 is 0, as in Torch and PyTorch. `_minus`: it is -1, as in Darknet. Bits need sign(0) = +1,
 so `convert` refuses both. `_exclusive`: the straight-through gradient is 0 at |x| = 1. g is the incoming gradient, n the
 number of weights of a filter, alpha the mean of |W| of a filter.
 """
@@ -151,10 +151,10 @@ def sign_minus_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*sh
 def unquantized(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
     """w itself: a real weight.
 
-    It is the `weight` and `sign` of a scheme whose `training_weight` draws: evaluated on the real weights. `convert` refuses
-    such networks.
+    A scheme whose `training_weight` draws signs has it as `weight` and `sign`, so that evaluation uses the real weights.
+    `convert` refuses such networks.
     Gradient: g.
-    Source: BinaryConnect's code, which evaluates its stochastic runs so.
+    Source: BinaryConnect's code, which evaluates its stochastic runs this way.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -215,8 +215,8 @@ def scaled_sign_zero_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*w
     Forward: alpha(W)_f s, s = sign_zero(W).
     Gradient: alpha_f g 1(|W| <= 1) + s/n sum_j g_j s_j, the sum over filter f.
     Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
-    Source: XNOR-Net's code in PyTorch, without its factors (`gradient_factors`). Its mask never fires: it meets weights
-    clamped to [-1, 1], where the one here is 1 as well.
+    Source: XNOR-Net's code in PyTorch, without its factors (`gradient_factors`). The code's mask has no effect,
+    because its weights are clamped to [-1, 1]. For such weights the mask here is 1 too.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -238,7 +238,7 @@ def scaled_sign_zero_lua(w: Float[ArrayLike, '*window out']) -> Float[Array, '*w
     Forward: alpha(W)_f sign_zero(W).
     Gradient: g (alpha_f 1(|W| < 1) + 1/n).
     Args, Returns, Raises: as `quantizers.alpha`, but the result has the shape of w.
-    Source: XNOR-Net's code in Lua, without its factors (`gradient_factors`), and the mask element by element. The code
+    Source: XNOR-Net's code in Lua, without its factors (`gradient_factors`). Here the mask applies to single weights. The code
     writes the mask into an expanded view of alpha, where one weight at the edge may zero the alpha of its whole filter.
 
     Example:

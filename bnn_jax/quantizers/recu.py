@@ -1,4 +1,4 @@
-"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights revived by clamping, activations standardized by image."""
+"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights revived by clamping, activations standardized image by image."""
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def recu_scaled_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '
     """ReCU's weights: the signs of balanced weights times the mean of their clamped magnitudes.
 
     Forward: `recu_scale`(W, tau)_f sign(W - mean).
-    Gradient: that of `recu_sign` from scale g, the scale a constant.
+    Gradient: that of `recu_sign` with scale * g in place of g, for a constant scale.
     Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
     Source: ReCU (arXiv:2103.12369).
 
@@ -128,7 +128,7 @@ def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, '
     Raises:
         TypeError: x is not floating.
 
-    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which standardizes in training only: a sign does not change by it.
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which standardizes in training only. This changes no sign.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

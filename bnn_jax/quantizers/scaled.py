@@ -14,7 +14,7 @@ from bnn_jax.quantizers.straight_through import floating, inside, over_filters
 def alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
     """The scale of every filter: alpha_f = mean of |W_f|, the least-squares solution of W ~ alpha sign(W).
 
-    Gradient: sign(W) / n, n weights a filter, by JAX.
+    Gradient, n weights in a filter: sign(W) / n, by JAX.
 
     Args:
         w: HWIO, (in, out), or any other shape with the filters last.
@@ -44,7 +44,7 @@ def scaled_sign_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window
     """alpha sign(W) with its exact gradient: alpha is differentiated too.
 
     Forward: alpha(W)_f sign(W).
-    Gradient, n weights a filter: alpha_f g 1(|W| <= 1) + sign(W)/n sum_j g_j sign(W_j), the sum over filter f.
+    Gradient, n weights in a filter: alpha_f g 1(|W| <= 1) + sign(W)/n sum_j g_j sign(W_j), the sum over filter f.
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: derivative of XNOR-Net (arXiv:1603.05279) eq. 6 with the STE; as in the PyTorch code, without its extra factors.
 

@@ -33,7 +33,7 @@ def scaled_sign_ste_const_alpha(w: Float[ArrayLike, '*window out']) -> Float[Arr
     Gradient: alpha_f g 1(|W| <= 1).
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: autodiff of alpha sign(W) without the gradient through alpha: Bi-Real Net's paper (arXiv:1808.00278), Larq's
-    `magnitude_aware_sign`; XNOR-Net's code in Theano, but for the mask.
+    `magnitude_aware_sign`; XNOR-Net's code in Theano, except for the mask.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -53,7 +53,7 @@ def scaled_sign_paper(w: Float[ArrayLike, '*window out']) -> Float[Array, '*wind
     """alpha sign(W) with the gradient as XNOR-Net prints it.
 
     Forward: alpha(W)_f sign(W).
-    Gradient, n weights a filter: g (1/n + alpha_f 1(|W| <= 1)).
+    Gradient, n weights in a filter: g (1/n + alpha_f 1(|W| <= 1)).
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: XNOR-Net (arXiv:1603.05279) section 3.1 (p. 6); its Algorithm 1 says plain g instead.
 

@@ -64,5 +64,5 @@ def inside(x: Float[Array, '*shape'], g: Float[Array, '*shape']) -> Float[Array,
 
 
 def over_filters(scale: Float[Array, ' out'], w: Float[ArrayLike, '*window out']) -> Float[Array, '*ones out']:
-    """(out,) -> (1, ..., 1, out), to be broadcast to w: strict rank promotion wants it written out."""
+    """(out,) -> (1, ..., 1, out), which broadcasts to w: strict rank promotion does not add axes."""
     return jnp.reshape(scale, (1,) * (jnp.ndim(w) - 1) + scale.shape)

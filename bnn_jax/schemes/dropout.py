@@ -85,12 +85,12 @@ class ProductInput:
 
 
 def of_vectors(given: ProductInput) -> Drop | None:
-    """The rule that drops elements of vectors: of AlexNet's second and third dense layer (XNOR-Net in PyTorch)."""
+    """The rule that drops elements of vectors, such as inputs of AlexNet's last two dense layers (XNOR-Net in PyTorch)."""
     return elements if len(given.shape) == 1 else None
 
 
 def of_dense_channels(given: ProductInput) -> Drop | None:
-    """The rule that drops whole channels of a dense layer's input; each element of a vector is one (XNOR-Net in Lua)."""
+    """The rule that drops whole channels of a dense layer's input; in a vector, each element is a channel (XNOR-Net in Lua)."""
     return Channels(given.shape[-1]) if given.dense else None
 
 

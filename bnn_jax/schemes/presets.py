@@ -1,6 +1,6 @@
 """Presets: schemes that follow papers and published implementations. `schemes` has the library's own defaults.
 
-Each text names the source, and what still differs from it. docs/faithfulness.md compares them topic by topic.
+Each text names the source, and what differs from it. docs/faithfulness.md compares presets and sources topic by topic.
 Presets of Lua and PyTorch codes have sign(0) = 0, as Torch does; Darknet's has sign(0) = -1. These presets train, but `convert`
 refuses them. To convert a trained network, build a model with `deployable(preset)` and give it the same parameters.
 """
@@ -76,10 +76,10 @@ XNOR_PYTORCH = named_scheme(
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
 Before every forward pass the latent weights are overwritten: centered over input channels, then clamped. Weights are
-alpha sign(W) with sign(0) = 0, and the exact gradient times (1 - 1/C) n. Activations have sign(0) = 0 and a gradient where
-|x| < 1. No K. Order: norm, sign, product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4, momentum 0.9
-(PyTorch's 0.1), gamma at least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the gradient:
-chain(add_decayed_weights(1e-5), adam(...)).
+alpha sign(W) with sign(0) = 0; their gradient is the exact one times (1 - 1/C) n. Activations have sign(0) = 0 and pass the
+gradient where |x| < 1. No K. Order: norm, sign, product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4,
+momentum 0.9 (PyTorch's 0.1), gamma at least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the
+gradient: chain(add_decayed_weights(1e-5), adam(...)).
 Differs: a layer with one input channel is not centered, because all its weights would become 0; initial weights and biases.
 """,
     dataclasses.replace(
@@ -160,8 +160,8 @@ BWN_LUA = named_scheme(
 
 gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code) of whole channels of the first dense layer's image
 and of the second's vector; no dropout before the last layer.
-Differs: as XNOR_LUA. Dropout here divides by 1 - rate in training, the code's multiplies by it in evaluation; the normalization
-that follows removes this difference, up to its eps.
+Differs: as XNOR_LUA. Dropout here divides by 1 - rate in training; the code's dropout multiplies by it in evaluation. The
+normalization that follows removes this difference, up to its eps.
 """,
     dataclasses.replace(
         BWN,
@@ -288,7 +288,7 @@ XNOR_DARKNET = named_scheme(
     """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, no projection.
 
 Order: sign, product, norm, leaky ReLU, pool. The sign is that of the layer's raw input. With a plain ReLU the input has zeros,
-whose sign is -1 here, and `deployable` would make every bit +1. No biases (beta has their place), unbiased running variance.
+whose sign is -1 here, and `deployable` would make every bit +1. No biases (beta takes their place), unbiased running variance.
 In Darknet the configuration file says which layers are XNOR; here all but the first and the last are, as in the paper.
 Differs: Darknet divides by sqrt(var) + 1e-6, this scheme by sqrt(var + 1e-6); Darknet normalizes by the unbiased variance too;
 its weights start uniform; on GPU its activations have sign(0) = +1.

@@ -267,7 +267,7 @@ def named_scheme(name: str, text: str, scheme: Scheme) -> Scheme:
     Args:
         name: the name of the scheme.
         text: its docstring.
-        scheme: the scheme, which is changed.
+        scheme: the scheme; its docstring is set in place.
 
     Returns:
         The scheme.
@@ -313,8 +313,8 @@ def check_scale(scheme: Scheme) -> None:
     if not matches:
         raise ValueError(
             'scheme: weight(w) is not scale(w) * sign(w) (+ offset(w)), expected equality; '
-            'give the scale of this quantizer (alpha, layer_alpha, or None for plain signs), and as balance the function '
-            'whose result it takes the sign of, if that is not w itself'
+            'give the scale of this quantizer (alpha, layer_alpha, or None for plain signs); if it takes the sign of other '
+            'numbers than w, give the function that computes them from w as balance'
         )
 
 
