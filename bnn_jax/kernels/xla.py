@@ -96,7 +96,8 @@ class Xla(FromMatmul):
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """The product itself, or, for few rows of x, one row at a time without transposing w."""
-        if x_words.shape[0] > FEW:
+        rows = x_words.shape[0]
+        if not isinstance(rows, int) or rows > FEW:  # Not an integer: an export for any number of rows.
             return super().matmul(x_words, w_words, k)
 
         # A reduction costs nothing here, because the words of one row are read in order.

@@ -1,4 +1,4 @@
-"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights revived by clamping, activations standardized image by image."""
+"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights clamped at quantiles, activations standardized image by image."""
 
 import jax
 import jax.numpy as jnp

@@ -60,7 +60,7 @@ tanh. `models.resnet20` is the code's network. Latent weights are not projected.
 
 RECU = named_scheme(
     'RECU',
-    """ReCU: balanced weights, of which the largest are clamped, so that they learn again (arXiv:2103.12369).
+    """ReCU: balanced weights, the largest of which are clamped (arXiv:2103.12369).
 
 u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are the
 mean of |u| times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch.

@@ -110,6 +110,13 @@ def test_export_for_each_platform_and_for_all(kind):
             np.testing.assert_array_equal(jax.jit(exported.call)(*words), call(kind, 'reference')(*words))
 
 
+def test_export_for_any_number_of_rows():
+    rows, words = jax.export.symbolic_shape('rows')[0], random_words('matmul')
+    abstract = [jax.ShapeDtypeStruct((rows, 40), np.uint32), WORDS['matmul'][1]]
+    exported = jax.export.export(call('matmul', 'xla'))(*abstract)
+    np.testing.assert_array_equal(exported.call(*words), call('matmul', 'reference')(*words))
+
+
 @pytest.mark.filterwarnings('ignore:.*Triton:DeprecationWarning')
 @pytest.mark.parametrize(('backend', 'platform'), [('pallas_tpu', 'tpu'), ('pallas_gpu', 'cuda')])
 def test_export_of_pallas_for_its_platform(backend, platform):
