@@ -92,7 +92,8 @@ def times_1e9(quantizer: Quantizer) -> Quantizer:
 def less_one_channel(quantizer: Quantizer) -> Quantizer:
     """The quantizer with its gradient times 1 - 1/C, where C is the number of input channels (axis -2).
 
-    The factor is the diagonal of the derivative of centering. If C is 1, the factor is 1. The sources have 0 there, which would stop training.
+    The factor is the diagonal of the derivative of centering. If C is 1, the factor is 1. The sources have 0 there, which would
+    stop training.
 
     Args:
         quantizer: a quantizer of weights, (..., out).
