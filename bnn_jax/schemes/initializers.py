@@ -1,6 +1,7 @@
 """Initial weights: functions (key, shape, dtype) -> weights."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,10 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     Source: arXiv:1502.01852.
     """
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
-    keys = jax.random.split(key, -(-size // CHUNK))
-    chunks = [jax.random.normal(chunk_key, (CHUNK,), dtype) for chunk_key in keys]
-    # Outside of a trace NumPy gives the same bits at once. JAX would compile four functions for each new shape.
+    # Outside of a trace NumPy gives the same bits at once. JAX would compile five functions for each new shape.
     numpy = jnp if isinstance(key, Tracer) else np
+    keys = numpy.asarray(jax.random.key_data(jax.random.split(key, -(-size // CHUNK))))
+    typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
+    chunks = [jax.random.normal(typed(data), (CHUNK,), dtype) for data in keys]
     weights = numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
     return jnp.asarray(weights, dtype)
