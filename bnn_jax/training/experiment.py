@@ -241,10 +241,7 @@ def run(name: str, config: Config) -> dict[str, Any]:
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds (docs/results.schema.json).
-
-    Raises:
-        What `fit` raises.
+        What results.json holds (docs/results.schema.json). Errors are those of `fit`.
 
     Example:
         >>> import bnn_jax as bnn
