@@ -34,7 +34,7 @@ from bnn_jax.nn.stateless import Relu
 from bnn_jax.quantizers.gradient_factors import less_one_channel, times_n
 from bnn_jax.quantizers.published import sign_ste_exclusive
 from bnn_jax.schemes.presets import BIREAL_SCALED_GRADIENT, XNOR_PYTORCH_CIFAR
-from bnn_jax.training import Config, init, model_of
+from bnn_jax.training import Config, constant, init, model_of
 from bnn_jax.training.diagnostics import alphas, by_statistics, signs, statistics_record, watch
 from bnn_jax.training.memory import allocate_for_training
 from bnn_jax.training.step import update
@@ -51,11 +51,6 @@ from experiments.shared import adam, l2_then, sgd
 
 RESULTS = Path('docs/short_runs.jsonl')
 WATCH_EVERY, LAST, TEST_BATCHES, TEST_BATCH = 25, 50, 10, 100
-
-
-def constant(learning_rate: float, steps: int) -> optax.Schedule:
-    """The same rate at every step."""
-    return optax.constant_schedule(learning_rate)
 
 
 def linear(learning_rate: float, steps: int) -> optax.Schedule:

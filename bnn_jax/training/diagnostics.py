@@ -156,10 +156,8 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2
         count = len(batch['image']) // mesh.size * mesh.size
         if not count:
             continue
-        images, labels = (
-            spread(np.asarray(batch['image'])[:count], mesh),
-            jax.device_put(np.asarray(batch['label'])[:count]),
-        )
+        images = spread(np.asarray(batch['image'])[:count], mesh)
+        labels = jax.device_put(np.asarray(batch['label'])[:count])
         for row, answer in zip(totals, answers, strict=True):
             logits = jax.device_put(np.asarray(answer(images)))  # Gathered on one device.
             loss, equal = np.asarray(cross_entropy(logits, labels), np.float64), all_equal(logits)

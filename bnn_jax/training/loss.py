@@ -35,7 +35,6 @@ class Loss(Protocol):
     ) -> Float[Array, ' N']: ...
 
 
-@jax.jit
 def cross_entropy(
     logits: Float[Array, 'N classes'], labels: Int[Array, ' N'] | Float[Array, 'N classes']
 ) -> Float[Array, ' N']:
@@ -55,6 +54,12 @@ def cross_entropy(
         >>> bnn.training.cross_entropy(jnp.zeros((2, 2)), jnp.array([0, 2]))
         Array([0.6931472,       nan], dtype=float32)
     """
+    return _cross_entropy(logits, labels)
+
+
+# Not the public function itself, because pickle does not find what stands behind a compiled function.
+@jax.jit
+def _cross_entropy(logits, labels):
     if labels.ndim == logits.ndim:
         return optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
     valid = (labels >= 0) & (labels < logits.shape[-1])

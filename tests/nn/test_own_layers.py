@@ -381,10 +381,12 @@ def test_a_scheduled_quantizer_sees_the_progress():
 def test_copies():
     model = bnn.models.mlp(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0), width=0.002, input_shape=(2, 2, 1))
     state = training.init(model, optax.adam(1e-3))
+    by_function = training.init(model, optax.adam(1e-3), loss=training.cross_entropy)
     packed, x = bnn.convert(model), np.ones((2, 2, 2, 1), np.float32)
     for twin in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         np.testing.assert_array_equal(twin(model)(x), model(x))
         np.testing.assert_array_equal(twin(packed)(x), packed(x))
+        assert twin(by_function).loss == by_function.loss
         assert twin(bnn.XNOR) == bnn.XNOR and twin(bnn.presets.XNOR_PYTORCH) == bnn.presets.XNOR_PYTORCH
         with jax.numpy_dtype_promotion('standard'):  # Adam relies on it.
             after, _ = training.train_step(twin(state), {'image': x, 'label': np.arange(2)})
