@@ -86,15 +86,23 @@ def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
 def _missing(name: str, data_dir: str | os.PathLike) -> str:
     """The message for a missing data set, with what to do."""
     directory = Path(data_dir).expanduser() / name
+    by_hand = (
+        'or, from files downloaded by hand, without TensorFlow:\n'
+        f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
+    )
     return (
         f'data set {name!r} is not prepared in {data_dir} (no {directory}/.../dataset_info.json). To get it:\n'
-        f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)\n'
-        f'or, for {", ".join(READERS)}, from files downloaded by hand, without TensorFlow:\n'
-        f'  python -m bnn_jax.data.prepare {name} --source=DOWNLOADS --data_dir={data_dir}\n'
+        f'{_built(name, data_dir)}\n'
+        f'{by_hand if name in READERS else ""}'
         'or, from a folder tree of photographs, ROOT/train/<class>/*.JPEG and ROOT/val/...:\n'
         f'  python -m bnn_jax.data.prepare_folder {name} --source=ROOT --data_dir={data_dir}\n'
         'or give the folder that has it: --data_dir=FOLDER'
     )
+
+
+def _built(name: str, data_dir: str | os.PathLike) -> str:
+    """The command by which TFDS prepares a data set."""
+    return f'  tfds build {name} --file_format=array_record --data_dir={data_dir}   (needs TensorFlow and a download)'
 
 
 def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
@@ -124,7 +132,7 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
     try:
         splits = read_splits(name, folder)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error}; or take it from TFDS: {_missing(name, data_dir)}') from error
+        raise FileNotFoundError(f'{error}; or prepare {name!r} with TFDS:\n{_built(name, data_dir)}') from error
     if split not in splits:
         raise ValueError(f'{name}: got split {split!r}, expected one of {", ".join(splits)}')
     return ArraySource(*splits[split], READERS[name].classes)

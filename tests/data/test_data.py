@@ -540,6 +540,9 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path):
         '--data_dir=FOLDER',
     ):
         assert part in str(error.value)
+    with pytest.raises(FileNotFoundError, match='tfds build imagenet_256') as error:
+        tfds_source('imagenet_256', 'train', tmp_path)
+    assert 'bnn_jax.data.prepare ' not in str(error.value)  # It reads only the sets in READERS.
 
 
 def test_an_unknown_split(downloads, data_dir):
@@ -838,9 +841,8 @@ def test_a_batch_that_would_run_code_is_refused(tmp_path):
 
 def test_files_that_are_not_there_or_there_twice(tmp_path):
     (tmp_path / 'cifar-100-python.tar.gz').write_bytes(b'')
-    with pytest.raises(
-        FileNotFoundError, match=r'no file train.bin or train, .*unpack cifar-100-python.tar.gz; or take'
-    ):
+    missing = r"no file train.bin or train, .*unpack cifar-100-python.tar.gz; or prepare 'cifar100' with TFDS:\n  tfds"
+    with pytest.raises(FileNotFoundError, match=missing):
         data_set('cifar100', 'train', tmp_path)
     for name in ('MNIST', 'FashionMNIST'):
         (tmp_path / name).mkdir()

@@ -324,7 +324,7 @@ def test_impossible_values_end_with_a_message(option):
 
 
 def test_a_missing_data_set_ends_with_a_message(tmp_path):
-    with pytest.raises(SystemExit, match="^error: .*'fashion_mnist' is not prepared") as error:
+    with pytest.raises(SystemExit, match="^error: .*; or prepare 'fashion_mnist' with TFDS") as error:
         experiment.main(fashion_mnist_lenet5.RECIPE, [f'--data_dir={tmp_path}', f'--workdir={tmp_path / "run"}'])
     assert error.value.__suppress_context__
 
