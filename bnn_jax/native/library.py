@@ -38,8 +38,9 @@ must call `missing` first, which registers them."""
 def missing() -> str | None:
     """Why the kernels cannot run here, or None if they can. The first call registers them with XLA.
 
-    It first checks that they were compiled from these sources, and that the jaxlib's interface is not older than theirs: if XLA
-    refuses one handler, the whole CPU backend fails. (XLA may one day refuse interfaces that are too old; so far it takes all.)
+    It first checks that they were compiled from these sources, and that jaxlib's version of XLA's FFI is not older than
+    theirs: if XLA refuses one handler, the whole CPU backend fails. (XLA may one day refuse old versions; so far it
+    accepts all.)
     """
     return _register()
 
@@ -61,7 +62,7 @@ def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str
     Args:
         path: the library.
         sources: the digest of the sources that it must have been compiled from.
-        interface: the version of the installed jaxlib's interface, 65536 major + minor; None if it is unknown.
+        interface: the version of XLA's FFI in the installed jaxlib, 65536 major + minor; None if it is unknown.
     """
     try:
         built = opened(path, sources).bnn_interface()
@@ -77,7 +78,7 @@ def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str
 
 
 def _interface() -> int | None:
-    """The version of the interface in the installed jaxlib's header, as 65536 major + minor."""
+    """The version of XLA's FFI in the installed jaxlib's header, as 65536 major + minor."""
     header = Path(jax.ffi.include_dir()) / 'xla' / 'ffi' / 'api' / 'c_api.h'
     if not header.exists():
         return None
