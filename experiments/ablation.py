@@ -124,8 +124,8 @@ VARIANTS = {
     'no_projection': ('neither centered nor clipped (the paper)', xnor(projection=None)),
     'k_constant': ('K without a gradient (eq. 11; Caffe code)', xnor(input_scale=constant_k)),
     'k_flowing': ('K with its gradient (Theano code)', xnor(input_scale=flowing_k)),
-    'pad_plus': ('binarized images padded with +1', xnor(pad_value=1)),
-    'pad_minus': ('binarized images padded with -1', xnor(pad_value=-1)),
+    'pad_plus': ('binary convolutions padded with +1', xnor(pad_value=1)),
+    'pad_minus': ('binary convolutions padded with -1', xnor(pad_value=-1)),
     'relu': (
         'ReLU after binary products, none before the last (PyTorch code)',
         xnor(chain=norm_product_relu_pool, head=norm_pool_product),

@@ -37,10 +37,10 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
 
     Args:
         model: a model of the same architecture.
-        state_dict: name -> array, as `{k: v.numpy() for k, v in torch.load(path, map_location='cpu').items()}` makes it, in the
-            order of the layers; a file sorted by name must be put in order first. The last part of a name says which tensor of
-            a layer it is; tensors with the same other parts belong to one layer. `module` of DataParallel is dropped,
-            `num_batches_tracked` is ignored, and a checkpoint {'state_dict': ...} is unwrapped.
+        state_dict: name -> array, as `{k: v.numpy() for k, v in tensors.items()}` makes it from PyTorch's tensors, in
+            the order of the layers; a file sorted by name must be put in order first. The last part of a name says
+            which tensor of a layer it is; tensors with the same other parts belong to one layer. `module` of
+            DataParallel is dropped, `num_batches_tracked` is ignored, and a checkpoint {'state_dict': ...} is unwrapped.
 
     Returns:
         The copy.

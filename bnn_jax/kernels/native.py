@@ -33,7 +33,7 @@ class Native(Backend):
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """k - 2 popcount(x xor w). Threads share the filters and, if there are more than a few rows, the rows too."""
+        """k - 2 popcount(x xor w). Threads divide the filters; if these are few, also the rows (48 or more each)."""
         shape = (x_words.shape[0], w_words.shape[0])
         # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
@@ -56,7 +56,7 @@ class Native(Backend):
     def conv2d_signs(
         self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Words of (conv2d < thresholds) ^ flip. The integers are not stored, unless groups do not fill whole words."""
+        """Words of (conv2d < thresholds) ^ flip. Stores integers only if a group's filters do not fill whole words."""
         out = w_words.shape[3]
         if is_narrow(channels, groups):
             operands = (x_words, along_filters(w_words, channels // groups), None, thresholds, flip)
@@ -106,7 +106,7 @@ class Native(Backend):
 
     @compiled(0)
     def signed_matmul(self, x: jax.Array, w_words: jax.Array) -> jax.Array:
-        """Up to four rows: adds or subtracts each x, along the words. More rows: unpacks signs in tiles of 32 x 32."""
+        """Adds or subtracts x[i] by bit i for up to four rows; unpacks signs, as `signed_conv2d` does, for more."""
         if x.dtype != jnp.float32:
             return super().signed_matmul(x, w_words)
         return self._call('bnn_jax_product_floats', (x.shape[0], w_words.shape[0]), jnp.float32, x, w_words)
