@@ -1,4 +1,8 @@
-"""Packed products: signs in words in, exact integers out. One definition (reference.py), interchangeable backends."""
+"""Products of packed signs: they take signs packed in words, and return exact integers or their signs in words.
+
+`reference.py` defines the result, and all backends return the same. Also here: `packed_signs`, which packs the signs of
+real numbers, and products of real numbers with packed signs, whose sums are rounded.
+"""
 
 from bnn_jax.kernels.backend import Backend
 from bnn_jax.kernels.backends import AUTO, BACKENDS

@@ -16,13 +16,17 @@ def convolution_operands(
     x_words, w_words = words_of('x_words', x_words, 4), words_of('w_words', w_words, 4)
     expect_words('x_words', x_words.shape[3], channels)
     expect_groups(w_words, channels, groups, filters)
+    if tap_sums is not None:
+        tap_sums = jnp.asarray(tap_sums)
+        out = w_words.shape[3] if filters is None else filters
+        expect('tap_sums', tap_sums, (*w_words.shape[:2], out), jnp.int32)
     window = window_of(x_words, w_words, strides, padding, dilation, pad_value)
     static = (channels, window, int(pad_value), groups)
     return (x_words, w_words, tap_sums), static if filters is None else (*static, filters)
 
 
 def expect_groups(w_words: jax.Array, channels: int, groups: int, filters: int | None) -> None:
-    """Raises ValueError unless the groups share channels and filters evenly, and the words hold a group's weights."""
+    """Raises TypeError or ValueError unless groups divide channels and filters, and words hold a group's weights."""
     if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
         raise ValueError(f'groups: got {groups!r}, expected a positive integer')
     out = w_words.shape[3] if filters is None else filters

@@ -13,7 +13,8 @@ from bnn_jax.ops.windows import Window
 class FromMatmul(Backend):
     """A backend made of `product`: (n_words, m), (n_words, n), k -> (m, n) int32, k - 2 popcount(x xor w) over all words.
 
-    Words come first, so that one word of all rows is contiguous. The words of all windows have 1/32 of the bytes of floats.
+    Words come first, so that one word of all rows is contiguous. A convolution gathers the words of all windows, which
+    takes 1/32 of the memory that their floats would take.
     """
 
     product: Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -28,7 +29,7 @@ class FromMatmul(Backend):
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
         """The product on the words of every window."""
-        # Overridden for its `jit`: the defaults are traced into their caller.
+        # Overridden only to compile it on its own: the default methods of `Backend` are not compiled.
         return super().conv2d(x_words, w_words, tap_sums, channels, window, pad_value, groups)
 
     def _product(self, x: jax.Array, w: jax.Array, k: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Products of packed signs: words in, exact integers or words out."""
+"""Products of packed signs. They take words, and return exact integers or words."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def packed_conv2d(
         The exact integers.
 
     Raises:
-        TypeError: words of another dtype than uint32.
+        TypeError: words of another dtype than uint32, or tap_sums of another dtype than int32.
         ValueError: shapes that do not fit, or an unknown pad value, padding or backend.
 
     Example:
