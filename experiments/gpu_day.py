@@ -1,4 +1,4 @@
-"""All work that needs a GPU, in one command with a time limit; called again, it does what is missing.
+"""Checks, CIFAR-10 rows and benchmarks on a GPU, in one command with a time limit; called again, it continues.
 
     make gpu MINUTES=30        # or: python -m experiments.gpu_day --minutes=30 --pieces=gpu_pieces --output=runs/gpu
 
@@ -218,17 +218,20 @@ def main(
     kept_free = 0.0 if all(job.done() for job in measuring) else min(FOR_MEASURING[0] * 60 * minutes, FOR_MEASURING[1])
     from experiments.pieces import missing
 
-    day.run([_measured('checks', output, options)], end)
+    there, others = known(rows)
+    checks = [_measured('checks', output, options)]
+    trained = [_trained(row, rows.index(row), output, [f'--pieces={pieces}', *options]) for row in there]
+    day.run(checks, end)
     if lacking := missing(pieces):
         day.say(f'no rows: {pieces} lacks {", ".join(lacking)}')
     else:
-        there, others = known(rows)
         for other in others:
             day.say(f'{other.name}: the recipes have no such row')
-        jobs = [_trained(row, rows.index(row), output, [f'--pieces={pieces}', *options]) for row in there]
-        day.run(jobs, end - kept_free, 0.0 if tiny else FINISH)
+        day.run(trained, end - kept_free, 0.0 if tiny else FINISH)
     day.run(measuring, end)
-    day.say(f'the time is over or all is done; {output} has {size(output) / 1e6:.1f} MB')
+    left = [job.name for job in (*checks, *trained, *measuring) if not job.done()]
+    state = f'not done: {", ".join(left)}; the same command goes on' if left else 'all is done'
+    day.say(f'{state}; {output} has {size(output) / 1e6:.1f} MB')
 
 
 def _work(output: Path) -> Path:

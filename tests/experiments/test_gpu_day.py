@@ -131,6 +131,20 @@ def test_every_row_of_the_day_is_one_of_the_recipes():
     assert len({row.name for row in gpu_day.ROWS}) == len(gpu_day.ROWS)
 
 
+def test_the_last_line_says_what_is_not_done(tmp_path, capsys):
+    output, first, second = tmp_path / 'output', *(row.name for row in gpu_day.TINY)
+    (output / 'rows' / first).mkdir(parents=True)
+    (output / 'rows' / first / 'results.json').touch()
+    (output / 'checks.json').write_text('{"complete": true}')
+    gpu_day.main(minutes=0, output=output, pieces=tmp_path / 'none', tiny=True)
+    assert f' not done: {second}, throughput; the same command goes on; ' in capsys.readouterr().out
+    (output / 'rows' / second).mkdir()
+    (output / 'rows' / second / 'results.json').touch()
+    (output / 'throughput.json').write_text('{"complete": true}')
+    gpu_day.main(minutes=0, output=output, pieces=tmp_path / 'none', tiny=True)
+    assert ' all is done; ' in capsys.readouterr().out
+
+
 def test_results_are_measured_once_and_an_error_is_one(tmp_path):
     def killed():
         raise KeyboardInterrupt
