@@ -253,7 +253,10 @@ def _watch() -> None:
 
 
 def _refused_flags() -> str:
-    """An error message if XLA refuses XLA_FLAGS, else ''. XLA ends a process with wrong flags, so a child process tries."""
+    """An error message if XLA refuses XLA_FLAGS, else ''.
+
+    XLA ends the process if a flag is wrong, so the flags are tried in a child process.
+    """
     flags = os.environ.get('XLA_FLAGS')
     if not flags:
         return ''

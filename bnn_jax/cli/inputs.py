@@ -55,7 +55,7 @@ def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
     described = preprocessing_of(file) if stated is None else _json(stated)
     if described is None:
         raise ValueError(
-            f'{file} does not say how images were prepared in training, and images that are prepared differently get wrong '
+            f'{file} does not say how test images were prepared, and images that are prepared differently get wrong '
             f'answers; give --preprocessing FILE, a JSON file such as {EXAMPLE}'
         )
     return Preprocessing.of(described)

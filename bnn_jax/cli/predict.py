@@ -42,7 +42,7 @@ def predict(
     Args:
         file: a packed network.
         images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that contain such files at any depth.
-        preprocessing: JSON file that says how images were prepared in training; required if the network's file does not say it.
+        preprocessing: JSON file that says how test images were prepared; required if the network's file does not.
         classes: text file of class names, one per line.
         output: .csv, .json or .jsonl file (one object per line) for the results, instead of a table.
 

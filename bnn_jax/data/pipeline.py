@@ -33,16 +33,19 @@ WHOLE = (0, 1)
 
 @dataclasses.dataclass(frozen=True)
 class _Prepare:
-    """(example, rng) -> {'image': augmented and normalized, 'label'}; errors begin with the name of the example."""
+    """(example, rng) -> {'image': augmented and normalized, 'label'}.
+
+    A ValueError begins with the name of the example, if it has one.
+    """
 
     augmentations: tuple[Augmentation, ...]
     standardize: Normalization
 
     def __call__(self, element: dict, rng: np.random.Generator) -> dict:
         image = element['image']
-        check_unmasked('image', image)
-        check_unmasked('label', element.get('label'))
         try:
+            check_unmasked('image', image)
+            check_unmasked('label', element.get('label'))
             for augmentation in self.augmentations:
                 image = augmentation(image, rng)
             return {'image': self.standardize(image), 'label': _label(element)}
@@ -59,7 +62,8 @@ def _label(example: dict) -> np.ndarray:
         return label.astype(np.int32).reshape(())
     if not np.issubdtype(label.dtype, np.number):
         raise ValueError(
-            f'label: got {example.get("label")!r} in an example with {sorted(example)}, expected an integer, its class'
+            f'label: got {example.get("label")!r} in an example with the keys {sorted(example)}, expected the number '
+            'of its class (an integer), or floats'
         )
     return label.astype(np.float32)
 
@@ -113,8 +117,9 @@ def training_batches(
             hosts, in order of index, make the batch that a single host would get. Each host decodes only its own images.
 
     Returns:
-        (batches, epoch_steps): batches[step] -> {'image': float32 (batch_size, H, W, C), 'label': int32 (batch_size,)} for any
-        step from 0, and the number of steps of an epoch.
+        (batches, epoch_steps): batches[step] -> {'image': float32 (n, H, W, C), 'label': int32 (n,)} for any step from
+        0, with n = batch_size / count; and the number of steps of an epoch. Labels that are not classes are float32
+        (n, ...).
 
     Raises:
         ValueError: the source is empty or smaller than a batch, or hosts cannot share a batch evenly.
@@ -179,7 +184,7 @@ def evaluation_batches(
         workers: as for `steps_from`.
 
     Yields:
-        {'image': float32 (n, H, W, C), 'label': int32 (n,)}.
+        {'image': float32 (n, H, W, C), 'label': int32 (n,)}. Labels that are not classes are float32 (n, ...).
 
     Raises:
         ValueError: the source is empty, hosts cannot share a batch evenly, or an augmentation draws random numbers.
@@ -226,7 +231,9 @@ def _checked_shard(shard: tuple[int, int], batch_size: int) -> tuple[int, int]:
 def _read(batches: 'grain.MapDataset', workers: int) -> Generator[dict, None, None]:
     most = WORKERS_A_PROCESSOR * (os.cpu_count() or 1)
     if not 0 <= workers <= most:
-        raise ValueError(f'workers: got {workers}, expected 0 (threads) to {most}, {WORKERS_A_PROCESSOR} a processor')
+        raise ValueError(
+            f'workers: got {workers}, expected 0 (threads) to {most} ({WORKERS_A_PROCESSOR} per processor)'
+        )
     grain = _grain()
     if workers and len(batches):
         _mark_flags_as_parsed()
@@ -260,8 +267,8 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 def _interrupts_held_back() -> Iterator[None]:
     """Processes that start inside this context never receive SIGINT and SIGTERM.
 
-    Ctrl-C, and SIGTERM to a group, reach all processes. The main process decides what to do, and may need batches before it
-    ends. Signals to the main process are delivered after this context.
+    Otherwise Ctrl-C, or SIGTERM to the process group, would end them too. But the main process decides what to do, and
+    may still need their batches before it ends. Signals to the main process are delivered after this context.
     """
     resource_tracker.ensure_running()  # Starting the tracker after the next line would let signals through again.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)

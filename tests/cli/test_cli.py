@@ -235,7 +235,7 @@ def test_predict(converted, run, start, capsys):
 def test_predict_refuses_to_guess_the_preprocessing(unprepared, run, start, capsys):
     Image.fromarray(np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)).save(run / 'photo.jpg')
     message = refused(start, 'predict', unprepared, 'photo.jpg')
-    assert 'does not say how images were prepared' in message
+    assert 'does not say how test images were prepared' in message
     described = json.loads(message[message.index('{') :])  # The example it shows is a valid one.
     assert Preprocessing.of(described).input_shape == (224, 224, 3)
     described |= {'input_shape': [20, 20, 3]}

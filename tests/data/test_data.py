@@ -155,7 +155,7 @@ def test_labels_for_a_loss_of_ones_own_stay_as_they_are(labels):
 
 
 def test_an_example_without_a_label():
-    with pytest.raises(ValueError, match=r"label: got None in an example with \['image'\], expected an integer"):
+    with pytest.raises(ValueError, match=r"label: got None in an example with the keys \['image'\], expected the num"):
         training_batches([{'image': IMAGES[0]}] * 2, batch_size=2, seed=0, standardize=PlusMinusOne())[0][0]
 
 
@@ -930,8 +930,9 @@ def test_masked_arrays_are_refused():
             ValueError, match=r'got a masked array, expected numbers everywhere; give (images|labels)\.filled'
         ):
             make()
-    batches, _ = training_batches([{'image': masked[0], 'label': 0}], batch_size=1, seed=0, standardize=PlusMinusOne())
-    with pytest.raises(ValueError, match='got a masked array'):
+    example = {'image': masked[0], 'label': 0, 'name': 'cat.png'}
+    batches, _ = training_batches([example], batch_size=1, seed=0, standardize=PlusMinusOne())
+    with pytest.raises(ValueError, match='cat.png: image: got a masked array'):
         batches[0]
 
 
