@@ -4,7 +4,8 @@
 
 All layers that conversion makes are covered; a layer that a user registered is refused with its name. Products of signs, means,
 scales and normalization give the library's very numbers; a product with real operands is summed in another order, so it may
-differ in the last bits. The file is believed: what may stand in one is checked by `bnn_jax.load`, and listed in docs/format.md.
+differ in the last bits. The file must be trusted: unlike `bnn_jax.load`, this program checks neither the bounds of
+docs/format.md nor checksum nor version.
 """
 
 import base64

@@ -2,7 +2,7 @@
 
 --data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the unpacked binary or python version of the
 authors. There are 50,000 training and 10,000 test images; none is held back. A run reports the network of the last epoch.
-The PyTorch implementation, IR-Net and ReCU report the best epoch on the test set.
+The PyTorch implementation and ReCU report the best epoch on the test set, and IR-Net's code keeps it, too.
 
 Recipes, their sources, and where they differ:
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, divided by 10 after epochs 120, 200, 240 and 280 of 320; batch
