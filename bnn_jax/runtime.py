@@ -68,9 +68,9 @@ class Network:
             The logits; NaN for an image that has a NaN or an infinity.
 
         Raises:
-            TypeError: images have another dtype, or threads is no integer.
-            ValueError: images have another shape, or are uint8 and the file states no normalization; or threads is below 0
-                or above 1024.
+            TypeError: images have another dtype, or threads is not an integer.
+            ValueError: images have another shape, there are none, or they are uint8 and the file states no
+                normalization; or threads is below 0 or above 1024.
 
         Example:
             >>> import io, bnn_jax as bnn, numpy as np
@@ -88,6 +88,8 @@ class Network:
             )
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {self.channels})')
+        if not isinstance(threads, int | np.integer):
+            raise TypeError(f'threads: got {threads!r}, expected an integer from 0 to 1024')
         if ctypes.c_int(threads).value != threads:  # ctypes would drop the upper bits.
             raise ValueError(f'threads: got {threads}, expected from 0 to 1024')
         is_bytes = images.dtype == np.uint8
@@ -132,7 +134,8 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
         FileNotFoundError: there is no file.
         OSError: the file cannot be read; the message has the reason.
         TypeError: source is neither a path nor a file, or the file is open in text mode.
-        ValueError: the file is truncated, altered, or of another program, or it has a layer that this library lacks.
+        ValueError: the file is truncated, altered, or of another program, it has a layer that this library lacks, or
+            instructions is not one of `instruction_sets()`.
         RuntimeError: the C++ library is missing or cannot run here.
 
     Example:
@@ -194,14 +197,14 @@ class _Pointer(ctypes.c_void_p):
 
     def __init__(self):
         super().__init__()
-        self._close = _library().bnn_close  # When Python ends, the module's names may be gone before this.
+        self._close = _library().bnn_close  # At exit the module's names may be gone before `__del__` runs.
 
     def __del__(self):
         self._close(self)
 
 
 def _check(status: int, error: ctypes.Array) -> None:
-    """Raise the error that a bnn_status of the C++ library stands for."""
+    """Raise the error for a bnn_status that the C++ library returned, unless it is BNN_OK."""
     kinds = {1: ValueError, 2: OSError, 3: MemoryError}
     if status != 0:
         raise kinds[status](f'bnn_jax.runtime: {error.value.decode(errors="replace")}')

@@ -351,7 +351,7 @@ def test_images_that_do_not_fit_are_refused():
         network(X, threads=-1)
     with pytest.raises(ValueError, match='threads: got 4294967297'):
         network(X, threads=2**32 + 1)
-    with pytest.raises(TypeError, match='float'):
+    with pytest.raises(TypeError, match='threads: got 1.5, expected an integer from 0 to 1024'):
         network(X, threads=1.5)
     pool = function('MaxPool', window=window([9, 2]))
     with pytest.raises(ValueError, match='height 6 with its padding is smaller than a window'):
