@@ -20,8 +20,8 @@ def alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
         w: HWIO, (in, out), or any other shape with the filters last.
 
     Returns:
-        The mean over all axes but the last. It is added up pairwise in a fixed order, in float32 for narrower dtypes, so that
-        it is the same number in every compilation.
+        The mean over all axes but the last, in the dtype of w. It is the same number in every compilation, because its
+        sum is pairwise, in a fixed order, and in float32 for narrower dtypes.
 
     Raises:
         TypeError: w is not floating.

@@ -12,8 +12,8 @@ def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*
     """alpha sign(W) with the plain straight-through gradient, not multiplied by alpha.
 
     Forward: alpha(W)_f sign(W).
-    Gradient: g 1(|W| <= 1). If a normalization follows, g grows as 1 / alpha, so under SGD these latent weights move 1 / alpha
-    times faster than those of `scaled_sign_ste_const_alpha`.
+    Gradient: g 1(|W| <= 1), which is 1 / alpha times that of `scaled_sign_ste_const_alpha`. Under SGD the latent
+    weights therefore move 1 / alpha times as fast.
     Args, Returns, Raises: as `alpha`, but the result has the shape of w.
     Source: Bi-Real Net's code, liuzechun/Bi-Real-net, birealnet.py (arXiv:1808.00278).
 
@@ -27,7 +27,7 @@ def scaled_sign_plain_ste(w: Float[ArrayLike, '*window out']) -> Float[Array, '*
 
 @with_gradient(lambda w, g: inside(w, over_filters(alpha(w), w) * g))
 def scaled_sign_ste_const_alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
-    """alpha sign(W), alpha taken as a constant.
+    """alpha sign(W) with the gradient for a constant alpha.
 
     Forward: alpha(W)_f sign(W).
     Gradient: alpha_f g 1(|W| <= 1).

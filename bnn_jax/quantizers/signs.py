@@ -1,4 +1,4 @@
-"""Signs of numbers, each with its own gradient. Any shape."""
+"""Functions that give the signs of arrays of any shape. Each function has its own gradient."""
 
 from functools import partial
 
@@ -13,7 +13,8 @@ from bnn_jax.quantizers.straight_through import floating, inside, with_gradient
 def sign(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
     """Sign with sign(0) = +1 and no gradient; for training use `sign_ste` or another quantizer below.
 
-    Forward: +1 where x >= 0 (so also at 0 and -0.0), -1 where x < 0. NaN stays NaN; subnormal numbers count as 0.
+    Forward: +1 where x >= 0 (so also at 0 and -0.0), -1 where x < 0. NaN stays NaN. Numbers that are subnormal
+    in float32 (in float64, for float64 inputs) count as 0.
     Gradient: 0.
 
     Args:
@@ -125,7 +126,8 @@ def _sign_swish(x, beta):
 
 
 def _sign_swish_bwd(beta, x, g):
-    # With u = beta x / 2 the derivative is beta (1 - u tanh u) / cosh(u)^2; in float32 it is 0 beyond |u| = 40.
+    # With u = beta x / 2 the derivative is beta (1 - u tanh u) / cosh(u)^2. Its magnitude is
+    # below beta 1e-32 beyond |u| = 40, where u is clipped, before cosh(u)^2 overflows.
     u = jnp.clip(x.astype(wide(x.dtype)) * (beta / 2), -40, 40)
     slope = beta * (1 - u * jnp.tanh(u)) / jnp.cosh(u) ** 2
     return ((slope * g.astype(slope.dtype)).astype(x.dtype),)

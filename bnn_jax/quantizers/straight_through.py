@@ -1,7 +1,8 @@
 """How a quantizer is given its gradient, and what quantizers share.
 
-Conventions for all: sign(0) = sign(-0.0) = +1; a NaN stays NaN; values and gradients have the input's dtype; only
-reverse mode is defined. g is the incoming gradient dC/dq. Layouts: activations NHWC, kernels HWIO, dense (in, out).
+Conventions: sign(0) = sign(-0.0) = +1, except in `published`; a NaN stays NaN; values and gradients have the input's
+dtype. A gradient made by `with_gradient` is defined only in reverse mode. g is the incoming gradient dC/dq. Layouts:
+activations NHWC, kernels HWIO, dense (in, out).
 """
 
 import functools
@@ -20,7 +21,7 @@ def with_gradient(backward: Callable[..., jax.Array]) -> Callable[[Callable[...,
         backward: (*arguments, g) -> the gradient with respect to the first argument; the others have none.
 
     Returns:
-        A decorator. What it returns is a plain function, so that it can be pickled by its name.
+        A decorator. The decorated function is a plain function, so that it can be pickled by its name.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -64,5 +65,5 @@ def inside(x: Float[Array, '*shape'], g: Float[Array, '*shape']) -> Float[Array,
 
 
 def over_filters(scale: Float[Array, ' out'], w: Float[ArrayLike, '*window out']) -> Float[Array, '*ones out']:
-    """(out,) -> (1, ..., 1, out), which broadcasts to w: strict rank promotion does not add axes."""
+    """Reshapes (out,) to (1, ..., 1, out), which broadcasts to w even if JAX is set to refuse rank promotion."""
     return jnp.reshape(scale, (1,) * (jnp.ndim(w) - 1) + scale.shape)

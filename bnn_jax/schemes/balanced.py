@@ -26,7 +26,7 @@ def real_hard_tanh(scheme: Scheme) -> Scheme:
     return dataclasses.replace(real(scheme), chain=orders.product_pool_norm_hard_tanh)
 
 
-# The schedules of the two papers.
+# The schedules of IR-Net's and ReCU's papers.
 _IR_NET_T, _RECU_TAU = Geometric(0.1, 10.0), Exponential(0.85, 0.99)
 
 IRNET = named_scheme(
@@ -62,8 +62,9 @@ RECU = named_scheme(
     'RECU',
     """ReCU: balanced weights, the largest of which are clamped (arXiv:2103.12369).
 
-u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of Laplace's distribution. Weights are the
-mean of |u| times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step; the code changes it once an epoch.
+u is the standardized W times 2 sqrt(2), clamped at the quantiles tau and 1 - tau of the Laplace distribution. Weights
+are the mean of |u| times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step; the code changes it once
+an epoch.
 Activations are signs with the gradient of ApproxSign, after each image is divided by its standard deviation. Blocks are
 IRNET's, except that a shortcut averages 2x2 pixels where the shape changes. `models.resnet20` is the code's network, except
 for the trained scales of `presets.RECU_PYTORCH`. `training.init` needs the number of steps.

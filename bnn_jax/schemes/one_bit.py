@@ -8,8 +8,8 @@ from bnn_jax import quantizers
 def one_bit_activation(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """DoReFa-Net's activation of one bit: `quantizers.dorefa_activations(x, 1)`.
 
-    Forward: 0 or 1, x clipped to [0, 1] and rounded.
-    Gradient: g where x is not clipped, else 0.
+    Forward: x, clipped to [0, 1] and rounded to 0 or 1; 1/2 becomes 0.
+    Gradient: g where 0 <= x <= 1, else 0.
 
     Args:
         x: any shape.

@@ -86,7 +86,7 @@ class OneShortcut:
 
     Args:
         first: the order of the first product and its neighbors.
-        second: the order of the second.
+        second: the order of the second product and its neighbors.
         after: what follows the addition.
 
     Raises:

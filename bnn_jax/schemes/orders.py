@@ -3,16 +3,16 @@
 An order is a tuple of names, `('norm', 'product', 'pool')`, or a function of `ordering.Parts`. The names:
 
 - `product`: the convolution or dense layer. `unstrided_product`: the same with stride 1.
-- `norm`: batch normalization, of the input channels before the product, of the filters after it.
+- `norm`: batch normalization. Before the product it normalizes the input channels, after it the output channels.
 - `feature_norm`: normalization of each feature of a dense layer's flattened input.
 - `relu`: the architecture's activation. `hard_tanh`: min(max(x, -1), 1). `pool`: the block's pooling.
-- `average`: the mean over stride x stride pixels. `subsample`: every stride-th pixel. `pad_channels`: zeros on both sides of
-  the channels, up to the block's number (option A of arXiv:1512.03385).
+- `average`: the mean over stride x stride pixels. `subsample`: every stride-th pixel. `pad_channels`: channels of
+  zeros, added on both sides until there are as many channels as in the block's output (option A of arXiv:1512.03385).
 """
 
 from bnn_jax.schemes.ordering import OneShortcut, ShortcutEach
 
-# Blocks. Float networks, BinaryConnect, BWN.
+# Orders of blocks. Float networks, BinaryConnect, BWN.
 product_norm_relu_pool = ('product', 'norm', 'relu', 'pool')
 # BinaryNet: the sign at the end of the block is taken by the next product.
 product_pool_norm = ('product', 'pool', 'norm')
@@ -29,7 +29,7 @@ product_norm_pool = ('product', 'norm', 'pool')
 # IR-Net, ReCU: BinaryNet's order, with values clipped to [-1, 1] at the end.
 product_pool_norm_hard_tanh = ('product', 'pool', 'norm', 'hard_tanh')
 
-# Heads. Float networks, BinaryConnect, BWN: the blocks before have rectified the features.
+# Orders of heads. Float networks, BinaryConnect, BWN: the blocks before have rectified the features.
 pool_product = ('pool', 'product')
 # XNOR-Net: the last product is real, so its input is normalized and rectified.
 norm_relu_pool_product = ('norm', 'relu', 'pool', 'product')
@@ -40,7 +40,7 @@ pool_norm_product = ('pool', 'norm', 'product')
 # BinaryNet: the last product is binary, and the normalization turns its integers into logits.
 pool_product_norm = ('pool', 'product', 'norm')
 
-# Residual blocks. Classic ResNet (arXiv:1512.03385).
+# Orders of residual blocks. Classic ResNet (arXiv:1512.03385).
 residual_norm_after = OneShortcut(('product', 'norm', 'relu'), ('product', 'norm'), after=('relu',))
 # BinaryNet's order: nothing after the addition.
 residual_sign_after = OneShortcut(('product', 'norm'), ('product', 'norm'))
@@ -50,16 +50,18 @@ residual_norm_before = OneShortcut(('norm', 'product'), ('norm', 'product'))
 residuals_norm_after = ShortcutEach(('product', 'norm'), after=('relu',))
 residuals_sign_after = ShortcutEach(('product', 'norm'))
 residuals_norm_before = ShortcutEach(('norm', 'product'))
-# IR-Net and ReCU clip after each addition: a shortcut around each product (ResNet-20), or around both (ResNet-18).
+# IR-Net and ReCU apply a hard tanh after each addition. In their ResNet-20 each product has its own shortcut. In their
+# ResNet-18 one shortcut goes around both products.
 residuals_hard_tanh = ShortcutEach(('product', 'norm'), after=('hard_tanh',))
 residual_hard_tanh = OneShortcut(('product', 'norm', 'hard_tanh'), ('product', 'norm'), after=('hard_tanh',))
 
-# Shortcuts where the shape changes. Classic ResNet: a strided 1x1 product, norm.
+# Orders of shortcuts where the shape changes. Classic ResNet: a strided 1x1 product, norm.
 product_norm = ('product', 'norm')
 # The same for a binary product in XNOR-Net's order.
 norm_product = ('norm', 'product')
 # Bi-Real Net: the mean over stride x stride pixels, a 1x1 product, norm.
 average_product_norm = ('average', 'unstrided_product', 'norm')
-# Without parameters: IR-Net's ResNet-20 (option A of arXiv:1512.03385), ReCU's ResNets.
+# IR-Net's ResNet-20: no parameters (option A of arXiv:1512.03385).
 subsample_pad = ('subsample', 'pad_channels')
+# ReCU's ResNets: no parameters either.
 average_pad = ('average', 'pad_channels')

@@ -1,8 +1,9 @@
 """Presets: schemes that follow papers and published implementations. `schemes` has the library's own defaults.
 
 Each text names the source, and what differs from it. docs/faithfulness.md compares presets and sources topic by topic.
-Presets of Lua and PyTorch codes have sign(0) = 0, as Torch does; Darknet's has sign(0) = -1. These presets train, but `convert`
-refuses them. To convert a trained network, build a model with `deployable(preset)` and give it the same parameters.
+Presets of XNOR-Net's Lua and PyTorch code have sign(0) = 0, as Torch does; Darknet's has sign(0) = -1. These presets
+train, but `convert` refuses them. To convert a trained network, build a model with `deployable(preset)` and give it the
+same parameters.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ def deployable(scheme: Scheme) -> Scheme:
         scheme: a scheme whose sign is `published.sign_zero` or `published.sign_minus`.
 
     Returns:
-        The scheme with `quantizers.sign`, and with plain gradients.
+        The scheme with `quantizers.sign` and the gradients of `scaled_sign_ste` and `sign_ste_exclusive`.
 
     Raises:
         ValueError: the scheme has another sign.
@@ -63,7 +64,8 @@ def deployable(scheme: Scheme) -> Scheme:
     """
     if scheme.sign not in (sign_zero, sign_minus):
         raise ValueError(
-            'deployable: got a scheme whose sign is neither sign_zero nor sign_minus, expected one; this one needs no change'
+            f'deployable: got a scheme with the sign {getattr(scheme.sign, "__name__", scheme.sign)}, expected '
+            'sign_zero or sign_minus; a scheme with sign(0) = +1 needs no change'
         )
     activation = None if scheme.activation is None else sign_ste_exclusive
     return dataclasses.replace(scheme, weight=quantizers.scaled_sign_ste, sign=quantizers.sign, activation=activation)
@@ -322,7 +324,7 @@ RECU_PYTORCH = named_scheme(
     """ReCU in PyTorch (z-hXu/ReCU): RECU with a trained scale for each filter, which starts from U(0, 1).
 
 If a normalization follows, the scale changes only the size of epsilon relative to the variance.
-Differs: tau changes at each step, and reaches 0.99.
+Differs: tau changes at each step, and reaches 0.99; sign(0) = +1, not 0.
 """,
     dataclasses.replace(
         RECU,

@@ -1,7 +1,8 @@
 """Projections of latent weights, such as clipping and centering, after the optimizer's update or before a step.
 
-A projection is a pure function latent -> latent. After an update: `project` is the last link of an optax chain. Before a
-step: `in_place` projects in the forward pass, and `project_before` wraps the optax chain.
+A projection is a pure function latent -> latent. To project after an update, `project` is the last link of an optax
+chain. To project before a step, the forward pass reads its weights through `in_place`, and `project_before` wraps the
+optax chain.
 """
 
 import dataclasses
@@ -102,9 +103,9 @@ def of(params: nnx.State, name: str = 'projection'):
 def project(projections: Any) -> optax.GradientTransformation:
     """An optax link that projects parameters after the update. It must be the last link of a chain.
 
-    Update: u <- projection(p + u) - p if there is a projection, else u. A weight without an update does not move: a
-    parameter whose whole update is 0 or None (frozen, masked, or between two steps of an optimizer that gathers gradients),
-    and in any other parameter each weight in [-1, 1] whose update is 0.
+    Update: u <- projection(p + u) - p if there is a projection, else u. A weight does not move if the
+    whole update of its parameter is 0 or None (frozen, masked, or between two steps of an optimizer that accumulates
+    gradients), or if the weight lies in [-1, 1] and its own update is 0.
 
     Args:
         projections: a tree of functions, a prefix of the tree of parameters, with None for parameters that are not projected.
@@ -151,8 +152,8 @@ def project_before(tx: optax.GradientTransformation, projections: Any) -> optax.
 
     Update: u, state = tx.update(g, state, q), and the chain returns u + (q - p). So weight decay and every other link see
     q, and the parameters become q + u, which is not projected again. g must be the gradient at q: the forward pass reads
-    its parameters through `in_place`. A parameter whose whole update is 0 (frozen, or between two steps of an optimizer that
-    gathers gradients) does not move.
+    its parameters through `in_place`. A parameter whose whole update is 0 or None (frozen, or between two steps of an
+    optimizer that accumulates gradients) does not move.
 
     Args:
         tx: the chain that is wrapped.

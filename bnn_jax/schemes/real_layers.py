@@ -1,4 +1,4 @@
-"""The real layers of published implementations: values for `first` and `last` of a scheme."""
+"""First and last layers of published implementations: values for `first` and `last` of a scheme."""
 
 import dataclasses
 

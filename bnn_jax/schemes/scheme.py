@@ -97,11 +97,12 @@ class Scheme:
         before: latent -> latent, applied before every forward pass: before(latent) is what is quantized, updated and
             converted. The result of the update is not projected until the next pass reads it. None: no projection.
         sign: the sign by which the layers multiply. A scheme that reproduces a code with sign(0) = 0 has that sign here and in
-            `weight`; `convert` then refuses a 0.
+            `weight`; `convert` then refuses the layer.
         balance: latent weights -> the numbers, of the same shape, whose signs are taken:
             weight(w) == scale(w) * sign(balance(w)). Conversion packs these signs. None: the latent weights themselves.
         input_scale: (x, operation) -> K, which multiplies the product. None: no K.
-        training_weight: (latent, key) -> quantized weights, in place of `weight` in training; scale is then None.
+        training_weight: (latent, key) -> quantized weights, in place of `weight` in training; scale and offset are then
+            None.
         offset: latent weights -> one offset for each filter, (out,), such that weight(w) == scale(w) * sign(w) + offset(w).
             None: 0.
         pad_value: the value outside a binarized image: 0, +1 or -1. A real image is always padded with 0.
@@ -121,8 +122,9 @@ class Scheme:
         gamma_init: (key, shape, dtype) -> initial gamma.
         gamma_before: `before` for gamma.
         norm_groups: the number of parts into which a batch is divided in training, each of successive images and with
-            statistics of its own. 1 normalizes the batch as a whole, on any number of devices. The number of devices
-            normalizes each device's part by itself, as codes of papers did. The result does not depend on where the parts lie.
+            statistics of its own. With 1 the batch is normalized as a whole, on any number of devices. If it equals the
+            number of devices, each device's part is normalized by itself, as in the code of some papers. The result
+            does not depend on where the parts lie.
 
     Raises:
         ValueError: two fields contradict each other, or a field has an impossible value.
@@ -284,7 +286,7 @@ def _shown(value: Any) -> str:
 
 @cache
 def check_scale(scheme: Scheme) -> None:
-    """Checks that weight(w) == scale(w) * sign(w) (+ offset(w)) for one w. All binary layers rely on this.
+    """Checks that weight(w) == scale(w) * sign(w) (+ offset(w)) for one w. Layers that multiply by signs rely on it.
 
     Args:
         scheme: the scheme that is checked.

@@ -114,7 +114,7 @@ class TrainedSign(nnx.Module):
     """A sign with trained parameters, for activations. Subclass it and override what differs.
 
     Forward: distance * sign(x + shift) + center.
-    Gradient: that of `straight_through`.
+    Gradient: that of the formula, with the gradient of `straight_through`.
     Training calls the module; `convert` reads `shift()` and `levels()`.
 
     Example:
@@ -265,7 +265,8 @@ class RSign(TrainedSign):
     """ReActNet's RSign: a sign with a trained shift b for each channel, which starts at 0.
 
     Forward: sign(x + b).
-    Gradient: with respect to x, g (2 - 2 |x + b|) 1(|x + b| <= 1); with respect to b, its sum over all positions.
+    Gradient: with respect to x, g (2 - 2 |x + b|) 1(|x + b| <= 1); with respect to b, the sum of this
+    gradient over all images and positions.
 
     Args:
         channels: the number of channels of the input.

@@ -180,7 +180,7 @@ def test_sign_zero_is_refused_and_deployable_converts_with_the_same_parameters()
     logits = [np.asarray(training.logits_of(network)(x)) for network in (model, deployed, bnn.convert(deployed))]
     np.testing.assert_array_equal(logits[0], logits[1])
     np.testing.assert_array_equal(logits[1], logits[2])
-    with pytest.raises(ValueError, match='this one needs no change'):
+    with pytest.raises(ValueError, match='with the sign sign, expected sign_zero or sign_minus; .* needs no change'):
         presets.deployable(bnn.XNOR)
 
 
