@@ -102,19 +102,21 @@ wheel: $(VENV)/.wheel
 
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
-$(VENV)/.train: pyproject.toml $(KERNELS)
+# One installation each: to install the project compiles its kernels again. `test` and `docs` include `train`.
+$(VENV)/.train: EXTRAS = train
+$(VENV)/.test: EXTRAS = test
+$(VENV)/.docs: EXTRAS = train,docs
+$(VENV)/.all: EXTRAS = test,docs
+$(VENV)/.all: INCLUDED = .test .docs
+
+$(VENV)/.train $(VENV)/.test $(VENV)/.docs $(VENV)/.all: $(VENV)/.pip pyproject.toml $(KERNELS)
 	@echo "installing into $(VENV), once; this takes minutes"
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $(addprefix $(VENV)/,.train $(INCLUDED)) $@
+
+$(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[train]'
-	touch $@
-
-$(VENV)/.test: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/.wheel: $(VENV)/.train

@@ -91,6 +91,11 @@ def evaluated(model, x) -> np.ndarray:
     return np.asarray(logits_of(model)(x))
 
 
+def assert_same(actual, expected) -> None:
+    """Equal to the bit, of one shape and dtype."""
+    np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), strict=True)
+
+
 def contents(packed) -> bytes:
     """The file of a packed network."""
     return bnn.save(packed, io.BytesIO()).getvalue()

@@ -40,20 +40,11 @@ every_convolution = pytest.mark.parametrize(
 )
 
 
-pytestmark = pytest.mark.as_shipped
-
-
-QUICKLY = [*(name for name in BACKENDS if name == 'reference' or name.startswith('pallas')), 'a matrix product alone']
-"""The definition, interpreted Pallas kernels, and a product made for these tests: large programs of integers, which nobody
-runs for speed. They are compiled without XLA's optimizations."""
-
-
-@pytest.fixture(autouse=True)
-def _quickly(request):
-    names = request.node.callspec.id.split('-') if hasattr(request.node, 'callspec') else ()
-    jax.config.update('jax_disable_most_optimizations', not set(QUICKLY).isdisjoint(names))
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
+# The definition and interpreted Pallas kernels are large programs of integers that nobody runs for speed.
+as_shipped = [
+    name if name == 'reference' or name.startswith('pallas') else pytest.param(name, marks=pytest.mark.as_shipped)
+    for name in OWN
+]
 
 
 def random_signs(*shape, seed=0):
@@ -130,7 +121,7 @@ def test_matmul_beyond_16_bits(backend):
     assert_exact(packed_matmul(packed(x), packed(w), k, backend=backend), expected)
 
 
-@pytest.mark.parametrize('backend', OWN)
+@pytest.mark.parametrize('backend', as_shipped)
 def test_matmul_golden(backend):
     """DERIVED dot products. The stored words have set bit = +1: inverting the n true bits gives ours."""
     sizes = (27, 32, 64, 96, 100, 2400)
@@ -446,7 +437,7 @@ with np.load(DATA / 'derived_eq11.npz') as file:
     EQ11 = dict(file)
 
 
-@pytest.mark.parametrize('backend', OWN)
+@pytest.mark.parametrize('backend', as_shipped)
 def test_conv2d_golden(backend):
     """DERIVED convolutions of signs with all three pad values (NCHW, OIHW)."""
     names, calls, operands = [], [], []

@@ -18,8 +18,6 @@ from bnn_jax.kernels.native import Native
 from bnn_jax.native import build
 from bnn_jax.ops.windows import Window
 
-pytestmark = pytest.mark.as_shipped
-
 ROOT = Path(__file__).parents[2]
 TINY = np.finfo(np.float32).tiny
 SETS = native.instruction_sets()

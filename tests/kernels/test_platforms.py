@@ -18,8 +18,6 @@ import pytest
 
 from bnn_jax.kernels import BACKENDS, native, packed_conv2d, packed_matmul
 
-pytestmark = pytest.mark.as_shipped
-
 ROOT = Path(__file__).parents[2]
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 WORDS = {

@@ -17,8 +17,6 @@ from networks import compiled_quickly
 from bnn_jax.ops import cpu_gradients, native_convolution
 from bnn_jax.ops.convolution import convolution
 
-pytestmark = pytest.mark.as_shipped
-
 
 @pytest.fixture(autouse=True)
 def _without_the_library(monkeypatch):

@@ -14,8 +14,6 @@ from bnn_jax.native import library
 from bnn_jax.ops import native_convolution
 from bnn_jax.ops.convolution import convolution
 
-pytestmark = pytest.mark.as_shipped
-
 SETS = library.instruction_sets()
 every_set = pytest.mark.parametrize('instructions', SETS)
 SIGNS = [1.0, -1.0]

@@ -13,8 +13,6 @@ from bnn_jax.ops.convolution import convolution
 from bnn_jax.ops.windows import Window
 from bnn_jax.quantizers import sign
 
-pytestmark = pytest.mark.as_shipped
-
 # (N, H, W, C), F, pads.
 CASES = {
     'even': ((2, 6, 8, 3), 4, ((1, 1), (1, 1))),
