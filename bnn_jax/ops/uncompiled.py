@@ -1,8 +1,8 @@
 """Run jitted functions in NumPy. When a file is loaded, many functions are called once, and compiling them would take seconds.
 
-`ops.deterministic` gives the same bits in every compilation. NumPy gives these bits too if it computes one operation at a time.
-A function is traced first. If each of its operations is exact or rounded once, NumPy computes it. Otherwise, for example for a
-float sum or an exponential, XLA compiles it.
+`ops.deterministic` gives the same bits in every compilation. NumPy gives these bits too if it computes one operation at
+a time. A function is traced first. If each of its operations is exact or rounded once, and no array is too large, NumPy
+computes it. Otherwise, for example for a float sum or an exponential, XLA compiles it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-# Arrays of more numbers take NumPy longer than compiling.
+# For arrays of more numbers, NumPy takes longer than compiling.
 LARGE = 2**23
 
 
@@ -160,7 +160,7 @@ def _inner(equation: Any) -> Any | None:
 
 
 def _is_known(jaxpr: Any) -> bool:
-    """Whether NumPy gives the same bits as XLA for every operation of a program."""
+    """Whether NumPy gives the same bits as XLA for every operation of a program, and no array is too large."""
     arrays = [*jaxpr.invars, *jaxpr.constvars, *(out for equation in jaxpr.eqns for out in equation.outvars)]
     return all(_is_plain(array.aval) for array in arrays) and all(map(_equation_is_known, jaxpr.eqns))
 
@@ -180,6 +180,11 @@ def _equation_is_known(equation: Any) -> bool:
     if name == 'div':
         # For a constant divisor XLA may multiply by the reciprocal instead.
         return _kind(equation) == 'f' and not isinstance(equation.invars[1], core.Literal)
+    if name == 'bitcast_convert_type':
+        # Between dtypes of different sizes XLA adds or removes an axis, which NumPy's view does not.
+        return equation.invars[0].aval.dtype.itemsize == params['new_dtype'].itemsize
+    if name == 'select_n':
+        return len(equation.invars) == 3
     if name == 'reduce_sum':
         return _kind(equation) in 'iu'
     if name in ('shift_left', 'shift_right_logical'):
@@ -222,7 +227,7 @@ def _computed(equation: Any, operands: list[np.ndarray]) -> Sequence[np.ndarray]
     """The results of one equation."""
     name, inner = equation.primitive.name, _inner(equation)
     if name == 'platform_index':
-        # The platform does not change a number. The last branch is the default.
+        # The branches of all platforms give the same numbers. The last one is the default.
         return [np.asarray(len(equation.params['platforms']) - 1, np.int32)]
     if name == 'cond':
         branches = equation.params['branches']

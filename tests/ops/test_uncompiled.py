@@ -90,6 +90,17 @@ def test_compiled_where_numpy_may_round_otherwise(function):
     np.testing.assert_array_equal(found, jax.jit(function)(x))
 
 
+def test_compiled_where_numpy_has_no_such_operation():
+    x = np.arange(3, dtype=np.uint32)
+    functions = {
+        'the bytes of words': lambda x: jax.lax.bitcast_convert_type(x, jnp.uint8),
+        'one of three cases': lambda x: jax.lax.select_n(x.astype(jnp.int32), x, 2 * x, 3 * x),
+    }
+    for name, function in functions.items():
+        expected = jax.jit(function)(x)
+        np.testing.assert_array_equal(uncompiled(jax.jit(function), x)(x), expected, err_msg=name)
+
+
 def test_inside_a_trace_it_is_the_function_itself():
     words_of_ones = jnp.zeros((1, 1, 1, 3), jnp.uint32)
     traced = jax.jit(lambda words: uncompiled(tap_sums, words, channels=5)(words))
