@@ -27,7 +27,8 @@ def words_for(k: int) -> int:
 def pack(x: Real[ArrayLike, '*shape'], axis: int = -1) -> UInt32[Array, '*packed']:
     """Signs of x along `axis` as uint32 words: bit j of word i is set where x[32 i + j] < 0; tail bits are 0.
 
-    Zero, -0.0 and subnormal numbers give bit 0, as in `quantizers.sign`. NaN, which no bit can hold, gives a set bit.
+    Zero, -0.0 and numbers that are subnormal in `ops.wide(x.dtype)` give bit 0, as in `quantizers.sign`. NaN, which no
+    bit can hold, gives a set bit.
 
     Args:
         x: real numbers, k of them along `axis`.
@@ -75,7 +76,7 @@ def unpack(words: UInt32[ArrayLike, '*packed'], k: int, axis: int = -1) -> Float
 
     Raises:
         TypeError: words are not uint32.
-        ValueError: there are not ceil(k / 32) words.
+        ValueError: there is no such axis, k is below 1, or there are not ceil(k / 32) words.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -86,10 +87,12 @@ def unpack(words: UInt32[ArrayLike, '*packed'], k: int, axis: int = -1) -> Float
     if words.dtype != jnp.uint32:
         raise TypeError(f'unpack: got dtype {words.dtype}, expected uint32 words as made by pack')
     axis = _axis('unpack', words, axis)
-    if k < 1 or words.shape[axis] != words_for(k):
-        raise ValueError(f'unpack: got {words.shape[axis]} words for k = {k}, expected {words_for(max(k, 0))}')
+    if k < 1:
+        raise ValueError(f'unpack: got {words.shape[axis]} words for k = {k}, expected k >= 1')
+    if words.shape[axis] != words_for(k):
+        raise ValueError(f'unpack: got {words.shape[axis]} words for k = {k}, expected {words_for(k)}')
     words = jnp.moveaxis(words, axis, -1)
-    # Written out axis by axis: strict rank promotion broadcasts nothing by itself.
+    # As many axes as the bits have, because strict rank promotion adds none.
     shifts = np.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
     bits = (words[..., None] >> shifts) & np.uint32(1)
     signs = 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :k].astype(jnp.float32)

@@ -11,8 +11,8 @@ from bnn_jax.ops.cpu_gradients import products_of_patches, shifted_products
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.ops.geometry import Pads, Pair
 
-# The number of channels from which Winograd computes gradients where the C++ library runs, in place of `winograd.MANY`: the
-# library's plain products are faster than XLA's.
+# Where the C++ library runs, Winograd computes gradients from this many channels on instead of `winograd.MANY`, because
+# the library's plain products are faster than XLA's.
 NATIVE_MANY = 192
 
 
@@ -34,7 +34,7 @@ def convolution(
 
     Off CPU, XLA computes all three. On CPU the algorithm depends on the operands:
 
-    - y: `native_convolution` where it runs (float32 operands, C++ library available), else XLA.
+    - y: `native_convolution` where it runs (float32 operands, C++ library available, one CPU device), else XLA.
     - Both gradients, 3x3 windows at stride 1 with many pixels and channels (at least 128; 192 where `native_convolution`
       runs): `winograd`. For operands +-1 or 0 it gives the same numbers; for real numbers the rounding differs.
     - Other gradients: `native_convolution` where it runs. Elsewhere `cpu_gradients` computes dkernel. It computes dx too, at
@@ -80,7 +80,8 @@ def _convolution_bwd(strides, pads, operands, g):
     g = g.astype(x.dtype)
     dx = partial(_input_gradient, x=jax.typeof(x), strides=strides, pads=pads)
     dkernel = partial(_kernel_gradient, kernel=jax.typeof(kernel), strides=strides, pads=pads)
-    # Gradients for CPU: Winograd's for large 3x3 windows, else the C++ library's, else matrix products.
+    # Gradients for CPU: Winograd's for 3x3 windows, many pixels and many channels; else the C++ library's; else matrix
+    # products.
     dx_cpu = dx
     native = native_convolution.runs(x.dtype)
     if winograd.pays(x.shape, kernel.shape, strides, pads, NATIVE_MANY if native else None):

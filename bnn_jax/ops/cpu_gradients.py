@@ -1,6 +1,7 @@
 """Gradients of a convolution for CPU as matrix products, where the C++ library does not run.
 
-On CPU, XLA computes a gradient as a convolution whose window is as large as the image, which is slow.
+On CPU, XLA computes dkernel as a convolution whose window is as large as the output, and dx as a convolution that also
+multiplies the zeros around the gradient of the output. Both are slow.
 """
 
 import jax
@@ -14,7 +15,8 @@ from bnn_jax.ops.products import divisor, dot
 
 # Elements in a block of patches: 1 MiB in float32, which stays in a core's cache.
 BLOCK = 2**18
-# The smallest number of patches in a block: adding the blocks' products then costs little compared with the products.
+# A block may have this many patches even if they exceed BLOCK: adding the blocks' products then costs little compared
+# with the products.
 ROWS = 512
 # With fewer channels than this, a row of pixels is a longer contiguous run than a pixel's channels.
 FEW = 32
@@ -80,7 +82,7 @@ def products_of_patches(
     n, height, width, filters = g.shape
     channels = x.shape[-1]
     terms = size[0] * size[1] * channels
-    # If channels come last, the product is transposed instead of x, so the smaller of the two is transposed.
+    # Either x or the product is transposed. With few channels it is x, else the smaller one.
     channels_first = channels < FEW or x.size < terms * filters
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x, axis = (jnp.moveaxis(x, -1, 0), 2) if channels_first else (x, 1)

@@ -3,8 +3,8 @@
 A compiler may contract `a * b + c` into one fused multiply-add. It may turn `a / sqrt(b)` into `a * rsqrt(b)`, and `a / c` into
 `a * (1 / c)` for a constant c. It may join the constants of `a + b + c`, sum in any order, and flush subnormal numbers. Eager
 code, a jitted function and a function with constant-folded weights then differ in the last bit. A binary network amplifies
-that bit: one flipped sign near 0 can change the prediction. So every number whose sign is taken, in training arithmetic (eval
-mode) and in packed arithmetic, is computed by the functions below.
+that bit: one flipped sign near 0 can change the prediction. So every number whose sign is taken, in training arithmetic
+(eval mode) and in packed arithmetic, is computed by the functions below, apart from convolutions and matrix products.
 """
 
 import math
@@ -30,7 +30,7 @@ def wide(dtype: DTypeLike) -> np.dtype:
         dtype: the dtype of the operand.
 
     Returns:
-        The wider dtype, as NumPy's.
+        A NumPy dtype.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -44,7 +44,7 @@ def wide(dtype: DTypeLike) -> np.dtype:
 def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """x, rounded to its dtype before the next operation reads it.
 
-    Forward: max(x, the most negative finite number), which is x for every finite x and for NaN.
+    Forward: max(x, the most negative finite number), which is x for every x except -inf.
     Gradient: g.
 
     No compiler may remove the maximum, because it changes -inf, or move arithmetic across it. So `rounded(a * b) + c` is never
@@ -55,7 +55,7 @@ def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
         x: floating, any shape.
 
     Returns:
-        x, and the most negative finite number in place of -inf.
+        x, with the most negative finite number in place of -inf.
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -99,7 +99,7 @@ def apart_on_cpu(function: Callable, *operands: jax.Array) -> jax.Array:
 def negative(x: Real[Array, '*shape']) -> Bool[Array, '*shape']:
     """True where the sign of x is -1, or x is NaN.
 
-    Forward: not x > -tiny, where tiny is the smallest normal number.
+    Forward: not x > -tiny, where tiny is the smallest positive normal number of `wide(x.dtype)`; x < 0 for integers.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x < 0
@@ -149,7 +149,7 @@ def ordered_sum(
 
 
 def _is_large(shape: tuple) -> bool:
-    """Whether an array has at least LARGE numbers; an open batch (`jax.export.symbolic_shape`) counts as large."""
+    """Whether an array has at least LARGE numbers; a symbolic size (`jax.export.symbolic_shape`) counts as large."""
     known = [extent for extent in shape if isinstance(extent, int)]
     return len(known) < len(shape) or math.prod(known) >= LARGE
 
@@ -201,8 +201,8 @@ def norm_coefficients(
 
     Forward: scale = gamma / sqrt(var + eps) and shift = beta / scale - mean, so that
     gamma (x - mean) / sqrt(var + eps) + beta = (x + shift) * scale.
-    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is then exactly 0 and
-    shift holds beta. A NaN, or a variance below -eps, gives NaN.
+    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is then exactly
+    0 and shift holds beta. A variance below -eps gives NaN. So does a NaN, except in the mean of a constant channel.
 
     Args:
         gamma: the factor of each channel.
@@ -235,7 +235,7 @@ def normalize(
     """Batch normalization by two numbers for each channel.
 
     Forward: (x + shift) * scale, or the constant shift where scale is 0.
-    Gradient: scale g to x.
+    Gradient: with respect to x, scale g; with respect to the coefficients, that of the formula.
 
     Args:
         x: channels last.

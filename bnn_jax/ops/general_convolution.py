@@ -23,7 +23,7 @@ def general_convolution(
 
     Forward: y[n, a, b, f] = sum over i, j, c of x[n, a s + i d - top, b t + j e - left, g C + c] kernel[i, j, c, f], 0 outside
     x, where C = channels / groups and g = f div (filters / groups) is the group of filter f.
-    Gradient: that of the formula. Dtypes are as in `convolution`; without dilation and groups it is `convolution` itself.
+    Gradient: that of the formula. Dtypes are as in `convolution`, which is called for one group without dilation.
 
     Args:
         x: the images.

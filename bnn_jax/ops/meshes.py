@@ -32,7 +32,7 @@ def automatically(function: Callable, out: Any, *operands: Any) -> Any:
         The result, partitioned as `out`.
     """
     # With explicit axes each operation must be told how its result is partitioned; with automatic axes XLA decides.
-    # Arrays may lie on a mesh that nobody set (`jax.set_mesh`).
+    # The arrays' own mesh, because they may lie on a mesh that was not set with `jax.set_mesh`.
     with jax.sharding.use_abstract_mesh(_mesh(operands) or jax.sharding.get_abstract_mesh()):
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=out))(*operands)
 

@@ -1,4 +1,4 @@
-"""Float32 products on CPU by the C++ library: convolution and its gradients, as in `convolution`, and matrices.
+"""Float32 products on CPU by the C++ library: convolution and its gradients, as in `convolution`, and matrix products.
 
 The convolution counts bits if all operands are +-1 and there are at least 8 channels; the result is the same integers.
 Otherwise each output pixel is summed tap by tap, channel by channel, and does not depend on the batch. Each gradient is
@@ -19,7 +19,10 @@ from bnn_jax.ops.geometry import Pads, Pair
 
 
 def runs(dtype: DTypeLike) -> bool:
-    """Whether `convolution` uses this module when it is lowered for CPU: the dtype is float32 and the library loads."""
+    """Whether `convolution` uses this module when it is lowered for CPU.
+
+    The dtype is float32, the library loads, and all hosts together have at most one CPU device.
+    """
     return dtype == jnp.float32 and usable()
 
 
@@ -74,6 +77,6 @@ def matrix_product(
 
 
 def _call(name, shape, a, b, strides, pads, instructions):
-    # Top and left are enough: the shape of the result says where the windows end.
+    # The padding at the top and left is enough: the shapes of x and y say where the windows end.
     geometry = np.asarray([*strides, pads[0][0], pads[1][0]], np.int64)
     return call(name, shape, jnp.float32, a, b, geometry=geometry, instructions=instructions)

@@ -60,7 +60,7 @@ batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 
 def _widest(x, gamma):
-    """x in the wider dtype of both, because a sum in a narrow dtype would be rounded to it."""
+    """x in the wider of its dtype and gamma's, because a sum in a narrow dtype would be rounded."""
     return x.astype(jnp.result_type(x, gamma))
 
 

@@ -46,7 +46,8 @@ def _forward(x, size, strides, pads):
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
 
     whole = partial(along, axes=(1, 2))
-    # Comparisons for each output in one pass, and in two. Two passes take a third of the time for 3x3 windows on CPU.
+    # The comparisons for each output in one pass (left) and in two passes (right). For 3x3 windows on CPU, two passes
+    # take a third of the time.
     if size[0] * size[1] <= size[0] + size[1]:
         return whole(x)
     return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
@@ -74,7 +75,7 @@ def _scatter(x, y, g, *, size, strides, pads):
 
 
 def _gather(x, y, g, *, size, strides, pads):
-    """dx pixel by pixel: a pixel adds the g of each window whose first maximum it is.
+    """dx pixel by pixel: each pixel sums the g of the windows in which it is the first maximum.
 
     With stride s, row u = m s + a is row a + q s of window m - q, for q >= 0.
     """
@@ -83,7 +84,7 @@ def _gather(x, y, g, *, size, strides, pads):
     # From the last tap to the first, so that the first maximum overwrites the others.
     for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
         place = jnp.where(seen == y, jnp.int32(tap), place)
-    # A period is `strides` pixels; the same windows contain all its pixels, as different taps.
+    # A period is a block of `strides` pixels. They are different taps of the same windows, or outside (-2 in `_taps`).
     periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
     dx = jnp.zeros((), g.dtype)
     for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):
@@ -95,7 +96,7 @@ def _gather(x, y, g, *, size, strides, pads):
 
 
 def _taps(size, strides, shift):
-    """(s, t): for each place in a period, which tap of the window `shift` windows before it is; -2 for none."""
+    """(s, t): for each place in a period, the tap that reads it in the window `shift` windows earlier; -2 if none."""
     rows, columns = (np.arange(strides[d]) + shift[d] * strides[d] for d in (0, 1))
     inside = (rows < size[0])[:, None] & (columns < size[1])
     return np.where(inside, rows[:, None] * size[1] + columns, -2).astype(np.int32)

@@ -15,5 +15,5 @@ def dot(a: Float[Array, '*a'], b: Float[Array, '*b'], axis_a: int, axis_b: int) 
 
 
 def divisor(n: int, largest: int) -> int:
-    """The largest divisor of n that is at most `largest`, at least 1."""
+    """The largest divisor of n that is at most `largest`; 1 if `largest` is below 1."""
     return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(largest, 1))

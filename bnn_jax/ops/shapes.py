@@ -26,7 +26,7 @@ def expect_last(what: str, shape: Shape, channels: int | None) -> None:
 
 
 def merged(what: str, a: Shape, b: Shape) -> Shape:
-    """The common shape of two shapes, with a number known where either knows it. Raises ValueError if they differ."""
+    """Two shapes as one, with every number that either of them has. Raises ValueError if they contradict each other."""
     if a is None or b is None:
         return a or b
     if len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in zip(a, b, strict=True)):
@@ -35,7 +35,7 @@ def merged(what: str, a: Shape, b: Shape) -> Shape:
 
 
 def numbers(shape: Shape) -> int | None:
-    """The product of the shape; None if a number is unknown."""
+    """The product of the numbers in a shape; None if one is unknown."""
     if shape is None:
         return None
     count = 1
@@ -47,12 +47,12 @@ def numbers(shape: Shape) -> int | None:
 
 
 def text(shape: Shape) -> str:
-    """A shape as an error shows it, with ? for an unknown number."""
+    """A shape as an error shows it, with ? for an unknown number or an unknown shape."""
     return '?' if shape is None else f'({", ".join("?" if n is None else str(n) for n in shape)})'
 
 
 def traced(layer: Callable, shape: Shape) -> Shape:
-    """The output shape of a layer for one image, found by tracing the layer; None if the shape of the image is unknown."""
+    """The output shape of a layer for one image, found by tracing; None if the image's shape is not fully known."""
     if shape is None or None in shape:
         return None
     return jax.eval_shape(layer, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]

@@ -57,7 +57,7 @@ class Signs:
         """
         # A set bit is -1, so the lowest sign is the OR of the bits. The highest is the AND: an OR between two flips.
         taps = window.taps(self.flipped(highest).words, 0)
-        # XLA fuses the ORs of few taps into one pass. Of many taps, each OR would be an operation of its own.
+        # XLA fuses the ORs of few taps into one pass. With many taps, each OR would be an operation of its own.
         any_set = reduce(jnp.bitwise_or, list(taps)) if len(taps) <= FEW_TAPS else jnp.bitwise_or.reduce(taps, axis=0)
         return Signs(any_set, self.channels).flipped(highest)
 

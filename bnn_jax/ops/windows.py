@@ -65,7 +65,7 @@ class Window:
         padding: Padding = 'VALID',
         dilation: int | Sequence[int] = 1,
     ) -> 'Window':
-        """A window from one or two integers each.
+        """Makes a window. Size, strides and dilation are one integer or two.
 
         Args:
             size: one integer for a square window, or (height, width).
@@ -93,7 +93,7 @@ class Window:
 
     @staticmethod
     def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
-        """`of`, for a window in a file. It also raises ValueError if the window is too large or the padding larger than it."""
+        """`of` for a window in a file, with limits: raises ValueError for too large a window or too large a padding."""
         window = Window.of(size, strides, padding, dilation)
         if max(window.extent) > LARGEST:
             raise ValueError(
@@ -138,7 +138,7 @@ class Window:
         return rows, columns
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The shape of a map (H, W, C) with its padding, then the shape of the output. Raises ValueError if it does not fit."""
+        """The shape of a map (H, W, C) with its padding, then the output's. Raises ValueError if it does not fit."""
         height, width, channels = as_map('window', shape)
         if height is None or width is None:
             yield None, None, channels

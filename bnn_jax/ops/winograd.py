@@ -4,10 +4,11 @@ Let B, G, A be the matrices of arXiv:1509.09308, section 4.1. A 4x4 tile d of th
 pixels) and the window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, where * multiplies element by element. Summed over
 channels, this is a matrix product for each of the 16 elements.
 
-The entries of B and A are 0 and +-1, those of G include halves. So for operands +-1 and 0 every number is a multiple of 1/4 and
-at most 81 for each channel, and float32 rounds nothing: binary layers get exact results. For real numbers the rounding differs
-from the plain sum's, and an infinity or NaN gives NaN in all outputs of its tiles. On CPU the algorithm is faster than the
-plain sum where there are many channels and tiles.
+The entries of B and A are 0 and +-1, those of G include halves. So if both operands are +-1 and 0, every number is a
+multiple of 1/4 and at most 81 for each filter that dx sums over, or 64 for each tile that dkernel sums over. Float32
+holds all such numbers up to 2^22, so the result is exact up to 51781 filters or 65536 tiles. For real numbers the
+rounding differs from the plain sum's, and an infinity or NaN gives NaN in all outputs of its tiles. On CPU the
+algorithm is faster than the plain sum where there are many channels and tiles.
 """
 
 import jax
@@ -25,14 +26,14 @@ Matrix = list[list[jax.Array]]
 MANY = 128
 # From this many tiles in a batch on, the 16 products cost more than the transform of the window.
 TILES = 256
-# Up to this many channels, sums of products of signs are exact in float32.
+# Up to this many channels, sums over channels of products of signs are exact in float32.
 EXACT = 2**24 // (4 * 81)
 # Numbers that are transformed at a time: 8 MiB in float32, which a shared cache holds. One row of tiles may have more.
 BLOCK = 2**21
 
 
 def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads, many: int | None = None) -> bool:
-    """Whether these functions take operands of these shapes, with enough channels and tiles to be faster.
+    """Whether `input_gradient` and `kernel_gradient` take operands of these shapes and are faster than the plain sums.
 
     Args:
         x: the shape of the images.
@@ -154,6 +155,6 @@ def _padded(x: jax.Array, pads: Pads, tiles: Pair) -> jax.Array:
 
 
 def _rows(n: int, tiles: Pair, channels: int) -> int:
-    """How many rows of tiles are transformed at a time: a divisor of all rows, as many as BLOCK holds, at least one."""
+    """How many rows of tiles are transformed at a time: a divisor of their number, at most as many as BLOCK holds."""
     # A tile has 16 numbers for each input channel and each output channel.
     return divisor(tiles[0], BLOCK // (16 * n * tiles[1] * channels))

@@ -124,9 +124,9 @@ ERRORS = {
     'unpack int32': (lambda: unpack(jnp.ones((2, 2), jnp.int32), 33), TypeError, 'got dtype int32'),
     'unpack few words': (lambda: unpack(WORDS, 65), ValueError, 'got 2 words for k = 65, expected 3'),
     'unpack many words': (lambda: unpack(WORDS, 32), ValueError, 'got 2 words for k = 32, expected 1'),
-    'unpack k 0': (lambda: unpack(WORDS, 0), ValueError, 'got 2 words for k = 0'),
-    'unpack k 0 of no words': (lambda: unpack(WORDS[:, :0], 0), ValueError, 'got 0 words for k = 0'),
-    'unpack negative k': (lambda: unpack(WORDS, -1), ValueError, 'got 2 words for k = -1'),
+    'unpack k 0': (lambda: unpack(WORDS, 0), ValueError, 'got 2 words for k = 0, expected k >= 1'),
+    'unpack k 0 of no words': (lambda: unpack(WORDS[:, :0], 0), ValueError, 'got 0 words for k = 0, expected k >= 1'),
+    'unpack negative k': (lambda: unpack(WORDS, -1), ValueError, 'got 2 words for k = -1, expected k >= 1'),
     'unpack axis': (lambda: unpack(WORDS, 33, 2), ValueError, 'unpack: got axis 2'),
 }
 
