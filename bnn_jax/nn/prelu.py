@@ -45,8 +45,8 @@ class PRelu(Layer, nnx.Module):
         yield shape
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """+1 for every channel, or None if a slope is negative."""
+        """+1 for every channel; None if a slope is negative, infinite or NaN, or for another number of channels."""
         slope = np.asarray(self.slope[...])
-        # With a negative slope, or another number of channels, no threshold can replace the layer.
+        # With a negative slope the output falls while x < 0 and rises while x > 0.
         fits = slope.shape == (channels,) and np.all((slope >= 0) & (slope < np.inf))
         return np.ones(channels) if fits else None

@@ -1,4 +1,4 @@
-"""Binary layers in training arithmetic: latent weights, which are quantized in every forward pass."""
+"""Convolutions and dense layers in training arithmetic. Latent weights are quantized in every forward pass."""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,12 +41,13 @@ class Product(Layer, nnx.Module):
         out_features: channels of the output.
         scheme: what is binary, with which gradient.
         use_bias: whether a trained bias is added.
-        rngs: random keys for the initial weights.
+        rngs: random keys for the initial parameters, and for the layer's `Noise` if it draws weights or drops inputs.
         dropout: the rate at which inputs are dropped.
         drop: the function that drops them, single elements or whole channels.
 
     Raises:
-        ValueError: the scheme does not fit the operation; in a call, the input does not fit.
+        ValueError: the scheme contradicts itself (`check_scale`), or the scheme or the channels do not fit the
+            operation; in a call, the input does not fit.
 
     Example:
         >>> import bnn_jax as bnn
@@ -107,7 +108,7 @@ class Product(Layer, nnx.Module):
         return self.kernel[...] if before is None else in_place(before, self.kernel[...])
 
     def quantized(self, quantizer: Any, x: Float[Array, '*shape'], given: Any = None) -> Float[Array, '*quantized']:
-        """quantizer(x) at the current progress of training. given: the scheme's field for it, such as a `Trained`."""
+        """quantizer(x) at the current progress of training. given: the scheme's `weight`, for trained weights."""
         return quantized(quantizer, x, None if self.progress is None else self.progress[...], given)
 
     def signs(self) -> Float[Array, '*kernel out']:
@@ -160,7 +161,8 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
-        # Four cases follow: weights of several bits; scale * sign; affine with a dropped input; affine.
+        # Four cases follow: weights of several bits; scale * sign; and trained weights, an offset or levels, first with
+        # dropout, then without.
         weight, levels = self._quantized_weight(kernel), self._levels()
         if not multiplies_by_signs(scheme):
             return epilogue(rounded(self.operation(x, weight)), k, bias)
@@ -218,7 +220,7 @@ class Product(Layer, nnx.Module):
         return product_cost(self, output_shape)
 
     def packed(self) -> Any:
-        """The layer with weights in bits, or in float32 if they are real. Raises ValueError if it cannot be converted."""
+        """The layer with weights in bits, or in float32 if they are real. Raises ValueError if there is none."""
         kernel = finite_parameter(self.kernel, 'kernel')
         if self.scheme.before is not None:
             kernel = self.scheme.before(kernel)

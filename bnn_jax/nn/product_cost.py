@@ -26,7 +26,7 @@ def product_cost(product: Any, output_shape: tuple[int, ...]) -> Cost:
     binary_weight, binary_input = multiplies_by_signs(scheme), scheme.activation is not None
     stored = weights
     if binary_weight:
-        # A file stores words of 32 signs, and a scale and an offset for each filter.
+        # A file stores words of 32 signs and, for each filter, the scale and the offset if there are any.
         trained = isinstance(product.weight, TrainedWeight)
         untrained = (scheme.scale is not None) + (scheme.offset is not None)
         per_filter = packed_per_filter(product.weight) if trained else untrained

@@ -29,7 +29,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What each layer of a packed network became. `packed.report` has it; print it for a table.
+    """What each layer of a packed network became. `packed.report` returns the report; printed, it is a table.
 
     Args:
         rows: one for each layer, first to last.

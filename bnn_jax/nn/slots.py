@@ -40,11 +40,11 @@ class Container:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place that holds a layer: an attribute of a module, or an item of a list or dictionary.
+    """A place that holds a layer: an attribute of a module, or an item of a list, tuple or dictionary.
 
     Args:
         name: the name of the place in paths.
-        holder: the module, list or dictionary.
+        holder: the module, list, tuple or dictionary.
         key: the name of the attribute, the index or the key.
 
     Example:

@@ -1,4 +1,4 @@
-"""Activations, poolings and flattening."""
+"""Layers without parameters: activations, added channels, poolings and flattening."""
 
 import dataclasses
 import math
@@ -105,7 +105,7 @@ class LeakyRelu(Layer):
         yield shape
 
     def direction(self, channels: int) -> np.ndarray | None:
-        """+1 for every channel, or None for a negative or infinite slope."""
+        """+1 for every channel if the slope is finite and at least 0, else None."""
         # With a negative slope the output falls while x < 0 and rises while x > 0.
         return np.ones(channels) if 0 <= self.slope < np.inf else None
 

@@ -31,7 +31,7 @@ class Summary:
     """The layers of a network and their totals. Print it for a table.
 
     Args:
-        layers: first to last.
+        layers: one row for each layer, first to last, then one for each array outside the layers.
 
     Example:
         >>> import bnn_jax as bnn
