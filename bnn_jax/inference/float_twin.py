@@ -1,4 +1,4 @@
-"""A packed network unpacked to floats, for comparison; its answers are the same."""
+"""Unpack a packed network to floats, for comparison. The float twin gives the same answers."""
 
 from typing import Any
 

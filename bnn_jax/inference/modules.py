@@ -23,7 +23,7 @@ def packed_layers(module: Any) -> list[Place]:
 
 
 def arrays_beside(module: nnx.Module) -> dict[str, Shaped[Array, '...']]:
-    """The arrays of a converted module outside its packed layers, without random keys.
+    """The arrays of a converted module outside its packed layers, without random keys and their counts.
 
     Args:
         module: what `convert` returned.
@@ -42,8 +42,12 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, Shape
         packed: path -> packed layer.
         arrays: path -> array beside the packed layers.
 
+    Returns:
+        The copy.
+
     Raises:
-        ValueError: the structure of the module differs from that of the file; the message names the first difference.
+        ValueError: the structure of the module differs from that of the file (the message says where), or the module
+            cannot be converted.
     """
     module = nnx.merge(*nnx.split(module), copy=True) if packed_layers(module) else _converted(module, packed)
     places = {place.path: place for place in packed_layers(module)}

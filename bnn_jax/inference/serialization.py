@@ -23,21 +23,23 @@ Source = str | os.PathLike | BinaryIO
 def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = None) -> Any:
     """Write a packed network to a file.
 
-    The bytes are written beside the destination, then renamed: after any error, a full disk included, the old file is still
-    there. The same network gives the same bytes in every process, so a checksum identifies it.
+    If `path` is a path, the bytes are written to a new file beside it, which is then renamed: after any error, a full
+    disk included, the old file is still there. The same network gives the same bytes in every process, so a checksum
+    identifies it.
 
     Args:
         network: what `convert` returned, a `PackedNetwork` or a user's own module. The file of a
-            module holds its packed layers and all other arrays, but no code.
+            module holds its packed layers and all other arrays except random keys, but no code.
         path: where to write, where `~` is your home; or a file open for writing in binary mode, which stays open.
-        preprocessing: how images are prepared for the network, as JSON; `preprocessing_of` returns it, and
-            `data.preprocessing.Preprocessing` makes and reads it.
+        preprocessing: how images are prepared for the network, as a JSON value. `preprocessing_of` returns it;
+            `data.preprocessing.Preprocessing` makes and reads such values.
 
     Returns:
         The path, or the open file.
 
     Raises:
-        TypeError: network is not packed, or the file is open in text mode.
+        TypeError: network is not packed, preprocessing is not a JSON value, or path is neither a path nor a file open
+            in binary mode.
         ValueError: a layer has no registered name (`nn.register`), or a number is not finite or outside the bounds of
             docs/format.md.
         OSError: the file cannot be written; the message says what to do.
@@ -111,9 +113,10 @@ def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
     Raises:
         FileNotFoundError: there is no file.
         OSError: the file cannot be read; the message has the reason.
-        TypeError: the file is open in text mode.
-        ValueError: the file is truncated or altered, or comes from another program or a newer version; its layers do not fit
-            each other or exceed the bounds; or `into` is missing, or has another structure. The message names the place.
+        TypeError: path is neither a path nor a file open in binary mode, or `into` is not an `nnx.Module`.
+        ValueError: the file is truncated or altered, or comes from another program or a newer version; its layers do
+            not fit each other or exceed the bounds; or `into` is missing, not needed, or has another structure. The
+            message names the place.
 
     Example:
         >>> import io, bnn_jax as bnn

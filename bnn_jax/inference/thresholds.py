@@ -44,15 +44,16 @@ def _in_bits(layer: Any, in_order: bool) -> Any:
 def runs(layers: Sequence) -> list[tuple[int, int]]:
     """Find where thresholds apply in a chain of layers.
 
-    The output of layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` must read only signs.
-    Each layer between them must keep the order of numbers (`Layer.direction`) or only move signs (`Layer.moves_signs`). Layers
-    that do not keep the channels (`Layer.keeps_channels`), such as flattening, must be the last of these.
+    The output of layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` must read only
+    signs. Each layer between them must keep or reverse the order of numbers in each channel (`Layer.direction`), or
+    only move signs (`Layer.moves_signs`). Layers that do not keep the channels (`Layer.keeps_channels`), such as
+    flattening, must be the last of these.
 
     Args:
         layers: packed layers, one after the other.
 
     Returns:
-        (start, stop) of each run.
+        (start, stop) of each run: the layers from `start` to just before `stop`.
     """
     found = []
     for start, layer in enumerate(layers):
@@ -75,7 +76,7 @@ def _monotone(form: IntegerForm, between: Sequence) -> bool:
 
 @packed_layer(None)
 class Run(PackedLayer):
-    """Layers `start` to `stop` of a chain, from the integers of a product to the signs that the next product reads."""
+    """The layers [start:stop] of a chain, from the integers of a product to the signs that the next product reads."""
 
     start: int
     stop: int
@@ -88,7 +89,7 @@ class Run(PackedLayer):
 
     @staticmethod
     def of(layers: Sequence, start: int, stop: int) -> 'Run':
-        """The run of layers[start:stop], which `runs` found; bisection over the layers gives its thresholds."""
+        """The run of layers[start:stop], which `runs` found, with thresholds found by bisection over the integers."""
         form, between = layers[start].integer_form(), layers[start + 1 : stop]
         pointwise = tuple(layer for layer in between if not layer.moves_signs())
         thresholds, flip = _thresholds(form.scale, form.bias, pointwise, form.largest, form.channels)

@@ -121,7 +121,7 @@ def from_larq_dense(words: Int32[ArrayLike, 'out 1 1 n_words']) -> UInt32[np.nda
 
     Raises:
         TypeError: words are not int32.
-        ValueError: the filters are not 1x1.
+        ValueError: words have another rank, or the filters are not 1x1.
 
     Example:
         >>> from_larq_dense(np.zeros((8, 1, 1, 2), np.int32)).shape
@@ -158,6 +158,9 @@ def from_binarynet_activations(words: UInt32[ArrayLike, 'm n_words'], k: int) ->
         words: BinaryNet's words.
         k: the number of signs in a row.
 
+    Raises:
+        TypeError, ValueError: as `to_binarynet_activations`.
+
     Example:
         >>> int(from_binarynet_activations(np.zeros((1, 16), np.uint32), 512)[0, 0])
         4294967295
@@ -173,7 +176,7 @@ def to_binarynet_dense(
     Args:
         words: as a packed dense layer holds them.
         k: the number of inputs of the layer, a multiple of `BINARYNET_MULTIPLE`.
-        image: (H, W, C) if the input is a flattened image, whose numbers are then put into the order (C, H, W).
+        image: (H, W, C) if the input is a flattened image; the weights are then put into the order (C, H, W).
 
     Raises:
         TypeError: words are not uint32.
@@ -258,7 +261,7 @@ def from_binarynet_convolution(
         >>> from_binarynet_convolution(np.ones((8, 4, 3, 3), np.float32)).shape
         (3, 3, 1, 8)
     """
-    signs = _rank(np.asarray(signs), 4)
+    signs = _rank(np.asarray(signs), 4, 'signs')
     if not np.all(np.abs(signs) == 1):
         raise ValueError('from_binarynet_convolution: got values other than -1 and +1, expected binarized filters')
     ours = signs[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
@@ -272,10 +275,10 @@ def _words(words, dtype: type = np.uint32) -> np.ndarray:
     return _contiguous(words)
 
 
-def _rank(words: np.ndarray, rank: int) -> np.ndarray:
-    if words.ndim != rank:
-        raise ValueError(f'words: got shape {words.shape}, expected rank {rank}')
-    return words
+def _rank(array: np.ndarray, rank: int, name: str = 'words') -> np.ndarray:
+    if array.ndim != rank:
+        raise ValueError(f'{name}: got shape {array.shape}, expected rank {rank}')
+    return array
 
 
 def _check_count(words: np.ndarray, k: int) -> None:
@@ -291,7 +294,7 @@ def _for_binarynet(words, k: int) -> np.ndarray:
     if k % BINARYNET_MULTIPLE:
         raise ValueError(
             f'words: got {k} signs, expected a multiple of {BINARYNET_MULTIPLE}, because BinaryNet counts whole tiles of '
-            'words; build the network with such widths'
+            'words; build the network with widths that are such multiples'
         )
     return words
 

@@ -51,7 +51,7 @@ class Scratch:
     """Scratch memory, in which each map takes the first gap that is large enough."""
 
     def __init__(self):
-        # The number of cells in use at the fullest moment.
+        # How many cells the scratch memory needs: the largest end of a map so far.
         self.peak = 0
         # (start, end) of all maps in use, in order.
         self._held: list[tuple[int, int]] = []

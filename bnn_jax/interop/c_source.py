@@ -1,4 +1,7 @@
-"""Write a packed network as C99: weights as arrays, plain loops, no allocation, no file, the standard headers alone."""
+"""Write a packed network as C99 source: plain loops, and the weights as arrays.
+
+The source needs only standard headers, allocates no memory and reads no file.
+"""
 
 import dataclasses
 import re
@@ -25,7 +28,7 @@ class Library:
     # The files.
     header: Path
     source: Path
-    # Bytes of the weights.
+    # Bytes of the weights and the other constant arrays, such as thresholds.
     weights: int
     # Bytes of the scratch memory that the caller provides.
     scratch: int
@@ -41,22 +44,25 @@ def c_library(
 ) -> Library:
     """Write NAME.h and NAME.c with the function `void NAME(const float *image, float *logits, NAME_cell *scratch)`.
 
-    The logits equal those of `bnn_jax.runtime` to the bit. There are three exceptions: networks whose binary weights multiply
-    only real inputs (BC, BWN), where sums have another order; subnormal numbers; and layers with real weights where the
-    runtime uses its `portable` kernels, which round a product and its addition separately.
+    The logits equal those of `bnn_jax.runtime` to the bit. There are four exceptions: networks whose binary weights
+    multiply only real inputs (BC, BWN), where sums have another order; subnormal numbers; images with a NaN or an
+    infinity, whose logits are NaN in the runtime only; and layers with real weights where the runtime uses its
+    `portable` kernels, which round a product and its addition separately.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.
-        folder: where to write; it is created where needed.
+        folder: where to write; it is created if it does not exist.
         input_shape: height, width and channels of an image.
         name: the name of the function and the files, a C identifier.
-        normalization: uint8 (H, W, C) -> float32, of a `data.Preprocessing`. If it is given, NAME_bytes is written too.
+        normalization: the normalization of a `data.Preprocessing`, uint8 (H, W, C) -> float32. If it is given,
+            NAME_bytes is written too: the same function for images of bytes.
 
     Returns:
         The files and the sizes of their parts.
 
     Raises:
-        ValueError: the images do not fit the network, name is not a C identifier, or the network has a layer of the user's own.
+        ValueError: network is not a `PackedNetwork`, the images do not fit it, it has a layer of the user's own, or
+            name is not a C identifier or is used already.
 
     Example:
         >>> import tempfile, bnn_jax as bnn
@@ -67,7 +73,7 @@ def c_library(
         'network.c'
     """
     if not re.fullmatch(r'[A-Za-z][A-Za-z0-9_]*', name) or name in _taken() or re.fullmatch(r'[ag]\d+', name):
-        raise ValueError(f'name: got {name!r}, expected a C identifier that the library does not use itself')
+        raise ValueError(f'name: got {name!r}, expected a C identifier that neither C nor the library uses')
     if not getattr(network, 'is_network', False):
         raise ValueError(
             f'c_library: got {type(network).__name__}, expected a PackedNetwork as convert or load gives it'
@@ -126,7 +132,7 @@ def _header(name: str, shape: tuple[int, int, int], classes: int, scratch: int, 
     upper, (height, width, channels) = name.upper(), shape
     lines = [
         f'/* Computes {classes} logits of an image: {height} x {width} x {channels} numbers, prepared as in training.',
-        f' * scratch: {upper}_SCRATCH cells. Their content does not matter; each thread needs its own. */',
+        f' * scratch: {upper}_SCRATCH cells. Their content does not matter; each thread needs its own cells. */',
         f'#ifndef {upper}_H\n#define {upper}_H\n\n#include <stdint.h>\n',
         f'#define {upper}_HEIGHT {height}\n#define {upper}_WIDTH {width}\n#define {upper}_CHANNELS {channels}',
         f'#define {upper}_CLASSES {classes}\n#define {upper}_SCRATCH {scratch}\n',
@@ -134,7 +140,7 @@ def _header(name: str, shape: tuple[int, int, int], classes: int, scratch: int, 
         f'void {name}(const float *image, float *logits, {name}_cell *scratch);',
     ]
     if has_bytes:
-        lines += ['/* The same for bytes, 0 to 255; it normalizes them as in training. */']
+        lines += ['/* The same for an image of bytes, 0 to 255, which are normalized as in training. */']
         lines += [f'void {name}_bytes(const unsigned char *image, float *logits, {name}_cell *scratch);']
     return '\n'.join([*lines, '', '#endif', ''])
 

@@ -39,7 +39,7 @@ class Writer(LayerWriter[Value], Scratch):
     def geometry(
         self, window: Any, x: Value, out: int, pad_value: int = 0, groups: int = 1
     ) -> tuple[str, tuple[int, ...]]:
-        """Write the geometry of a window. Returns its name, and the shape of the result."""
+        """Write the geometry of a window. Returns a pointer to it, as a C expression, and the shape of the result."""
         self.used.add('geometry')
         if window is None:  # A dense product: each pixel by itself.
             shape, numbers = (*x.shape[:-1], out), [1, x.pixels, x.channels, 1, x.pixels, out, 1, 1, 1, 1, 0, 0, 1, 1]
@@ -66,7 +66,7 @@ class Writer(LayerWriter[Value], Scratch):
         self.arrays.append(f'static const geometry {name} = {{{values}}};')
         return f'&{name}', shape
 
-    # Layers: each method takes a value, returns a value, and frees the one it took.
+    # Layers: each method takes a value and returns one. The memory of the taken value, if owned, is freed or reused.
 
     def chain(self, chain: Any, x: Value) -> Value:
         done = 0

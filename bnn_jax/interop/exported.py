@@ -12,11 +12,11 @@ from bnn_jax.native import library
 def stablehlo(
     network: Any, input_shape: tuple[int, int, int], *, batch: int | None = None, native: bool = False
 ) -> jax.export.Exported:
-    """A packed network, bits included, as a program. JAX's export checks that would refuse this program are disabled.
+    """A packed network, with its weights as bits, as a program. JAX's export checks that would refuse it are disabled.
 
-    By default it is plain StableHLO, without a custom call, for any platform (run on CPU only so far), and it needs no bnn_jax.
-    XLA sums products of real numbers in its own order, so they may be rounded differently. If this flips the sign of a number
-    close to 0, logits differ by more than rounding.
+    By default the program is plain StableHLO without a custom call, for any platform (run on CPU only so far), and
+    needs no bnn_jax. XLA sums products of real numbers in its own order, so the sums may be rounded differently. If
+    this flips the sign of a number close to 0, logits differ by more than rounding.
 
     Args:
         network: what `convert` and `load` give.
@@ -32,7 +32,7 @@ def stablehlo(
         other compilers.
 
     Raises:
-        ValueError: for images that do not fit.
+        ValueError: the images do not fit the network.
         RuntimeError: `native` is True, and the C++ kernels cannot run here.
 
     Example:

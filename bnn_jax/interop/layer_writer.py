@@ -1,4 +1,4 @@
-"""The base class of writers: goes through the layers of a packed network to write them in another language."""
+"""The base class of writers, which go through the layers of a packed network and write them in another language."""
 
 import abc
 from functools import partial
@@ -52,7 +52,10 @@ def _unpacked(words: jax.Array, operation: Any, in_features: int) -> jax.Array:
 
 
 class LayerWriter(abc.ABC, Generic[Value]):
-    """Has a method for each kind of layer that `convert` makes: it writes the layer applied to x, and returns the result."""
+    """Writes the layers of a packed network.
+
+    Each kind of layer of this library has a method. The method writes the layer applied to x, and returns the result.
+    """
 
     # The name of what is written, for errors.
     language: ClassVar[str]
@@ -104,7 +107,10 @@ class LayerWriter(abc.ABC, Generic[Value]):
 
     def _own(self, layer: Any) -> ValueError:
         name = getattr(layer, '__name__', type(layer).__name__)
-        return ValueError(f'no {self.language} is written for {name}, a layer of your own')
+        return ValueError(
+            f'no {self.language} is written for {name}, a layer of your own or of a float twin, expected what convert '
+            'makes of layers of bnn_jax.nn; bnn_jax.interop.stablehlo exports any layer'
+        )
 
     @abc.abstractmethod
     def chain(self, chain: PackedSequential, x: Value) -> Value:

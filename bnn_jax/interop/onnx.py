@@ -15,14 +15,16 @@ def onnx_model(
 ) -> 'onnx.ModelProto':
     """The float twin of a packed network in standard operators (opset 19), for any engine that reads ONNX.
 
-    Binary weights are stored in bits, eight a byte, and unpacked by the graph; an engine does so once, when it loads. Each
-    product of signs is an exact integer, in whatever order an engine sums it. Products of real numbers, means and K agree with
-    the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits differ by more.
+    Binary weights are stored as bits, eight in a byte (a few weights as floats, which take less than the nodes that
+    unpack them). The graph unpacks the bits; an engine that folds constants does this once, when it loads the model.
+    Each product of signs is an exact integer, in whatever order an engine adds. Products of real numbers, means and K
+    agree with the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits differ
+    by more.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.
         input_shape: height, width and channels of an image.
-        preprocessing: how images are prepared, as JSON; the metadata of the model hold it.
+        preprocessing: how images are prepared, as a JSON value, which is stored in the metadata of the model.
 
     Returns:
         A model from images (N, H, W, channels) float32 to logits (N, num_classes) float32, for any N. `onnx.save` writes it.
@@ -44,12 +46,13 @@ def onnx_model(
 def qonnx_model(
     network: Any, input_shape: tuple[int, int, int], *, preprocessing: dict[str, Any] | None = None
 ) -> 'onnx.ModelProto':
-    """The network for QONNX's tools (FINN, hls4ml), with `BipolarQuant` nodes for signs and binary weights.
+    """A packed network for QONNX's tools (FINN, hls4ml), with `BipolarQuant` nodes for signs and binary weights.
 
-    The nodes belong to the domain `qonnx.custom_op.general`. The node of the weights multiplies them by the scale of their
-    filter before the product, so sums are rounded. (In `onnx_model` sums are integers, and the scale follows.) Weights are
-    stored as float32 constants, as these tools expect. They take 32 times the space of bits. Unlike `onnx_model`, this model
-    does not check whether images are finite: logits of an image that is not may be numbers instead of NaN.
+    The nodes belong to the domain `qonnx.custom_op.general`. The node of the weights multiplies them by the scale of
+    their filter before the product, so sums are rounded. (In `onnx_model` sums are integers, and the scale follows.)
+    Weights are stored as float32 constants, as these tools expect. They take 32 times the space of bits. Unlike the
+    model of `onnx_model`, this one does not check whether images are finite: logits of an image that is not may be
+    numbers instead of NaN.
 
     Args:
         network: as for `onnx_model`.

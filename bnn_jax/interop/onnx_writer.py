@@ -30,7 +30,7 @@ NO_PADS = ((0, 0), (0, 0))
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A tensor of the graph, (N, C, H, W) or (N, C). shape: in this library, without the batch, (H, W, C) or (C,)."""
+    """A tensor of the graph, (N, C, H, W) or (N, C). `shape`, as in this library and without N: (H, W, C) or (C,)."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,8 +43,9 @@ class Map:
 class OnnxWriter(LayerWriter[Map]):
     """Writes the nodes and constants of a network. Each product of signs is rounded to an integer.
 
-    Rounding does not change an exact sum, and it corrects sums by Winograd's algorithm or in a narrower dtype. It also keeps
-    engines from moving the scale that follows into the weights: sums would not be integers, and signs near 0 could flip.
+    Rounding does not change an exact sum, and it corrects a sum that Winograd's algorithm or a narrower dtype made
+    inexact. It also keeps engines from moving the scale that follows into the weights: sums would not be integers, and
+    signs near 0 could flip.
     """
 
     language = 'ONNX'
@@ -175,7 +176,7 @@ class OnnxWriter(LayerWriter[Map]):
 
     def avg_pool(self, window: Window, x: Map) -> Map:
         shape = (*window.output_size(*x.shape[:2]), x.channels)
-        # Padding is a node of its own, because ONNX Runtime's pooling takes no padding as long as the window.
+        # Padding is a node of its own, because ONNX Runtime's pooling refuses a padding that is as large as the window.
         padded = self._padded(x, window.pads(*x.shape[:2]), 0)
         dilation = {} if window.dilation == (1, 1) else {'dilations': window.dilation}
         return self._map(
@@ -221,7 +222,7 @@ class OnnxWriter(LayerWriter[Map]):
         return self._by_channel('Add', y, layer.bias)
 
     def bits(self, layer: PackedProduct, x: Map) -> Map:
-        """The product of the signs of x and those of the weights, scaled: as `SignProduct`."""
+        """The product of the signs of x and those of the weights, scaled as in `SignProduct`."""
         above = self.node('Greater', x.name, self.constant(-TINY))
         signs = self._map('Where', x.shape, above, self.constant(np.float32(1)), self.constant(np.float32(-1)))
         weights = _arranged(signs_of(layer), x)
@@ -248,12 +249,20 @@ class OnnxWriter(LayerWriter[Map]):
         return self._map('Add', signs.shape, self.node('Mul', signs.name, one), self.node('Mul', constant.name, other))
 
     def _sum(self, layer: PackedProduct, x: Map, weights: str, filters: int = 0) -> Map:
-        """A product of signs: an integer."""
+        """A product of signs, rounded to integers."""
         y = self._product(layer, x, weights, filters)
         return self._map('Round', y.shape, y.name)
 
     def _product(self, layer: Any, x: Map, weights: str, filters: int = 0, outside: float | None = None) -> Map:
-        """The operation of a layer. filters: the layer's by default; outside: its pad value by default."""
+        """The operation of a layer.
+
+        Args:
+            layer: the layer.
+            x: its input.
+            weights: the name of its weights.
+            filters: the number of filters; 0: as the layer has.
+            outside: the value outside the image; None: the layer's pad value.
+        """
         operation: Convolution | Dense = layer.operation
         filters = filters or layer.out_features
         if not isinstance(operation, Convolution):

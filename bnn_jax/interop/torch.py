@@ -26,12 +26,13 @@ def load_state_dict(model: Network, state_dict: Mapping) -> Network:
 
     Published checkpoints fit these networks, in the scheme that they were trained with:
 
-    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of that code normalized the 800 inputs of the
-      first dense layer feature by feature: replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
+    - LeNet-5: `models.lenet5(10, scheme=presets.XNOR_PYTORCH)`. Early versions of XNOR-Net-PyTorch normalized the
+      800 inputs of the first dense layer feature by feature; for their checkpoints use
+      replace(XNOR_PYTORCH, chain=schemes.feature_norm_product_relu_pool).
     - NIN: `models.nin(10, scheme=presets.XNOR_PYTORCH_CIFAR)`.
     - AlexNet: `models.alexnet(1000, scheme=presets.XNOR_PYTORCH_IMAGENET, input_shape=(227, 227, 3), padding=0)`.
     - torchvision's ResNet-18 (or -34): `models.resnet18(1000, scheme=replace(FLOAT, eps=1e-5))`. PyTorch's default epsilon is
-      1e-5; no state dict contains it. `start_from` starts a binary run from it.
+      1e-5; no state dict contains it. `start_from` starts a binary run from such a network.
 
     For published networks with sign(0) = 0 see `presets.deployable`.
 
@@ -86,9 +87,10 @@ def start_from(model: Network, trained: Network) -> Network:
     clips or centers them from the first update on. Products are matched in order, those of shortcuts separately.
 
     All kernels are copied; a bias is copied if the model has one; a normalization directly after a product is copied if
-    both networks have one with gamma and beta. All else, such as XNOR-Net's other normalizations, keeps the model's values. If
-    the numbers of classes differ, the last product and the normalization of the logits keep the model's values too, and
-    `new_layers` of the result names them. (`nn.with_classes` changes the number of classes within one scheme.)
+    both networks have one with gamma and beta. All else, such as XNOR-Net's other normalizations, keeps the model's
+    values. If the numbers of classes differ, the last products (also of auxiliary heads) and the normalizations of
+    logits keep the model's values too, and `new_layers` of the result names them. (`nn.with_classes` changes the number
+    of classes within one scheme.)
 
     Args:
         model: the network that gets the weights.
@@ -98,9 +100,10 @@ def start_from(model: Network, trained: Network) -> Network:
         The copy.
 
     Raises:
-        TypeError: one of them is not an `nn.Network`.
-        ValueError: products differ in number or shape, and the message names both sides; or the model has no place for a bias
-            of `trained`. A bias before a normalization has no effect and is dropped.
+        TypeError: model or trained is not an `nn.Network`.
+        ValueError: products differ in number or shape, and the message names both sides; or the model has no place for
+            a bias of `trained` (a bias before a normalization has no effect and is dropped); or the numbers of classes
+            differ, and one of the networks does not end with a product that computes the logits.
 
     Example:
         >>> import bnn_jax as bnn
