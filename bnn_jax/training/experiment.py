@@ -29,8 +29,9 @@ from bnn_jax.training.workdir import held
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     """Run a row of a recipe as the command line says, and print its results.
 
-    --scheme chooses the row. Each scalar field of its config is an option. An error prints its message and gives exit status 1;
-    a signal gives 128 + its number (`bnn_jax.command`).
+    --scheme chooses the row. The other options are those of `Config`, `Command` and `devices.Hosts`. An error prints
+    its message and gives exit status 1. An option that cannot be parsed gives 2, a signal 128 + its number
+    (`bnn_jax.command`), and the end of --max_minutes 75.
 
     Args:
         recipe: what to run.
@@ -73,7 +74,8 @@ class Command:
 
     seeds: int = option(
         1,
-        'number of runs, with seeds from --seed on, each in its own folder; their mean and range are printed at the end',
+        'number of runs, with seeds from --seed on, each in its own folder; the mean and range of their accuracies are '
+        'printed at the end',
     )
     evaluate: bool = option(False, 'do not train; evaluate the newest checkpoint in --workdir')
 
@@ -87,7 +89,8 @@ def seeds_of(config: Config, count: int) -> Iterator[Config]:
 
     Args:
         config: the config of the first run.
-        count: how many runs. Several runs have seeds counted from the config's, and a workdir each, WORKDIR-SEED.
+        count: how many runs. Several runs have seeds counted from the config's, and each has its own workdir,
+            WORKDIR-SEED. If the config's workdir ends with the config's seed, that seed is replaced.
     """
     if count == 1:
         yield config
@@ -158,15 +161,15 @@ def with_options(
         description: the text of --help.
         config: its values are the defaults of the options.
         arguments: the options; by default those of this process.
-        run_name: the default workdir is runs/RUN_NAME-SEED; by default the name.
+        run_name: the default workdir is runs/RUN_NAME-SEED; '' stands for `name`.
         scheme: value and help text of the option --scheme, which `chosen` has read already.
-        asked: a list to which the options of `Command` are added; None: there are no such options.
+        asked: a list to which a `Command` with its options is appended; None: the command line has no such options.
 
     Returns:
         The config, with a workdir.
 
     Raises:
-        SystemExit: an option is unknown or has a wrong value.
+        SystemExit: an option is unknown or has a wrong value, or this process cannot join the other hosts.
     """
     import tyro
 
@@ -230,18 +233,19 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
 
 
 def run(name: str, config: Config) -> dict[str, Any]:
-    """Train with `fit`, convert, evaluate, and write curves.png, watch.png, packed.safetensors and results.json.
+    """Train with `fit`, convert, evaluate, and write pictures, packed.safetensors, report.txt and results.json.
 
-    A network without binary weights is not converted: its packed results are None. The same holds if `convert` refuses the
-    network; the reason is printed and stored under 'not_converted'. On several hosts the first one does this; the others
-    return {}.
+    The pictures are curves.png and, if anything was watched, watch.png. A network without binary weights is not
+    converted: its packed results are None. The same holds if `convert` refuses the network; the reason is printed and
+    stored under 'not_converted'. All hosts train. Then the first one does the rest, and the others return {}.
 
     Args:
         name: the name of the run, in its results and pictures.
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds (docs/results.schema.json). Errors are those of `fit`.
+        What results.json holds (docs/results.schema.json). Errors are those of `fit`, and ValueError if metrics.jsonl
+        has no records.
 
     Example:
         >>> import bnn_jax as bnn
@@ -267,7 +271,7 @@ def _records(workdir: Path) -> list[dict]:
     records = read(workdir / 'metrics.jsonl')
     if not records:
         raise ValueError(
-            f'{workdir}/metrics.jsonl is missing, expected the records of this run; delete {workdir} to train again'
+            f'{workdir}/metrics.jsonl has no records, expected those of this run; delete {workdir} to train again'
         )
     return records
 

@@ -36,24 +36,24 @@ def unhealthy(record: dict) -> dict[str, str]:
     equal = max(record.get('equal_logits', 0.0), record.get('running_statistics/equal_logits', 0.0))
     if equal > EQUAL_LOGITS:
         found['equal_logits'] = (
-            f'{equal:.0%} of the images have logits that are all equal (healthy: at most {EQUAL_LOGITS:.0%}), so the network '
-            'learns nothing from them; the likely cause is a ReLU in the last block that gives 0 everywhere: use one ReLU '
-            'there, before or after the last product, or use a smaller --learning_rate'
+            f'{equal:.1%} of the images have logits that are all equal (healthy: at most {EQUAL_LOGITS:.0%}), so the '
+            'network learns nothing from them; the likely cause is a ReLU in the last block that gives 0 everywhere: use '
+            'one ReLU there, before or after the last product, or use a smaller --learning_rate'
         )
     flips = record.get('flips', 0.0)
     if flips > FLIPS and record['step'] > SETTLED:
         found['flips'] = (
-            f'{flips:.1%} of all signs flip in one step (healthy after {SETTLED} steps: under {FLIPS:.0%}), so the network '
-            'does not keep what it learns; the likely cause is weight decay of latent weights or a large learning rate: '
-            'exclude latent weights from weight decay, or use a smaller --learning_rate'
+            f'{flips:.1%} of all signs flip in one step (healthy after {SETTLED} steps: at most {FLIPS:.0%}), so the '
+            'network does not keep what it learns; the likely cause is weight decay of latent weights or a large '
+            'learning rate: exclude latent weights from weight decay, or use a smaller --learning_rate'
         )
     ratios = {name: value for name, value in record.items() if name.startswith('alpha_over_start/')}
     least = min(ratios, key=ratios.__getitem__, default=None)
     if least is not None and ratios[least] < ALPHA:
         found['alpha'] = (
-            f'alpha of layer {least.partition("/")[2]} is {ratios[least]:.2g} of what it was at the start (healthy: above '
-            f'{ALPHA:g}), so its latent weights are small and flip easily; the likely cause is weight decay: exclude latent '
-            'weights from it'
+            f'alpha of layer {least.partition("/")[2]} is {ratios[least]:.2g} of what it was at the start (healthy: at '
+            f'least {ALPHA:g}), so its latent weights are small and flip easily; the likely cause is weight decay: '
+            'exclude latent weights from it'
         )
     running, batch = (record.get(f'{kind}_statistics/accuracy', 0.0) for kind in ('running', 'batch'))
     if batch - running > STATISTICS_GAP:
@@ -66,7 +66,7 @@ def unhealthy(record: dict) -> dict[str, str]:
 
 
 class Health:
-    """Warns of each unhealthy quantity once in a run, and of flips only after two unhealthy records in a row.
+    """Warns of each unhealthy quantity once in a run. Flips must be unhealthy at two watched steps in a row.
 
     Args:
         records: the records of the run so far, so that a resumed run repeats no warning.

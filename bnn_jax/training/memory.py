@@ -31,8 +31,7 @@ def keep_freed_memory() -> bool:
     """Make this process keep the memory that it frees. For blocks above 64 MiB `one_heap` is needed as well.
 
     XLA on CPU allocates its temporary memory in each step. Blocks above 32 MiB would be mapped and given back each time, and
-    the system would have to provide all their pages again. In exchange the process keeps the most memory that it ever needed
-    until it ends.
+    the system would have to provide all their pages again. In exchange the process keeps its peak memory until it ends.
 
     Returns:
         Whether the C library of this process can do it; glibc can.
@@ -51,7 +50,7 @@ def allocate_for_training() -> None:
 
 
 def check_fits(what: str, needed: int) -> None:
-    """Raises ValueError if `needed` exceeds this machine's memory; otherwise the system would kill the process.
+    """Raises ValueError if `needed` exceeds this machine's memory. Without the check the system would kill the process.
 
     Args:
         what: what needs the memory; the message begins with it.
@@ -59,7 +58,9 @@ def check_fits(what: str, needed: int) -> None:
     """
     there = _bytes_of_memory()
     if there is not None and needed > there:
-        raise ValueError(f'{what} takes {needed / 1e9:,.1f} GB or more, this machine has {there / 1e9:,.1f}')
+        raise ValueError(
+            f'{what} takes {needed / 1e9:,.1f} GB or more, expected at most the {there / 1e9:,.1f} GB of this machine'
+        )
 
 
 def _bytes_of_memory() -> int | None:

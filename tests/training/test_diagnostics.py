@@ -400,12 +400,12 @@ def test_no_record_no_event_file(tmp_path):
 @pytest.mark.parametrize(
     ('record', 'sentence'),
     [
-        ({'equal_logits': 0.3125}, '31% of the images have logits that are all equal (healthy: at most 1%)'),
-        ({'running_statistics/equal_logits': 0.02}, '2% of the images have logits that are all equal'),
-        ({'flips': 0.02}, '2.0% of all signs flip in one step (healthy after 100 steps: under 1%)'),
+        ({'equal_logits': 0.3125}, '31.2% of the images have logits that are all equal (healthy: at most 1%)'),
+        ({'running_statistics/equal_logits': 0.02}, '2.0% of the images have logits that are all equal'),
+        ({'flips': 0.02}, '2.0% of all signs flip in one step (healthy after 100 steps: at most 1%)'),
         (
             {'alpha_over_start/3': 0.5, 'alpha_over_start/11': 0.06},
-            'alpha of layer 11 is 0.06 of what it was at the start',
+            'alpha of layer 11 is 0.06 of what it was at the start (healthy: at least 0.1)',
         ),
         (
             {'running_statistics/accuracy': 0.1, 'batch_statistics/accuracy': 0.43},
