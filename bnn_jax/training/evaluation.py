@@ -29,17 +29,18 @@ _CROSS_ENTROPY = CrossEntropy()
 
 
 def evaluate(model: Any, batches: Iterable[Batch], loss: Any = _CROSS_ENTROPY) -> dict[str, float]:
-    """Loss and accuracy of a model over batches of images, in evaluation mode; each image counts once.
+    """Loss and accuracy of a model over batches of images, in evaluation mode. Each image counts once or by its weight.
 
     Args:
         model: a trained or a packed network, or any `nnx.Module` that is called with images; it is not changed.
-        batches: as `train_step` takes them, or a single one. They are spread over the devices of this host. A smaller batch is
-            padded, so that nothing is compiled for it.
+        batches: as `train_step` takes them, or a single batch: a dictionary, or a tuple or list of arrays. They are
+            spread over the devices of this host. A smaller batch is padded, so that nothing is compiled for it.
         loss: what is averaged, as for `init`; by default the cross-entropy, in nats.
 
     Returns:
-        `loss`, the mean, and `count`, the number of images. Where labels are classes also `accuracy`, and for more than five
-        classes `top5_accuracy`.
+        `loss`, the mean, and `count`, the number of images. If labels are classes or shares of classes, as in
+        `train_step`, also `accuracy`, and for more than five classes `top5_accuracy`. If batches have a `weight`, loss
+        and accuracies are weighted means.
 
     Raises:
         ValueError: there is no image, or labels or logits do not fit, as in `train_step`.
@@ -87,8 +88,8 @@ def have_cross_entropy(model: Any, batch: dict[str, Any], loss: Loss) -> bool:
 def evaluation_loss(loss: Loss, labels: Any) -> Loss:
     """The loss that is averaged over test images.
 
-    For classes it is the cross-entropy in nats, whichever loss the run minimizes, so that runs can be compared. For shares of
-    classes, and for the labels of a user's own loss, it is the loss of the run.
+    For classes it is the cross-entropy in nats, even if the run minimizes another loss that takes classes, so that runs
+    can be compared. For shares of classes, and for the labels of a user's own loss, it is the loss of the run.
 
     Args:
         loss: the loss of the run.
@@ -115,7 +116,7 @@ def means(totals: Float64[np.ndarray, '5'], num_classes: int | None) -> dict[str
     if count == 0:
         raise _without_images()
     result = {'loss': loss / weight}
-    if not np.isnan(correct):  # NaN where labels are not classes.
+    if not np.isnan(correct):  # NaN if labels name no classes.
         result['accuracy'] = correct / weight
     result['count'] = int(count)
     if 'accuracy' in result and num_classes is not None and num_classes > 5:
@@ -135,7 +136,7 @@ def totals_of(
         loss: what is averaged.
 
     Returns:
-        (5,): weighted sums of the loss, of correct predictions (NaN where labels are not classes) and of labels in the top
+        (5,): weighted sums of the loss, of correct predictions (NaN if labels name no classes) and of labels in the top
         five; the number of images; the sum of weights.
     """
     mesh = own_devices()
@@ -152,7 +153,7 @@ def totals_of(
         if count == 0:
             continue
         size = max(size, -(-count // mesh.size) * mesh.size)
-        # Padded to the largest batch so far, so that the last, smaller batch is not compiled again.
+        # Padded to the size of the largest batch so far, so that nothing is compiled for the last, smaller batch.
         padded = np.concatenate([images, np.zeros((size - count, *images.shape[1:]), images.dtype)])
         batch_logits = np.asarray(logits(spread(padded, mesh)))[:count]
         check_logits(batch_logits, images, num_classes, loss)
@@ -227,6 +228,6 @@ def network_logits(
     Args:
         graphdef: the structure of the network.
         state: its arrays.
-        images: prepared as in training.
+        images: normalized as in training.
     """
     return nnx.merge(graphdef, state, copy=True)(images)

@@ -10,14 +10,15 @@ import numpy as np
 from jaxtyping import Real
 
 MOST_WEIGHTS = 2**20
-"""A histogram counts every k-th weight of a layer, k = max(1, weights // MOST_WEIGHTS): fewer than 2 MOST_WEIGHTS."""
+"""A histogram counts every k-th weight of a layer, with k = max(1, weights // MOST_WEIGHTS), so it counts fewer than
+2 MOST_WEIGHTS."""
 
 IMAGES = 8
 """How many images are shown side by side."""
 
 
 class Events:
-    """An event file, begun at the first record and complete after each one. Each method may raise OSError.
+    """An event file, created by the first write and complete after each one. Each method may raise OSError.
 
     Args:
         directory: where to write it.
@@ -53,7 +54,7 @@ class Events:
             self._write(step=step, summary=histogram(f'latent/{layer}', some, 64))
 
     def images(self, step: int, images: Real[np.ndarray, 'N H W C']) -> None:
-        """Write the first images of a batch side by side, each scaled from its smallest to its largest number."""
+        """Write the first images of a batch side by side, each scaled so that its numbers range from 0 to 1."""
         from tensorboardX.summary import image
 
         some = np.asarray(images[:IMAGES], np.float32)

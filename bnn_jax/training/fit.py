@@ -76,17 +76,18 @@ OUT_OF_TIME = 75
 def fit(config: Config) -> TrainState:
     """Train a network as a config says. If called again after an interruption, go on to the same result.
 
-    It writes config.json, metrics.jsonl, tensorboard/ and checkpoints/ into `config.workdir`, which one process at a time may
-    use (`workdir.held`). The parameters depend on the config alone, not on where the run was stopped (on CPU to the bit).
+    It writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and, with `Config.keep_best`, best/ into
+    `config.workdir`, which one process at a time may use (`workdir.held`). The parameters depend on the config alone,
+    not on where the run was stopped (on CPU to the bit).
 
     Batches are spread over all devices. If the images lie on the devices (`Config.on_device`), one call makes many steps and
     takes about a second. The metrics of a call are fetched while the next one runs. Host and devices make different batches, so
     a resumed run makes its batches in the same place as before.
 
-    On several hosts (`devices.Hosts`) each host calls this with the same config and a workdir that all of them see. Each reads
-    its part of the images; the first host writes and reports. A run may resume with another number of devices or hosts: its
-    batches stay the same and are summed in another order. It may resume with more epochs if its learning rates and quantizers
-    do not depend on the length of the run (`start.check_extension`).
+    On several hosts (`devices.Hosts`) each host calls this with the same config and a workdir that all of them see.
+    Each makes its part of each batch; the first host writes and reports. A run may resume with another number of
+    devices or hosts: its batches stay the same and are summed in another order. It may resume with more epochs if its
+    learning rates and quantizers do not depend on the length of the run (`start.check_extension`).
 
     Compiled programs are kept on disk (`compilation_cache`). The command line also changes how the process allocates
     memory (`memory`); this function does not.
@@ -99,9 +100,9 @@ def fit(config: Config) -> TrainState:
 
     Raises:
         Interrupted: a signal stopped the run; OutOfTime: its minutes are over. The state was saved.
-        NonFiniteLoss: a loss, gradient or parameter is NaN or infinite. The last good checkpoint is kept.
+        NonFiniteLoss: a loss, gradient, parameter or statistic is NaN or infinite. The last good checkpoint is kept.
         OSError: the workdir cannot be written.
-        ValueError: the workdir is in use, or its checkpoint is of another model or config; or the data do not fit.
+        ValueError: the workdir is in use, its checkpoint is of another model or config, or config or data do not fit.
 
     Example:
         >>> from bnn_jax.training import Config, fit, model_of
@@ -208,7 +209,7 @@ class _Begun(NamedTuple):
 
 
 def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
-    """The state to go on from, which is the same on every host, and the folders of checkpoints; writes config.json."""
+    """Restore the state or make a new one, open the folders of checkpoints, check all hosts, and write config.json."""
     decisive = config.decisive()
     last_step = config.epochs * images.epoch_steps
     if last_step > LARGEST:
@@ -265,7 +266,10 @@ def _step(
 
 
 def _as_begun(config: Config, workdir: Path) -> bool | None:
-    """`on_device`. If it is None and the run has begun: whether it began on the devices, since this decides its batches."""
+    """The config's `on_device`; if it is None in a run that has begun, the value in config.json.
+
+    A resumed run must make its batches where it made them before.
+    """
     if config.on_device is not None or not any((workdir / 'checkpoints').glob('[0-9]*')):
         return config.on_device
     try:
@@ -283,7 +287,7 @@ def _next_stop(config: Config, epoch_steps: int, number: int) -> int:
 
 
 def _start(state: TrainState) -> dict[str, float]:
-    """Layer -> alpha before the first step, for the layers where it is not 0."""
+    """Layer -> alpha before the first step, for the layers where it is above 0."""
     return {name: value for name, alpha in jax.jit(alphas)(state).items() if (value := float(alpha)) > 0}
 
 

@@ -34,16 +34,17 @@ MOST_STEPS = 1024
 """The largest number of steps of one call."""
 
 SECONDS_A_CALL = 1.0
-"""How long a call should take; a signal is answered after this call and the next one."""
+"""How long a call should take. After a signal, a run finishes the running call and at most two more."""
 
 STEPS_ON_HOSTS = 16
 """The number of steps of one call with several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""The shortest time between checkpoints, except before the last. Saving a checkpoint may take as long as a short epoch."""
+"""The shortest time between checkpoints, except before the last, if images lie on the devices of one host. Saving a
+checkpoint may take as long as a short epoch."""
 
 EVALUATED = 256
-"""The smallest batch of test images on the devices."""
+"""The smallest batch of test images on the devices, unless there are fewer test images."""
 
 
 class Pace:
@@ -65,7 +66,7 @@ class Pace:
         self._fixed = hosts
 
     def took(self, count: int, seconds: float) -> None:
-        """Note how long a call of `count` steps took; a call that the end of an epoch cut short does not count."""
+        """Note how long a call of `count` steps took. A call of fewer than `steps` steps does not count."""
         if self._fixed or count != self.steps:
             return
         if seconds < SECONDS_A_CALL / 2:
@@ -139,7 +140,7 @@ class HostImages:
             loss: the loss of the run; `evaluation_loss` says what is averaged.
 
         Returns:
-            `totals_of` all images, and `by_statistics` of the first ones.
+            `totals_of` all images, and `by_statistics` of the first `compared` batches.
         """
         return _tested(model, test_batches(self._config, self._test, self._shard), compared, loss)
 
@@ -183,7 +184,7 @@ class DeviceImages:
 
     @contextlib.contextmanager
     def trained_by(self, step: Step, first: int, last: int) -> Generator[Callable, None, None]:
-        """Yield a function that makes `count` steps of one epoch, at most `pace.steps`; see `HostImages.trained_by`.
+        """Yield a function that makes `count` steps of one epoch, at most `MOST_STEPS`; see `HostImages.trained_by`.
 
         Each metric is an array, whose first `count` numbers are those of the steps. The images are those of the last batch.
         """
@@ -212,7 +213,7 @@ class DeviceImages:
 
 
 class Evaluation:
-    """The test images of this host on its devices. A call evaluates a network on all of them at once.
+    """The test images of this host on its devices. A call evaluates a network on all of them, batch by batch.
 
     Args:
         config: the config of the run.
@@ -259,14 +260,15 @@ def images_of(config: Config, mesh: Mesh) -> tuple[HostImages | DeviceImages, st
         mesh: the devices.
 
     Returns:
-        The images, and a remark for the user if they stay on the host although there is an accelerator; else ''.
+        The images, and a remark for the user if there is an accelerator but the images cannot lie on it; else ''.
 
     Raises:
-        ValueError: the config asks for images on the devices, and they cannot lie there.
+        ValueError: the config asks for images on the devices, and they cannot lie there; there are fewer training
+            images than `batch_size`; or as `on_device.reason_against`.
     """
     train, test = (config.data(split, config.data_dir) for split in ('train', 'test'))
     accelerated, reason = jax.devices()[0].platform != 'cpu', None
-    # Not called if its result does not matter, because it calls the user's normalization.
+    # `reason_against` calls the user's normalization, so it is called only if its result matters.
     if config.on_device or (config.on_device is None and accelerated):
         augmentations = (config.sized(each) for each in (config.augmentations, config.evaluation_augmentations))
         reason = reason_against(train, test, config.standardize, *augmentations)

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int, Shaped
 class Loss(Protocol):
     """The interface of a loss: a callable pytree (images, logits, labels) -> the loss of each image, (N,).
 
-    The state of a run holds the arrays of its loss; they are not trained. An attribute `takes_classes` that is true says that
-    labels are classes (`batch.as_batch`). Without it labels may have any shape and dtype. The method `check` is optional.
+    The state of a run holds the arrays of its loss; they are not trained. An attribute `takes_classes` that is true
+    says that labels are classes or shares of classes (`batch.as_batch`). Without it labels may have any shape and
+    dtype. The method `check` is optional.
 
     Example:
         >>> import dataclasses, jax
@@ -57,7 +58,8 @@ def cross_entropy(
     return _cross_entropy(logits, labels)
 
 
-# Not the public function itself, because pickle does not find what stands behind a compiled function.
+# The public function is not jitted itself: pickle looks up the function inside a jitted one by its name, and would find
+# the jitted one there.
 @jax.jit
 def _cross_entropy(logits, labels):
     if labels.ndim == logits.ndim:

@@ -74,7 +74,7 @@ def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Flo
         weight: the weight of each image, with mean 1; None: all alike.
 
     Raises:
-        ValueError: there are weights, but one number for the whole batch.
+        ValueError: there are weights, but the loss is one number for the whole batch.
     """
     if weight is None:
         return each.mean()
@@ -84,10 +84,10 @@ def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Flo
 
 
 def named_classes(loss: Loss, logits: Float[Array, ' N *out'], labels: Any) -> Int[Array, ' N'] | None:
-    """The class of each image, (N,); None if the labels are not classes.
+    """The class of each image, (N,): its label, or the class with the largest share. None for other labels.
 
     Args:
-        loss: the loss of the run.
+        loss: the loss of the run. Shares of classes count only if the loss takes classes.
         logits: the logits of the model; a single logit names no class.
         labels: as `batch.as_batch` prepares them.
     """
@@ -150,7 +150,7 @@ def accuracies_of(
 
 @jax.jit
 def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
-    """Whether fewer than five logits are larger than the label's; False if the label's logit is NaN."""
+    """Whether fewer than five logits exceed the label's. If a logit or the label's is NaN, the logit counts as larger."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return (~(logits <= own)).sum(-1) < 5  # Not `>`, which is False for each comparison with NaN.
 

@@ -20,13 +20,13 @@ from bnn_jax.training.events import Events
 class MetricsLog:
     """Writes metrics.jsonl, one JSON object per line, and the same numbers for TensorBoard in tensorboard/ beside it.
 
-    There are three kinds of records. A step has the metrics of `train_step`, `learning_rate`, `seconds` of training so far, and
-    at some steps those of `diagnostics.watch`. An epoch has `epoch`, means over its steps, test results, `images_per_second`
-    from its median step, and the results with running and with batch statistics. A warning has `warning`, a sentence, which
-    TensorBoard does not get.
+    All records have `step` and `seconds`, the time of the run so far. There are three kinds. A step has the metrics of
+    `train_step` and `learning_rate`, and a watched step also those of `diagnostics.watch`. An epoch has `epoch`, means
+    over its steps, test results, `images_per_second` from its median step, and in a watched run the results with
+    running and with batch statistics. A warning has `warning`, a sentence, which TensorBoard does not get.
 
-    A resumed run drops records of later steps and damaged lines. If there are damaged lines, the whole old file is kept as
-    metrics.damaged.jsonl.
+    A resumed run drops records of later steps and damaged lines. If a line before the last is damaged, the whole old
+    file is kept as metrics.damaged.jsonl.
 
     Args:
         path: the path of metrics.jsonl; None: nothing is written, as on all hosts but the first.
@@ -37,7 +37,7 @@ class MetricsLog:
         self.path = path
         parsed = _parsed(path) if path else []
         self._records = [record for record in parsed if record and record['step'] <= resumed_at]
-        # Training time so far, from which the clock of the run goes on.
+        # The time of the run so far, from which its clock goes on.
         self.seconds = self._records[-1]['seconds'] if self._records else 0.0
         self._file, self._events = None, None
         if path:
@@ -49,7 +49,7 @@ class MetricsLog:
             self._events = Events(path.parent / 'tensorboard', resumed_at)
 
     def write(self, **record) -> None:
-        """Append a record and write it at once. Raises OSError, whose message says what to do."""
+        """Append a record and write it at once. If that fails, raises OSError, whose message says what to do."""
         self._records.append(record)
         if self._file and self._events:
             with self._writing():
@@ -78,7 +78,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Add to the message of an OSError what to do."""
+        """Add advice to the message of an OSError."""
         try:
             yield
         except OSError as error:
