@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int8
 
-from bnn_jax.nn.layer import Layer
+from bnn_jax.nn.layer import BinaryWeights, Layer
 from bnn_jax.nn.places import Place, observe, walk
 from bnn_jax.nn.variables import Latent
 from bnn_jax.training.devices import own_devices, replicated, spread
@@ -31,11 +31,11 @@ def signs(state: TrainState) -> dict[str, Int8[Array, '*kernel']]:
         state: its signs are copied, so that the next step may reuse its buffers.
 
     Returns:
-        Layer -> int8 of the kernel's shape. Where a scheme draws weights at random, these are the signs of evaluation. Empty
-        for a network of real weights.
+        Layer -> int8 of the kernel's shape. Where a scheme draws weights at random, these are the signs of the weights
+        that evaluation uses. Empty for a network of real weights.
     """
     return {
-        place.path: weights.signs.astype(jnp.int8)
+        place.path: _signs(weights)
         for place in _layers(_model(state))
         if (weights := place.layer.binary_weights()) is not None
     }
@@ -45,7 +45,7 @@ def latent_weights(model: Any) -> dict[str, Float[np.ndarray, '*kernel']]:
     """The latent weights of each layer, as it stores them.
 
     Args:
-        model: any trained network.
+        model: any network.
 
     Returns:
         Layer -> array.
@@ -103,7 +103,7 @@ def watch(
         weights = place.layer.binary_weights()
         if weights is None:
             continue
-        changed = weights.signs.astype(jnp.int8) != before[place.path]
+        changed = _signs(weights) != before[place.path]
         flipped, count = flipped + jnp.sum(changed, dtype=jnp.int32), count + changed.size
         watched[f'flips/{place.path}'] = share(changed)
         watched[f'at_clip/{place.path}'] = share(jnp.abs(weights.latent) >= 1)
@@ -138,8 +138,8 @@ def all_equal(logits: Float[Array, 'N classes']) -> Bool[Array, ' N']:
 def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2 4']:
     """Evaluate the same images with running statistics and with batch statistics.
 
-    Both are the network in evaluation mode; the second takes the mean and variance of the batch in its normalizations. Each
-    host normalizes its own images, so the second row depends on the number of hosts.
+    The network is in evaluation mode both times. The second time, its normalizations take the mean and variance of the
+    batch. Each host normalizes its own images, so the second row depends on the number of hosts.
 
     Args:
         model: a trained network; it is not changed.
@@ -200,6 +200,11 @@ def _layers(model: Any) -> list[Place]:
 
 def _model(state: TrainState) -> Any:
     return nnx.merge(state.graphdef, state.params, state.rest, copy=True)
+
+
+def _signs(weights: BinaryWeights) -> Int8[Array, '*kernel']:
+    # A scheme that draws signs only in training may have real numbers here.
+    return jnp.sign(weights.signs).astype(jnp.int8)
 
 
 def share(mask: Bool[Array, '*shape']) -> Float32[Array, '']:

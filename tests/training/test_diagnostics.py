@@ -164,6 +164,14 @@ def test_weights_are_seen_as_they_are_read():
     assert float(seen['alpha/2']) == pytest.approx((0.2 + 1 + 0) / 3, rel=float(4 * EPS))
 
 
+def test_flips_of_weights_that_evaluation_leaves_real():
+    before = state_with(bnn.presets.BC_STOCHASTIC_THEANO, FIRST, SECOND)
+    after = state_with(bnn.presets.BC_STOCHASTIC_THEANO, FIRST * np.float32([[-0.5], [1]]), SECOND)
+    kept = signs(before)
+    np.testing.assert_array_equal(kept['2'], np.sign(FIRST))
+    assert float(watch(kept, after, jnp.ones((3, 2, 1, 1)))['flips/2']) == 0.5
+
+
 # Networks and schemes.
 
 
