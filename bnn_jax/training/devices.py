@@ -46,6 +46,8 @@ class Hosts:
     host: int = option(0, 'number of this process, from 0')
 
     def __post_init__(self):
+        if self.hosts < 1:
+            raise ValueError(f'hosts: got {self.hosts}, expected at least 1')
         if self.coordinator in ('', AUTO):
             if (self.hosts, self.host) != (1, 0):
                 raise ValueError(
@@ -145,7 +147,7 @@ def spread(batch, mesh: Mesh):
     """A batch spread along its first axis over the devices.
 
     Args:
-        batch: this host's part; the parts of all hosts, in their order, are the batch.
+        batch: this host's part of the batch. The parts of all hosts, in the order of the hosts, make up the batch.
         mesh: the devices.
 
     Raises:
@@ -158,7 +160,7 @@ def spread(batch, mesh: Mesh):
 
 
 def check_shares(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises ValueError if the devices of the mesh cannot share the batch evenly, or each of its parts."""
+    """Raises ValueError if the devices of the mesh cannot share each of `parts` equal parts of the batch evenly."""
     if batch_size % (mesh.size * parts):
         computed = f' in {parts} parts (accumulate)' if parts > 1 else ''
         raise ValueError(

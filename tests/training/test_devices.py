@@ -447,6 +447,7 @@ def test_a_run_on_two_processes_resumes_on_any_number_after_a_kill(tmp_path, mon
         (('', 2, 0), 'hosts, host: got 2 and 0, expected --coordinator=HOST:PORT with them'),
         (('auto', 1, 1), 'hosts, host: got 1 and 1, expected --coordinator=HOST:PORT with them'),
         (('localhost:1', 2, 2), 'host: got 2 of 2 hosts, expected 0 to 1'),
+        (('localhost:1', 0, 0), 'hosts: got 0, expected at least 1'),
     ],
 )
 def test_hosts_that_do_not_fit_together(hosts, message):
