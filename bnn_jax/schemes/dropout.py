@@ -1,7 +1,7 @@
 """Dropout: what is dropped together (elements or whole channels), and rules that say which inputs are dropped.
 
-A drop is a function (x, rate, key) -> x. In training it is applied to the input of a product after the input was binarized. A
-rule is a function `ProductInput` -> drop or None; `Scheme.drops` holds one.
+A drop is a function (x, rate, key) -> x. In training a product applies it to its input, and a binary product does so
+after binarizing the input. A rule is a function `ProductInput` -> drop or None; `Scheme.drops` holds one.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Converts batches of several forms to dictionaries of arrays. Errors name the key, shape and dtype of what does not fit."""
+"""Converts batches of several forms to dictionaries of arrays, and refuses those that do not fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,12 +24,14 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
             they are labels of a user's own loss and stay unchanged, except that integers (N,) still count as classes.
 
     Returns:
-        NumPy arrays stay NumPy arrays, JAX arrays stay JAX arrays.
+        The dictionary. Its arrays are JAX arrays where the batch has JAX arrays, else NumPy arrays.
 
     Raises:
-        TypeError: the batch has neither form, or labels have another dtype.
-        ValueError: a key is missing, lengths differ, labels in a NumPy array are not classes, shares do not sum to 1, or
-            weights are negative, not finite or all 0.
+        TypeError: the batch has none of these forms, an image, label or weight is not a number, or labels have another
+            dtype.
+        ValueError: a key is missing, a tuple has another number of parts, or shapes do not fit; or, in NumPy arrays,
+            labels are not classes, shares are negative or do not sum to 1, or weights are negative, not finite or
+            all 0.
 
     Example:
         >>> batch = as_batch((np.zeros((2, 4, 4, 1)), [0, 1]), 10)
@@ -44,7 +46,7 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
         raise ValueError('batch: got image of shape (), expected images (N, H, W, channels)')
     for label in jax.tree.leaves(labels):
         if label.shape[:1] != image.shape[:1]:
-            raise ValueError(f'batch: got images {image.shape} and labels {label.shape}, expected one label an image')
+            raise ValueError(f'batch: got images {image.shape} and labels {label.shape}, expected one label per image')
     if hasattr(labels, 'dtype'):
         labels = _classes(labels, num_classes, classes)
     prepared = {'image': image, 'label': labels}
@@ -120,16 +122,16 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
         if labels.ndim == 1:
             raise TypeError(
                 f'batch: got labels of dtype {labels.dtype}, expected integers (N,){shares}; their shape is {labels.shape}; '
-                'for numbers or several labels an image give init a loss of your own'
+                'for numbers, or for several labels per image, give `init` a loss of your own'
             )
         raise ValueError(
-            f'batch: got labels of shape {labels.shape} and dtype {labels.dtype}, expected one label an image: integers '
-            f'(N,){shares}'
+            f'batch: got labels of shape {labels.shape} and dtype {labels.dtype}, expected one label per image: '
+            f'integers (N,){shares}'
         )
     if num_classes is not None and labels.shape[1] != num_classes:
         raise ValueError(
-            f'batch: got labels of shape {labels.shape} and dtype {labels.dtype}, expected one label an image: integers '
-            f'(N,) or (N, 1){shares}'
+            f'batch: got labels of shape {labels.shape} and dtype {labels.dtype}, expected one label per image: '
+            f'integers (N,) or (N, 1){shares}'
         )
     if not (integers or labels.dtype == bool or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise TypeError(
@@ -138,10 +140,12 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
     if isinstance(labels, np.ndarray) and labels.size:
         wide = labels.astype(np.float64)
         # The sum of shares in half precision is off by some thousandths.
-        if not (wide.min() >= 0 and np.allclose(wide.sum(1), 1, rtol=0, atol=1e-2)):
+        fits = (wide >= 0).all(1) & np.isclose(wide.sum(1), 1, rtol=0, atol=1e-2)
+        if not fits.all():
             raise ValueError(
-                f'batch: got labels of shape {labels.shape} whose rows do not sum to 1 (the first is {wide[0].tolist()[:8]}), '
-                'expected a share of each class; for several labels an image give init a loss of your own'
+                f'batch: got labels of shape {labels.shape} with negative numbers or rows that do not sum to 1, such '
+                f'as {wide[~fits][0].tolist()[:8]}, expected a share of each class; for several labels per image, give '
+                '`init` a loss of your own'
             )
     return labels.astype(np.float32)
 
@@ -168,11 +172,11 @@ def _weights(weights: Any, shape: tuple[int, ...]) -> Any:
     if weights.shape == (shape[0], 1):
         weights = weights.reshape(-1)
     if weights.shape != shape[:1]:
-        raise ValueError(f'batch: got images {shape} and weight {weights.shape}, expected one weight an image')
+        raise ValueError(f'batch: got images {shape} and weight {weights.shape}, expected one weight per image')
     known = isinstance(weights, np.ndarray) and weights.size > 0
     if known and not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
         raise ValueError(
             f'batch: got weight of dtype {weights.dtype} from {weights.min()} to {weights.max()}, expected finite numbers '
-            'from 0, not all 0'
+            'that are at least 0 and not all 0'
         )
     return weights.astype(np.float32)

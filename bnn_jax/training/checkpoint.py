@@ -1,4 +1,4 @@
-"""Checkpoints of a run, by Orbax. Each is written completely or not at all, and kept until a newer one is complete."""
+"""Checkpoints of a run, written by Orbax. Each is complete or absent; older ones are deleted only when it is complete."""
 
 import errno
 import hashlib
@@ -27,6 +27,9 @@ class Checkpoints:
         config: the fields of the run's config that decide its numbers (`Config.decisive`).
         kept: how many checkpoints are kept; by default two, in case the newest is damaged.
         read_only: write nothing, because another process may be writing in the folder.
+
+    Raises:
+        ValueError: the folder cannot be opened.
     """
 
     def __init__(self, directory: Path, config: dict, kept: int = 2, read_only: bool = False):
@@ -49,6 +52,8 @@ class Checkpoints:
 
     def save(self, state: TrainState) -> None:
         """Write the state of a step in the background, and delete the checkpoints of later steps.
+
+        If the newest checkpoint is of this step, do nothing.
 
         Raises:
             OSError: this checkpoint or the previous one cannot be written.
@@ -106,7 +111,7 @@ class Checkpoints:
         return jax.tree.unflatten(structure, map(as_kind_of, leaves, restored))
 
     def _read(self, step: int, item: str, arguments):
-        """A part of a checkpoint, by Orbax."""
+        """Read a part of a checkpoint with Orbax."""
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: arguments}))[item]
         except Exception as error:  # Orbax raises errors of many kinds for damaged files.
@@ -148,7 +153,7 @@ class Checkpoints:
         return OSError(
             number,
             f'could not write a checkpoint ({reason}); earlier checkpoints are kept. '
-            'Free space, then start the same command again',
+            'Free space or repair the folder, then start the same command again',
             str(self.directory),
         )
 
@@ -164,13 +169,14 @@ class Checkpoints:
         if difference:
             key, theirs, ours = difference
             raise ValueError(
-                f'checkpoint {self.directory}: was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}'
+                f'checkpoint in {self.directory} was made with {key} = {theirs!r}, this run has {ours!r}; {remedy}'
             )
         for key in sorted({*meta['arrays'], *expected['arrays']}):
             theirs, ours = meta['arrays'].get(key), expected['arrays'].get(key)
             if theirs != ours:
                 raise ValueError(
-                    f'checkpoint {self.directory}: is of another model: {key} is {theirs}, this model has {ours}; {remedy}'
+                    f'checkpoint in {self.directory} is of another model: {key} is {theirs}, this model has {ours}; '
+                    f'{remedy}'
                 )
 
 

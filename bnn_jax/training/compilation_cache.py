@@ -1,7 +1,8 @@
 """Keep compiled programs on disk, so that a run that is started again need not compile them again.
 
 The command line and `fit` do so while they run, and restore JAX's configuration afterwards. If you have configured a cache
-(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir), yours is used. JAX_ENABLE_COMPILATION_CACHE=false switches both off.
+(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir), yours is used.
+JAX_ENABLE_COMPILATION_CACHE=false switches off either cache.
 """
 
 import contextlib
@@ -20,8 +21,9 @@ LARGEST = 4 * 10**9
 
 @contextlib.contextmanager
 def compilation_cache() -> Iterator[None]:
-    """Keep programs that take a second or more to compile in ~/.cache/bnn_jax ($XDG_CACHE_HOME/bnn_jax) inside this context.
+    """Inside this context, keep on disk the programs that take a second or more to compile.
 
+    The folder is ~/.cache/bnn_jax/compiled, or $XDG_CACHE_HOME/bnn_jax/compiled.
     JAX identifies a program by its code, the versions of the libraries and the device, so it never confuses two programs. The
     setting holds for the whole process: other threads that compile meanwhile use the cache too.
 
@@ -53,8 +55,8 @@ def prune(folder: Path, largest: int) -> None:
     """If a folder has more than `largest` bytes, delete its oldest files until at most half of `largest` is left.
 
     Args:
-        folder: whose files may be deleted.
-        largest: in bytes.
+        folder: the folder; all its files may be deleted.
+        largest: a size in bytes.
     """
     files = [(path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.is_file()]
     total = sum(size for _, size, _ in files)

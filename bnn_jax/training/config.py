@@ -33,7 +33,7 @@ PRECISIONS = {'float32': None, 'bfloat16': jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All that decides a run. The command line can set the scalar fields; the recipe sets the rest.
+    """All that decides a run. The command line can set the options; the recipe sets the other fields.
 
     Example:
         >>> import functools, bnn_jax as bnn, numpy as np
@@ -62,9 +62,10 @@ class Config:
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
     # For training images: see `bnn_jax.data`. If none sets the size, images are scaled to the model's input_shape (`sized`).
     augmentations: tuple = ()
-    # For test images; these draw no random numbers.
+    # For test images: augmentations that draw no random numbers.
     evaluation_augmentations: tuple = ()
-    # Makes the network that is converted instead of the model if `convert` refuses the model. It gets the model's parameters.
+    # Makes the network that is converted instead of the model if `convert` refuses the model. That network gets the
+    # model's parameters.
     deployed: Callable[..., Any] | None = None
     # Makes the loss, such as partial(distillation, teacher); or is itself a function of (logits, labels)
     # or (images, logits, labels).
@@ -192,9 +193,11 @@ class Config:
             steps += [(name, function) for function in getattr(self, name)]
         for name, function in steps:
             if not callable(function) or isinstance(function, type):
+                expected = 'an image and a random generator, such as data.resize_to(32, 32)'
+                if name == 'standardize':
+                    expected = 'an image, such as data.PlusMinusOne(); data.Unchanged() leaves images as they are'
                 raise ValueError(
-                    f'{name}: got {getattr(function, "__name__", function)!r}, expected a function of an image, such as '
-                    'data.PlusMinusOne() or data.flip; data.Unchanged() leaves images as they are'
+                    f'{name}: got {getattr(function, "__name__", function)!r}, expected a function of {expected}'
                 )
         if not callable(self.data):
             raise ValueError(
@@ -217,7 +220,7 @@ class Config:
 
         if self.width > 1:
             leaves = jax.tree.leaves(nnx.state(nnx.eval_shape(made)))
-            # Each optimizer needs at least the weights, their gradient and a copy.
+            # Training needs at least the weights, their gradient and a second copy of the weights.
             needed = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if hasattr(leaf.dtype, 'itemsize'))
             check_fits(f'width: got {self.width}; its training', needed)
         return made()
@@ -251,7 +254,11 @@ class Config:
         """All fields as JSON, the same in every process.
 
         A function is described by its name, a partial or a dataclass by its parts. A lambda has no name and is described by
-        its bytecode, so another version of Python may refuse to resume the run; `names.named` gives it a name.
+        its bytecode, which another version of Python may change; then the run cannot be resumed. `names.named` gives a
+        lambda a name.
+
+        Raises:
+            ValueError: a field has a part that cannot be described.
         """
         fields = {}
         for field in dataclasses.fields(self):
@@ -262,7 +269,10 @@ class Config:
         return {'description': DESCRIPTION, **fields}
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that must not change between two starts of a run: they decide its parameters or their evaluation."""
+        """The fields that decide a run's parameters or their evaluation. They must not change between two starts of it.
+
+        Only `epochs` may grow, if the shorter run is the beginning of the longer one (`start.check_extension`).
+        """
         decisive = {k: v for k, v in self.described().items() if k not in NOT_DECISIVE}
         # Left out where they are off, so that runs that were saved before these fields existed can be resumed.
         for name in ADDED_SINCE:
@@ -288,8 +298,8 @@ def check_description(described: dict[str, Any], what: str, remedy: str) -> None
 
     Args:
         described: the config in config.json or in a checkpoint.
-        what: what the message calls the run.
-        remedy: what to do, for the message.
+        what: the run or checkpoint, as the message names it.
+        remedy: what the message advises.
     """
     got = described.get('description', 1)
     if got != DESCRIPTION:

@@ -23,11 +23,13 @@ def described(value: Any) -> Any:
         value: the value of a field of a config.
 
     Returns:
-        Numbers and text themselves; functions and classes by their names (`names.name_of`); partials, dataclasses, tuples and
-        dictionaries by their parts.
+        Numbers, text and None themselves. Functions and classes by their names (`names.name_of`), a closure also by its
+        variables, and a lambda by its bytecode. Partials, dataclasses, tuples, lists and dictionaries by their parts.
+        An object with a method `described` by what this method returns. Any other object by the name of its
+        class alone.
 
     Raises:
-        ValueError: a class without a name is part of it (`names.name_of`).
+        ValueError: a class that was defined inside a lambda is part of the value (`names.name_of`).
 
     Example:
         >>> import functools, optax

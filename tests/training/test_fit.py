@@ -612,7 +612,11 @@ def test_labels_that_are_no_classes(tmp_path, bad):
         ('model', bnn.models.mlp, "model: got 'mlp', which also needs num_classes, scheme; give it these, such as"),
         ('standardize', None, 'standardize: got None, expected a function of an image'),
         ('augmentations', flip, r'augmentations: got <function flip .*>, expected a tuple, \(\) for none'),
-        ('evaluation_augmentations', (crop,), "evaluation_augmentations: got 'crop', expected a function of an image"),
+        (
+            'evaluation_augmentations',
+            (crop,),
+            "evaluation_augmentations: got 'crop', expected a function of an image and",
+        ),
     ],
 )
 def test_a_config_is_checked(name, value, message):

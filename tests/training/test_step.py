@@ -379,7 +379,7 @@ def test_evaluate_refuses_no_images_and_bad_labels(trained, test_images, arithme
         evaluate(model, [])
     with pytest.raises(ValueError, match='labels: got values from 10 to 10, expected 0 to 9'):
         evaluate(model, [{'image': images[:1], 'label': np.array([10])}])
-    with pytest.raises(ValueError, match='expected one label an image'):
+    with pytest.raises(ValueError, match='expected one label per image'):
         evaluate(model, [{'image': images[:2], 'label': labels[:3]}])
 
 
@@ -427,7 +427,7 @@ IMAGES, LABELS = np.zeros((4, 8, 8, 1), np.float32), np.arange(4)
         ),
         ({'image': IMAGES, 'label': jnp.zeros(4)}, TypeError, 'labels of dtype float32, expected integers'),
         ({'image': IMAGES, 'label': LABELS > 0}, TypeError, 'labels of dtype bool, expected integers'),
-        ({'image': IMAGES, 'label': LABELS[:3]}, ValueError, r'labels \(3,\), expected one label an image'),
+        ({'image': IMAGES, 'label': LABELS[:3]}, ValueError, r'labels \(3,\), expected one label per image'),
         ({'image': IMAGES}, ValueError, r"got keys \['image'\], expected image and label"),
         ({'images': IMAGES, 'label': LABELS}, ValueError, r"got keys \['images', 'label'\]"),
         ({'image': IMAGES[..., 0], 'label': LABELS}, ValueError, r'got shape \(4, 8, 8\), expected \(N, H, W, 1\)'),
