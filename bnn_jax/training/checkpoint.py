@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written by Orbax. Each is complete or absent; older ones are deleted only when it is complete."""
+"""Checkpoints of a run, by Orbax. Each is complete or absent; older ones are deleted only when it is complete."""
 
 import errno
 import hashlib
