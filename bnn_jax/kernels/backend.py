@@ -18,7 +18,7 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
-"""The largest number of signs unpacked at a time: 4 MiB of floats. Only the smallest tile, 32 filters, may have more."""
+"""The largest number of signs in a tile: 4 MiB of floats. Only a tile of 32 filters, the fewest, may have more."""
 
 
 Method = TypeVar('Method', bound=Callable)
@@ -28,7 +28,7 @@ def compiled(*static_argnums: int) -> Callable[[Method], Method]:
     """`jax.jit` of a method. It keeps the method's type, so a type checker can compare an override with what it overrides.
 
     Args:
-        static_argnums: Positions of the arguments that are not arrays; `self` is 0.
+        static_argnums: positions of the arguments that are not arrays; `self` is 0.
     """
     return lambda method: cast(Method, jax.jit(method, static_argnums=static_argnums))
 
@@ -36,9 +36,9 @@ def compiled(*static_argnums: int) -> Callable[[Method], Method]:
 class Backend:
     """The base class of backends. Subclass it, and override `matmul` and each method that your kernel does better.
 
-    `kernels` checks shapes and dtypes before it calls a method, and passes everything but arrays as static values. Methods
-    return exact integers, equal to those of `kernels.reference`. Begin the names of your own helpers with an
-    underscore: a public method that is not declared here is an error when the class is defined.
+    `kernels` checks shapes and dtypes before it calls a method, and passes everything but arrays as static values.
+    Products of signs are exact integers, equal to those of `kernels.reference`. Begin the names of your own helpers
+    with an underscore: a public method that is not declared here is an error when the class is defined.
 
     Shapes: x_words (N, H, W, n_words), w_words (kh, kw, words_for(channels / groups), out), tap_sums (kh, kw, out) int32 or
     None, thresholds (out,) int32, flip (words_for(out),) uint32. Tail bits of all words are 0.

@@ -23,9 +23,9 @@ BACKENDS: dict[str, Backend] = {
     'pallas_gpu': FromMatmul(pallas_gpu.matrix),
     'pallas_gpu_popcount': FromMatmul(pallas_gpu.popcount),
 }
-"""All give the same integers as `Reference`. All run on every platform, except `native`, which needs a CPU and its compiled
-C++. On a device of another kind than its own, a Pallas backend is interpreted, which is slow. `pallas_tpu` needs a TPU with
-8-bit integer products (v5 or later)."""
+"""All give the same integers as `Reference`, but `dense` refuses sums of more than 2^24 products. All run on every
+platform, except `native`, which needs a CPU and its compiled C++. On a device of another kind than its own, a Pallas
+backend is interpreted, which is slow. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
 
 AUTO: Backend = ByPlatform(
     cpu=lambda: BACKENDS['native' if native.missing() is None else 'xla'],
@@ -37,7 +37,7 @@ AUTO: Backend = ByPlatform(
 
 CPU: `native`, or `xla` where the C++ cannot run (`native.missing` says why). `native` was faster than `xla` in every measured
 convolution except windows of 20 x 20 x 256, for which the two are equally fast (docs/performance.md). Other platforms: nothing
-has been measured; `dense` is the default because it uses XLA's own product.
+has been measured; `dense` is the default because it uses XLA's own product. Sums of more than 2^24 products use `xla`.
 """
 
 

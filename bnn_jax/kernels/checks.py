@@ -12,7 +12,7 @@ from bnn_jax.ops.windows import Padding, Window
 def convolution_operands(
     x_words, w_words, tap_sums, channels: int, strides, padding, dilation, pad_value, groups, filters
 ):
-    """The operands and the static arguments of a convolution, checked."""
+    """Checks the arguments of a convolution. Returns the arrays, and the static arguments of a backend's method."""
     x_words, w_words = words_of('x_words', x_words, 4), words_of('w_words', w_words, 4)
     expect_words('x_words', x_words.shape[3], channels)
     expect_groups(w_words, channels, groups, filters)
@@ -64,7 +64,7 @@ def floats_of(x, rank: int) -> jax.Array:
     """x as an array of this rank. Raises TypeError for a dtype that is not floating, ValueError for another rank."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f'x: got dtype {x.dtype}, expected real numbers to be multiplied by signs')
+        raise TypeError(f'x: got dtype {x.dtype}, expected real numbers in a floating dtype, such as float32')
     if x.ndim != rank:
         raise ValueError(f'x: got shape {x.shape}, expected rank {rank}')
     return x

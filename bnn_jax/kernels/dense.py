@@ -1,7 +1,9 @@
-"""Unpacks signs and calls XLA's own products: of 8-bit integers on CUDA and TPU, which have matrix units for them; else floats.
+"""Unpacks signs and calls XLA's own products.
 
-It never uses an 8-bit convolution on CPU, because there XLA gives wrong numbers for padded ones (jax 0.10) or does not
-compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; for more, this backend raises an error.
+The operands are 8-bit integers on CUDA and TPU, which have matrix units for them, and floats on other platforms. A
+function that is lowered for CPU has no 8-bit convolution, because there XLA gives wrong numbers for padded ones (jax
+0.10) or does not compile them (0.12). A float32 sum of signs is exact up to 2^24 terms; for more, this backend raises
+an error.
 """
 
 from functools import partial

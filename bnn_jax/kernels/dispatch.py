@@ -1,4 +1,4 @@
-"""A backend that uses another one on each platform. It is chosen when a function is lowered, not when it is traced."""
+"""A backend that calls another backend, chosen for the platform when a function is lowered, not when it is traced."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bnn_jax.ops.windows import Window
 
 @dataclasses.dataclass(frozen=True)
 class ByPlatform(Backend):
-    """A backend of its own for each platform."""
+    """Calls one backend on CPU, and `default` or `beyond` on all other platforms."""
 
     # Returns the backend on CPU. It is called when a function is traced.
     cpu: Callable[[], Backend]

@@ -27,7 +27,7 @@ def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, 
         groups: the number of groups.
         x_words: (N, H, W, n_words).
         w_words: (kh, kw, words of a group, out).
-        of_filters: None, or arrays whose last axis has the filters or words along them.
+        of_filters: each is None, or an array whose last axis runs over the filters or over words of filters.
     """
     split = [
         None if array is None else array.reshape(*array.shape[:-1], groups, -1) for array in (w_words, *of_filters)

@@ -33,7 +33,7 @@ class Native(Backend):
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """k - 2 popcount(x xor w). Threads divide the filters; if these are few, also the rows (48 or more each)."""
+        """k - 2 popcount(x xor w). Threads divide the filters; if there are few, also the rows, in multiples of 48."""
         shape = (x_words.shape[0], w_words.shape[0])
         # An attribute of the call, not an operand: the handler reads it as int64.
         return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
@@ -56,7 +56,10 @@ class Native(Backend):
     def conv2d_signs(
         self, x_words, w_words, tap_sums, thresholds, flip, channels: int, window: Window, pad_value: int, groups: int
     ) -> jax.Array:
-        """Words of (conv2d < thresholds) ^ flip. Stores integers only if a group's filters do not fill whole words."""
+        """Words of (conv2d < thresholds) ^ flip.
+
+        Stores the integers only if there are several groups whose filters do not fill whole words.
+        """
         out = w_words.shape[3]
         if is_narrow(channels, groups):
             operands = (x_words, along_filters(w_words, channels // groups), None, thresholds, flip)

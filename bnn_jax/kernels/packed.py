@@ -1,4 +1,4 @@
-"""Products of packed signs. They take words, and return exact integers or words."""
+"""Products of packed signs, as exact integers or as words of signs."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def packed_matmul(
         The exact integers.
 
     Raises:
-        TypeError: words of another dtype than uint32.
+        TypeError: words of another dtype than uint32, or k is not an integer.
         ValueError: shapes that do not fit, an unknown backend, or k beyond 2^24 for 'dense'.
 
     Example:
@@ -69,16 +69,20 @@ def packed_conv2d(
         pad_value: what lies outside the image: 0 (contributes nothing), +1 or -1.
         groups: the number of groups. Group g of the filters reads only group g of the channels, as with XLA's
             feature_group_count.
-        filters: the number of filters if words lie along them, which is only for groups of fewer than 32 channels each.
-        tap_sums: `zero_padding.tap_sums` of the weights. None: a backend that needs them for pad value 0 computes them.
+        filters: the number of filters if the words lie along the filters, which is allowed only for several groups of
+            fewer than 32 channels each.
+        tap_sums: `zero_padding.tap_sums` of the weights, or `narrow_tap_sums` with `filters`. None: a backend that
+            needs them for pad value 0 computes them.
         backend: a key of BACKENDS, 'auto', or a `Backend`.
 
     Returns:
         The exact integers.
 
     Raises:
-        TypeError: words of another dtype than uint32, or tap_sums of another dtype than int32.
-        ValueError: shapes that do not fit, or an unknown pad value, padding or backend.
+        TypeError: words of another dtype than uint32, tap_sums of another dtype than int32, or channels or filters is
+            not an integer.
+        ValueError: shapes that do not fit; an unknown pad value, padding or backend; or sums of more than 2^24 products
+            for 'dense'.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -114,7 +118,7 @@ def packed_conv2d_signs(
     """Signs of a convolution against thresholds, as words: a set bit (-1) where (`packed_conv2d` < thresholds) ^ flip.
 
     Args:
-        x_words: as in `packed_conv2d`. So are all arguments except these two:
+        x_words: as in `packed_conv2d`, like all arguments except `thresholds` and `flip`.
         thresholds: one per filter.
         flip: one bit per filter, tail bits 0.
 

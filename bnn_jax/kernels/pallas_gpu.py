@@ -1,7 +1,8 @@
 """Pallas on NVIDIA GPUs, compiled by Triton: words are unpacked in registers for the tensor cores, or compared and counted.
 
-Tested in interpret mode, which is what runs where there is no GPU, and by lowering; never run on a GPU. JAX calls its
-Triton compiler deprecated from 0.11 on, with a warning, and its successor for Hopper has no bit count.
+The kernels have never run on a GPU. They were tested in interpret mode, which runs wherever there is no GPU, and by
+lowering them. From version 0.11 on, JAX warns that its Triton compiler is deprecated; the successor, for Hopper, has no
+bit count.
 """
 
 from functools import partial

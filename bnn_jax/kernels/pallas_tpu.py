@@ -1,7 +1,7 @@
 """Pallas kernels for TPU. A tile's words are unpacked for the matrix unit, or their bits are compared and counted.
 
-They have never run on a TPU. The TPU compiler (libtpu 0.0.50) accepts them for v5e and v6e, and for v4 all but the one with
-int8 operands. On other devices Pallas interprets them.
+They have never run on a TPU. The TPU compiler (libtpu 0.0.50) accepts them for v5e and v6e. For v4 it accepts all but
+the one with int8 operands. On other devices Pallas interprets them.
 """
 
 from functools import partial

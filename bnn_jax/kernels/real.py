@@ -29,7 +29,7 @@ def packed_signs(
 
     Raises:
         TypeError: coefficients of another dtype than x, or x of a dtype that `bits.pack` refuses.
-        ValueError: x has no channels, or coefficients another shape.
+        ValueError: x has no channels, coefficients have another shape, or the backend is unknown.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -50,9 +50,9 @@ def signed_matmul(
 ) -> Float[Array, 'm n']:
     """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
 
-    The signs are unpacked a tile at a time, never all of them. Each backend has its own order of the sum, so backends differ
-    in the last bits. 'native' has one order for up to 4 rows, which depends on the instruction set, and another one for more
-    rows, which does not.
+    If there are many signs, they are unpacked one tile at a time. Backends may sum in different orders, and then their
+    results differ in the last bits. 'native' has one order for up to 4 rows, which depends on the instruction set, and
+    another one for more rows, which does not.
 
     'native' has no gradient for float32 x. 'auto' is 'native' on a CPU where the C++ library runs.
 
@@ -62,10 +62,10 @@ def signed_matmul(
         backend: a key of BACKENDS, 'auto', or a `Backend`.
 
     Returns:
-        float32, or float64 for float64.
+        float32, or float64 for float64 x.
 
     Raises:
-        TypeError: dtypes other than these.
+        TypeError: x is not floating, or w_words are not uint32.
         ValueError: shapes that do not fit, or an unknown backend.
 
     Example:
@@ -92,18 +92,18 @@ def signed_conv2d(
 ) -> Float[Array, 'batch rows columns out']:
     """Convolution of real numbers with packed signs.
 
-    Each backend has its own order of the sum, and 'native' has no gradient, as in `signed_matmul`.
+    As in `signed_matmul`, backends may sum in different orders. 'native' has no gradient for float32 x in one group.
 
     Args:
         x: images of real numbers.
         w_words: as in `packed_conv2d`, like all other arguments.
 
     Returns:
-        float32, or float64 for float64.
+        float32, or float64 for float64 x.
 
     Raises:
         TypeError: as `signed_matmul`.
-        ValueError: as `packed_conv2d`.
+        ValueError: shapes that do not fit, or an unknown pad value, padding or backend.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

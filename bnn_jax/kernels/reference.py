@@ -1,4 +1,4 @@
-"""The definition of packed products: unpack, multiply and add integers. Every other backend gives exactly the same."""
+"""The definition of packed products: unpack, multiply and add integers. Every other backend gives the same integers."""
 
 import jax
 import jax.numpy as jnp

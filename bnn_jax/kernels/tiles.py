@@ -16,5 +16,5 @@ def padded(words: jax.Array, tile: tuple[int, int]) -> jax.Array:
     int32, because Triton's compiler counts the bits of signed words only.
     """
     fill = [(0, rounded_up(extent, to) - extent) for extent, to in zip(words.shape, tile, strict=True)]
-    # A bit 0 is +1 in both operands. The kernels subtract what these products add.
+    # A bit 0 is +1 in both operands. `matrix` subtracts what these products add; `popcount` counts no difference.
     return jnp.pad(lax.bitcast_convert_type(words, jnp.int32), fill)

@@ -19,7 +19,8 @@ from bnn_jax.ops.bits import unpack
 from bnn_jax.ops.windows import Window
 
 BLOCK = 18
-"""The largest number of words in an expression: a 3x3 window of 64 channels. Those of 512 filters fit the first-level cache."""
+"""The largest number of words in an expression: a 3x3 window of 64 channels. For 512 filters, these words take 36 KiB,
+about the size of a first-level cache."""
 NARROW_BLOCK = 63
 """The largest number of words in an expression for narrow groups: their counts have 6 bits."""
 FEW = 4
@@ -117,7 +118,7 @@ class Xla(FromMatmul):
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """Counts for the 32 filters of a word at once. No bit is moved before the counts are complete."""
+        """Counts for the 32 filters of a word at once. Counts are unpacked only after each block of taps."""
         (n, height, width, _), each, k = x_words.shape, channels // groups, w_words[..., 0].size
         taps = window.taps(x_words, padding_words(channels, pad_value))
         taps = channels_of_filters(taps, channels, groups, filters)

@@ -38,8 +38,8 @@ def narrow_tap_sums(w_words: jax.Array, filters: int) -> jax.Array:
 def outside_sum(tap_sums: jax.Array, window: Window, height: int, width: int) -> jax.Array:
     """For an image of this size, the sum of `tap_sums` over the taps outside it, per output pixel: (H', W', out) int32.
 
-    Few patterns of outside taps occur (at most 9 for a padded 3x3 window). So each pattern's sum is computed once. Which
-    pattern a pixel has is known when the function is traced.
+    Few patterns of outside taps occur (at most 9 for a 3x3 window with one pixel of padding). So each pattern's sum is
+    computed once. Which pattern a pixel has is known when the function is traced.
     """
     ones = np.ones((height, width), np.int32)
     padded = np.pad(ones, window.pads(height, width))

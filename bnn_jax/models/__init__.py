@@ -1,4 +1,7 @@
-"""Architectures. Each works with every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...)."""
+"""Architectures. Each works with every scheme: f(num_classes, *, scheme, rngs, width=1.0, input_shape=...).
+
+`small_stem` and `strided_stem` add the first layers of a residual network.
+"""
 
 from bnn_jax.models.alexnet import alexnet
 from bnn_jax.models.extraction import extraction

@@ -38,7 +38,8 @@ def alexnet(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, or
+            width is not positive.
 
     Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
 

@@ -36,7 +36,8 @@ def extraction(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, or
+            width is not positive.
 
     Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.
 

@@ -33,7 +33,8 @@ def lenet5(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, or
+            width is not positive.
 
     Source: the PyTorch implementation of XNOR-Net (jiecaoyu/XNOR-Net-PyTorch).
 
