@@ -12,7 +12,7 @@ def scale_by_glorot() -> optax.GradientTransformation:
     u <- u sqrt((fan_in + fan_out) / 1.5), with fan_in = kh kw in and fan_out = kh kw out.
 
     The factor is 1 / H, where H = sqrt(1.5 / (fan_in + fan_out)) is half of the bound of Glorot's uniform initialization. Put
-    the transformation behind Adam, for latent weights alone (`by_kind`).
+    the transformation after Adam in the chain, for latent weights alone (`by_kind`).
 
     Returns:
         A transformation without state. Its `update` raises ValueError for a parameter of rank below 2.
@@ -28,7 +28,10 @@ def scale_by_glorot() -> optax.GradientTransformation:
 
     def scaled(u):
         if u.ndim < 2:
-            raise ValueError(f'scale_by_glorot: got a parameter of shape {u.shape}, expected weights (..., in, out)')
+            raise ValueError(
+                f'scale_by_glorot: got a parameter of shape {u.shape}, expected weights (..., in, out); use another '
+                'optimizer for this parameter (by_kind)'
+            )
         return u * math.sqrt((u.size // u.shape[-1] + u.size // u.shape[-2]) / 1.5)
 
     return optax.stateless(lambda updates, params: jax.tree.map(scaled, updates))

@@ -40,8 +40,9 @@ def layer_alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
         Array([2., 2.], dtype=float32)
     """
     w = floating(w, 'layer_alpha')
-    flat = w.reshape(-1, 1) if w.ndim else w
-    return jnp.broadcast_to(alpha(flat), w.shape[-1:])
+    if w.ndim == 0:
+        raise ValueError('layer_alpha: got a scalar, expected rank >= 1 with the output filter as last axis')
+    return jnp.broadcast_to(alpha(w.reshape(-1, 1)), w.shape[-1:])
 
 
 @with_gradient(lambda w, g: g)
@@ -59,6 +60,7 @@ def layer_scaled_sign(w: Float[ArrayLike, '*window out']) -> Float[Array, '*wind
 
     Raises:
         TypeError: w is not floating.
+        ValueError: w is a scalar.
 
     Source: DoReFa-Net (arXiv:1606.06160) eq. 8, its 1-bit weights.
 
@@ -73,12 +75,12 @@ def layer_scaled_sign(w: Float[ArrayLike, '*window out']) -> Float[Array, '*wind
 def dorefa_weights(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array, '*shape']:
     """DoReFa's weights of several bits, from -1 to 1.
 
-    Forward, bits > 1, n = 2^bits - 1, M = max |tanh(x)|: 2 round(n (tanh(x) / (2 M) + 1/2)) / n - 1, halves to even; where M
-    is 0, tanh(x) / (2 M) is 0.
-    Gradient: g (1 - tanh(x)^2) / M, M a constant. bits = 1 is `layer_scaled_sign`.
+    For one bit this is `layer_scaled_sign`. For more bits, n = 2^bits - 1 and M = max |tanh(x)|, or 1 if all x are 0.
+    Forward: 2 round(n (tanh(x) / (2 M) + 1/2)) / n - 1, halves to even.
+    Gradient: g (1 - tanh(x)^2) / M, where M counts as a constant.
 
     Args:
-        x: any shape.
+        x: any shape; for one bit, not a scalar.
         bits: from 1 to 16.
 
     Returns:
@@ -86,7 +88,7 @@ def dorefa_weights(x: Float[ArrayLike, '*shape'], bits: int) -> Float[Array, '*s
 
     Raises:
         TypeError: x is not floating.
-        ValueError: bits is not an integer from 1 to 16.
+        ValueError: bits is not an integer from 1 to 16, or x is a scalar and bits is 1.
 
     Source: DoReFa-Net (arXiv:1606.06160) eq. 9, and eq. 8 for one bit.
 

@@ -276,12 +276,18 @@ def test_scales_are_the_same_bits_in_every_compilation(scale):
 
 @pytest.mark.parametrize(
     ('quantize', 'shape'),
-    [(quantizers.alpha, (3,)), (quantizers.scaled_sign_ste, (3,)), (quantizers.layer_alpha, ())],
-    ids=['alpha', 'scaled_sign_ste', 'layer_alpha'],
+    [(quantizers.alpha, (3,)), (quantizers.scaled_sign_ste, (3,))],
+    ids=['alpha', 'scaled_sign_ste'],
 )
 def test_rank_too_small_raises(quantize, shape):
     with pytest.raises(ValueError, match='expected rank >= 2'):
         quantize(jnp.ones(shape))
+
+
+def test_one_scale_for_a_scalar_raises():
+    for quantize in (quantizers.layer_alpha, quantizers.layer_scaled_sign):
+        with pytest.raises(ValueError, match='layer_alpha: got a scalar, expected rank >= 1'):
+            quantize(jnp.ones(()))
 
 
 def test_alpha_of_integers_raises():
