@@ -138,7 +138,7 @@ class Window:
         return rows, columns
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The shape of a map (H, W, C) with its padding, then the output's. Raises ValueError if it does not fit."""
+        """The shape of a map (H, W, C) with padding, then the output's. Raises ValueError if the map does not fit."""
         height, width, channels = as_map('window', shape)
         if height is None or width is None:
             yield None, None, channels

@@ -67,7 +67,7 @@ def norms(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
 
 
 def biases(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
-    """Whether a parameter is the bias of a convolution or a dense layer.
+    """Whether a parameter is called `bias` and has no sibling `scale`: a bias of a product, or RSign's trained shift.
 
     Args:
         path: the keys that lead to the parameter.
@@ -148,8 +148,8 @@ def by_kind(rules: Mapping[Kind, optax.GradientTransformation]) -> optax.Gradien
             `outside(...)` or your own predicate.
 
     Returns:
-        The transformation. Its `init` raises ValueError if a rule matches no parameter, or if not exactly one rule matches a
-        parameter; TypeError for plain arrays, which do not say their kind.
+        The transformation. Its `init` raises ValueError if a rule matches no parameter, or if no rule or several match
+        one parameter; TypeError for plain arrays, which do not say their kind.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np, optax

@@ -1,7 +1,7 @@
 """Weights that are balanced and standardized before their sign is taken: IR-Net's, and what ReCU shares with them.
 
-w has the shape (..., out). Each filter is treated by itself; n is the number of its weights. Sums have a fixed order, so that a
-sign is the same in every compilation, in training and in packed arithmetic.
+w has the shape (..., out). Each filter is treated by itself; n is the number of its weights. Forward sums have a fixed
+order, so that a sign is the same in every compilation, in training and in packed arithmetic.
 """
 
 import math
@@ -75,7 +75,7 @@ def through_standardization(centered: jax.Array, deviation: jax.Array, eps: floa
 
 
 def _inverse(deviation: jax.Array) -> jax.Array:
-    """1 / deviation; 0 for a filter of equal weights, which has no scale: its weights are then 0 and learn nothing."""
+    """1 / deviation; 0 for a filter of equal weights, whose quantized weights are then 0 and get no gradient."""
     nothing = deviation == 0
     return jnp.where(nothing, 0, rounded(1 / jnp.where(nothing, 1, deviation)))
 
@@ -114,7 +114,7 @@ def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out
 
 
 def _sharp(x: jax.Array, t: jax.Array) -> jax.Array:
-    """k t (1 - tanh(t x)^2), k = max(1 / t, 1); wide."""
+    """k t (1 - tanh(t x)^2), k = max(1 / t, 1), in float32 or wider."""
     dtype = wide(x.dtype)
     t = jnp.broadcast_to(jnp.asarray(t).astype(dtype), x.shape)
     # 1 - tanh(u)^2 = 4 e^(-2|u|) / (1 + e^(-2|u|))^2, without the difference of nearly equal numbers.
@@ -128,7 +128,7 @@ def sign_ede(x: Float[ArrayLike, '*shape'], t: Float[ArrayLike, '']) -> Float[Ar
 
     Forward: sign(x).
     Gradient: g k t (1 - tanh(t x)^2), k = max(1 / t, 1): near the identity for small t, near the sign's own derivative for
-    large t; none for t.
+    large t. t gets no gradient.
 
     Args:
         x: any shape.
@@ -164,7 +164,7 @@ def balanced_sign_ede(w: Float[ArrayLike, '*window out'], t: Float[ArrayLike, ''
     """IR-Net's weights: the signs of balanced weights times a power of two.
 
     Forward: `power_of_two_scale`(W)_f sign(W - mean).
-    Gradient: g a k t (1 - tanh(t u)^2), multiplied by the Jacobian of u with respect to W; none for t. Here
+    Gradient: g a k t (1 - tanh(t u)^2), multiplied by the Jacobian of u with respect to W. t gets no gradient. Here
     u = (W - mean) / (the filter's standard deviation), a = `power_of_two_scale`(W)_f and k = max(1 / t, 1).
     Args, Raises: as `balanced` and `sign_ede`. Returns the shape and dtype of w.
     Source: IR-Net's code, htqin/IR-Net (arXiv:1909.10788).

@@ -17,7 +17,9 @@ def input_scale(
     padding: Padding = 'VALID',
     dilation: int | Sequence[int] = 1,
 ) -> Float[Array, 'batch rows columns 1']:
-    """XNOR-Net's K, the scale of every input window: K = A * k, A the mean over channels of |x|, k = 1 / (w h) everywhere.
+    """XNOR-Net's K, the scale of every input window: the mean of |x| over channels and window.
+
+    K is the convolution of A with k. A is the mean of |x| over channels; each number of the window k is 1 / (w h).
 
     Gradient: that of the formula, by JAX. The scheme XNOR_K stops it.
 

@@ -61,7 +61,7 @@ def sign_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*shape']:
     Raises:
         TypeError: x is not floating.
 
-    Source: XNOR-Net's code in Lua and in PyTorch.
+    Source: the gradient of XNOR-Net's code in Lua and in PyTorch, where sign(0) is 0 (`sign_zero_ste_exclusive`).
 
     Example:
         >>> import jax, jax.numpy as jnp, bnn_jax as bnn
@@ -151,8 +151,8 @@ def sign_minus_ste_exclusive(x: Float[ArrayLike, '*shape']) -> Float[Array, '*sh
 def unquantized(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
     """w itself: a real weight.
 
-    A scheme whose `training_weight` draws signs has it as `weight` and `sign`, so that evaluation uses the real weights.
-    `convert` refuses such networks.
+    If the `training_weight` of a scheme draws signs, its `weight` and `sign` may be this function. Evaluation then uses
+    the real weights, and `convert` refuses the network.
     Gradient: g.
     Source: BinaryConnect's code, which evaluates its stochastic runs this way.
 

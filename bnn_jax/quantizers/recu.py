@@ -68,8 +68,8 @@ def recu_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> 
     """ReCU's weights without a scale: the signs of balanced weights.
 
     Forward: sign(W - mean). Clamping changes no sign.
-    Gradient: g 1(|u| <= Q), multiplied by the Jacobian of u with respect to W; none for tau. u and Q are those of
-    `recu_scale`; the gradient treats Q as a constant.
+    Gradient: g 1(|u| <= Q), multiplied by the Jacobian of u with respect to W. tau gets no gradient. u and Q are
+    those of `recu_scale`; the gradient treats Q as a constant.
     Args, Raises: as `recu_scale`. Returns the shape and dtype of w.
     Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which multiplies by a trained scale (`schemes.ReCUWeight`).
 
@@ -113,7 +113,7 @@ def _by_image(x, g):
 
 @with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
 def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, ' batch *shape']:
-    """`sign_approx` of every image divided by its standard deviation, which widens or narrows the window of its gradient.
+    """`sign_approx` of each image, divided by the image's standard deviation to set the width of the gradient's window.
 
     Forward: sign(x).
     Gradient: g max(2 - 2 |a|, 0), multiplied by the Jacobian of a = x / sqrt(variance + 1e-5) with respect to x. The variance
@@ -128,7 +128,7 @@ def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, '
     Raises:
         TypeError: x is not floating.
 
-    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which standardizes in training only. This changes no sign.
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which divides in training only. The division changes no sign.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
