@@ -39,7 +39,7 @@ class Product(Layer, nnx.Module):
         operation: `Convolution` or `Dense`.
         in_features: channels of the input.
         out_features: channels of the output.
-        scheme: what is binary, with which gradient.
+        scheme: says what is binary, and with which gradients.
         use_bias: whether a trained bias is added.
         rngs: random keys for the initial parameters, and for the layer's `Noise` if it draws weights or drops inputs.
         dropout: the rate at which inputs are dropped.

@@ -212,11 +212,10 @@ class AvgPool(Layer):
         return self.window.mean(x.astype(wide(x.dtype)))
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The padded shape, the shape of all taps, then the pooled shape."""
+        """The padded shape, the shape of the pixels that all taps read, then the pooled shape."""
         *padded, end = self.window.maps(as_map('average pooling', shape))
         rows, columns, channels = as_map('average pooling', end)
         yield from padded
-        # The pixels that each tap reads.
         yield math.prod(self.window.size), rows, columns, channels
         yield rows, columns, channels
 

@@ -22,10 +22,10 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
 
     `training.init` calls this function. In a loop of your own, call it yourself, with Flax's optimizer or plain Optax. The
     projection is the last link of the chain. It leaves latent weights without an update as they are (the exact rule is
-    in `project`). If a scheme projects before a step (`Scheme.before`), the update starts from the projected weights. If
-    the optimizer keeps a copy of the weights (schedule-free's z, an average), the copy is projected as well, so that the
-    weights to evaluate obey the scheme. The same optimizer and a model of the same structure give the same object, so
-    nothing is compiled again.
+    in `project`). If a scheme projects before a step (`Scheme.before`), the update starts from the projected weights.
+    If the optimizer keeps a copy of the weights (schedule-free's z, an average), the copy is projected as well, so that
+    the weights to evaluate obey the scheme. The same optimizer and a model of the same structure give the same object,
+    so nothing is compiled again.
 
     Args:
         tx: any Optax chain, also `optax.MultiSteps`.
