@@ -10,7 +10,7 @@ from flax import nnx
 
 from bnn_jax.nn.containers import Network, expect_network
 from bnn_jax.nn.product import Product
-from bnn_jax.nn.variables import Noise
+from bnn_jax.nn.variables import Noise, Progress
 from bnn_jax.schemes.scheme import Scheme
 
 
@@ -46,7 +46,8 @@ def second_stage(model: Network, first: Network) -> Network:
     """A copy of the model that starts from the trained network of the first stage.
 
     All parameters and statistics are those of the first stage; its real kernels become latent weights, which the
-    scheme's projection then clips or centers, because the first stage does not. Random keys stay those of the model.
+    scheme's projection then clips or centers, because the first stage does not. Random keys and the progress of
+    training stay those of the model.
 
     Args:
         model: a network of the scheme.
@@ -71,8 +72,10 @@ def second_stage(model: Network, first: Network) -> Network:
     """
     for network in (model, first):
         expect_network('second_stage', network)
-    graphdef, ours, own = nnx.split(model, nnx.Not(Noise), ...)
-    theirs = nnx.state(first, nnx.Not(Noise))
+    # The weights of the second stage alone may have a progress.
+    taken = nnx.Not(nnx.Any(Noise, Progress))
+    graphdef, ours, own = nnx.split(model, taken, ...)
+    theirs = nnx.state(first, taken)
     _check_same(ours, theirs)
     # By position: names and shapes are the same (`_check_same`), only the kinds of variables differ.
     model = nnx.merge(graphdef, jax.tree.unflatten(jax.tree.structure(ours), jax.tree.leaves(theirs)), own, copy=True)

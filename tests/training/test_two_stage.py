@@ -23,7 +23,7 @@ from bnn_jax.data import Standardize, digits
 from bnn_jax.nn.norm import Norm
 from bnn_jax.nn.product import Product
 from bnn_jax.nn.stateless import Flatten, Relu
-from bnn_jax.nn.variables import Latent, Noise
+from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.training import Config, fit, init, model_of, train_step
 from bnn_jax.training.metrics import MetricsLog
 from bnn_jax.training.two_stage import activations_only, second_stage
@@ -174,6 +174,12 @@ def test_random_keys_stay_the_models_own():
     keys = arrays(nnx.state(model, Noise))
     assert keys and same(nnx.state(second_stage(model, first), Noise), keys)
     assert not same(nnx.state(first, Noise), keys)
+
+
+def test_progress_stays_the_models_own():
+    model, first = mlp(bnn.RECU), mlp(activations_only(bnn.RECU), seed=1)
+    assert not arrays(nnx.state(first, Progress))  # Only the weights of ReCU have a schedule.
+    assert arrays(nnx.state(second_stage(model, first), Progress)) == arrays(nnx.state(model, Progress)) != []
 
 
 def test_residual_networks():
