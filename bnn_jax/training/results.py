@@ -39,7 +39,7 @@ SCHEMA, VERSION = 'bnn_jax.results', 1
 
 
 def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
-    """Evaluate a trained network, convert it, and write the packed network into the workdir.
+    """Evaluate a trained network, convert it, and write packed.safetensors and report.txt into the workdir.
 
     Args:
         name: the name of the run.
@@ -50,8 +50,10 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
     Returns:
         What results.json holds (docs/results.schema.json).
     """
-    epochs = [record for record in records if 'epoch' in record]
-    best = max(epochs, key=lambda record: record.get('test_accuracy', 0.0), default=None)
+    scored = [record for record in records if 'test_accuracy' in record]
+    best = max(scored, key=lambda record: record['test_accuracy'], default=None)
+    # Where no two neighboring steps are recorded, the mean counts, with compilation and evaluation.
+    seconds_a_step = seconds_per_step(records) or records[-1]['seconds'] / records[-1]['step']
     test_source = config.data('test', config.data_dir)
     batches = functools.partial(test_batches, config, test_source)
     with contextlib.closing(batches()) as first:
@@ -72,10 +74,10 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
         'float32_bytes': summary.bytes,
         'packed_bytes': None,
         'epochs': config.epochs,
-        'best_test_accuracy': None if best is None else best.get('test_accuracy'),
+        'best_test_accuracy': None if best is None else best['test_accuracy'],
         'best_epoch': None if best is None else best['epoch'],
         'train_seconds': records[-1]['seconds'],
-        'images_per_second': config.batch_size / (seconds_per_step(records) or records[-1]['seconds']),
+        'images_per_second': config.batch_size / seconds_a_step,
         'milliseconds_per_batch': milliseconds(logits_of(model), first_images),
         'packed_milliseconds_per_batch': None,
         'not_converted': None,

@@ -18,13 +18,14 @@ from PIL import Image
 
 import bnn_jax as bnn
 import experiments
-from bnn_jax.data import digits, evaluation_batches
+from bnn_jax.data import PlusMinusOne, Splits, digits, evaluation_batches
 from bnn_jax.nn.product import Product
 from bnn_jax.schemes.projections import clip
 from bnn_jax.training import Config, Recipe, evaluate, experiment, init
 from bnn_jax.training.metrics import read
 from bnn_jax.training.progress import Progress
 from bnn_jax.training.recipe import public_schemes
+from bnn_jax.training.results import results_of
 from bnn_jax.training.two_stage import activations_only
 from experiments import (
     __main__,
@@ -553,6 +554,16 @@ def test_the_table_of_the_demo():
     text = demo.table(*reversed(RESULTS_OF_THE_DEMO), 64)
     for part in ('97.50%', '95.00%', '94.90%', '2,000,000', '70,000', '3.25', '4.50', '1.12', '64', '99.75%'):
         assert part in text
+
+
+def test_results_of_a_run_without_accuracies_and_neighboring_steps(tmp_path):
+    model = functools.partial(bnn.models.mlp, 10, scheme=bnn.FLOAT, hidden=(), input_shape=(8, 8, 1))
+    data = Splits(digits('train'), digits('test'))
+    config = Config(model, data, PlusMinusOne(), workdir=str(tmp_path))
+    records = [{'step': 3, 'loss': 1.0, 'seconds': 6.0}, {'step': 3, 'epoch': 3, 'test_loss': 1.0, 'seconds': 6.0}]
+    found = results_of('mine', config, config.network(), records)
+    assert found['images_per_second'] == config.batch_size / 2
+    assert found['best_epoch'] is found['best_test_accuracy'] is None
 
 
 # The table of results.
