@@ -124,6 +124,11 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     epoch_steps = images.epoch_steps
     first_step, last_step = int(state.step), config.epochs * epoch_steps
     state = replicated(state, mesh)
+    # Records after the checkpoint belong to steps that the run makes again.
+    before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
+    scores = Scores(before_now, config.patience)
+    if scores.should_end:
+        last_step = first_step  # The patience of this run had ended before it was started again.
     step = functools.partial(_step, step_of(config), schedule)
     see_signs, see = jax.jit(signs), jax.jit(watch)
 
@@ -137,12 +142,7 @@ def _fitted(config: Config, workdir: Path) -> TrainState:
     ):
         if remark:
             progress.say(remark)
-        # Records after the checkpoint belong to steps that the run makes again.
-        before_now = [record for record in read(workdir / 'metrics.jsonl') if record['step'] <= first_step]
         records = StepRecords(log, progress, Health(before_now), images.pace, checkpoints)
-        scores = Scores(before_now, config.patience)
-        if scores.should_end:
-            last_step = first_step  # The patience of this run had ended before it was started again.
         if config.watch_every:
             log.settings(config.described())
         number, saved_at, shown = first_step, progress.seconds(), False

@@ -343,13 +343,16 @@ def test_a_save_takes_the_place_of_a_later_one(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [str(LAST - 1)]
 
 
-def test_a_run_without_patience_left_ends_and_stays_ended(tmp_path):
+def test_a_run_without_patience_left_ends_and_stays_ended(tmp_path, capsys):
     hopeless = config(tmp_path, schedule=constant, learning_rate=1e-12, epochs=50, patience=1, watch_every=0)
     ended = fit(hopeless)
     scores = accuracies(tmp_path)
     assert len(scores) < 50 and int(ended.step) == len(scores) * EPOCH
     assert scores[-1] <= max(scores[:-1]) and all(b > a for a, b in itertools.pairwise(scores[:-1]))
+    capsys.readouterr()
     assert same(fit(hopeless), ended) and accuracies(tmp_path) == scores
+    said = capsys.readouterr().err
+    assert f'this run is finished ({int(ended.step)} steps)' in said and 'compiling' not in said
 
 
 def another_test_set(split, data_dir):
