@@ -101,16 +101,16 @@ def batched(augmentation: Any) -> Augment | None:
 
 
 def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
-    """Split augmentations into those made once, on the host, and those made in each step, on the device.
+    """Split augmentations into those applied once, on the host, and those applied in each step, on the device.
 
     Args:
         augmentations: the augmentations of training images.
 
     Returns:
-        The leading augmentations that draw no random numbers, and all others as `batched` returns them.
+        The leading `resize_short`, `resize_to` and `center_crop`, and all others as `batched` returns them.
 
     Raises:
-        ValueError: one of the others cannot be made on the device.
+        ValueError: `batched` finds none for one of the others.
     """
     from bnn_jax import data
 
@@ -138,14 +138,15 @@ def prepared(
         Images of one size.
 
     Raises:
-        ValueError: an augmentation draws random numbers, or its images are not uint8.
+        ValueError: an augmentation draws random numbers or refuses an image, or its images are not uint8.
     """
     if not augmentations:
         return images
     done = np.stack([augmented(image, augmentations) for image in images])
     if done.dtype != np.uint8:
         raise ValueError(
-            f'augmentations: got {done.dtype} images of {list(augmentations)}, expected uint8; for others set on_device=False'
+            f'augmentations: got {done.dtype} images from {list(augmentations)}, expected uint8; for other images set '
+            'on_device=False'
         )
     return done
 
@@ -170,9 +171,9 @@ def pixel_table(
         images: the images of the data set. On some of them the table is compared with the normalization.
 
     Returns:
-        The table, which gives the numbers of the normalization to the bit. None if a number depends on more than one
-        pixel, as in whitening; if the result is not float32 of the image's shape; or if the normalization fails on an image
-        of 256 x 1 pixels.
+        The table, which gives the numbers of the normalization to the bit. None if a number depends on other pixels or
+        channels, as in whitening; if the result is not float32 of the image's shape; or if the normalization fails on
+        an image of 256 x 1 pixels.
 
     Example:
         >>> from bnn_jax import data
@@ -304,7 +305,7 @@ def reason_against(
         The reason, as the end of a sentence; None if they can.
 
     Raises:
-        ValueError: an augmentation of evaluation draws random numbers.
+        ValueError: an augmentation of evaluation draws random numbers, or one refuses the first image.
     """
     from bnn_jax.data import ArraySource
 
@@ -324,8 +325,8 @@ def reason_against(
         return str(error)
     if len(train) and pixel_table(standardize, train.images) is None:  # pyright: ignore[reportAttributeAccessIssue]
         return (
-            f'the normalization {standardize!r} depends on more than one pixel at a time, does not return float32, or fails on '
-            '256 x 1 pixels'
+            f'the normalization {standardize!r} mixes pixels or channels, does not return float32 images of the same '
+            'shape, or fails on 256 x 1 pixels'
         )
     channels, needed = train.images.shape[-1], 0  # pyright: ignore[reportAttributeAccessIssue]
     for name, source, steps in (('training', train, once), ('test', test, evaluation_augmentations)):

@@ -24,11 +24,13 @@ def option(default, text: str) -> Any:
 
 
 LARGEST = 2**31 - 1
-"""The largest integer of an option, as JAX counts steps in 32 bits. A seed may have 63 bits."""
+"""The largest integer of an option, because JAX counts steps in 32 bits. A seed may have 63 bits."""
 
 
 def check_types(options: Any) -> None:
-    """Raises ValueError for an option whose value has another type than its field; values may come from a file.
+    """Raises ValueError for an option whose value has another type than its field, is too large or is not finite.
+
+    Values may come from a file. A field of floats also takes an integer.
 
     Args:
         options: a dataclass with fields made by `option`.

@@ -13,7 +13,7 @@ PANELS = {
     'alpha': ('Alpha, the scale of a filter: mean over filters', 'linear'),
     'alpha_over_start': ('Alpha over its value at the start', 'linear'),
 }
-"""Quantity that `watch` records of each layer -> the title of its panel, and the scale of its axis."""
+"""Quantity that `watch` records for each layer -> the title of its panel, and the scale of its axis."""
 
 RUN_PANELS = {
     'Share of images whose logits are all equal': {
@@ -26,7 +26,7 @@ RUN_PANELS = {
         'batch_statistics/accuracy': 'batch statistics',
     },
 }
-"""Title of a panel on the whole network -> the records that it shows, each with its label."""
+"""Title of a panel for the whole network -> the quantities that it shows, each with its label."""
 
 LEGEND = 12
 """The largest number of layers in a legend."""

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from bnn_jax.training.devices import is_first_host
 
 RECENT = 101
-"""The speed shown is a median over the last calls of `Progress.step`, this many at most. A call may follow several steps."""
+"""The speed shown is a median over at most this many calls of `Progress.step`. A call may follow several steps."""
 
 LINE_EVERY = 10.0
 """Seconds between plain lines."""
@@ -22,7 +22,7 @@ LINE_EVERY = 10.0
 class Progress:
     """Shows step, steps per second, loss, accuracy and time left, and keeps the clock of the run.
 
-    Speed and time left are those of the last steps, without compilation and evaluation.
+    Speed and time left are computed from the last steps, without compilation and evaluation.
 
     Args:
         first_step: the number of steps that are done already.

@@ -16,7 +16,7 @@ from bnn_jax.training.state import TrainState
 
 
 class NonFiniteLoss(ArithmeticError):
-    """Training diverged: a loss, a gradient or a parameter is NaN or infinite.
+    """Training diverged: a loss, a gradient, a parameter or a statistic is NaN or infinite.
 
     Example:
         >>> from bnn_jax.training import NonFiniteLoss, fit
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 class StepRecords:
-    """Writes the records of steps, one call behind, so that the host never waits for the devices.
+    """Writes the records of steps, one call behind, so that the devices never wait for the host.
 
     Args:
         log, progress: where the records go.
@@ -64,11 +64,11 @@ class StepRecords:
         self._read_at = progress.seconds()
 
     def add(self, call: Call) -> None:
-        """Note a call, which may still run."""
+        """Note a call, which may still be running."""
         self._pending.append(call)
 
     def write(self, *, all_calls: bool) -> None:
-        """Write the records of all calls, or of all but the last one. Raises NonFiniteLoss."""
+        """Write the records of all calls, or of all but the last one. Raises NonFiniteLoss if a step has diverged."""
         ready = [self._pending.popleft() for _ in range(len(self._pending) - (0 if all_calls else 1))]
         if not ready:
             return
@@ -114,7 +114,7 @@ def check_parameters(checkpoints: Checkpoints, number: int, state: TrainState) -
     """
     for leaf in jax.tree.leaves(own_copy((state.params, state.rest))):
         if not np.isfinite(np.asarray(leaf, np.float32)).all():
-            raise _diverged(checkpoints, number, 'parameters that are NaN or infinite')
+            raise _diverged(checkpoints, number, 'parameters or statistics that are NaN or infinite')
 
 
 def _diverged(checkpoints: Checkpoints, number: int, got: str) -> NonFiniteLoss:

@@ -44,8 +44,8 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = F
         The network, and the config and step of its checkpoint.
 
     Raises:
-        ValueError: workdir has no checkpoints, or the run is of another recipe or an earlier version; or as
-            `Checkpoints.restore`.
+        ValueError: workdir has no such checkpoint, the run is of another recipe or an earlier version, or the recipe
+            has changed since; or as `Checkpoints.restore`.
     """
     folder = Path(workdir or f'runs/{recipe.run_name()}-{recipe.row().seed}').expanduser()
     stated = _stated(folder)

@@ -12,14 +12,15 @@ HOSTS_ASK_EVERY = 16
 
 
 class Signals:
-    """Inside this context the first SIGTERM or SIGINT is only noted in `received`; a second one ends the process.
+    """Inside this context the first SIGTERM or SIGINT is only noted in `received`. A second one acts as outside it.
 
-    If there are several hosts, JAX notes SIGTERM on any of them and stops all of them at the same step; Ctrl-C ends a process
-    at once.
+    If there are several hosts, JAX notes SIGTERM on any of them and chooses the step at which all of them stop. Ctrl-C
+    ends a process at once.
     """
 
-    # `stop_now` gives JAX a number in each call. JAX stops all hosts at the number after the largest that any of them gave. So
-    # every host must give 1, 2, 3, ..., not numbers of steps, which may skip some. A second run in a process goes on counting.
+    # `stop_now` gives JAX a number in each call. JAX stops all hosts at the number after the largest that any of them
+    # gave. So every host must give 1, 2, 3, ..., not numbers of steps, some of which may be skipped. A second run in a
+    # process goes on counting.
     _calls = itertools.count(1)
 
     def __enter__(self):
@@ -29,7 +30,7 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Only the main thread may handle signals. In another one, the program handles them.
+            except ValueError:  # Only the main thread may handle signals. In another thread, the program handles them.
                 break
         return self
 

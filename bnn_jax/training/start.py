@@ -43,7 +43,8 @@ def beginning(config: Config, steps: int) -> tuple[TrainState, optax.Schedule]:
         steps: the number of steps of the run.
 
     Raises:
-        ValueError: labels are to be mixed or smoothed, but the network has no `num_classes`.
+        ValueError: labels are to be mixed or smoothed, but the network has no `num_classes`; the warm-up takes the
+            whole run; or as `init`.
     """
     schedule = rates(config, steps)
     tx = config.optimizer(schedule)

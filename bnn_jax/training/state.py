@@ -29,7 +29,7 @@ _CROSS_ENTROPY = CrossEntropy()
 )
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes, as a pytree; structure, optimizer and lengths are static.
+    """All that training changes, and the loss, as a pytree. Structure, optimizer, `num_classes` and `steps` are static.
 
     Example:
         >>> import bnn_jax as bnn, optax
@@ -44,7 +44,7 @@ class TrainState:
     step: Int32[Array, '']
     # The trainable parameters.
     params: nnx.State
-    # All other state of the model: batch statistics, random keys, progress.
+    # All other state of the model, such as running statistics, random keys and progress.
     rest: nnx.State
     # The state of the optimizer.
     opt_state: optax.OptState
@@ -56,7 +56,7 @@ class TrainState:
     num_classes: int | None
     # The loss, with arrays of its own (those of a teacher), which no step changes.
     loss: Loss = _CROSS_ENTROPY
-    # How many updates the run has, for quantizers that depend on its progress; None if no quantizer does.
+    # How many updates the run has, for quantizers that depend on its progress. None is enough if no quantizer does.
     steps: int | None = None
     # A moving average of (params, rest), if the run keeps one (`Config.ema`). `model_of` then returns the average.
     average: Any = None
@@ -192,7 +192,7 @@ def _copy(model: nnx.Module) -> Any:
     return nnx.merge(graphdef, _copied(state), copy=True)
 
 
-# One compilation for all arrays.
+# All arrays are copied in one compiled call.
 _copied = jax.jit(partial(jax.tree.map, jnp.copy))
 
 

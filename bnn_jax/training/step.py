@@ -34,15 +34,15 @@ from bnn_jax.training.state import TrainState, is_trained, with_progress
 def update(
     state: TrainState, batch: dict[str, Any], extra_args: dict[str, Any] | None = None, *, parts: int = 1
 ) -> tuple[TrainState, dict[str, Float[Array, '']]]:
-    """Make one update from the gradient of the mean loss: `train_step` without its checks, not yet compiled.
+    """Make one update from the gradient of the mean loss: `train_step` without checks of the batch, not yet compiled.
 
     Args:
         state: before the step.
         batch: as `batch.as_batch` prepares it.
         extra_args: as for `train_step`.
-        parts: into how many parts the batch is split. They are computed one after the other, in the memory of one; loss and
-            gradient are means over the parts. Batch normalization sees each part alone, and each part moves its running
-            statistics.
+        parts: into how many parts the batch is split. They are computed one after the other, so they need the memory of
+            one part. Metrics and gradient are means over the parts. Batch normalization sees each part alone, and each
+            part moves its running statistics.
 
     Returns:
         The next state, and the metrics.
@@ -141,9 +141,11 @@ def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[Trai
         `accuracy` (of this batch, in training mode) and, with more than five classes, `top5_accuracy`.
 
     Raises:
-        ValueError: labels in a NumPy array are out of range (in a JAX array the loss becomes NaN), logits and classes differ
-            in number, the batch has other keys or lengths; or the model raises it.
-        TypeError: labels have another dtype; or the model raises it.
+        ValueError: labels in a NumPy array are out of range (in a JAX array the loss becomes NaN), logits and classes
+            differ in number, the batch is empty or has other keys or lengths; or as `batch.as_batch`; or the model
+            raises it.
+        TypeError: the batch has another form, labels have another dtype, or the loss is not an array; or the model
+            raises it.
 
     Example:
         >>> import bnn_jax as bnn, numpy as np, optax

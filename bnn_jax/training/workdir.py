@@ -22,7 +22,7 @@ _held: dict[Path, int] = {}
 def held(config: Config) -> Iterator[Path]:
     """Hold the workdir of a run for this process alone, inside this context. Of several hosts the first one holds it.
 
-    The thread that holds it may enter it again.
+    The thread that holds it may enter the context again.
 
     Args:
         config: the config of the run.

@@ -293,7 +293,7 @@ def from_disk(split, data_dir):
             {'augmentations': (flip, resize_short(8))},
             r'the augmentation resize_short\(size=8\) has no method on_device',
         ),
-        ({'standardize': whitened}, 'the normalization .*whitened.* depends on more than one pixel at a time'),
+        ({'standardize': whitened}, 'the normalization .*whitened.* mixes pixels or channels'),
         ({'standardize': of_its_own_size}, 'the normalization .* fails on 256 x 1 pixels'),
         ({'data': from_disk}, 'the training images are not held in memory as uint8'),
         ({'data': in_its_own_way}, 'Inverted reads the training images by a __getitem__ of its own'),
