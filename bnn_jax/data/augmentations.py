@@ -1,7 +1,7 @@
 """Augmentations (image, rng) -> image, and normalizations image -> image. Each is a value that a config can hold.
 
-Images are uint8 or floating, (H, W, C), with any number of channels. The normalization comes last and makes them float32. All
-random numbers come from `rng`. docs/augmentations.md shows what each augmentation does.
+Images are uint8 or floating, (H, W, C), with any number of channels, unless an annotation says otherwise. The normalization
+comes last and makes them float32. All random numbers come from `rng`. docs/augmentations.md shows what each augmentation does.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ RGB_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0
 
 
 LARGEST = 2**26
-"""The largest number of pixels after scaling by the short side: 200 MB in color. A strip of 1 x 20,000 would exceed it."""
+"""The largest number of pixels after scaling by the short side: 200 MB in color. A strip of 1 x 20,000 pixels
+would exceed it if scaled to a short side of 256."""
 
 
 def flip(image: "Real[np.ndarray, 'H W C']", rng: np.random.Generator) -> "Real[np.ndarray, 'H W C']":
@@ -119,7 +120,7 @@ def bilinear(image: "Real[np.ndarray, 'H W C']", height: int, width: int) -> "Re
         uint8 or float32; the image itself if it has this size already.
 
     Raises:
-        ValueError: the pixels are neither uint8 nor floating.
+        ValueError: the image has another size, and its pixels are neither uint8 nor floating.
 
     Example:
         >>> bilinear(np.array([[[0], [100]]], np.uint8), 1, 1).tolist()
@@ -159,7 +160,7 @@ def scale_short_side(image: "Real[np.ndarray, 'H W C']", size: int) -> "Real[np.
     if tall * wide > LARGEST:
         raise ValueError(
             f'image: {height} x {width} pixels scaled to a short side of {size} would be {tall:,} x {wide:,}, expected at '
-            f'most {LARGEST:,} pixels; cut or remove this image, or scale with resize_to(height, width)'
+            f'most {LARGEST:,} pixels; crop or remove this image, or scale with resize_to(height, width)'
         )
     return bilinear(image, tall, wide)
 
@@ -226,8 +227,8 @@ class resize_to:
 def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
     """Put a `resize_to` before the augmentations if they all keep the size of an image.
 
-    Photographs of any size then fit a network whose input shape is known. A user's own augmentation may change the size: with
-    one of these, no `resize_to` is added.
+    Photographs of any size then fit a network whose input shape is known. A user's own augmentation may change the size, so no
+    `resize_to` is added if there is one.
 
     Args:
         augmentations: the augmentations of a run.
@@ -247,7 +248,7 @@ def _slack(image: np.ndarray, size: int) -> tuple[int, int]:
     if min(height, width) < size:
         raise ValueError(
             f'image: got {height} x {width} pixels, expected at least {size} x {size} for a crop; '
-            f'put resize_short({size}) or more before it'
+            f'put resize_short({size}), or a larger size, before it'
         )
     return height - size, width - size
 
@@ -274,7 +275,7 @@ class random_crop:
 
 @dataclasses.dataclass(frozen=True)
 class center_crop:
-    """Cut out the middle window of size x size pixels. If two are equally central, it is the upper or left one.
+    """Cut out the middle window of size x size pixels. If several are equally central, it takes the upper left one.
 
     A call raises ValueError for a smaller image.
 
@@ -336,7 +337,7 @@ class inception_crop:
 
 @dataclasses.dataclass(frozen=True)
 class lighting:
-    """Add a random color to all pixels of an image, as another light would.
+    """Add a random color to all pixels of an image, as a change of light would.
 
     The color is `255 sum_i RGB_AXES[c, i] RGB_DEVIATIONS[i] a_i` in channel c, with a_i normal of mean 0 and deviation std. The
     result is rounded (halves to even) and clipped to 0..255, so that images stay uint8.
@@ -363,15 +364,18 @@ class lighting:
     def __call__(self, image: "UInt8[np.ndarray, 'H W 3']", rng: np.random.Generator) -> "UInt8[np.ndarray, 'H W 3']":
         drawn = rng.normal(0, self.std, 3)
         color = 255 * np.asarray(RGB_AXES) @ (np.asarray(RGB_DEVIATIONS) * drawn)
-        return np.clip(np.rint(_checked(image, 3) + color), 0, 255).astype(np.uint8)
+        return np.clip(np.rint(_checked(image, 3, '') + color), 0, 255).astype(np.uint8)
 
 
-def _checked(image: np.ndarray, channels: int | None) -> np.ndarray:
+def _checked(
+    image: np.ndarray,
+    channels: int | None,
+    for_floats: str = '; for float images use standardize=bnn_jax.data.Unchanged()',
+) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or channels not in (None, image.shape[-1]):
         expected = 'C' if channels is None else channels
-        floats = np.issubdtype(image.dtype, np.floating)
-        remedy = '; for float images use standardize=bnn_jax.data.Unchanged()' if floats else ''
+        remedy = for_floats if np.issubdtype(image.dtype, np.floating) else ''
         raise ValueError(f'image: got {image.dtype}{list(image.shape)}, expected uint8 (H, W, {expected}){remedy}')
     return image.astype(np.float32)
 
@@ -416,7 +420,7 @@ class SubtractMean:
 
 @dataclasses.dataclass(frozen=True)
 class Unchanged:
-    """Keep the numbers of a floating image, as float32: for arrays that are scaled already, or are not photographs.
+    """Keep the numbers of a floating image, as float32. Use it for arrays that are scaled already or are not photographs.
 
     Example:
         >>> from bnn_jax import data

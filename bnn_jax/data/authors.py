@@ -1,11 +1,12 @@
 """Read small data sets from the files of their authors. Labels are checked.
 
-- mnist, fashion_mnist: four IDX files, train-images-idx3-ubyte, ..., with or without .gz (http://yann.lecun.com/exdb/mnist,
+- mnist, fashion_mnist: four IDX files, train-images-idx3-ubyte, ... (http://yann.lecun.com/exdb/mnist,
   https://github.com/zalandoresearch/fashion-mnist).
 - cifar10, cifar100: the binary or the python version (https://www.cs.toronto.edu/~kriz/cifar.html).
 - svhn_cropped: train_32x32.mat, test_32x32.mat and optionally extra_32x32.mat (http://ufldl.stanford.edu/housenumbers).
 
-The files may lie in the folder that you give or up to two levels below it, as archives unpack them.
+Each file may be compressed with gzip, with a name that ends in .gz. The files may lie in the folder that you give or up to two
+levels below it, where archives unpack them.
 """
 
 import functools
@@ -56,12 +57,7 @@ def read_idx(path: Path) -> "UInt8[np.ndarray, '*shape']":
     Raises:
         ValueError: the file is damaged or of another kind.
     """
-    data = path.read_bytes()
-    if data[:2] == b'\x1f\x8b':
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f'{path}: damaged gzip file ({error}); download it again') from error
+    data = _content(path)
     if len(data) < 4 or data[:3] != b'\x00\x00\x08' or len(data) < 4 + 4 * data[3]:
         raise ValueError(f'{path}: not an IDX file of unsigned bytes (it begins with {data[:4]!r}); download it again')
     shape = tuple(int(extent) for extent in np.frombuffer(data, '>u4', data[3], offset=4))
@@ -71,6 +67,17 @@ def read_idx(path: Path) -> "UInt8[np.ndarray, '*shape']":
             f'{path}: got {len(body)} bytes for shape {shape}, expected {math.prod(shape)}; download it again'
         )
     return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, decompressed if it is a gzip file. Raises ValueError if the gzip file is damaged."""
+    data = path.read_bytes()
+    if data[:2] == b'\x1f\x8b':
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f'{path}: damaged gzip file ({error}); download it again') from error
+    return data
 
 
 def read_mnist(source: Path) -> dict[str, Split]:
@@ -136,10 +143,10 @@ def read_svhn(source: Path) -> dict[str, Split]:
 
 
 def _cifar(source: Path, name: str, labels: int, key: bytes) -> Split:
-    """Read one file, binary or python. A binary record begins with `labels` bytes of labels; the last of these is used."""
+    """Read one file, binary or python. A binary record begins with `labels` labels of one byte each; the last one is used."""
     path = _find(source, f'{name}.bin', name)
-    data = path.read_bytes()
-    if path.name == name:
+    data = _content(path)
+    if path.name.removesuffix('.gz') == name:
         batch = _unpickled(path, data)
         pixels, classes = np.asarray(batch.get(b'data')), np.asarray(batch.get(key))
         if pixels.dtype != np.uint8 or pixels.shape != (*classes.shape, 3072) or classes.ndim != 1:
@@ -192,7 +199,8 @@ def _mat(path: Path) -> Split:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=['X', 'y'])
+        file = io.BytesIO(_content(path)) if path.suffix == '.gz' else path
+        content = loadmat(file, variable_names=['X', 'y'])
         images, labels = content['X'].transpose(3, 0, 1, 2), content['y'][:, 0]
     except Exception as error:  # A damaged file may raise any error.
         raise ValueError(
@@ -200,7 +208,8 @@ def _mat(path: Path) -> Split:
         ) from error
     if images.dtype != np.uint8 or images.shape != (*labels.shape, 32, 32, 3) or (labels > 10).any():
         raise ValueError(
-            f'{path}: got X {images.dtype}{list(images.shape)}, expected uint8 (n, 32, 32, 3) and y 1 to 10'
+            f'{path}: got X {images.dtype}{list(images.shape)} and y {list(labels.shape)} up to {labels.max(initial=0)}, '
+            'expected uint8 (n, 32, 32, 3) and (n,) with values from 1 to 10; download it again'
         )
     return images, labels % 10  # The digit 0 is written as 10.
 
@@ -211,7 +220,7 @@ def _joined(parts: list[Split]) -> Split:
 
 
 def _candidates(source: Path, *names: str) -> list[Path]:
-    """Find the files with one of these names in source or up to two levels below it; only those of the highest level."""
+    """Find files in source or up to two levels below it: those at the highest level that bear the first name found there."""
     for depth in ('', '*/', '*/*/'):
         for name in names:
             if found := sorted(
@@ -271,5 +280,7 @@ def read_splits(name: str, source: Path) -> dict[str, Split]:
         if len(labels) == 0:
             raise ValueError(f'{source}: {split} has no images, expected at least one; download its files again')
         if not 0 <= labels.min() <= labels.max() < len(data_set.classes):
-            raise ValueError(f'{source}: {split} has label {labels.max()}, expected 0 to {len(data_set.classes) - 1}')
+            raise ValueError(
+                f'{source}: {split} has labels from {labels.min()} to {labels.max()}, expected 0 to {len(data_set.classes) - 1}'
+            )
     return splits

@@ -91,8 +91,12 @@ def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
     if not present or strange:
         got = f'class {printable(strange[0])!r}, which {defining} lacks' if strange else 'no class folders'
         raise ValueError(
-            f'{folder}: got {got}; expected {folder}/<class>/<image>.JPEG with the classes of {defining}'
-            + ('' if strange else ' (are all images in one folder? sort them into a folder for each class)')
+            f'{folder}: got {got}; expected {folder}/<class>/<image>.JPEG'
+            + (
+                f' with the classes of {defining}'
+                if strange
+                else ' (are all images in one folder? sort them into a folder for each class)'
+            )
         )
     files, labels = [], []
     for name in present:

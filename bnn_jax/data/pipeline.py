@@ -1,6 +1,6 @@
 """From a source to batches: shuffling, augmentation, normalization, reading ahead.
 
-A batch depends on seed and step alone. It is the same whether one thread or many worker processes make it, on one host or many.
+A batch depends on seed and step alone. It is the same whether threads or workers make it, on one host or many.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import grain
 
 WORKERS_A_PROCESSOR = 16
-"""The largest number of reading processes for each processor: each takes memory, and a second to start."""
+"""The largest number of workers per CPU core: a worker takes memory, and a second to start."""
 
 WHOLE = (0, 1)
 """The shard of a single host."""
@@ -122,7 +122,7 @@ def training_batches(
         (n, ...).
 
     Raises:
-        ValueError: the source is empty or smaller than a batch, or hosts cannot share a batch evenly.
+        ValueError: the source is empty or smaller than a batch, batch_size is below 1, or hosts cannot share a batch evenly.
 
     Example:
         >>> from bnn_jax import data
@@ -187,7 +187,9 @@ def evaluation_batches(
         {'image': float32 (n, H, W, C), 'label': int32 (n,)}. Labels that are not classes are float32 (n, ...).
 
     Raises:
-        ValueError: the source is empty, hosts cannot share a batch evenly, or an augmentation draws random numbers.
+        ValueError: the source is empty, batch_size is below 1, hosts cannot share a batch evenly, an augmentation draws random
+            numbers, or workers is out of bounds.
+        OSError: a worker died.
 
     Example:
         >>> from bnn_jax import data
@@ -265,7 +267,7 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Processes that start inside this context never receive SIGINT and SIGTERM.
+    """Processes that start inside this context never receive SIGINT or SIGTERM.
 
     Otherwise Ctrl-C, or SIGTERM to the process group, would end them too. But the main process decides what to do, and
     may still need their batches before it ends. Signals to the main process are delivered after this context.
@@ -293,7 +295,7 @@ def _end_with(parent: Any) -> None:
 
 
 def _mark_flags_as_parsed() -> None:
-    """Mark absl flags as parsed: Grain's workers read them, which otherwise raises. The flags can still be parsed later."""
+    """Mark absl flags as parsed: Grain reads them for its workers, and absl would raise. They can still be parsed later."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,9 +1,9 @@
-"""Shrink a folder tree of photographs once, and write it in TFDS's ArrayRecord layout: for machines with few cores.
+"""Shrink the photographs of a folder tree once, and write them in TFDS's ArrayRecord layout: for machines with few cores.
 
     python -m bnn_jax.data.prepare_folder imagenet_256 --source=IMAGENET --data_dir=FOLDER
 
 This command reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEGs.
-Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads it. Images that were scaled and compressed
+Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads the training images. Images that were scaled and compressed
 once before training differ slightly from the originals. A recipe with short sides of 256 to 480 pixels needs --short_side=480.
 """
 
@@ -19,6 +19,7 @@ from bnn_jax.data.folder import FolderSource, folder_source
 from bnn_jax.data.images import CorruptImage, printable, skipped_message
 from bnn_jax.data.prepare import write
 from bnn_jax.data.threads import in_threads
+from bnn_jax.files.bounds import shown
 
 VERSION = '1.0.0'
 
@@ -59,7 +60,7 @@ def prepare_folder(
         FileExistsError: the data set is there already.
         FileNotFoundError: `folder_source` raises it.
         ValueError: the name is not allowed, an image is damaged (with the default `on_corrupt`) or would get too many pixels,
-            all images of a split are damaged, or `folder_source` raises it.
+            all images of a split are damaged, splits have different classes, or `folder_source` raises it.
     """
     import tensorflow_datasets as tfds
 
@@ -71,9 +72,12 @@ def prepare_folder(
     if target.exists():
         raise FileExistsError(f'{target} is there already; remove it to prepare it again, or choose another name')
     sources = {split: folder_source(source, split) for split in splits}
+    classes = {split: images.classes for split, images in sources.items()}
+    if len(set(classes.values())) > 1:
+        raise ValueError(f'{source}: got splits with different classes, expected equal ones: {shown(classes)}')
     features = {
         'image': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
-        'label': tfds.features.ClassLabel(names=list(next(iter(sources.values())).classes)),
+        'label': tfds.features.ClassLabel(names=list(next(iter(classes.values())))),
         'file_name': tfds.features.Text(),
     }
     examples = {split: _examples(images, short_side, quality, on_corrupt) for split, images in sources.items()}

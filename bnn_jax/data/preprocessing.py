@@ -65,7 +65,8 @@ class Preprocessing:
             raise ValueError(f'preprocessing: got {len(self.steps)} steps, expected {MOST_STEPS} at most')
         for part, kinds in (*((step, _STEPS) for step in self.steps), (self.normalization, _NORMALIZATIONS)):
             if type(part) not in kinds.values():
-                raise ValueError(f'preprocessing: got {part!r}, expected one of {", ".join(kinds)}')
+                names = ', '.join(kind.__name__ for kind in kinds.values())
+                raise ValueError(f'preprocessing: got {part!r}, expected one of {names}')
             _check_numbers(part)
         with np.errstate(all='ignore'):
             normal = self.normalization(np.zeros((1, 1, shape[2]), np.uint8))

@@ -678,7 +678,7 @@ def spoilt_label(folder: Path) -> str:
     labels = digits('test').labels.copy()
     labels[7] = 10
     (folder / 't10k-labels-idx1-ubyte').write_bytes(idx(labels))
-    return 'test has label 10, expected 0 to 9'
+    return 'test has labels from 0 to 10, expected 0 to 9'
 
 
 def spoilt_magic(folder: Path) -> str:
@@ -712,7 +712,7 @@ def spoilt_cifar_label(folder: Path) -> str:
     content = bytearray((folder / 'data_batch_5.bin').read_bytes())
     content[2 * 3073] = 255
     (folder / 'data_batch_5.bin').write_bytes(content)
-    return 'train has label 255, expected 0 to 9'
+    return 'train has labels from 0 to 255, expected 0 to 9'
 
 
 def missing_batch(folder: Path) -> str:
@@ -784,6 +784,13 @@ def cifar100_python(folder: Path, images: np.ndarray, labels: np.ndarray) -> Non
         python_batch(folder / name, images, b'fine_labels', labels, 2)
 
 
+def cifar100_compressed(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    cifar100_python(folder, images, labels)
+    for name in ('train', 'test'):
+        (folder / f'{name}.gz').write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+
+
 def cifar100_binary(folder: Path, images: np.ndarray, labels: np.ndarray) -> None:
     records = np.column_stack([np.full(len(labels), 99, np.uint8), labels, planes(images)]).astype(np.uint8)
     for name in ('train', 'test'):
@@ -800,6 +807,7 @@ LAYOUTS = [
     ('mnist', mnist_files),
     ('cifar10', cifar10_python),
     ('cifar100', cifar100_python),
+    ('cifar100', cifar100_compressed),
     ('cifar100', cifar100_binary),
     ('svhn_cropped', svhn_files),
 ]

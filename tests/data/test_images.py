@@ -520,6 +520,8 @@ def test_the_covariance_of_lighting():
 def test_lighting_refuses():
     with pytest.raises(ValueError, match=r'image: got uint8\[5, 7, 1\], expected uint8 \(H, W, 3\)'):
         lighting()(PHOTO[..., :1], np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r'expected uint8 \(H, W, 3\)$'):
+        lighting()(PHOTO.astype(np.float32), np.random.default_rng(0))
     with pytest.raises(ValueError, match='lighting: got std -1, expected a standard deviation of at least 0'):
         lighting(-1)
 
@@ -779,6 +781,13 @@ def test_preparing_stops_at_a_damaged_file_or_leaves_it_out(photo_tree, tmp_path
     damage(photo_tree, 0, 2)
     with pytest.raises(ValueError, match='train: all 4 images are damaged'):
         prepare_folder('none', photo_tree, tmp_path / 'tfds', splits=['train'], on_corrupt=skipped.append)
+
+
+def test_splits_with_different_classes_are_not_prepared(tmp_path):
+    numbered_tree(tmp_path, 'val', 4, 2)
+    numbered_tree(tmp_path, 'test', 6, 3)
+    with pytest.raises(ValueError, match='got splits with different classes'):
+        prepare_folder('small', tmp_path, tmp_path / 'tfds', splits=['val', 'test'])
 
 
 @pytest.mark.parametrize('name', ['ImageNet', 'image net', '../up', '256'])
