@@ -21,7 +21,7 @@ EXPECTED = (OSError, ValueError, ArithmeticError)
 """Errors whose messages say what was got, what was expected and what to do. For other errors, the class is printed too."""
 
 LONGEST = 1000
-"""The largest number of characters of a message. JAX's own messages may fill pages."""
+"""Longer messages are cut to about this many characters. JAX's own messages may fill pages."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,7 +34,8 @@ def begin() -> None:
 
     An uncaught error prints one line on stderr, and the exit status is 1. SIGINT and SIGTERM end the process at once, even
     while XLA compiles; they print a sentence, and the status is 128 + the signal's number. While other handlers are set
-    (`training.signals`), only the second signal ends the process. A second call of `begin` has no effect.
+    (`training.signals`), only the second signal ends the process. A second call of `begin` has no effect,
+    nor has a call outside the main thread.
 
     Raises:
         SystemExit: XLA refuses the flags in $XLA_FLAGS.
@@ -150,7 +151,7 @@ def one_line() -> Iterator[None]:
 
 
 def debugging() -> bool:
-    """Whether to show tracebacks: BNN_DEBUG is set and is not 0.
+    """Whether to show tracebacks: BNN_DEBUG is set, and is neither empty nor 0.
 
     Example:
         >>> debugging() == (os.environ.get('BNN_DEBUG', '') not in ('', '0'))

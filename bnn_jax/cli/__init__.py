@@ -22,7 +22,7 @@ from bnn_jax.training.compilation_cache import compilation_cache
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. An error prints its message and gives exit status 1.
+    """Run the command line. An error prints its message and gives exit status 1, or 2 if tyro rejects the arguments.
 
     Args:
         arguments: by default those of this process.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _expect_known(name: str, subcommand: Callable, arguments: Sequence[str]) -> None:
-    """Raises ValueError for an option that the subcommand lacks; the message names the most similar one that it has.
+    """Raises ValueError for an option that the subcommand lacks; the message names a similar one if there is any.
 
     Tyro would take the arguments after an unknown option as its values, and then report that the file is missing.
     """

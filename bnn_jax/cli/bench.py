@@ -41,7 +41,7 @@ def bench(
     from bnn_jax.training.results import device, versions
 
     if batch < 1 or calls < 1:
-        raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1')
+        raise ValueError(f'bench: got batch {batch} and calls {calls}, expected at least 1 for each')
     network, stated = load(file), preprocessing_of(file)
     if input is None and stated is None:
         raise ValueError(f'{file} does not state the size of its images; give --input HEIGHT WIDTH CHANNELS')

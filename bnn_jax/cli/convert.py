@@ -34,9 +34,10 @@ def convert(
         output: the file to write; nothing is written if the logits differ.
         workdir: folder of the run, which records its scheme and options; by default the folder of the module's first row.
         best: convert the checkpoint with the best test result (from a run with --keep_best) instead of the newest one.
-        samples: number of the run's test images on which logits are compared.
-        input: height, width and channels of random images, to give if the test images are not available.
-        classes: text file of class names, one per line, to store in the packed file; by default the names of the data set.
+        samples: number of images on which logits are compared: test images of the run, unless --input is given.
+        input: height, width and channels of random images to use instead, if the test images are not available.
+        classes: text file of class names, one per line, to store in the packed file; by default those of the data set,
+            or none with --input.
         tolerance: largest allowed difference of a logit; by default 0. A network without binary inputs (BinaryConnect,
             BWN) adds in a different order when packed, so its default is 1e-5 of the range of the logits.
 

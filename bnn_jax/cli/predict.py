@@ -35,15 +35,15 @@ def predict(
     classes: Path | None = None,
     output: Annotated[Path | None, tyro.conf.arg(aliases=['-o'])] = None,
 ) -> None:
-    """Show the five most likely classes of each image, with their probabilities.
+    """Show the most likely classes of each image, five at most, with their probabilities.
 
     If an image cannot be read, its error is reported, the other images are classified, and the exit status is 1.
 
     Args:
         file: a packed network.
-        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that contain such files at any depth.
+        images: JPEG, PNG, BMP, GIF, WebP, PPM or TIFF files, or folders that contain such files (except PPM) at any depth.
         preprocessing: JSON file that says how test images were prepared; required if the network's file does not.
-        classes: text file of class names, one per line.
+        classes: text file of class names, one per line; by default those in the preprocessing, or else numbers.
         output: .csv, .json or .jsonl file (one object per line) for the results, instead of a table.
 
     Example:

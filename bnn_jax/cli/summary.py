@@ -47,7 +47,7 @@ def summary(
 
 
 def _summary_of(model: str, scheme: str, num_classes: int, input_shape: Shape, width: float):
-    """The summary of a network of `bnn_jax.models`, from shapes alone."""
+    """The summary of a network of `bnn_jax.models`. Its arrays are not allocated."""
     from flax import nnx
 
     from bnn_jax import models, summarize

@@ -1,7 +1,7 @@
 """Images to train on: sources, which give single images, and pipelines from a source to batches.
 
-A source has `len` and `source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}`. Image files need Pillow (extra
-`deploy`). Batches and prepared data sets need the extra `train`.
+A source has `len` and `source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}`; `Source` says which other labels are
+allowed. Image files need Pillow (extra `deploy`). Batches, TFDS data sets and `digits` need the extra `train`.
 """
 
 from bnn_jax.data.augmentations import (

@@ -13,7 +13,7 @@ def digits(split: str) -> ArraySource:
     """Handwritten digits: images uint8 (8, 8, 1), whose 17 gray levels are spread over 0..255, and labels 0..9.
 
     Args:
-        split: 'train' (1,437 images) or 'test' (360). A fixed permutation decides which images each has.
+        split: 'train' (1,437 images) or 'test' (360). A fixed permutation decides which images each split has.
 
     Returns:
         A source.

@@ -57,7 +57,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
 
     The bytes, not the file name, determine the format: JPEG, PNG, BMP, GIF (first frame), WebP, PPM or TIFF (first page).
     Gray is repeated, palettes are looked up, opacity is dropped, and only the upper 8 of 16 bits are kept. As in TFDS and
-    torchvision, rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255, where 0 is no ink. Files of Adobe,
+    torchvision, rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255, where 0 is no ink. Adobe's files,
     which have an APP14 marker, store 255 - C; other files store C. An image of more than `LARGEST` pixels, such as a scan, is
     read at a half, a quarter or an eighth of its size: JPEG's decoder scales a JPEG, means over squares scale the others.
 
@@ -67,8 +67,9 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
-        CorruptImage: Pillow cannot decode the whole image, or its pixels have 32 bits. A JPEG whose compressed data were
-            altered, not cut short, may still be decoded.
+        CorruptImage: Pillow cannot decode the whole image or refuses it for its size (about 179 million pixels or more), or
+            its pixels have 32 bits. A JPEG whose compressed data were altered, not cut short, may still be decoded.
+        ValueError: channels is neither 1 nor 3.
 
     Example:
         >>> import io

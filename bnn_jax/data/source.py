@@ -52,10 +52,10 @@ class ArraySource:
         images: uint8 or floating, (n, H, W, C) with any number of channels, or (n, H, W) for one channel.
         labels: classes, integers (n,) or (n, 1). All other numbers become float32: floats (n, num_classes) are the share of
             each class; others, such as floats (n,), are labels for a loss of your own.
-        classes: a name for each class, which a packed network keeps.
+        classes: a name for each class, which `bnn-jax convert` stores in the packed file.
 
     Raises:
-        ValueError: images or labels have other shapes or dtypes.
+        ValueError: images or labels have other shapes or dtypes, or are masked arrays, or a class does not fit into int32.
 
     Example:
         >>> source = ArraySource(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], classes=('cat', 'dog'))

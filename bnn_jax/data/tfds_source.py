@@ -110,7 +110,7 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
     Args:
         name: mnist, fashion_mnist, cifar10, cifar100, svhn_cropped, or any set that TFDS prepared with images of one size.
-        split: 'train' or 'test'; for a set that TFDS prepared, any split expression.
+        split: 'train' or 'test' ('extra' too for svhn_cropped); for a set that TFDS prepared, any split expression.
         data_dir: the folder above TFDS's folder `name`, or the folder of the authors' files.
 
     Returns:
@@ -118,7 +118,7 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
     Raises:
         FileNotFoundError: the data set is missing; the message says how to get it.
-        ValueError: a file is damaged, or there is no such split.
+        ValueError: a file is damaged, images differ in size, `tfds_source` raises it, or there is no such split.
 
     Example:
         >>> import functools, bnn_jax as bnn
@@ -139,11 +139,11 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
 
 OURS = 'tensorflow_datasets.core.features.'
-"""The package whose classes a data set is allowed to name. TFDS itself would import any module."""
+"""Classes that a data set may name begin with this. TFDS itself would import any module."""
 
 
 def _check_features(folder: Path) -> None:
-    """Raises ValueError for a data set that names classes of other modules, because reading data must not run code."""
+    """Raises ValueError for a data set that names classes outside `OURS`, because reading data must not run code."""
     for path in folder.glob('**/features.json'):
         for name in _class_names(read_object(path, 'the data set is damaged, prepare it again')):
             if not (name.startswith(OURS) and name.removeprefix(OURS).replace('.', '_').isidentifier()):
