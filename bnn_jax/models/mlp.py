@@ -18,7 +18,7 @@ def mlp(
     input_shape: Sequence[int] = (28, 28, 1),
     hidden: Sequence[int] = (4096, 4096, 4096),
 ) -> Network:
-    """The flattened image, dense blocks, dense head.
+    """A network of dense blocks on the flattened image, with a dense head.
 
     Args:
         num_classes: the number of classes, and so of logits.
@@ -33,7 +33,7 @@ def mlp(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), or width is not positive.
 
     Source: BinaryNet (arXiv:1602.02830) section 2.1 (MNIST) for the default sizes; its dropout is part of
     `presets.BNN_THEANO_MNIST`.

@@ -19,8 +19,9 @@ def nin(
     width: float = 1.0,
     input_shape: Sequence[int] = (32, 32, 3),
 ) -> Network:
-    """Eight convolutions with a 3/2 max and a 3/2 average pooling between them, a 1x1 convolution to the classes, the mean.
+    """Eight convolutions, a 1x1 convolution to the classes, and the mean over height and width.
 
+    A max pooling follows the third convolution, and an average pooling the sixth. Both have a 3x3 window and stride 2.
     The average pooling counts the zeros of its padding.
 
     Args:
@@ -35,7 +36,8 @@ def nin(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small, or
+            width is not positive.
 
     Source: arXiv:1312.4400, as in the PyTorch implementation of XNOR-Net; its dropout is part of
     `presets.XNOR_PYTORCH_CIFAR`.

@@ -67,16 +67,16 @@ def resnet(
         width: a factor on all filters.
         input_shape: (H, W, C) of one image; other sizes work with the same weights.
         filters: how many filters the convolutions of each stage have. Every stage but the first begins with stride 2.
-        stem: what comes before the stages, `strided_stem` (7x7/2, pooling 3/2) or `small_stem` (3x3). It is called with the
-            builder and the filters of the first stage.
+        stem: the function that adds the layers before the stages: `strided_stem`, `small_stem` or your own. It gets the
+            builder and `filters[0]`.
 
     Returns:
         A network from images (N, H, W, C) to logits (N, num_classes).
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, width is not positive, or `blocks` and `filters`
-            differ in length.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small,
+            width is not positive, or `blocks` and `filters` differ in length.
 
     Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block; here
     the block is norm - sign - product, twice.
@@ -136,10 +136,10 @@ def resnet34(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) 
 
 
 def resnet20(num_classes: int, *, scheme: Scheme, rngs: nnx.Rngs, **sizes: Any) -> Network:
-    """ResNet-20 for CIFAR: 270,896 weights at 10 classes.
+    """ResNet-20 for CIFAR: 270,896 weights at width 1 and 10 classes, 2,560 of them in 1x1 shortcuts.
 
     Where the shape changes, the paper's shortcut is the padded identity. Here it is a 1x1 convolution, unless the scheme's
-    `downsample` is the padded identity (`schemes.subsample_pad`, as in `IRNET`).
+    `downsample` pads the channels with zeros (`schemes.subsample_pad` in `IRNET`, `schemes.average_pad` in `RECU`).
 
     Args:
         num_classes: the number of classes, and so of logits.

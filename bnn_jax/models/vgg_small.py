@@ -33,7 +33,8 @@ def vgg_small(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small, or
+            width is not positive.
 
     Source: BinaryNet (arXiv:1602.02830) section 2.2, after BinaryConnect.
 

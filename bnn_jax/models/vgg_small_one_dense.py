@@ -32,7 +32,8 @@ def vgg_small_one_dense(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: input_shape is not (H, W, C), its images are too small, or width is not positive.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small, or
+            width is not positive.
 
     Source: LQ-Nets (arXiv:1807.10029); the published implementations of IR-Net (htqin/IR-Net) and ReCU (z-hXu/ReCU).
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-# Paths are strings here: the runtime imports this module, and to import pathlib takes longer than to load a network.
+# Paths are strings here: the runtime imports this module, and importing pathlib takes longer than loading a network.
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCES = os.path.join(HERE, 'cpp')
 LIBRARY = os.environ.get('BNN_LIBRARY', os.path.join(HERE, 'libbnn_native.so'))
@@ -17,7 +17,8 @@ RECORD = '.sha256'
 """The suffix of a file next to the library with the SHA-256 of its bytes. A library without it is not loaded."""
 
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall', '-pthread')
-"""No contraction into fused multiply-adds: an addition reads the rounded product, as in training."""
+"""The compiler may not contract a product and a sum into a fused multiply-add: the sum reads the rounded product, as in
+training."""
 
 INSTRUCTIONS = {
     'x86_64': {'avx2': ('-mavx2', '-mfma'), 'avx512': ('-mavx512f', '-mavx512bw', '-mavx512vpopcntdq')},
@@ -47,7 +48,7 @@ def record(library: str | os.PathLike) -> str:
 
 
 def compiler() -> list[str] | None:
-    """The command in $CXX, or, if it is not set, the first of c++, g++ and clang++ that is installed; else None."""
+    """The command in $CXX; if CXX is not set, the first of c++, g++ and clang++ that is installed; None without one."""
     import shlex
     import shutil
 
@@ -64,7 +65,7 @@ def build(include: str | os.PathLike | None) -> str:
     Returns LIBRARY, which is replaced in one step. Raises RuntimeError if there is no compiler, if the compiler fails (the
     message has its output), or if the folder of LIBRARY cannot be written.
     """
-    # Imported here: the runtime needs only the path and the digest of the library from this module, and must start quickly.
+    # Imported here, because the runtime imports this module, compiles nothing and must start quickly.
     import tempfile
 
     words = expect_compiler()

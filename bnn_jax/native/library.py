@@ -31,16 +31,16 @@ HANDLERS = (
     'bnn_jax_float_kernel_gradient',
 )
 DISABLED_CHECKS = tuple(jax.export.DisabledSafetyCheck.custom_call(name) for name in HANDLERS)
-"""For `jax.export.export`: without these, it refuses a function that calls the kernels. A process that runs such an export
-must call `missing` first, which registers them."""
+"""For `jax.export.export`, which otherwise refuses a function that calls the kernels. A process that runs such an
+export must first call `missing`, which registers the kernels."""
 
 
 def missing() -> str | None:
     """Why the kernels cannot run here, or None if they can. The first call registers them with XLA.
 
-    It first checks that they were compiled from these sources, and that jaxlib's version of XLA's FFI is not older than
-    theirs: if XLA refuses one handler, the whole CPU backend fails. (XLA may one day refuse old versions; so far it
-    accepts all.)
+    Before that, it checks that the kernels were compiled from these sources, and for a version of XLA's FFI that the
+    installed jaxlib has reached. If XLA refused a single handler, the whole CPU backend would fail. (XLA may one day
+    refuse old versions; so far it accepts all.)
     """
     return _register()
 
@@ -57,7 +57,7 @@ def _register() -> str | None:
 
 
 def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str | None:
-    """Why a compiled library cannot run, or None if it can; nothing is registered.
+    """Why a compiled library cannot run, or None if it can. Nothing is registered with XLA.
 
     Args:
         path: the library.
@@ -72,8 +72,11 @@ def why_not(path: str | os.PathLike, sources: str, interface: int | None) -> str
         return 'they were built without the functions that XLA calls; run `python -m bnn_jax.kernels`'
     # The same major version, and a minor one that the installed jaxlib has reached.
     if interface is None or built >> 16 != interface >> 16 or built > interface:
-        has = interface and hex(interface)
-        return f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has})'
+        has = 'unknown' if interface is None else hex(interface)
+        return (
+            f'they were built for another interface of XLA ({built:#x}) than the installed jaxlib has ({has}); run '
+            '`python -m bnn_jax.kernels`'
+        )
     return None
 
 
@@ -87,7 +90,10 @@ def _interface() -> int | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Instruction sets this CPU supports, best first. The default is the one that $BNN_INSTRUCTIONS names, else the first."""
+    """The instruction sets of this CPU for which there are kernels, best first.
+
+    By default the kernels use the one that $BNN_INSTRUCTIONS names, or the first if that is not set.
+    """
     expect_there()
     function = ctypes.CDLL(build.LIBRARY).bnn_instruction_sets
     function.restype = ctypes.c_char_p
@@ -95,10 +101,10 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def limit(times: int, instructions: str = '') -> int:
-    """Count bits of words in the first-level cache, `times` rounds on this thread, without storing anything.
+    """Count bits of words that stay in the first-level cache, `times` rounds on this thread, and discard the counts.
 
-    Returns the number of products of signs. Divided by the time of the call, it is the highest rate of a core with these
-    kernels. Raises ValueError if there is no such instruction set.
+    Returns the number of products of signs. This number divided by the time of the call is the highest rate that one
+    core can reach with these kernels. Raises ValueError if the CPU lacks the instruction set.
     """
     expect_there()
     function = ctypes.CDLL(build.LIBRARY).bnn_limit

@@ -1,4 +1,4 @@
-"""Open the compiled library, after checking it. This imports no JAX: the runtime uses it, and so does `library`."""
+"""Open the compiled library, after checking it. This module imports no JAX, because the runtime uses it too."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ def opened(path: str | os.PathLike, sources: str) -> ctypes.CDLL:
         sources: the digest of the sources that it must have been compiled from.
 
     Returns:
-        The library, through which its functions can be called.
+        The loaded library.
 
     Raises:
         RuntimeError: the library cannot run here; the message has the reason.
@@ -43,7 +43,7 @@ def opened(path: str | os.PathLike, sources: str) -> ctypes.CDLL:
         library.bnn_sources.restype = ctypes.c_char_p
         compiled = library.bnn_sources().decode()
     except (OSError, AttributeError) as error:
-        raise RuntimeError(f'{name} cannot be loaded: {error}') from error
+        raise RuntimeError(f'{name} cannot be loaded: {error}; run `python -m bnn_jax.runtime`') from error
     if compiled != sources:
         raise RuntimeError('they were built from other sources than those here; run `python -m bnn_jax.runtime`')
     return library

@@ -52,7 +52,7 @@ def affine_sum(
         products: the sum of s t.
         weight_sums: the sum of s over the taps inside the image, broadcastable to products.
         input_sums: the sum of t over the window.
-        counts: the number of taps and channels inside the image, broadcastable to input_sums.
+        counts: the number of taps inside the image, times the channels, broadcastable to input_sums.
         numbers: (a, b, (c, d)), the numbers of weights and input. a is (out,), or None for 1. b is (out,), or None for 0.
             (c, d) are two scalars or an array (2,), or None for (1, 0).
 
@@ -94,7 +94,7 @@ def affine_product(
 ) -> Float[Array, '*batch out']:
     """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
 
-    Forward: `affine_sum`; without b, c and d it is a times the product of signs.
+    Forward: `affine_sum`. If b and (c, d) are None, it is a times the product of signs.
     Gradient: with respect to x and weight, that of operation(x, weight). The other arguments get 0, because their parts are
     in the gradients of x and weight.
 

@@ -25,13 +25,13 @@ class NetworkBuilder:
     Args:
         input_shape: the shape of one image, (H, W, C).
         scheme: the scheme of the network; it orders the layers of each block.
-        width: the factor for the number of filters.
+        width: a factor on the number of filters of convolutions and of units of dense layers.
         rngs: random keys for the initial weights.
         activation: the layer for `relu` in the scheme's orders.
 
     Raises:
         TypeError: scheme is not a Scheme, or rngs is not `nnx.Rngs`.
-        ValueError: the input shape or the width is not positive.
+        ValueError: input_shape is not three positive integers, or width is not positive.
 
     Example:
         >>> import bnn_jax as bnn
@@ -84,7 +84,9 @@ class NetworkBuilder:
         dilation: int = 1,
         groups: int = 1,
     ) -> None:
-        """Adds a convolution block in the scheme's order. The first block of the network has the scheme `first`.
+        """Adds a convolution block in the scheme's order.
+
+        The first block that `conv` or `dense` adds has the scheme `scheme.first(scheme)`.
 
         Args:
             filters: the number of filters at width 1.
@@ -121,10 +123,13 @@ class NetworkBuilder:
             build(builder)
             if any(isinstance(layer, Auxiliary) for layer in builder.layers):
                 raise ValueError('branches: got an auxiliary head inside a branch, expected it on the main path')
+        # A block after branches with blocks of their own is not the first one.
+        if any(builder.chain_scheme is self.scheme for builder in builders):
+            self.chain_scheme = self.scheme
         # Outputs are concatenated along the channels, so height and width must agree.
         sizes = {builder.shape[:-1] for builder in builders}
         if len(sizes) != 1:
-            raise ValueError(f'branches: got images of sizes {sorted(sizes)}, expected one size for all branches')
+            raise ValueError(f'branches: got outputs of sizes {sorted(sizes)}, expected one size for all branches')
         self.layers.append(Branches([Sequential(builder.layers) for builder in builders]))
         self.shape, self.pooled = (*sizes.pop(), sum(builder.shape[-1] for builder in builders)), False
 
@@ -181,8 +186,8 @@ class NetworkBuilder:
     def conv_network(self, num_classes: int) -> Network:
         """Completes the network with a 1x1 convolution to the logits and the mean over height and width.
 
-        The activation follows a real last convolution, as in the sources, unless the scheme's head has it already. No
-        activation follows a binary one.
+        The activation follows a real last convolution, as in network in network and Darknet's extraction, unless the
+        scheme's head has it already. No activation follows a binary last convolution.
 
         Args:
             num_classes: the number of logits.

@@ -21,7 +21,8 @@ class Sequential(Container, nnx.Module):
     """Layers that run one after the other.
 
     `training.init` may set `operands` to a narrower dtype. In training mode the numbers between two layers are then rounded
-    to that dtype. Each layer still computes in float32 or wider, and the output of the last layer is not rounded.
+    to that dtype. Products, normalizations and means still compute in float32 or wider. The output of the last layer is
+    not rounded.
 
     Args:
         layers: layers or functions of one array, first to last.
@@ -61,7 +62,7 @@ class Residual(Container, nnx.Module):
 
     Args:
         body: the layers.
-        shortcut: the layers of the shortcut; without any it is the identity.
+        shortcut: the layers of the shortcut. An empty chain is the identity.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
@@ -104,7 +105,7 @@ class Branches(Container, nnx.Module):
         self.branches = nnx.List(branches)
 
     def __call__(self, x: Float[Array, 'n *image channels']) -> Float[Array, 'n *output sum_of_channels']:
-        # An empty branch keeps a narrow dtype, the others compute in float32. A concatenation needs one dtype.
+        # A branch without a product may keep a narrow dtype, but a concatenation needs one dtype.
         outputs = [branch(x) for branch in self.branches]
         return jnp.concatenate([y.astype(wide(y.dtype)) for y in outputs], axis=-1)
 
@@ -161,8 +162,8 @@ class Network(Container, nnx.Module):
         num_classes: the number of logits.
 
     Raises:
-        TypeError: in a call, the images are not floating.
-        ValueError: in a call, the images have another rank or number of channels, or the batch is empty.
+        TypeError: in a call, the images are not floating, or are a masked array.
+        ValueError: in a call, the images have another rank or number of channels, or an axis of length 0.
 
     Example:
         >>> import jax, bnn_jax as bnn

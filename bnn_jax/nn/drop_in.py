@@ -51,7 +51,7 @@ class Conv(Product):
         scheme: Scheme,
         rngs: nnx.Rngs,
     ):
-        # Flax takes one integer for all four sides, `Window` does not.
+        # Flax takes one integer for all four sides, but `Window` does not.
         if isinstance(padding, int | np.integer):
             padding = ((padding, padding), (padding, padding))
         window = Window.of(kernel_size, strides, padding, kernel_dilation)

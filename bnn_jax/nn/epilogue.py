@@ -74,10 +74,11 @@ def binary_product(
     scale: Float[Array, ' out'] | None,
     sign: Callable = quantizers.sign,
 ) -> Float[Array, '*batch out']:
-    """operation(x, weight) for weight = scale * signs: the exact product of signs, multiplied by the scale afterward.
+    """operation(x, weight) for weight = scale * signs: the product with the signs, multiplied by the scale afterward.
 
-    Forward: scaled(operation(x, sign(weight)), scale). For x = +-1 the inner product is an exact integer.
-    Gradient: with respect to x and weight, that of operation(x, weight). scale gets 0, because its part is in that of weight.
+    Forward: scaled(operation(x, sign(weight)), scale). For x = +-1 the product with the signs is an exact integer.
+    Gradient: with respect to x and weight, that of operation(x, weight). scale gets 0, because its part is in the
+    gradient of weight.
 
     Args:
         operation: `Convolution` or `Dense`.

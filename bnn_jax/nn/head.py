@@ -14,7 +14,7 @@ from bnn_jax.nn.product import Product
 def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network:
     """A copy of a trained network for another number of classes, with a new last product.
 
-    A normalization of the logits is new too, and so are the last products of auxiliary heads. All other layers keep their
+    A normalization of the logits is new too. Auxiliary heads get the same new layers. All other layers keep their
     parameters.
 
     Args:
@@ -23,12 +23,13 @@ def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network
         rngs: random keys for the new weights.
 
     Returns:
-        The copy, in the mode of the model (training or evaluation). Its `new_layers` has the paths of the new layers. An
-        optimizer can train these alone: `optim.inside(*network.new_layers)` is their kind for `optim.by_kind`.
+        The copy, in the mode of the model (training or evaluation). Its `new_layers` has the paths of the new layers.
+        `optim.by_kind` trains these alone with rules for `optim.inside(*network.new_layers)` and `optim.outside(...)`.
 
     Raises:
         TypeError: the model is not a `Network`. In a module of your own, assign a new layer to its attribute.
-        ValueError: the network does not end with a product that has one output for each class.
+        ValueError: num_classes is not a positive integer, the network does not end with a product that has one output
+            for each class, or a layer with arrays that is not a `Norm` follows that product.
 
     Example:
         >>> import bnn_jax as bnn

@@ -1,4 +1,4 @@
-"""Checks images before a network's layers, and makes the logits of images that are not finite NaN."""
+"""Checks the images that a network gets, and sets the logits of an image that is not finite to NaN."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def check_images(images: Any, channels: int) -> Float[Array, 'n height width cha
 
     Raises:
         TypeError: the images are not floating, or are a masked array.
-        ValueError: the images have another rank or number of channels, or the batch is empty.
+        ValueError: the images have another rank or number of channels, or an axis of length 0.
     """
     if isinstance(images, np.ma.MaskedArray):
         raise TypeError(
@@ -52,5 +52,7 @@ def check_images(images: Any, channels: int) -> Float[Array, 'n height width cha
         raise ValueError(f'images: got shape {images.shape}, expected (N, H, W, {channels})')
     # Statistics and means of an empty batch would be NaN.
     if 0 in images.shape:
-        raise ValueError(f'images: got an empty batch of shape {images.shape}, expected at least one image')
+        raise ValueError(
+            f'images: got an empty batch of shape {images.shape}, expected at least one image, of at least one pixel'
+        )
     return images.astype(wide(images.dtype))

@@ -349,8 +349,17 @@ def auxiliary_kernel(model):
 
 def test_branches_of_different_sizes_are_refused():
     builder = NetworkBuilder((9, 8, 3), scheme=bnn.FLOAT, width=1.0, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r'branches: got images of sizes \[\(7, 6\), \(9, 8\)\], expected one size'):
+    with pytest.raises(ValueError, match=r'branches: got outputs of sizes \[\(7, 6\), \(9, 8\)\], expected one size'):
         builder.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
+
+
+def test_only_the_first_block_of_each_branch_has_the_first_scheme():
+    builder = NetworkBuilder((8, 8, 3), scheme=bnn.XNOR, width=1.0, rngs=nnx.Rngs(0))
+    builder.branches(lambda branch: branch.conv(4, 1), lambda branch: [branch.conv(4, 1), branch.conv(4, 1)])
+    builder.conv(4, 1)
+    layers = [*builder.layers[0].branches[0].layers, *builder.layers[0].branches[1].layers, *builder.layers[1:]]
+    products = [layer for layer in layers if isinstance(layer, Product)]
+    assert [product.scheme.activation is None for product in products] == [True, True, False, False]
 
 
 def test_the_activation_is_the_architectures_where_the_scheme_has_one():
