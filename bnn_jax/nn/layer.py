@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from bnn_jax.files.bounds import shown
 from bnn_jax.nn.names import registered, registered_name
 from bnn_jax.nn.packed_layer import PackedLayer, derived, packed_layer
 from bnn_jax.nn.report import Row
@@ -93,7 +94,7 @@ class Layer:
         ('Half', array([ 3., -1.]))
     """
 
-    # Whether the output channels are the input channels, in the same order. False for flattening.
+    # Whether the output channels are the input channels, in the same order. False, for example, for flattening.
     keeps_channels: bool = True
 
     # What a report says about the layer if thresholds or words of signs replace it.
@@ -291,7 +292,7 @@ class KeptModule(PackedLayer):
         module = self.module()
         return module.direction(channels) if isinstance(module, Layer) else None
 
-    # A file keeps the registered name of the class, its constructor's arguments, and its arrays.
+    # A file keeps the registered name of the class, the registered arguments of its constructor, and its arrays.
     def to_file(self, store: Callable[[Any], str]) -> dict[str, Any]:
         """The description of the layer in a file.
 
@@ -327,7 +328,9 @@ class KeptModule(PackedLayer):
 
         name, fields, arrays = (described.get(key) for key in ('name', 'fields', 'arrays'))
         if len(described) != 3 or not (isinstance(name, str) and isinstance(fields, dict) and isinstance(arrays, dict)):
-            raise ValueError('expected name, fields (an object) and arrays (an object)')
+            raise ValueError(
+                f'got the keys {shown(sorted(described))}, expected name (a string), fields and arrays (both objects)'
+            )
         entry = registered(name)
         maker = entry.make or entry.layer
         # The metaclass of Flax's modules hides the arguments of the class; `__init__` shows them.
@@ -341,7 +344,7 @@ class KeptModule(PackedLayer):
         try:
             abstract = jax.eval_shape(lambda: made().state)
         except Exception as error:  # A user's constructor may raise anything for wrong arguments.
-            raise ValueError(f'{name} cannot be made of these fields ({type(error).__name__}: {error})') from error
+            raise ValueError(f'{name} cannot be made from these fields ({type(error).__name__}: {error})') from error
         expected = {jax.tree_util.keystr(path): leaf for path, leaf in _arrays(abstract)}
         if set(expected) != set(arrays):
             raise ValueError(f'{name} has arrays {sorted(arrays)}, expected {sorted(expected)}')

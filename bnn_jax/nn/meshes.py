@@ -12,7 +12,7 @@ from bnn_jax.ops.meshes import along_batch, automatically
 def called_automatically(
     call: Callable, module: nnx.Module, x: Shaped[Array, ' n *input']
 ) -> Shaped[Array, ' n *output']:
-    """call(module, x) for x on a mesh with explicit axes. The call's changes of the module's state are kept.
+    """call(module, x) for x on a mesh with explicit axes. Changes that the call makes to the module's state are kept.
 
     Args:
         call: (module, x) -> y.
@@ -28,7 +28,7 @@ def called_automatically(
         # Inside the jitted function, the call changes a copy. The changed state is returned, and the module is updated below.
         copy = nnx.merge(graphdef, state, copy=True)
         y, given = call(copy, x), dict(nnx.to_flat_state(state))
-        after = nnx.to_flat_state(nnx.state(copy, nnx.Not(nnx.Param)))
+        after = nnx.to_flat_state(nnx.state(copy))
         return y, nnx.from_flat_state([(path, new) for path, new in after if new[...] is not given[path][...]])
 
     y, changed = automatically(run, (along_batch(x), PartitionSpec()), state, x)

@@ -31,11 +31,12 @@ class Norm(Layer, nnx.BatchNorm):
 
     Args:
         channels: the number of channels, on the last axis of the input.
-        scheme: states eps, momentum, whether gamma and beta are trained, and the factor of the running variance.
+        scheme: its fields from `eps` to `norm_groups` say how to normalize.
         rngs: random keys for the initial gamma.
 
     Raises:
-        ValueError: the input of a call has another number of channels, or `norm_groups` does not divide the training batch.
+        ValueError: in a call, the input has another number of channels. In training, `norm_groups` does not divide the
+            batch, or `variance_factor` refuses it.
 
     Source: arXiv:1502.03167.
 

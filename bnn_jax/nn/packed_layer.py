@@ -22,7 +22,8 @@ def without_gradient(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
 
 def _refused(x: jax.Array):
     raise TypeError(
-        'gradient: got a packed layer, which has no gradient, expected the trained model; differentiate it before convert'
+        'gradient: got a packed layer, which has no gradient, expected the trained model; differentiate the model '
+        'that convert was given'
     )
 
 

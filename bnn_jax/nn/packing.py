@@ -47,7 +47,8 @@ def packed_product(
         The layer with weights in bits, or with real weights if the scheme has real weights.
 
     Raises:
-        ValueError: bits cannot hold what a quantizer gives, or the layer has real weights on a binary input.
+        ValueError: bits cannot hold what a quantizer gives, a trained number is not finite, the layer has real weights
+            on a binary input, or no kernel computes its scheme.
     """
     if scheme.weight is None and scheme.activation is not None:
         raise ValueError(
@@ -80,7 +81,8 @@ def packed_product(
         return UnpackedProduct(operation, in_features, out_features, words, scale, bias)
     # `constant_k` and `flowing_k` give the same K in evaluation. Another function may compute anything.
     if scheme.input_scale not in (None, constant_k, flowing_k):
-        raise ValueError('got an unknown input_scale, expected None, constant_k or flowing_k')
+        name = getattr(scheme.input_scale, '__name__', repr(scheme.input_scale))
+        raise ValueError(f'its scheme has the input_scale {name}, expected None, constant_k or flowing_k')
     shift, levels = None, None
     if isinstance(scheme.activation, Trained):
         shift, levels = _numbers(activation)
@@ -190,6 +192,6 @@ def packed_per_filter(weight: nnx.Module) -> int:
 
 
 def _abstract(module: nnx.Module, numbers: Callable[[Any], Any]) -> list[jax.ShapeDtypeStruct]:
-    """Shapes of what `numbers` returns of the module, whose own arrays may be abstract, too."""
+    """The shapes of the arrays that numbers(module) returns. The arrays of the module may be abstract."""
     graphdef, state = nnx.split(module)
     return jax.tree.leaves(jax.eval_shape(lambda state: numbers(nnx.merge(graphdef, state, copy=True)), state))

@@ -42,8 +42,9 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
         path: a prefix for every path.
 
     Yields:
-        A `Place` for each layer. A layer that is used in several places comes once. Auxiliary heads are left out. The
-        attributes of your own module come in the order in which they were set; `nnx.merge` sorts them by name.
+        A `Place` for each layer. An `nnx.Module` that is used in several places comes once; any other layer comes once
+        for each place. Auxiliary heads are left out. The attributes of your own module come in the order in which they
+        were set; `nnx.merge` sorts them by name.
 
     Example:
         >>> import bnn_jax as bnn
@@ -54,7 +55,7 @@ def walk(model: Any, path: str = '') -> Iterator[Place]:
     seen = set()
     # Identities are compared: two layers with equal parameters are different layers.
     for place in _places(model, path, {id(model)}):
-        # A plain function has no state, so the same function in two places counts as two layers.
+        # A layer that is no module has no state, so the same layer in two places counts as two.
         if not isinstance(place.layer, nnx.Module) or id(place.layer) not in seen:
             seen.add(id(place.layer))
             yield place
@@ -186,11 +187,15 @@ class Observed(nnx.Module):
 
 
 def observe(model: Any, see: Callable[[Place, Any, Any], None]) -> None:
-    """Changes the model in place: at each call every layer passes its input and output to `see`. Apply it to a copy.
+    """Changes the model in place so that every layer passes its input and output to `see` at each call. Pass in a copy.
 
     Args:
         model: the network.
-        see: (place, input, output) -> None. For a layer that is used in several places, the place is always the first.
+        see: (place, input, output) -> None. For an `nnx.Module` that is used in several places, the place is always the
+            first.
+
+    Raises:
+        ValueError: the model holds layers in a tuple, where they cannot be replaced.
 
     Example:
         >>> import numpy as np, bnn_jax as bnn

@@ -82,7 +82,7 @@ def test_words_that_do_not_run_as_stated_are_refused():
     assert words.shape == depthwise.stored(40, 40).words_shape(40, 40) == (3, 3, 1, 2)
     with pytest.raises(ValueError, match=r'words: got uint32\[3, 3, 1, 2\], expected uint32\[3, 3, 1, 40\]'):
         PackedProduct(depthwise, 40, 40, False, words, None, None)
-    with pytest.raises(ValueError, match='bits beyond channel 40 are set'):
+    with pytest.raises(ValueError, match='bits beyond sign 40 are set'):
         PackedProduct(depthwise.stored(40, 40), 40, 40, False, ~words, None, None)
     wrong = Convolution(Window.of(3), filters=40)
     with pytest.raises(

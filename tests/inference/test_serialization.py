@@ -232,7 +232,7 @@ def test_bits_beyond_the_last_channel_are_refused(packed):
     layer = next(inner for inner in packed.body.layers if hasattr(inner, 'words') and inner.in_features % 32)
     words = np.asarray(layer.words) | np.uint32(1 << 31)
     fields = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer) if f.init}
-    with pytest.raises(ValueError, match=f'bits beyond channel {layer.in_features} are set'):
+    with pytest.raises(ValueError, match=f'bits beyond sign {layer.in_features} are set'):
         type(layer)(**{**fields, 'words': words})
 
 

@@ -1,5 +1,6 @@
 """Networks under JAX's own transformations, and on meshes of every kind: the same numbers as without."""
 
+import dataclasses
 import threading
 
 import jax
@@ -152,3 +153,11 @@ def test_a_mesh_that_nobody_set():
     for call in (model, jax.jit(PACKED)):
         np.testing.assert_array_equal(call(images), ANSWERS)
     assert all(not jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+def test_a_projected_gamma_is_kept_on_explicit_axes():
+    norm = Norm(3, scheme=dataclasses.replace(bnn.FLOAT, gamma_before=jnp.abs), rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.asarray([-2.0, 0.5, -0.25])
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Explicit,))
+    norm(jax.device_put(X, NamedSharding(mesh, P('data'))))
+    np.testing.assert_array_equal(norm.scale[...], [2, 0.5, 0.25])

@@ -37,8 +37,8 @@ class Convolution:
         window: size, strides, padding and dilation.
         pad_value: the value outside the image: 0, +1 or -1.
         groups: the number of groups.
-        filters: None if packed words run along the input channels. If they run along the filters, the number of filters;
-            `convert` chooses this layout for groups of fewer than 32 channels (`stored`).
+        filters: the number of filters if packed words run along the filters; None if they run along the input channels.
+            `convert` chooses words along the filters if there are several groups of fewer than 32 channels each.
 
     Example:
         >>> import bnn_jax as bnn
@@ -73,11 +73,11 @@ class Convolution:
         return general_convolution(x, kernel, window.strides, pads, window.dilation, self.groups)
 
     def kernel_shape(self, in_features: int, out_features: int) -> tuple[int, ...]:
-        """(kh, kw, in / groups, out). Raises ValueError unless the groups divide both."""
+        """(kh, kw, in / groups, out). Raises ValueError unless `groups` and `filters` fit both numbers."""
         if in_features % self.groups or out_features % self.groups:
             raise ValueError(
                 f'convolution in {self.groups} groups: got {in_features} channels to {out_features} filters, expected '
-                'multiples of the groups'
+                f'multiples of {self.groups}'
             )
         if self.filters is not None and (self.filters != out_features or not is_narrow(in_features, self.groups)):
             raise ValueError(

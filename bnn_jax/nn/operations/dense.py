@@ -90,7 +90,7 @@ class Dense:
 
     def _unfit(self, shape: tuple[Any, ...], in_features: int) -> str:
         return (
-            f'dense layer: got input of shape ({", ".join(map(str, shape))}), expected (N, {in_features}); '
+            f'dense layer: got input of shape ({", ".join(map(str, shape))}), expected (N, ..., {in_features}); '
             # The usual cause: another image size than the flattened layer expects.
             'give the model the image size it was built for (input_shape)'
         )
@@ -116,7 +116,7 @@ class Dense:
         return unpack(words, in_features).T
 
     def stored(self, in_features: int, out_features: int) -> 'Dense':
-        """The operation for packed weights: the same."""
+        """This operation, which packed weights use unchanged."""
         return self
 
     def words_axis(self) -> int:

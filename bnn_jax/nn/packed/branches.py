@@ -19,7 +19,7 @@ class PackedResidual(PackedLayer):
 
     Args:
         body: the layers.
-        shortcut: the layers of the shortcut; without any it is the identity.
+        shortcut: the layers of the shortcut. An empty chain is the identity.
     """
 
     body: PackedSequential = child()
@@ -64,7 +64,7 @@ class PackedBranches(PackedLayer):
             with at(f'branches[{i}]'):
                 *before, end = branch.maps(shape)
             yield from before
-            if end is None:  # A user's layer may not know its output.
+            if end is None:  # The output shape of a user's layer may be unknown.
                 yield None
                 return
             pixels = merged('branches', pixels, end[:-1])

@@ -18,11 +18,11 @@ def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
 
     Args:
         network: a `PackedNetwork`.
-        shape: the shape of the image, (H, W, C). None, or a symbol of an export, for an unknown number; it is checked when
-            it is known.
+        shape: the shape of the image, (H, W, C). An unknown number is None or a symbol of an export; the sizes of
+            maps are then not checked.
 
     Raises:
-        ValueError: a layer does not fit, the output is not num_classes logits, or a map is too large.
+        ValueError: the image or a layer does not fit, the output is not num_classes logits, or a map is too large.
     """
     known = tuple(n if isinstance(n, int) else None for n in shape)
     as_map('images', known, network.channels)

@@ -127,7 +127,7 @@ class SignProduct(PackedOperation):
             x = rounded(x + jnp.broadcast_to(self.shift, x.shape))
         if self.binary_input:
             x = sign(x)
-        # Without an offset and levels, the packed layer computes scale times a product of signs.
+        # With neither an offset nor levels, the packed layer computes scale times a product with signs.
         if self.offset is None and self.levels is None:
             return epilogue(scaled(self.operation(x, self.weights).astype(jnp.float32), self.scale), k, self.bias)
         ones, one_filter = jnp.ones_like(x[:1]), jnp.ones_like(self.weights[..., :1])

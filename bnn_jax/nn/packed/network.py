@@ -22,7 +22,7 @@ class PackedSequential(PackedLayer):
 
     Args:
         layers: first to last.
-        runs: the ranges of layers that are computed in integers and bits instead, first to last (`thresholds.Run`).
+        runs: the ranges of layers that are computed in integers and bits, first to last (`thresholds.Run`).
     """
 
     layers: tuple[PackedLayer, ...] = child()
@@ -74,8 +74,9 @@ class PackedNetwork(PackedLayer):
     logits of an image that is not finite are NaN. `report` says what each layer became. A gradient raises TypeError.
 
     Raises:
-        TypeError: in a call, the images are not floating.
-        ValueError: in a call, the images have another rank or number of channels, or do not fit.
+        TypeError: in a call, the images are not floating, or are a masked array.
+        ValueError: in a call, the images have another rank or number of channels, an axis of length 0, or a size that
+            the layers refuse.
 
     Example:
         >>> import bnn_jax as bnn
@@ -93,7 +94,7 @@ class PackedNetwork(PackedLayer):
 
     def __call__(self, images: Float[ArrayLike, 'n h w channels']) -> Float32[Array, 'n num_classes']:
         x = without_gradient(check_images(images, self.channels).astype(jnp.float32))
-        # A file may describe layers that do not fit each other, so each new image shape is checked.
+        # A file may describe layers that do not fit each other, so each call checks the shape of its images.
         self.expect_fits(x.shape[1:])
         if is_explicit(x):
             return automatically(_logits, along_batch(x), self.body, x)

@@ -71,7 +71,7 @@ class PackedProduct(PackedOperation):
         return self.offset is not None or self.levels is not None
 
     def _affine(self, x: jax.Array | Signs) -> jax.Array:
-        """The product as `affine_sum`, from products with the signs, with a filter of ones and with an image of ones."""
+        """`affine_sum` of the product of signs, the products with a filter of ones, and those with an image of ones."""
         words = self._x_words(x)
         # A clear bit is +1.
         ones = jnp.zeros_like(words[:1])

@@ -42,16 +42,16 @@ def expect(layer: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> N
 
 
 def expect_bits(layer: Any) -> None:
-    """Raises ValueError unless words, scale and bias of a layer fit its channels, and the tail bits are 0."""
+    """Raises ValueError unless words, scale and bias of a layer fit its channels, tail bits are 0, and sums exact."""
     terms = math.prod(layer.operation.kernel_shape(layer.in_features, layer.out_features)[:-1])
     if terms > MOST_TERMS:
         raise ValueError(f'{type(layer).__name__}: got a sum of {terms:,} signs, expected at most {MOST_TERMS:,}')
     expect(layer, 'words', layer.operation.words_shape(layer.in_features, layer.out_features), np.uint32)
-    channels = layer.operation.signs_in_words(layer.in_features, layer.out_features)
-    used = channels - WORD_BITS * (words_for(channels) - 1)
+    signs = layer.operation.signs_in_words(layer.in_features, layer.out_features)
+    used = signs - WORD_BITS * (words_for(signs) - 1)
     last = np.take(np.asarray(layer.words), -1, axis=layer.operation.words_axis())
     if used < WORD_BITS and np.any(last >> np.uint32(used)):
-        raise ValueError(f'{type(layer).__name__}.words: bits beyond channel {channels} are set, expected zeros')
+        raise ValueError(f'{type(layer).__name__}.words: bits beyond sign {signs} are set, expected 0')
     for name in ('scale', 'bias'):
         if getattr(layer, name) is not None:
             expect(layer, name, (layer.out_features,), np.float32)
