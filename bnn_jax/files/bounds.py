@@ -1,7 +1,7 @@
 """Rules for the values of a file's fields. A rule annotates the field's type: `Annotated[int, Integer(1, 8)]`.
 
-A rule is a function of the value in the file. It returns the value, or raises ValueError if the value breaks the rule. `str`
-of a rule is a cell of the table in docs/format.md.
+A rule is a function of the value in the file. It returns the value of the field (`Pairs` makes tuples, `Number` makes floats),
+or raises ValueError if the value in the file breaks the rule. `str` of a rule is a cell of the table in docs/format.md.
 """
 
 import contextlib

@@ -18,7 +18,7 @@ FORMAT, VERSION = 'bnn_jax', 1
 LARGEST_TEXT = 2**22
 """Limit in bytes for a header, and for a network's description. (ResNet-1001's description has less than 1 MB.)"""
 
-# The codes of safetensors for which NumPy or JAX has a dtype; `save` refuses all others.
+# Code of safetensors -> dtype, for each dtype that a file may hold; `save` and `load` refuse all others.
 DTYPES = {
     'BOOL': 'bool',
     'BF16': 'bfloat16',

@@ -73,14 +73,15 @@ def convert(model: Any) -> Any:
 
     Returns:
         For a `Network` a `PackedNetwork`, in which thresholds replace what lies between two products wherever only signs are
-        read. For any other module a copy, in which packed layers replace the binary ones; its `__call__` and all else stay.
-        Both have a `report`, which says what each layer became and why a layer stayed float. Auxiliary heads, which only
-        training uses, are left out.
+        read. For another container or a single layer of this library, its packed twin. For any other module a copy, in which
+        packed layers replace the binary ones; its `__call__` and all else stay. All have a `report`, which says what each
+        layer became and why a layer stayed float. Auxiliary heads, which only training uses, are left out.
 
     Raises:
         TypeError: model is not an `nnx.Module`, or one of its layers is not callable.
         ValueError: a parameter is not a finite float32 number, or a quantizer is not a number times a sign (the message names
-            the layer); or the model has no binary weights, or is converted already.
+            the layer); a layer's class overrides `__call__` but not `packed`; or the model has no binary weights, is converted
+            already, or has an attribute `report`.
 
     Example:
         >>> import bnn_jax as bnn
@@ -115,11 +116,11 @@ def convert(model: Any) -> Any:
 class ConvertedModule(KeptModule):
     """A user's module whose binary layers are packed."""
 
-    # The rows of its report, with paths from the module on.
+    # The rows of its report, with paths relative to the module.
     inner_rows: tuple[Row, ...] = ()
 
     def rows(self, path: str) -> Iterator[Row]:
-        """The rows of its report, with paths from the network on."""
+        """The rows of its report, with paths relative to the network."""
         for row in self.inner_rows:
             yield dataclasses.replace(row, path=joined(path, row.path))
 
@@ -168,7 +169,7 @@ class _Conversion:
             raise ValueError(f'convert: layer {path}: {error}') from error
 
     def _converted(self, module: nnx.Module, path: str) -> KeptModule:
-        """A copy of the module with packed layers; the module itself if there is nothing to pack."""
+        """A copy of the module with packed layers; a `KeptModule` if there is nothing to pack."""
         # Layers are replaced in a copy, because the user's module must not change.
         copy, rows = nnx.merge(*nnx.split(module), copy=True), {}
         copy.eval()

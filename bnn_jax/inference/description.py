@@ -1,7 +1,7 @@
 """Describe a packed network as JSON and tensors; read and check such a description.
 
-Each field is checked by the rule of its type (`files.bounds`), each number by the range of float32. Each
-layer's constructor checks its own fields. Errors name the place in the tree.
+Each field is checked by the rule of its type (`files.bounds`). Numbers in tensors must be finite. Each layer's
+constructor checks its own fields. Errors name the place in the tree.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ class Description:
         self.nodes += 1
         if depth > DEEPEST or self.nodes > MOST_NODES:
             raise ValueError(
-                f'{place}: expected at most {MOST_NODES} objects, each within at most {DEEPEST} others and lists'
+                f'{place}: expected at most {MOST_NODES} objects, each nested in at most {DEEPEST} objects and lists'
             )
         if not isinstance(described, dict) or not isinstance(described.get('kind'), str):
             raise ValueError(f'{place}: got {shown(described)}, expected an object with a kind')
@@ -155,7 +155,7 @@ class Description:
         return stated
 
     def tensor(self, name: Any, place: str) -> Shaped[Array, '...']:
-        """A tensor of a layer; subnormal numbers become 0. Raises ValueError if it is not finite or another field uses it."""
+        """A tensor of a layer; subnormal float32 numbers become 0. Raises ValueError as `array` does."""
         array = self.array(name, place)
         if array.dtype == np.float32 and (small := (np.abs(array) < TINY) & (array != 0)).any():
             array = np.where(small, np.float32(0), array)
@@ -166,7 +166,7 @@ class Description:
         return _on_device(self.array(name, place), place)
 
     def array(self, name: Any, place: str) -> Shaped[np.ndarray, '...']:
-        """A tensor as a NumPy array. Raises ValueError if it is not finite or another field uses it."""
+        """A tensor as a NumPy array. Raises ValueError if there is none, it is not finite, or another field uses it."""
         if not isinstance(name, str) or name not in self.tensors:
             raise ValueError(f'{place}: got {shown(name)}, expected the name of a tensor')
         if name in self.used:
