@@ -127,8 +127,13 @@ def loss(m):
 def with_flax(tx, steps):
     trained = model()
     optimizer = nnx.Optimizer(trained, tx, wrt=nnx.Param)
-    for _ in range(steps):
+
+    @nnx.jit
+    def step(trained, optimizer):
         optimizer.update(trained, nnx.grad(loss)(trained))
+
+    for _ in range(steps):
+        step(trained, optimizer)
     return nnx.state(trained, nnx.Param)
 
 

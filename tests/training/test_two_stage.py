@@ -4,10 +4,6 @@ As a script it is the other process: `python tests/test_stages.py WORKDIR`, kill
 """
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -263,30 +259,20 @@ def both(workdir: Path, scheme=bnn.XNOR):
     return fit(dataclasses.replace(second, model=partial(started, model_of(fit(first)), second.model)))
 
 
-def killed_in_the_second_stage(workdir: Path) -> None:
-    original = MetricsLog.write
-
-    def write(self, **record):
-        original(self, **record)
-        if record['step'] == 13 and self.path.parent == workdir:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    MetricsLog.write = write
-    both(workdir)
-
-
-def test_killed_in_the_second_stage_it_ends_the_same(tmp_path):
+def test_interrupted_in_the_second_stage_it_ends_the_same(tmp_path, monkeypatch):
     whole, part = tmp_path / 'whole', tmp_path / 'part'
-    state = both(whole)
-    environment = os.environ | {'PYTHONPATH': str(TESTS.parent)}
-    line = [sys.executable, '-W', 'error', __file__, str(part)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    state, original = both(whole), MetricsLog.write
+
+    def interrupted(self, **record):
+        original(self, **record)
+        if record['step'] == 13 and self.path.parent == part:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MetricsLog, 'write', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        both(part)
+    monkeypatch.undo()
     assert (part / 'first' / 'checkpoints' / '22').exists() and not (part / 'checkpoints' / '22').exists()
     assert same(both(part), state)
     w = np.asarray(products(model_of(state))[1].kernel[...])
     assert np.abs(w).max() <= 1
-
-
-if __name__ == '__main__':
-    killed_in_the_second_stage(Path(sys.argv[1]))
