@@ -1,4 +1,4 @@
-"""Compiles the C++ library, for the build of a wheel (hatch_build.py), `python -m bnn_jax.kernels` and `... bnn_jax.runtime`.
+"""Compiles the C++ library: for a wheel (hatch_build.py), `python -m bnn_jax.kernels` and `python -m bnn_jax.runtime`.
 
 This module imports neither the rest of this library nor JAX, because a wheel is built where neither is installed.
 """
@@ -43,7 +43,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def record(library: str | os.PathLike) -> str:
-    """The file that says which bytes a library has."""
+    """The path of the file with the SHA-256 of a library."""
     return os.fspath(library) + RECORD
 
 
@@ -88,7 +88,7 @@ def uninstalled_with(library: str | os.PathLike, site: str | os.PathLike) -> Non
     """Add a library and its record to RECORD, the list of an installed package's files: pip uninstalls what this list names.
 
     Args:
-        library: its path. If it is not inside `site`, nothing is written.
+        library: the path of the library. If it is not inside `site`, nothing is written.
         site: the folder that `bnn_jax` is in. In a checkout there is no RECORD, and nothing is written.
     """
     inside = os.path.relpath(library, site).replace(os.sep, '/')

@@ -65,7 +65,7 @@ class NetworkBuilder:
         self.layers, self.shape, self.channels = [], shape, shape[-1]
         # Whether the last layer so far is a pooling. The scheme's dropout may depend on this.
         self.pooled = False
-        # The scheme of the next block.
+        # The scheme of the next block that `conv` or `dense` adds.
         self.chain_scheme = scheme.first(scheme)
         self.scheme, self.width, self.rngs, self.activation = scheme, width, rngs, activation
 
@@ -227,7 +227,7 @@ class NetworkBuilder:
         return Part(product, shape, out, scheme, self.rngs, pooling, use_bias, self.activation, self.pooled)
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1, groups=1) -> Part:
-        if isinstance(padding, int):
+        if isinstance(padding, int | np.integer):
             padding = ((padding, padding), (padding, padding))
         operation = Convolution(Window.of(size, strides, padding, dilation), groups=groups)
         return self._part(operation, shape, self.scaled(filters), scheme, () if pool is None else (pool,))

@@ -31,8 +31,8 @@ class Cost:
     """The cost of a layer for one image.
 
     Args:
-        input_bits: bits of a product's input, 32 or 1; None for a layer without a product.
-        weight_bits: bits of a product's weights, likewise.
+        input_bits: 1 if the scheme quantizes the input of a product, else 32; None for a layer without a product.
+        weight_bits: 1 if a product multiplies by signs, else 32; None for a layer without a product.
         weights: kernel weights.
         params: all trainable parameters.
         binary_params: the latent weights among `params`.

@@ -104,7 +104,8 @@ class Norm(Layer, nnx.BatchNorm):
             )
         assert self.scale is not None and self.bias is not None
         if self.gamma_before is not None:
-            # The parameter is overwritten, as in the published code; the optimizer starts from this value too.
+            # The parameter is overwritten, as in the published code, so that the optimizer starts from this value. In
+            # `train_step`, which drops the change, `optim.projected` projects gamma before the update.
             self.scale[...] = self.gamma
         of_group = jax.vmap(partial(batch_norm, eps=self.epsilon), in_axes=(0, None, None))
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])

@@ -1,4 +1,4 @@
-"""Makes the packed layer of a product with latent weights: signs become bits, and scales are computed once."""
+"""Makes the packed layer of a product: signs become bits, scales are computed once, and real weights stay real."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,11 +37,11 @@ def packed_product(
         operation: `Convolution` or `Dense`.
         in_features: channels of the input.
         out_features: channels of the output.
-        kernel: the latent weights, after the scheme's `before`.
+        kernel: the latent or real weights, after the scheme's `before`.
         bias: one number for each filter; None: no bias.
         weight: the quantizer of the weights: a function, or the module that a `Trained` made.
         activation: the quantizer of the input: a function, or the module that a `Trained` made.
-        progress: the progress of training, for a scheme that is scheduled.
+        progress: the progress of training; None for a scheme that does not depend on it.
 
     Returns:
         The layer with weights in bits, or with real weights if the scheme has real weights.

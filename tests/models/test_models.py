@@ -353,6 +353,12 @@ def test_branches_of_different_sizes_are_refused():
         builder.branches(lambda branch: branch.conv(4, 1), lambda branch: branch.conv(4, 3))
 
 
+def test_a_numpy_integer_pads_all_sides():
+    builder = NetworkBuilder((8, 8, 3), scheme=bnn.XNOR, width=1.0, rngs=nnx.Rngs(0))
+    builder.conv(4, 3, padding=np.int64(1))
+    assert builder.shape == (8, 8, 4)
+
+
 def test_only_the_first_block_of_each_branch_has_the_first_scheme():
     builder = NetworkBuilder((8, 8, 3), scheme=bnn.XNOR, width=1.0, rngs=nnx.Rngs(0))
     builder.branches(lambda branch: branch.conv(4, 1), lambda branch: [branch.conv(4, 1), branch.conv(4, 1)])

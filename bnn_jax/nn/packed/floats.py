@@ -144,7 +144,7 @@ class PackedNorm(PackedLayer):
 
     Args:
         channels: the number of channels of the input.
-        coefficients: (2, channels), scale and shift, see `ops.deterministic.norm_coefficients`.
+        coefficients: (2, channels), the rows scale and shift of `ops.deterministic.norm_coefficients`.
     """
 
     channels: Size

@@ -70,7 +70,7 @@ class PackedSequential(PackedLayer):
 class PackedNetwork(PackedLayer):
     """A converted network, from images (N, H, W, channels), floating, to logits (N, num_classes) float32.
 
-    It is a callable, a pytree, and hashable by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. The
+    It is callable, a pytree, and hashed by identity: `jax.jit(packed)` and `jax.jit(lambda p, x: p(x))` both work. The
     logits of an image that is not finite are NaN. `report` says what each layer became. A gradient raises TypeError.
 
     Raises:
