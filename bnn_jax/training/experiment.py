@@ -45,7 +45,7 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     with command.one_line():
         name, config, asked = chosen(recipe, arguments)
         if asked.evaluate:
-            options = _given(config, EVALUATED_WITH, sys.argv[1:] if arguments is None else arguments)
+            options = _given(config, sys.argv[1:] if arguments is None else arguments)
             folders = [Path(each.workdir).expanduser() for each in seeds_of(config, asked.seeds)]
             results = [evaluated(recipe, folder, **options) for folder in folders]
         else:
@@ -59,13 +59,15 @@ def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
 
 
 EVALUATED_WITH = 'data_dir', 'workers'
-"""Options of a run that the command line may change for --evaluate."""
+"""Options of a run that may have other values in its evaluation."""
 
 
-def _given(config: Config, names: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
-    """The values of those options among `names` that are on the command line."""
-    there = {argument.partition('=')[0].replace('-', '_') for argument in arguments}
-    return {name: getattr(config, name) for name in names if f'__{name}' in there}
+def _given(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values of those fields of a config that the command line sets, except the ones that name the run's folder."""
+    there = {argument.partition('=')[0].removeprefix('--').replace('-', '_') for argument in arguments}
+    there |= {'row'} if there & {'scheme', 'preset'} else set()
+    names = {field.name for field in dataclasses.fields(config)} - {'seed', 'workdir'}
+    return {name: getattr(config, name) for name in sorted(names & there)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ def over_seeds(name: str, results: Sequence[dict[str, Any]]) -> str:
     for key, what in (('test_accuracy', 'test accuracy'), ('packed_test_accuracy', 'from bits')):
         if values := [result[key] for result in results if result[key] is not None]:
             parts.append(f'{what} {statistics.mean(values):.2%} ({min(values):.2%} to {max(values):.2%})')
-    return f'{name}, {len(results)} seeds: {", ".join(parts)}'
+    return f'{name}, {len(results)} seeds: {", ".join(parts) or "no accuracies"}'
 
 
 def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str, Config, Command]:
@@ -285,14 +287,25 @@ def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     Args:
         recipe: the recipe of the run.
         workdir: the workdir of the run.
-        options: as for `restore.trained`.
+        options: `data_dir` and `workers` as for `restore.trained`; any other field must have the value of the run.
 
     Returns:
         As `run`, and the step of the checkpoint.
+
+    Raises:
+        ValueError: another field has another value; or as `restore.trained`.
     """
     from bnn_jax.training.restore import trained
 
-    found = trained(recipe, workdir, **options)
+    found = trained(recipe, workdir, **{name: options.pop(name) for name in EVALUATED_WITH if name in options})
+    for name, value in options.items():
+        theirs = getattr(found.config, name)
+        if value != theirs:
+            option = 'scheme' if name == 'row' else name
+            raise ValueError(
+                f'{option}: got {value!r} for an evaluation, expected {theirs!r}, with which {workdir} was trained; leave out '
+                f'--{option}'
+            )
     if not is_first_host():
         return {}
     return results_of(recipe.run_name(found.config.row), found.config, found.model, _records(workdir)) | {

@@ -84,8 +84,9 @@ class MetricsLog:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f'could not write a record ({error.strerror}); free space, then start the same command again',
-                str(self.path),
+                f'could not write a record ({error.strerror}); make it possible to write there (space, permissions), then start '
+                'the same command again',
+                str(error.filename or self.path),
             ) from error
 
     def epoch(

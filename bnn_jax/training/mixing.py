@@ -33,7 +33,7 @@ class Mixing:
     def __call__(self, batch: dict[str, Any], step: Int32[Array, ''], num_classes: int | None) -> dict[str, Any]:
         """The changed batch; mixed or smoothed labels are shares of classes, float32 (N, num_classes)."""
         images, labels = batch['image'], batch['label']
-        places, share = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), step))
+        places, share = jax.random.split(jax.random.fold_in(jax.random.key(self.seed, impl='threefry2x32'), step))
         if self.cutout:
             images = _cut_out(images, self.cutout, places)
         if (self.mixup or self.label_smoothing) and jnp.issubdtype(labels.dtype, jnp.integer):

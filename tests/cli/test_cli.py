@@ -287,13 +287,18 @@ def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monk
     monkeypatch.setattr(experiment, 'results_of', noted)
     # The row of the run, which the command line need not name.
     rows = dataclasses.replace(OURS, rows={'BNN': digits_vgg_small.config(bnn.BNN), **OURS.rows})
-    experiment.main(rows, ['--evaluate', f'--workdir={workdir}', '--data-dir=elsewhere'])
+    line = ['--evaluate', f'--workdir={workdir}', '--data-dir=elsewhere', '--epochs=1']
+    experiment.main(rows, line)
     results = json.loads(capsys.readouterr().out)
     batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
     assert configs[0].data_dir == 'elsewhere' and results['experiment'] == 'ours_xnor'
     assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
     assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
     assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
+    with pytest.raises(SystemExit, match='^error: epochs: got 2 for an evaluation, expected 1, with which .* leave out'):
+        experiment.main(rows, [*line, '--epochs=2'])
+    with pytest.raises(SystemExit, match="^error: scheme: got 'BNN' for an evaluation, expected 'XNOR'"):
+        experiment.main(rows, [*line, '--scheme=BNN'])
     with pytest.raises(SystemExit, match='^error: .*nowhere-0 has no checkpoints'):
         experiment.main(OURS, ['--evaluate', '--seeds=2', f'--workdir={run / "nowhere"}'])
 
