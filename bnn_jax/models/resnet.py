@@ -76,13 +76,15 @@ def resnet(
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small,
-            width is not positive, or `blocks` and `filters` differ in length.
+            width is not positive, or `blocks` and `filters` differ in length or are empty.
 
     Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block; here
     the block is norm - sign - product, twice.
     """
-    if len(blocks) != len(filters):
-        raise ValueError(f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both')
+    if len(blocks) != len(filters) or not blocks:
+        raise ValueError(
+            f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both, and a stage'
+        )
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     stem(builder, filters[0])
     for stage, (features, count) in enumerate(zip(filters, blocks, strict=True)):

@@ -111,7 +111,8 @@ def limit(times: int, instructions: str = '') -> int:
     function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p, ctypes.c_int64]
     products = function(instructions.encode(), times)
     if products < 0:
-        raise ValueError(f'instruction set: got {instructions!r}, expected one of {", ".join(instruction_sets())}')
+        named = instructions or os.environ.get('BNN_INSTRUCTIONS', '')
+        raise ValueError(f'instruction set: got {named!r}, expected one of {", ".join(instruction_sets())}')
     return products
 
 

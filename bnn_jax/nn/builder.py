@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -57,9 +58,14 @@ class NetworkBuilder:
             raise TypeError(f'scheme: got {scheme!r}, expected a Scheme such as bnn_jax.XNOR')
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(f'rngs: got {rngs!r}, expected flax.nnx.Rngs(seed)')
-        shape = tuple(int(extent) for extent in input_shape)
+        try:
+            shape = tuple(operator.index(extent) for extent in input_shape)
+        except TypeError:
+            shape = ()
         if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f'input_shape: got {input_shape!r}, expected (height, width, channels), all positive')
+            raise ValueError(
+                f'input_shape: got {input_shape!r}, expected (height, width, channels), three positive integers'
+            )
         if not width > 0:
             raise ValueError(f'width: got {width!r}, expected a positive factor for the number of filters')
         self.layers, self.shape, self.channels = [], shape, shape[-1]
@@ -228,7 +234,7 @@ class NetworkBuilder:
 
     def _conv_part(self, scheme, shape, filters, size, strides, padding, pool, dilation=1, groups=1) -> Part:
         if isinstance(padding, int | np.integer):
-            padding = ((padding, padding), (padding, padding))
+            padding = ((int(padding),) * 2,) * 2
         operation = Convolution(Window.of(size, strides, padding, dilation), groups=groups)
         return self._part(operation, shape, self.scaled(filters), scheme, () if pool is None else (pool,))
 

@@ -36,7 +36,8 @@ def convolution(
 
     - y: `native_convolution` where it runs (float32 operands, C++ library available, one CPU device), else XLA.
     - Both gradients, 3x3 windows at stride 1 with many pixels and channels (at least 128; 192 where `native_convolution`
-      runs): `winograd`. For operands +-1 or 0 it gives the same numbers; for real numbers the rounding differs.
+      runs): `winograd`. If all operands, g included, are +-1 or 0, the numbers are the same (its docstring has the limit);
+      for real numbers the rounding differs.
     - Other gradients: `native_convolution` where it runs. Elsewhere `cpu_gradients` computes dkernel. It computes dx too, at
       stride 1 where x has over 1.5 times the pixels of y (XLA would multiply the zeros around g); else XLA computes dx.
 

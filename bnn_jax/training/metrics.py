@@ -84,8 +84,8 @@ class MetricsLog:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f'could not write a record ({error.strerror}); make it possible to write there (space, permissions), then start '
-                'the same command again',
+                f'could not write a record ({error.strerror}); free space or give permission to write, then start the same '
+                'command again',
                 str(error.filename or self.path),
             ) from error
 

@@ -295,7 +295,9 @@ def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monk
     assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
     assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
     assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
-    with pytest.raises(SystemExit, match='^error: epochs: got 2 for an evaluation, expected 1, with which .* leave out'):
+    with pytest.raises(
+        SystemExit, match='^error: epochs: got 2 for an evaluation, expected 1, with which .* leave out'
+    ):
         experiment.main(rows, [*line, '--epochs=2'])
     with pytest.raises(SystemExit, match="^error: scheme: got 'BNN' for an evaluation, expected 'XNOR'"):
         experiment.main(rows, [*line, '--scheme=BNN'])

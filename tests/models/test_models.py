@@ -391,6 +391,8 @@ def test_stride_2_convolution_pads_symmetrically():
     [
         ({'width': 0}, 'width: got 0'),
         ({'input_shape': (28, 28)}, 'input_shape: got'),
+        ({'input_shape': 5}, 'input_shape: got 5, expected'),
+        ({'input_shape': (28, 28.5, 1)}, 'input_shape: got'),
         ({'input_shape': (9, 9, 1)}, 'smaller than the window'),
     ],
 )
