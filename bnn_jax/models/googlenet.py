@@ -49,7 +49,7 @@ def googlenet(
             training uses the heads (`Network.with_auxiliary`), and they need images of at least 79 x 79. (): no such heads.
         dropout: the rate at which training drops inputs of the last dense layer; the paper has 0.4. None: as the scheme
             says.
-        auxiliary_dropout: the same in the auxiliary heads; the paper has 0.7.
+        auxiliary_dropout: the same in the auxiliary heads, if there are any; the paper has 0.7.
 
     Returns:
         A network from images (N, H, W, C) to logits (N, num_classes).
@@ -57,7 +57,8 @@ def googlenet(
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, width
-            is not positive, auxiliary has neither 0 nor 2 weights, or a dropout is not a rate from 0 to below 1.
+            is not positive, auxiliary has neither 0 nor 2 weights, a dropout is not a rate from 0 to below 1, or auxiliary_dropout is
+            given without auxiliary.
 
     Source: arXiv:1409.4842 table 1; section 5 for the auxiliary heads.
 
@@ -67,6 +68,11 @@ def googlenet(
         ...     bnn.models.googlenet, 1000, scheme=bnn.XNOR, auxiliary=(0.3, 0.3), dropout=0.4, auxiliary_dropout=0.7
         ... )
     """
+    if auxiliary_dropout is not None and not auxiliary:
+        raise ValueError(
+            f'auxiliary_dropout: got {auxiliary_dropout!r} without auxiliary heads, expected None; or give auxiliary, such as '
+            '(0.3, 0.3)'
+        )
     if len(auxiliary) not in (0, 2):
         raise ValueError(
             f'auxiliary: got {auxiliary!r}, expected the weights of two losses, or () for no auxiliary heads'

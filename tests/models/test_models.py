@@ -288,6 +288,11 @@ def test_googlenet_counts(scheme):
     assert (summary.macs_1bit, summary.macs_32bit) == (one_bit, sum(macs) - one_bit)
 
 
+def test_dropout_of_auxiliary_heads_that_there_are_not():
+    with pytest.raises(ValueError, match='auxiliary_dropout: got 0.7 without auxiliary heads, expected None'):
+        bnn.models.googlenet(10, scheme=bnn.XNOR, rngs=nnx.Rngs(0), auxiliary_dropout=0.7)
+
+
 def test_auxiliary_heads_of_googlenet():
     """Each is a mean, 128 filters of 1x1, 1024 units and the classes, after modules of 512 and 528 channels at 14x14."""
     model = abstract('googlenet', 'FLOAT', auxiliary=(0.3, 0.2))
