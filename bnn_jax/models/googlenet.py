@@ -57,8 +57,8 @@ def googlenet(
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
         ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, width
-            is not positive, auxiliary has neither 0 nor 2 weights, a dropout is not a rate from 0 to below 1, or auxiliary_dropout is
-            given without auxiliary.
+            is not positive, auxiliary has neither 0 nor 2 weights, a dropout is not a rate from 0 to below 1, or
+            auxiliary_dropout is given without auxiliary.
 
     Source: arXiv:1409.4842 table 1; section 5 for the auxiliary heads.
 
