@@ -1,4 +1,7 @@
-"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU): weights clamped at quantiles, activations standardized image by image."""
+"""ReCU's quantizers (arXiv:2103.12369, z-hXu/ReCU).
+
+Weights are clamped at quantiles. Activations are divided by the standard deviation of their image.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from bnn_jax.quantizers.signs import sign
 from bnn_jax.quantizers.straight_through import floating, over_filters, with_gradient
 
 EPS = 1e-5
-# Standardized weights have this standard deviation, so that the mean of |u| of Laplace's distribution would be 2.
+# The standard deviation of u, the standardized weights. If u had a Laplace distribution, the mean of |u| would be 2.
 SPREAD = 2 * np.sqrt(2)
 
 
@@ -83,7 +86,7 @@ def recu_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> 
 
 @with_gradient(lambda w, tau, g: _revived(w, tau, over_filters(recu_scale(w, tau), w) * g))
 def recu_scaled_sign(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) -> Float[Array, '*window out']:
-    """ReCU's weights: the signs of balanced weights times the mean of their clamped magnitudes.
+    """ReCU's weights: the signs of balanced weights times `recu_scale`.
 
     Forward: `recu_scale`(W, tau)_f sign(W - mean).
     Gradient: that of `recu_sign` with scale * g in place of g, for a constant scale.
@@ -113,11 +116,11 @@ def _by_image(x, g):
 
 @with_gradient(lambda x, g: _by_image(x, g).astype(x.dtype))
 def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, ' batch *shape']:
-    """`sign_approx` of each image, divided by the image's standard deviation to set the width of the gradient's window.
+    """`sign_approx` after each image is divided by its standard deviation.
 
     Forward: sign(x).
-    Gradient: g max(2 - 2 |a|, 0), multiplied by the Jacobian of a = x / sqrt(variance + 1e-5) with respect to x. The variance
-    (divided by n - 1) is that of all numbers of an image.
+    Gradient: g max(2 - 2 |a|, 0), multiplied by the Jacobian of a = x / sqrt(variance + 1e-5) with respect to x. The
+    variance (divided by n - 1) is that of all numbers of an image.
 
     Args:
         x: images along the first axis.
@@ -128,7 +131,8 @@ def sign_approx_by_image(x: Float[ArrayLike, ' batch *shape']) -> Float[Array, '
     Raises:
         TypeError: x is not floating.
 
-    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which divides in training only. The division changes no sign.
+    Source: ReCU's code, z-hXu/ReCU (arXiv:2103.12369), which divides in training only. The division
+    sets the width of the gradient's window. It changes no sign.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
