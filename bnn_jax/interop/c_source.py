@@ -54,11 +54,11 @@ def c_library(
         folder: where to write; it is created if it does not exist.
         input_shape: height, width and channels of an image.
         name: the name of the function and the files, a C identifier.
-        normalization: the normalization of a `data.Preprocessing`, uint8 (H, W, C) -> float32. If it is given,
-            NAME_bytes is written too: the same function for images of bytes.
+        normalization: the normalization of a `data.preprocessing.Preprocessing`, uint8 (H, W, C) -> float32. If it
+            is given, NAME_bytes is written too: the same function for images of bytes.
 
     Returns:
-        The files and the sizes of their parts.
+        The files, and the sizes in bytes of their constant arrays and of the scratch memory.
 
     Raises:
         ValueError: network is not a `PackedNetwork`, the images do not fit it, it has a layer of the user's own, or
@@ -118,7 +118,7 @@ def _source(name: str, writer: Writer, shape: tuple[int, int, int], logits: Valu
             f'  load_bytes(image, {numbers}, {channels}, bytes, scratch);\n  run(logits, scratch);\n}}'
         )
     top = (
-        '/* Written by bnn_jax. Compile it as C99 (-std=c99): products and sums are then rounded separately. */\n'
+        '/* Written by bnn_jax. Compile it as C99 (-std=c99): compilers then do not fuse products and sums. */\n'
         f'#include "{name}.h"\n\n#include <float.h>\n#include <stddef.h>\n#ifdef __FP_FAST_FMAF\n#include <math.h>\n#endif\n\n'
         '#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n'
         '#if FLT_EVAL_METHOD != 0\n#error "floats are computed wider than float32: the logits would differ"\n#endif\n\n'
