@@ -24,8 +24,8 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     """Write a packed network to a file.
 
     If `path` is a path, the bytes are written to a new file beside it, which is then renamed: after any error, a full
-    disk included, the old file is still there. The same network gives the same bytes in every process, so a checksum
-    identifies it.
+    disk included, the old file is still there. With one version of zlib, the same network and preprocessing
+    give the same bytes in every process, so a checksum identifies them.
 
     Args:
         network: what `convert` returned, a `PackedNetwork` or a user's own module. The file of a
