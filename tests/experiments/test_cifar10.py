@@ -179,8 +179,11 @@ GRADIENT, WEIGHT = 0.25, 0.5
 
 def first_updates(config: Config) -> dict[tuple, np.ndarray]:
     """The first two updates of every parameter, if all parameters are 1/2 and all gradients 1/4."""
-    model = config.model(rngs=nnx.Rngs(0), width=1 / 16)
-    params = jax.tree.map(lambda leaf: np.full(leaf.shape, WEIGHT, np.float32), nnx.state(model, nnx.Param))
+    model = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=1 / 16))
+    # Layers of few shapes are computed by few programs.
+    params = jax.tree.map(
+        lambda leaf: np.full([min(n, 2) for n in leaf.shape], WEIGHT, np.float32), nnx.state(model, nnx.Param)
+    )
     gradients = jax.tree.map(lambda leaf: np.full(leaf.shape, GRADIENT, np.float32), params)
     with jax.numpy_dtype_promotion('standard'):
         tx = config.optimizer(lambda step: config.learning_rate)
