@@ -41,7 +41,7 @@ __all__ = [
     'training',
 ]
 
-# The module of each name. It is imported at the first use of the name, so that `bnn_jax.runtime` imports no JAX.
+# The module of each name is imported at the first use of the name, so that `import bnn_jax.runtime` imports no JAX.
 _SUBPACKAGES = (
     'inference',
     'interop',

@@ -10,14 +10,14 @@ from jaxtyping import Array, Shaped
 
 from bnn_jax.inference.converter import NoBinaryWeights, Packed, convert
 from bnn_jax.nn.packed_layer import role
-from bnn_jax.nn.places import Place, walk
+from bnn_jax.nn.places import Place, expect_module, walk
 
 
 def packed_layers(module: Any) -> list[Place]:
     """The places of packed layers in a module.
 
     Args:
-        module: what `convert` returned; any other module has no such places.
+        module: a module that `convert` returned, or a copy of one; any other module has no such places.
     """
     return [place for place in walk(module) if isinstance(place.layer, Packed)]
 
@@ -46,9 +46,11 @@ def put_into(module: nnx.Module, packed: dict[str, Any], arrays: dict[str, Shape
         The copy.
 
     Raises:
+        TypeError: module is not an `nnx.Module`.
         ValueError: the structure of the module differs from that of the file (the message says where), or the module
             cannot be converted.
     """
+    expect_module('load: into', module)
     module = nnx.merge(*nnx.split(module), copy=True) if packed_layers(module) else _converted(module, packed)
     places = {place.path: place for place in packed_layers(module)}
     _expect_same('packed layers', set(packed), set(places))
@@ -113,5 +115,5 @@ def _converted(module: nnx.Module, packed: dict[str, Any]) -> Any:
     except NoBinaryWeights as error:
         raise ValueError(
             f'load: into is a {type(module).__name__} without binary weights, expected one with binary layers at '
-            f'{", ".join(sorted(packed))}, as in the file; build it with the scheme it was trained with'
+            f'{", ".join(sorted(packed))}, as in the file; build it with the scheme of the network in the file'
         ) from error

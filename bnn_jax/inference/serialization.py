@@ -29,7 +29,7 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 
     Args:
         network: what `convert` returned, a `PackedNetwork` or a user's own module. The file of a
-            module holds its packed layers and all other arrays except random keys, but no code.
+            module holds its packed layers and all other arrays except random keys and their counts, but no code.
         path: where to write, where `~` is your home; or a file open for writing in binary mode, which stays open.
         preprocessing: how images are prepared for the network, as a JSON value. `preprocessing_of` returns it;
             `data.preprocessing.Preprocessing` makes and reads such values.
@@ -98,14 +98,14 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
     """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
 
-    A packed network is not trained further. To change the number of classes, start from the trained network:
+    A packed network cannot be trained further. To change the number of classes, start from the trained network:
     `bnn_jax.nn.with_classes(model, num_classes, rngs=rngs)` returns a copy with a new last layer. The copy's attribute
     `new_layers` has the paths of the new layers.
 
     Args:
         path: a file that `save` wrote: its path, where `~` is your home, or the file itself, open in binary mode.
-        into: for the file of a user's own module: a module of the same structure. A copy of it gets the packed layers and
-            the arrays of the file. For a `PackedNetwork` leave it out.
+        into: a module of the same structure, if the file holds a user's own module. A copy of `into` gets the packed
+            layers and the arrays of the file. Leave `into` out if the file holds a `PackedNetwork`.
 
     Returns:
         The `PackedNetwork`, or the copy of `into`.

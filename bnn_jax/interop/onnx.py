@@ -17,9 +17,9 @@ def onnx_model(
 
     Binary weights are stored as bits, eight in a byte (a few weights as floats, which take less than the nodes that
     unpack them). The graph unpacks the bits; an engine that folds constants does this once, when it loads the model.
-    Each product of signs is an exact integer, in whatever order an engine adds. Products of real numbers, means and K
-    agree with the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits differ
-    by more.
+    Each sum of products of signs is an exact integer, in whatever order an engine adds. Products of real numbers, means
+    and K agree with the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits
+    differ by more.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.

@@ -14,5 +14,5 @@ except RuntimeError as error:
     print(f'The C++ kernels were not built: {error}')
 reason = native.missing()
 if reason is not None:
-    sys.exit(f'`native` cannot run here, `xla` runs instead: {reason}')
+    sys.exit(f'`native` cannot run here, so on CPU `auto` chooses `xla`: {reason}')
 print(f'`native` runs: {build.LIBRARY}, instruction sets {", ".join(native.instruction_sets())}')

@@ -25,7 +25,7 @@ BACKENDS: dict[str, Backend] = {
 }
 """All give the same integers as `Reference`, but `dense` refuses sums of more than 2^24 products. All run on every
 platform, except `native`, which needs a CPU and its compiled C++. On a device of another kind than its own, a Pallas
-backend is interpreted, which is slow. `pallas_tpu` needs a TPU with 8-bit integer products (v5 or later)."""
+backend is interpreted, which is slow. On a TPU, `pallas_tpu` needs 8-bit integer products (v5 or later)."""
 
 AUTO: Backend = ByPlatform(
     cpu=lambda: BACKENDS['native' if native.missing() is None else 'xla'],
@@ -36,8 +36,8 @@ AUTO: Backend = ByPlatform(
 """What 'auto' means on the platform that a function is compiled for.
 
 CPU: `native`, or `xla` where the C++ cannot run (`native.missing` says why). `native` was faster than `xla` in every measured
-convolution except windows of 20 x 20 x 256, for which the two are equally fast (docs/performance.md). Other platforms: nothing
-has been measured; `dense` is the default because it uses XLA's own product. Sums of more than 2^24 products use `xla`.
+convolution except one: with AVX2, it is no faster for windows of 20 x 20 x 256 (docs/performance.md). Other platforms:
+`dense`, because it uses XLA's own product, and `xla` for sums of more than 2^24 products. Nothing was measured there.
 """
 
 

@@ -63,7 +63,7 @@ class Dense(Backend):
             )
             return y.astype(jnp.int32)
 
-        # cuDNN has no 8-bit convolution with 32-bit integers out; its float32 sums are exact.
+        # cuDNN has no 8-bit convolution with 32-bit integer output; its float32 sums are exact.
         return lax.platform_dependent(
             x_words,
             w_words,

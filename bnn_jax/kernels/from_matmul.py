@@ -13,8 +13,8 @@ from bnn_jax.ops.windows import Window
 class FromMatmul(Backend):
     """A backend made of `product`: (n_words, m), (n_words, n), k -> (m, n) int32, k - 2 popcount(x xor w) over all words.
 
-    Words come first, so that one word of all rows is contiguous. A convolution gathers the words of all windows, which
-    takes 1/32 of the memory that their floats would take.
+    Words come first, so that one word of all rows is contiguous. A convolution gathers the words of all windows. If the
+    channels fill whole words, this takes 1/32 of the memory that float32 numbers would take.
     """
 
     product: Callable[[jax.Array, jax.Array, int], jax.Array]

@@ -50,7 +50,7 @@ def channels_of_groups(x_words: jax.Array, channels: int, groups: int) -> jax.Ar
     lower, upper = padded[..., words], padded[..., words + 1]
     if shifts.any():
         shifts = jnp.broadcast_to(shifts, lower.shape)
-        # A shift by 32 is not defined; this one is made of two.
+        # A shift by 32 is not defined, so `upper` is shifted in two steps.
         lower = (lower >> shifts) | ((upper << np.uint32(1)) << (np.uint32(WORD_BITS - 1) - shifts))
     # Bits of the next group's channels are cleared: tail bits are 0 by convention.
     used = np.full(words_for(each), 2**WORD_BITS - 1, np.uint32)

@@ -22,8 +22,9 @@ BLOCK = 32
 def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:
     """Words unpacked to +1 and -1 in `operand`, int8 or bfloat16 (TPU v4 has no int8), multiplied by the matrix unit.
 
-    A step sums at most 32 BLOCK terms, which is exact in int32 and float32; the steps are added in int32. Tail bits and the
-    words that fill the last block are +1 in both operands, so each adds 1, which is subtracted at the end.
+    A step sums at most 32 BLOCK terms, which is exact in int32 and float32; the steps are added in int32. Tail bits, and
+    the bits of the words that fill the last block, are +1 in both operands. Each adds 1, which is
+    subtracted at the end.
     """
     sums = {jnp.int8: jnp.int32, jnp.bfloat16: jnp.float32}[operand]
 

@@ -19,10 +19,10 @@ def extraction(
     width: float = 1.0,
     input_shape: Sequence[int] = (224, 224, 3),
 ) -> Network:
-    """Twenty-one convolutions with leaky ReLU 0.1, four 2/2 max poolings, the mean over height and width.
+    """Twenty-one convolutions, four 2/2 max poolings, the mean over height and width.
 
-    The last convolution is 1x1 and computes the logits. The network has 23,418,048 weights at width 1 and 1000 classes,
-    22,384,640 of them in the nineteen inner convolutions.
+    Each ReLU of the scheme's orders is leaky, with slope 0.1. The last convolution is 1x1 and computes the logits. The
+    network has 23,418,048 weights at width 1 and 1000 classes, 22,384,640 of them in the nineteen inner convolutions.
 
     Args:
         num_classes: the number of classes, and so of logits.

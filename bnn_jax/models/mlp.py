@@ -44,7 +44,7 @@ def mlp(
         >>> def logits():
         ...     model = bnn.models.mlp(3, scheme=bnn.XNOR, rngs=nnx.Rngs(0), hidden=(4,), input_shape=(2, 2, 1))
         ...     return model(np.ones((5, 2, 2, 1), np.float32))
-        >>> nnx.eval_shape(logits).shape  # shapes alone
+        >>> nnx.eval_shape(logits).shape  # computes no numbers
         (5, 3)
     """
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)

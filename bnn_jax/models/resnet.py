@@ -78,8 +78,8 @@ def resnet(
         ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small,
             width is not positive, or `blocks` and `filters` differ in length or are empty.
 
-    Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block; here
-    the block is norm - sign - product, twice.
+    Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block.
+    Under the scheme `XNOR` the block is norm - sign - product, twice.
     """
     if len(blocks) != len(filters) or not blocks:
         raise ValueError(

@@ -94,7 +94,7 @@ def affine_product(
 ) -> Float[Array, '*batch out']:
     """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
 
-    Forward: `affine_sum`. If b and (c, d) are None, it is a times the product of signs.
+    Forward: `affine_sum`. If b and (c, d) are None, the result is the product of signs, times a.
     Gradient: with respect to x and weight, that of operation(x, weight). The other arguments get 0, because their parts are
     in the gradients of x and weight.
 

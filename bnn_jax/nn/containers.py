@@ -157,7 +157,7 @@ class Network(Container, nnx.Module):
     an image that is not finite are NaN.
 
     Args:
-        layers: first to last.
+        layers: the layers, first to last.
         channels: the number of channels of the images.
         num_classes: the number of logits.
 

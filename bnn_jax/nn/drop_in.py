@@ -26,7 +26,7 @@ class Conv(Product):
         kernel_dilation: one or two integers.
         feature_group_count: the number of groups of channels; each group has filters of its own.
         use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient. With `FLOAT` the layer is an ordinary convolution.
+        scheme: says what is binary, and with which gradients. With `FLOAT` the layer is an ordinary convolution.
         rngs: random keys for the initial weights.
 
     Example:
@@ -69,7 +69,7 @@ class Linear(Product):
         in_features: how many numbers the input has.
         out_features: how many numbers the output has.
         use_bias: whether a trained bias is added.
-        scheme: what is binary, with which gradient. With `FLOAT` the layer is an ordinary dense layer.
+        scheme: says what is binary, and with which gradients. With `FLOAT` the layer is an ordinary dense layer.
         rngs: random keys for the initial weights.
 
     Example:

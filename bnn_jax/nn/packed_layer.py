@@ -99,7 +99,8 @@ class PackedLayer:
         8
     """
 
-    # Whether this is a whole network, from images to logits. `save` and `float_twin` take networks; no layer holds a network.
+    # Whether this is a whole network, from images to logits. Of packed layers, `save` and `float_twin` take only
+    # networks. No layer holds a network.
     is_network: bool = False
 
     def __call__(self, x: Any) -> Any:

@@ -43,7 +43,7 @@ class Product(Layer, nnx.Module):
         use_bias: whether a trained bias is added.
         rngs: random keys for the initial parameters, and for the layer's `Noise` if it draws weights or drops inputs.
         dropout: the rate at which inputs are dropped.
-        drop: the function that drops them, single elements or whole channels.
+        drop: the function that drops inputs, single elements or whole channels.
 
     Raises:
         ValueError: the scheme contradicts itself (`check_scale`), or the scheme or the channels do not fit the
@@ -197,7 +197,7 @@ class Product(Layer, nnx.Module):
         return multiplies_by_signs(self.scheme) and self.scheme.activation is not None
 
     def binary_weights(self) -> BinaryWeights | None:
-        """The latent weights, their signs and scales; None for real weights."""
+        """The latent weights, their signs and scales; None for real weights and for weights of several bits."""
         if not multiplies_by_signs(self.scheme):
             return None
         return BinaryWeights(self.latent(), self.signs(), self.scale())
@@ -220,7 +220,7 @@ class Product(Layer, nnx.Module):
         return product_cost(self, output_shape)
 
     def packed(self) -> Any:
-        """The layer with weights in bits, or in float32 if they are real. Raises ValueError if there is none."""
+        """The layer with weights in bits, or in float32 if they are real. Raises ValueError if it cannot be packed."""
         kernel = finite_parameter(self.kernel, 'kernel')
         if self.scheme.before is not None:
             kernel = self.scheme.before(kernel)

@@ -67,7 +67,7 @@ def products_of_patches(
 ) -> Float[Array, 'kh kw channels filters']:
     """dkernel of `convolution`: patches of x times g, block by block, summed over the blocks.
 
-    All patches at once would be kh kw times as large as x, and fresh memory costs more than the arithmetic.
+    At stride 1, all patches at once would be kh kw times as large as x. Fresh memory costs more than the arithmetic.
 
     Args:
         x: the input.
@@ -82,7 +82,7 @@ def products_of_patches(
     n, height, width, filters = g.shape
     channels = x.shape[-1]
     terms = size[0] * size[1] * channels
-    # Either x or the product is transposed. With few channels it is x, else the smaller one.
+    # Either x or the product is transposed: x if there are few channels, else the smaller of the two arrays.
     channels_first = channels < FEW or x.size < terms * filters
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x, axis = (jnp.moveaxis(x, -1, 0), 2) if channels_first else (x, 1)

@@ -1,9 +1,9 @@
 """Float32 products on CPU by the C++ library: convolution and its gradients, as in `convolution`, and matrix products.
 
-The convolution counts bits if all operands are +-1 and there are at least 8 channels; the result is the same integers.
-Otherwise each output pixel is summed tap by tap, channel by channel, and does not depend on the batch. Each gradient is
-summed in an order that depends on the shapes alone. No result depends on the number of threads. Sums of integers are exact up
-to 2^24.
+The convolution counts bits if all operands are +-1, there are at least 8 channels, and a sum has at most 2^24 products;
+the result is the same integers. Otherwise each output pixel is summed tap by tap, channel by channel, and does not
+depend on the batch. Each gradient is summed in an order that depends on the shapes alone. No result depends on the number
+of threads. Sums of integers are exact up to 2^24.
 """
 
 from functools import partial

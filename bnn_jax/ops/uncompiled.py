@@ -19,7 +19,7 @@ LARGE = 2**23
 
 
 def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
-    """A jitted function, computed by NumPy if NumPy gives the same bits; else the function itself.
+    """A jitted function, computed by NumPy if the same bits result and no array is too large; else the function itself.
 
     Args:
         function: a function that `jax.jit` returned.
@@ -27,7 +27,7 @@ def uncompiled(function: Any, *like: Any, **static: Any) -> Callable[..., Any]:
         static: its static arguments, by name.
 
     Returns:
-        A function of the operands alone. If NumPy computes it, it returns NumPy arrays.
+        A function of the operands alone. If NumPy computes it, the results are NumPy arrays.
 
     Example:
         >>> import jax, numpy as np

@@ -261,6 +261,8 @@ def test_errors_name_what_a_packed_module_cannot_do(tmp_path):
     path = bnn.save(packed, tmp_path / 'own.safetensors')
     with pytest.raises(ValueError, match='into is a Own without binary weights, expected one with binary layers at a,'):
         bnn.load(path, into=build(bnn.FLOAT))
+    with pytest.raises(TypeError, match='load: into: got int, expected .* any nnx.Module'):
+        bnn.load(path, into=3)
 
 
 def test_drawn_weights_count_under_trained_levels():

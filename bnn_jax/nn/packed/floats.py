@@ -32,8 +32,9 @@ class UnpackedProduct(PackedOperation):
         words: the signs, in `operation.words_shape`.
         scale: alpha of each filter; None: 1.
         bias: the bias of each filter; None: no bias.
-        in_order: whether sums have the order of training, so that a later layer takes the same signs as in training; the first
-            layer of a network with binary inputs needs this. Otherwise sums are faster, and weights are unpacked tile by tile.
+        in_order: whether sums have the order of training, so that a later layer takes the same signs as in training. A
+            network needs this if any of its layers multiplies bits. If False, sums are faster, and weights are unpacked
+            tile by tile (all at once for a convolution in groups).
     """
 
     words: jax.Array = tensor()
@@ -175,7 +176,7 @@ class PackedNorm(PackedLayer):
 
     def direction(self, channels: int) -> np.ndarray | None:
         coefficients = np.asarray(self.coefficients)
-        # A scale that is not finite keeps no order.
+        # With a coefficient that is not finite, the output keeps no order.
         if self.channels != channels or not np.isfinite(coefficients).all():
             return None
         # The sign of the scale says whether the output rises or falls with the input; 0 is a constant channel.
