@@ -8,8 +8,9 @@ n_words = ceil(channels / 32). A convolution in several groups of fewer than 32 
 Larq Compute Engine: the same bits as int32. Filters are OHWI, packed along I. There is no binary dense layer, so a dense layer
 becomes a 1x1 convolution. Source: larq/compute-engine.
 
-- core/bitpacking/bitpack.h: bit i of a word is in[i] < 0; the rest of a row is packed as 0.
-- core/bconv2d/reference.h: filter dimension 0 is the output channel; popcount of the exclusive or; a pixel outside is bit 0.
+- core/bitpacking/bitpack.h: bit i of a word is in[i] < 0; the tail bits of a row are 0.
+- core/bconv2d/reference.h: axis 0 of the filters is the output channel; a sum of products comes from the popcount of an
+  exclusive or; the bits of a pixel outside the image are 0.
 
 BinaryNet: words are uint32, least significant bit first, without tail bits. A set bit is +1. There is no binary convolution,
 so a convolution becomes signs in Theano's layout, (out, in, kh, kw). They are rotated by 180 degrees, because Theano convolves

@@ -61,8 +61,8 @@ def c_library(
         The files, and the sizes in bytes of their constant arrays and of the scratch memory.
 
     Raises:
-        ValueError: network is not a `PackedNetwork`, the images do not fit it, it has a layer of the user's own, or
-            name is not a C identifier or is used already.
+        ValueError: network is not a `PackedNetwork`, does not fit the images, or has a layer of the user's own or of a
+            float twin; or name is not a C identifier or is used already.
 
     Example:
         >>> import tempfile, bnn_jax as bnn
@@ -98,7 +98,7 @@ def _taken() -> set[str]:
     """Names that C or the kernels use already."""
     words = 'auto break case char const continue default do double else enum extern float for goto if inline int long register '
     words += 'restrict return short signed sizeof static struct switch typedef union unsigned void volatile while '
-    words += 'main run cell bytes geometry'
+    words += 'main run cell bytes geometry int32_t uint32_t uint64_t size_t fmaf'
     return {*words.split(), *re.findall(r'^static [\w ]+?(\w+)\(', KERNELS.read_text(), re.M)}
 
 

@@ -61,7 +61,7 @@ class LayerWriter(abc.ABC, Generic[Value]):
     language: ClassVar[str]
 
     def layer(self, layer: Any, x: Value) -> Value:
-        """Write a layer. Raises ValueError for a layer of a user's own."""
+        """Write a layer. Raises ValueError for a layer of a user's own or of a float twin."""
         match layer:
             case PackedSequential():
                 return self.chain(layer, x)

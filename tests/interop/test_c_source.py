@@ -76,7 +76,7 @@ def test_every_image_of_the_digits_to_the_bit(architecture, scheme, sizes, tmp_p
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
     network = bnn.load(packed_files.GOLDEN)
-    for name in ('a b', 'load', 'int', 'a0'):
+    for name in ('a b', 'load', 'int', 'a0', 'int32_t'):
         with pytest.raises(ValueError, match=f"got '{name}', expected a C identifier"):
             c_library(network, tmp_path, (9, 8, 3), name=name)
     with pytest.raises(ValueError, match='expected 3 channels'):
