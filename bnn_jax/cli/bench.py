@@ -56,7 +56,7 @@ def bench(
         spread = f'{min(times):.3f} to {max(times):.3f}'
         rows.append([name, f'{median:.3f}', spread, f'{1000 * batch / median:,.1f}', f'{bytes_of:,}'])
     print(f'{file}, batch {batch} of {"x".join(map(str, shape))}, {calls} calls, {device()}')
-    print(listing('', ['arithmetic', 'median ms', 'ms', 'images/s', 'bytes in memory'], rows))
+    print(listing('', ['arithmetic', 'median ms', 'min to max ms', 'images/s', 'bytes in memory'], rows))
     print(', '.join(f'{name} {version}' for name, version in versions().items()))
 
 

@@ -34,7 +34,8 @@ def convert(
         output: the file to write; nothing is written if the logits differ.
         workdir: folder of the run, which records its scheme and options; by default the folder of the module's first row.
         best: convert the checkpoint with the best test result (from a run with --keep_best) instead of the newest one.
-        samples: number of images on which logits are compared: test images of the run, unless --input is given.
+        samples: number of images on which logits are compared: test images of the run (all, if there are fewer), unless
+            --input is given.
         input: height, width and channels of random images to use instead, if the test images are not available.
         classes: text file of class names, one per line, to store in the packed file; by default those of the data set,
             or none with --input.
@@ -116,7 +117,7 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
         raise ValueError(
             f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
             f'{len(images)} {which}, by up to {difference.max():.3g}, expected at most {tolerance:.3g}; nothing was written. '
-            'On CPU (JAX_PLATFORMS=cpu) both agree; if rounding may differ on this device, give --tolerance'
+            'On GPU and TPU rounding may differ: convert with JAX_PLATFORMS=cpu, or give --tolerance'
         )
-    exact = 'equal to the last bit' if difference.max() == 0 else f'equal to {difference.max():.3g}'
+    exact = 'equal to the last bit' if difference.max() == 0 else f'different by at most {difference.max():.3g}'
     print(f'logits of {len(images)} {which}: {exact}')

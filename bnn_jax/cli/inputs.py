@@ -47,7 +47,7 @@ def preprocessing(file: Path, stated: Path | None) -> 'Preprocessing':
         stated: a JSON file with the preprocessing; None: read it from `file`.
 
     Raises:
-        ValueError: no preprocessing is stated, or `Preprocessing.of` refuses it.
+        ValueError: no preprocessing is stated, `stated` is not JSON, or `Preprocessing.of` refuses its value.
     """
     from bnn_jax.data.preprocessing import Preprocessing
     from bnn_jax.inference.serialization import preprocessing_of

@@ -14,7 +14,7 @@ class Source(Protocol):
     """A data set with random access: source[i] -> {'image': uint8 or floating (H, W, C), 'label': int}.
 
     A label may also be an array of floats: the share of each class, or a label for a loss of your own. A source may have an
-    attribute `classes`, a name for each label; an example may have `name`, for error messages.
+    attribute `classes`, a name for each class; an example may have `name`, for error messages.
 
     Example:
         >>> class Squares:
@@ -155,7 +155,8 @@ def check_labels(source: Source, num_classes: int, classes: bool = True) -> None
     Args:
         source: its attribute `labels` is checked; if it has none, its first example.
         num_classes: the number of classes of the network.
-        classes: whether each label must be a class or the shares of all classes; if not, only integer labels are checked.
+        classes: whether each label must be a class or the shares of all classes. If not, only integers in the attribute
+            `labels` are checked.
 
     Example:
         >>> check_labels(ArraySource(np.zeros((2, 8, 8), np.uint8), [0, 7]), 3)
@@ -256,7 +257,8 @@ class Splits:
                 f'held_out: got share {share} of {len(source)} images, expected at least one image in each part'
             )
         parts = (np.sort(order[tested:]), np.sort(order[:tested]))
-        # The parts are arrays too, so that they can lie on an accelerator. A subclass may read images in another way.
+        # The parts of an ArraySource are arrays too, so that they can lie on an accelerator. A subclass may read images in
+        # another way, so its parts are subsets.
         if type(source) is ArraySource:
             return Splits(*(ArraySource(source.images[part], source.labels[part], source.classes) for part in parts))
         return Splits(*(Subset(source, part) for part in parts))

@@ -20,7 +20,7 @@ def shown(value: Any) -> str:
         value: any value from a file.
 
     Returns:
-        At most 80 characters of its `repr`; for a large integer its number of bits.
+        Its `repr`, cut after 80 characters; for a large integer its number of bits.
 
     Example:
         >>> shown(10**40)
@@ -160,7 +160,7 @@ class OneOf:
         return words if self.other is None else f'{words}, or {self.other}'
 
 
-# Channels, filters, classes, features: float32 holds each integer up to 2^24.
+# A number of channels, filters, classes or features. The limit is 2^24, because float32 holds each integer up to it.
 Size = Annotated[int, Integer(1, 2**24)]
 
 

@@ -122,7 +122,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _array(stated: dict[str, Any]) -> np.ndarray:
-    """The array of a tensor that safetensors has read. The NumPy reader of safetensors itself lacks bfloat16."""
+    """The array of a tensor that `deserialize` has read. The NumPy reader in safetensors lacks bfloat16."""
     return np.frombuffer(stated['data'], jnp.dtype(DTYPES[stated['dtype']])).reshape(stated['shape'])
 
 

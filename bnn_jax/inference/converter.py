@@ -42,7 +42,7 @@ class NoBinaryWeights(ValueError):
 
 
 def _guarded(layer: Any, x: jax.Array) -> jax.Array:
-    """The layer's output; NaN where training arithmetic has NaN."""
+    """The layer's output, with NaN at least where training arithmetic gives NaN."""
     # A product of real inputs passes a NaN on; a bit cannot hold one.
     return _nan_where(x, layer(x), layer.acts_on_rows()) if layer.multiplies_bits() else layer(x)
 
@@ -64,7 +64,7 @@ def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
 def convert(model: Any) -> Any:
     """Convert a trained model to a packed network with the same answers as `model.eval()`; the model is not changed.
 
-    The signs of latent weights become bits, alpha and normalization become constants, real layers stay float32. On CPU the
+    The signs of latent weights become bits, alpha and normalization become constants, and real layers stay float32. On CPU the
     logits of float32 images equal the model's to the bit for each scheme with binary activations, if its scale is summed in a
     fixed order, as all scales of `quantizers` are.
 
@@ -78,7 +78,7 @@ def convert(model: Any) -> Any:
         layer became and why a layer stayed float. Auxiliary heads, which only training uses, are left out.
 
     Raises:
-        TypeError: model is not an `nnx.Module`, or one of its layers is not callable.
+        TypeError: model is not an `nnx.Module`, or a container holds a layer that is not callable.
         ValueError: a parameter is not a finite float32 number, or a quantizer is not a number times a sign (the message names
             the layer); a layer's class overrides `__call__` but not `packed`; or the model has no binary weights, is converted
             already, or has an attribute `report`.
@@ -95,7 +95,7 @@ def convert(model: Any) -> Any:
     if any(isinstance(place.layer, Packed) for place in walk(model)):
         raise ValueError('convert: got a module that is converted already, expected a trained one')
     layers = [model] if isinstance(model, Layer) else [place.layer for place in walk(model)]
-    # If any layer multiplies bits, a sign may read a real sum anywhere, so all real sums keep the order of training.
+    # If any layer multiplies bits, any real sum may be the input of a sign, so all real sums keep the order of training.
     conversion = _Conversion(any(isinstance(layer, Layer) and layer.multiplies_bits() for layer in layers))
     packed = conversion.of(model, '')
     if not packed.holds_bits():
@@ -213,7 +213,7 @@ def _overrides_call(layer: Any) -> bool:
         return next(cls for cls in type(layer).__mro__ if name in vars(cls))
 
     computes, packs = owner('__call__'), owner('packed')
-    # The default of `packed` keeps the layer itself.
+    # `Layer.packed`, the default, keeps the layer with its own `__call__`.
     return packs is not Layer and computes is not packs and issubclass(computes, packs)
 
 
@@ -239,7 +239,9 @@ def _float_row(layer: Any, path: str) -> Row:
 
 
 def _near_threshold(norm: nnx.BatchNorm) -> int:
-    """The largest number of float32 inputs of a channel whose output sign depends on the rounding inside the normalization.
+    """The number of float32 inputs for which the rounding inside the normalization decides the sign of the output.
+
+    It is counted for each channel, and the largest count is returned.
 
     y = (x - mean) f + bias. Four roundings, each counted as 2^-23 (twice its bound), leave an error of 4 |bias| 2^-23 up or
     down near y = 0. This error divided by f is a distance between inputs; that distance divided by the spacing of float32

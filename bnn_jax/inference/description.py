@@ -32,7 +32,8 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
         store: array -> the name of its tensor in the file.
 
     Returns:
-        For a layer, {'kind': its registered name} and its fields, without those that have their default value.
+        For a layer, {'kind': its registered name} and its fields, without those that have their default value. For a
+        registered function, its kind alone. For a tuple, a list; for any plain value, the value itself.
 
     Raises:
         ValueError: a layer has no registered name, or a value breaks the rule of its field.
@@ -89,7 +90,7 @@ class Description:
     """
 
     def __init__(self, tensors: dict[str, np.ndarray]):
-        # used: the names of the tensors that fields have taken. nodes: the number of objects read so far.
+        # used: the names of the tensors that have been taken. nodes: the number of objects read so far.
         self.tensors, self.used, self.nodes = tensors, set(), 0
 
     def layer(self, described: Any, place: str) -> Any:
