@@ -1,4 +1,4 @@
-"""Products of packed signs: they take signs packed in words, and return exact integers or their signs in words.
+"""Products of packed signs. They return exact integers, or the signs of these integers against thresholds, in words.
 
 `reference.py` defines the result, and all backends return the same. Also here: `packed_signs`, which packs the signs of
 real numbers, and products of real numbers with packed signs, whose sums are rounded.

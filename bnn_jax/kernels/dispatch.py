@@ -17,7 +17,7 @@ class ByPlatform(Backend):
 
     # Returns the backend on CPU. It is called when a function is traced.
     cpu: Callable[[], Backend]
-    # The backend on other platforms: `default` for sums of at most `largest` products, `beyond` for longer sums.
+    # The backend on other platforms: `beyond` for sums of more than `largest` products of signs, `default` for all else.
     default: Backend
     largest: int
     beyond: Backend
@@ -79,5 +79,5 @@ class ByPlatform(Backend):
 
 
 def _terms(channels: int, window: Window, pad_value: int, groups: int) -> int:
-    """How many products a convolution adds up, at most."""
+    """The largest number of products that a convolution adds up for one output."""
     return window.size[0] * window.size[1] * (channels // groups)

@@ -1,7 +1,7 @@
 """Pallas on NVIDIA GPUs, compiled by Triton: words are unpacked in registers for the tensor cores, or compared and counted.
 
-The kernels have never run on a GPU. They were tested in interpret mode, which runs wherever there is no GPU, and by
-lowering them. From version 0.11 on, JAX warns that its Triton compiler is deprecated; the successor, for Hopper, has no
+The kernels have never run on a GPU. They were tested in interpret mode, which runs wherever there is no NVIDIA GPU,
+and by lowering them. From version 0.11 on, JAX warns that its Triton compiler is deprecated; the successor, for Hopper, has no
 bit count.
 """
 
@@ -15,7 +15,7 @@ from bnn_jax.kernels.tiles import padded
 from bnn_jax.ops.bits import WORD_BITS
 
 TILE = 64
-"""Rows and columns of a tile of the output; a power of two, as Triton wants."""
+"""Rows and columns of a tile of the output; Triton requires a power of two."""
 BLOCK = 32
 """Words of a row or column in one step of `matrix`: the depth of one 8-bit product of the tensor cores."""
 
@@ -33,7 +33,7 @@ def matrix(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
         words = pl.ds(b * BLOCK, BLOCK)
         x_block, w_block = x_ref[words, :].T, w_ref[words, :]
 
-        # Bit j of all words at once: the order of the products does not matter to their sum.
+        # Bit j of all words is multiplied at once, because the order of the products does not change their sum.
         def add_bit(j, total):
             x_signs, w_signs = (
                 (1 - 2 * (lax.shift_right_logical(block, jnp.full_like(block, j)) & 1)).astype(jnp.int8)
@@ -94,6 +94,6 @@ def _tiled(step, x: jax.Array, w: jax.Array, block: int) -> tuple[jax.Array, int
 
         return call(x, w, compiler_params=triton.CompilerParams(num_warps=4))
 
-    # Interpreted wherever there is no GPU, so that one test compares it with the other backends.
+    # Interpreted wherever there is no NVIDIA GPU, so that a test on a CPU compares this kernel with the other backends.
     total = lax.platform_dependent(x, w, cuda=compiled, default=partial(call, interpret=True))
     return total[:m, :n], n_words

@@ -28,7 +28,7 @@ def nin(
         num_classes: the number of classes, and so of logits.
         scheme: how the layers are binarized, such as `bnn_jax.XNOR`.
         rngs: the random keys of the initial weights.
-        width: a factor on all filters.
+        width: a factor on the numbers of filters of the first eight convolutions.
         input_shape: (H, W, C) of one image.
 
     Returns:

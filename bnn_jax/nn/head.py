@@ -14,7 +14,7 @@ from bnn_jax.nn.product import Product
 def with_classes(model: Network, num_classes: int, *, rngs: nnx.Rngs) -> Network:
     """A copy of a trained network for another number of classes, with a new last product.
 
-    A normalization of the logits is new too. Auxiliary heads get the same new layers. All other layers keep their
+    A normalization of the logits is new too. In each auxiliary head, the same layers are replaced. All other layers keep their
     parameters.
 
     Args:

@@ -201,8 +201,9 @@ def norm_coefficients(
 
     Forward: scale = gamma / sqrt(var + eps) and shift = beta / scale - mean, so that
     gamma (x - mean) / sqrt(var + eps) + beta = (x + shift) * scale.
-    Where gamma is 0, or so small that beta / scale is infinite, the channel is the constant beta: scale is then exactly
-    0 and shift holds beta. A variance below -eps gives NaN. So does a NaN, except in the mean of a constant channel.
+    Subnormal gamma and scale count as 0, and so does a subnormal beta in the quotient. Where scale is 0 or beta / scale is
+    infinite, the channel is the constant beta: scale is then exactly 0 and shift holds beta. A variance below -eps gives NaN.
+    So does a NaN, except in the mean of a constant channel.
 
     Args:
         gamma: the factor of each channel.

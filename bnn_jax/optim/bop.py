@@ -27,7 +27,7 @@ class BopState(NamedTuple):
 
 
 def bop(gamma: Schedule = 1e-4, threshold: Schedule = 1e-8) -> optax.GradientTransformation:
-    """An Optax transformation that flips a weight if its averaged gradient has the same sign and exceeds a threshold.
+    """An Optax transformation that flips a weight if its averaged gradient m has the same sign and |m| > threshold.
 
     m <- (1 - gamma) m + gamma g, from m = 0.
     w <- -sign(w) where sign(w) m > threshold, else sign(w).

@@ -51,7 +51,7 @@ class Convolution:
     window: Window
     pad_value: Annotated[int, OneOf((0, 1, -1))] = 0
     groups: Size = 1
-    # Files written before this layout was added do not have this field.
+    # Files written before words could run along the filters do not have this field.
     filters: Annotated[int | None, OneOf((None,), Integer(1, 2**24))] = None
 
     def __post_init__(self):
@@ -65,7 +65,7 @@ class Convolution:
     ) -> Float[Array, 'n rows columns out']:
         """The product in float32 or wider; exact for +-1 operands up to 2^24 terms."""
         pads = self.window.pads(x.shape[1], x.shape[2])
-        # XLA pads with zeros only; another value is written into the image.
+        # XLA pads with zeros only, so any other value is padded here.
         if self.pad_value != 0:
             x = pad_channels(x, pads, jnp.full(x.shape[-1:], self.pad_value, x.dtype))
             pads = ((0, 0), (0, 0))
@@ -186,7 +186,7 @@ class Convolution:
     def signed(
         self, x: Float[Array, 'n h w in_features'], words: UInt32[Array, '*words_shape']
     ) -> Float[Array, 'n rows columns out']:
-        """The product of real numbers with packed signs, which are unpacked one tile at a time."""
+        """The product of real numbers with packed signs: `kernels.signed_conv2d`."""
         return signed_conv2d(x, words, **self._options())
 
     def _options(self) -> dict:

@@ -1,6 +1,6 @@
 """Checks that the layers of a packed network fit each other and the images, and that no map is too large.
 
-Without this check, a small file could ask for terabytes of memory. Real networks stay far below the bounds.
+Without these checks, a small file could ask for terabytes of memory. Real networks stay far below the bounds.
 """
 
 from typing import Any
