@@ -321,13 +321,13 @@ def check_scale(scheme: Scheme) -> None:
 
 
 def _has_levels(weights: np.ndarray) -> bool:
-    """Whether a filter has more than two values, so that it cannot be a number times signs."""
+    """Whether a filter has more than two values, so that it cannot be a number times signs (plus an offset)."""
     return any(len(np.unique(filters)) > 2 for filters in weights.reshape(-1, weights.shape[-1]).T)
 
 
 @cache
 def multiplies_by_signs(scheme: Scheme) -> bool:
-    """Whether a layer multiplies by signs and scales afterwards. Otherwise (several bits) it multiplies by weight(w).
+    """Whether a layer multiplies by signs and scales afterwards. Otherwise it multiplies by weight(w), or by real weights.
 
     Args:
         scheme: the scheme of the layer.

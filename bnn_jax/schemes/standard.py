@@ -1,4 +1,4 @@
-"""The library's own schemes, and the schemes of their first, last and shortcut layers."""
+"""The library's own schemes except IRNET and RECU, and the schemes of their first, last and shortcut layers."""
 
 import dataclasses
 
@@ -156,9 +156,10 @@ It trains. `convert` refuses it, because {0, 1} is not +-1. Gradients are not qu
 
 BIREAL = named_scheme(
     'BIREAL',
-    """Bi-Real Net: a shortcut around every convolution, no ReLU, ApproxSign, gradient g 1(|W| <= 1) (arXiv:1808.00278).
+    """Bi-Real Net: a shortcut around every binary convolution, no ReLU, ApproxSign (arXiv:1808.00278).
 
-The gradient is the published code's; `presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha, as the paper does.
+The gradient of the weights is g 1(|W| <= 1). It is that of the published code;
+`presets.BIREAL_SCALED_GRADIENT` multiplies it by alpha, as the paper does.
 """,
     Scheme(
         weight=quantizers.scaled_sign_plain_ste,

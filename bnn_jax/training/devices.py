@@ -51,7 +51,8 @@ class Hosts:
         if self.coordinator in ('', AUTO):
             if (self.hosts, self.host) != (1, 0):
                 raise ValueError(
-                    f'hosts, host: got {self.hosts} and {self.host}, expected --coordinator=HOST:PORT with them'
+                    f'hosts, host: got {self.hosts} and {self.host}, expected --coordinator=HOST:PORT with them; '
+                    "with 'auto' JAX finds both"
                 )
             return
         if not 0 <= self.host < self.hosts:
@@ -202,7 +203,7 @@ def check_same_on_hosts(step: int, config: dict) -> None:
             'one --workdir that they share'
         )
     if (seen != seen[0]).any():
-        raise ValueError('hosts: got different options or code, expected the same experiment and options on every host')
+        raise ValueError('hosts: got different options or code, expected the same options and code on every host')
 
 
 @contextlib.contextmanager

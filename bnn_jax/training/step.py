@@ -64,7 +64,7 @@ def update(
         metrics, gradient = jax.tree.map(lambda a: a / parts, total)
 
     # Some optimizers need more than the gradient: a plateau needs the loss, line searches and SAM need functions of the
-    # parameters. A line search hands the arguments that it does not use on to `value_fn`, which therefore accepts `grad_fn`.
+    # parameters. A line search passes the arguments that it does not use to `value_fn`, which therefore accepts `grad_fn`.
     def value_fn(params, *_, grad_fn=None):
         return _loss(state, params, with_progress(state), batch)[0]
 
@@ -142,8 +142,8 @@ def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[Trai
 
     Raises:
         ValueError: labels in a NumPy array are out of range (in a JAX array the loss becomes NaN), logits and classes
-            differ in number, the batch is empty or has other keys or lengths; or as `batch.as_batch`; or the model
-            raises it.
+            differ in number, the batch is empty, lacks a key or has fields of different lengths; or as
+            `batch.as_batch`; or the model raises it.
         TypeError: the batch has another form, labels have another dtype, or the loss is not an array; or the model
             raises it.
 

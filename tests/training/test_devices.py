@@ -459,7 +459,7 @@ def test_hosts_that_do_not_fit_together(hosts, message):
     'other, message',
     [
         ((5, 1), 'hosts: got the steps [4, 5] of the run, expected the same step on every host'),
-        ((4, 1), 'hosts: got different options or code, expected the same experiment and options on every host'),
+        ((4, 1), 'hosts: got different options or code, expected the same options and code on every host'),
     ],
 )
 def test_hosts_that_would_train_different_networks(monkeypatch, other, message):
