@@ -22,7 +22,7 @@ STRIP = 2**22
 """About how many pixels of a large image are in an array at a time while it is scaled down."""
 
 SHOWN = 5
-"""How many damaged images a message names."""
+"""How many damaged images a message names at most."""
 
 
 def printable(name: str | os.PathLike) -> str:
@@ -59,7 +59,8 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
     Gray is repeated, palettes are looked up, opacity is dropped, and only the upper 8 of 16 bits are kept. As in TFDS and
     torchvision, rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255, where 0 is no ink. Adobe's files,
     which have an APP14 marker, store 255 - C; other files store C. An image of more than `LARGEST` pixels, such as a scan, is
-    read at a half, a quarter or an eighth of its size: JPEG's decoder scales a JPEG, means over squares scale the others.
+    read at a half, a quarter or an eighth of its height and width: JPEG's decoder scales a JPEG, means over squares
+    scale the others.
 
     Args:
         data: the bytes of the file.
@@ -67,8 +68,9 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
         channels: 3 (RGB) or 1 (gray).
 
     Raises:
-        CorruptImage: Pillow cannot decode the whole image or refuses it for its size (about 179 million pixels or more), or
-            its pixels have 32 bits. A JPEG whose compressed data were altered, not cut short, may still be decoded.
+        CorruptImage: Pillow cannot decode the whole image or refuses it for its size (more than about 179 million
+            pixels), or it is gray with 32 bits a pixel. A JPEG whose compressed data were altered, not cut short, may
+            still be decoded.
         ValueError: channels is neither 1 nor 3.
 
     Example:
@@ -92,7 +94,7 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
             image.load()
             left = smaller_by(*image.size)
             mode = 'RGB' if channels == 3 else 'L'
-            return _pixels(image, mode) if left == 1 else _means(image, mode, left)
+            return _pixels(image, mode, image.format) if left == 1 else _means(image, mode, left)
     except MemoryError:
         raise
     except (
@@ -126,20 +128,21 @@ def _means(image, mode: str, factor: int) -> np.ndarray:
     lines = max(1, STRIP // image.width // factor) * factor
     strips = []
     for top in range(0, image.height, lines):
-        pixels = _pixels(image.crop((0, top, image.width, min(top + lines, image.height))), mode)
+        strip = image.crop((0, top, image.width, min(top + lines, image.height)))  # Its format is None.
+        pixels = _pixels(strip, mode, image.format)
         strips.append(np.asarray(Image.fromarray(pixels.squeeze(-1) if mode == 'L' else pixels).reduce(factor)))
     means = np.concatenate(strips)
     return means if means.ndim == 3 else means[..., None]
 
 
-def _pixels(image, mode: str) -> np.ndarray:
-    """The pixels of a Pillow image, converted to mode 'RGB' or 'L', as uint8 (H, W, channels)."""
+def _pixels(image, mode: str, format: str | None) -> np.ndarray:
+    """The pixels of a Pillow image read from this format, in mode 'RGB' or 'L': uint8 (H, W, channels)."""
     from PIL import Image
 
-    if image.mode == 'CMYK' and image.format == 'JPEG' and 'adobe' not in image.info:
+    if image.mode == 'CMYK' and format == 'JPEG' and 'adobe' not in image.info:
         # Pillow inverts the CMYK numbers of all JPEG files, which is right only for Adobe's.
         image = Image.merge('CMYK', [band.point(lambda x: 255 - x) for band in image.split()])
-    if image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF'):
+    if image.mode == 'F' or (image.mode == 'I' and format == 'TIFF'):
         raise ValueError(
             f'pixels of mode {image.mode}, 32 bits each, whose range is not known; save them with 8 or 16 bits'
         )
@@ -156,7 +159,7 @@ def skip_corrupt(source: Source) -> Subset:
 
     Each image is decoded once, in threads, before the first batch. Batches then depend on seed and step alone, and evaluation
     knows how many images there are. For a data set that many runs read, prepare a copy without damaged images instead:
-    `python -m bnn_jax.data.prepare_folder --skip_corrupt`. A warning states the number of damaged images.
+    `python -m bnn_jax.data.prepare_folder --skip_corrupt`. If there are damaged images, a warning states their number.
 
     Args:
         source: any source.

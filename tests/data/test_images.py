@@ -827,6 +827,15 @@ def test_an_image_that_is_too_large_is_read_smaller(monkeypatch, mode, channels)
     np.testing.assert_allclose(result, expected, rtol=0, atol=0.51)
 
 
+def test_an_image_of_32_bits_is_refused_at_any_size(monkeypatch):
+    """The range of its pixels is not known, whether or not the image is read smaller."""
+    data = encoded(Image.fromarray(np.full((20, 20), 70_000, np.int32)), 'TIFF')
+    for largest in (10**6, 81):
+        monkeypatch.setattr(images, 'LARGEST', largest)
+        with pytest.raises(CorruptImage, match='32 bits each'):
+            decode(data, 'x')
+
+
 def test_a_jpeg_that_is_too_large_is_decoded_smaller(monkeypatch):
     """Smooth, so that all ways of making it smaller agree."""
     monkeypatch.setattr(images, 'LARGEST', 5000)
