@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnn_jax.command import one_line
+from bnn_jax.command import of_extra, one_line
 from bnn_jax.data.authors import READERS, read_cifar10, read_idx, read_splits
 
 __all__ = ['READERS', 'prepare', 'read_cifar10', 'read_idx', 'write']
@@ -32,9 +32,11 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike) -
 
     Raises:
         FileNotFoundError: a file is missing.
+        OSError: the data set cannot be written.
         ValueError: name is not in `READERS`, a file is damaged, a split has no images, or a label is not a class.
     """
-    import tensorflow_datasets as tfds
+    with of_extra('train'):
+        import tensorflow_datasets as tfds
 
     if name not in READERS:
         raise ValueError(f'data set: got {name!r}, expected one of {", ".join(READERS)}')
@@ -58,13 +60,17 @@ def write(name: str, version: str, features: dict, splits: Mapping[str, Iterable
         version: the version of the data set.
         features: TFDS's features.
         splits: split -> (key, example) pairs; images are encoded bytes in a file object.
-        data_dir: where to write it.
+        data_dir: where to write the data set.
 
     Returns:
         The folder of the data set.
+
+    Raises:
+        OSError: the data set cannot be written.
     """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
+    with of_extra('train'):
+        import tensorflow_datasets as tfds
+        from tensorflow_datasets.core import registered
 
     methods = {
         'name': name,

@@ -459,6 +459,14 @@ def test_preparing_twice_does_nothing(downloads, data_dir):
     assert files(data_dir) == before
 
 
+def test_preparing_without_tfds_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+    with pytest.raises(ModuleNotFoundError, match='expected the extra `train`'):
+        prepare.prepare('mnist', '.', tmp_path)
+    with pytest.raises(ModuleNotFoundError, match='expected the extra `train`'):
+        prepare.write('x', '1.0.0', {}, {}, tmp_path)
+
+
 # Reading what TFDS prepared.
 
 
