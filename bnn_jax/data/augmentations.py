@@ -275,7 +275,7 @@ class random_crop:
 
 @dataclasses.dataclass(frozen=True)
 class center_crop:
-    """Cut out the middle window of size x size pixels. If several are equally central, it takes the upper left one.
+    """Cut out the middle window of size x size pixels. If several are equally central, take the upper left one.
 
     A call raises ValueError for a smaller image.
 
@@ -299,7 +299,7 @@ class center_crop:
 class inception_crop:
     """Cut out a window of random area, aspect ratio and position, and scale it to size x size; filter: `bilinear`.
 
-    If none of ten random windows fits into the image, it takes the largest central window with an allowed aspect ratio.
+    If none of ten random windows fits into the image, take the largest central window with an allowed aspect ratio.
 
     Source: Szegedy et al. (arXiv:1409.4842) section 6; details as in torchvision's RandomResizedCrop.
 
@@ -343,7 +343,7 @@ class lighting:
     result is rounded (halves to even) and clipped to 0..255, so that images stay uint8.
 
     Raises:
-        ValueError: std is negative. A call raises ValueError for an image that is not uint8 RGB.
+        ValueError: std is negative or NaN. A call raises ValueError for an image that is not uint8 RGB.
 
     Source: AlexNet (Krizhevsky et al. 2012) section 4.1 with the numbers of fb.resnet.torch, which adds the color to floats and
     neither rounds nor clips. The published code of Bi-Real Net applies it with std 0.1, after the crop and before the flip.

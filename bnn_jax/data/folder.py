@@ -31,7 +31,7 @@ class FolderSource:
         return len(self.files)
 
     def described(self) -> dict[str, Any]:
-        """How config.json describes the source: classes and a checksum of file names, not the folder, which may move."""
+        """How config.json describes the source: classes and a checksum of `files`, not the folder, which may move."""
         return {'kind': 'data.FolderSource', 'classes': self.classes, 'crc32': zlib.crc32(self.files.data)}
 
     def path(self, index: int) -> Path:
@@ -49,10 +49,10 @@ class FolderSource:
 def folder_source(root: str | os.PathLike, split: str) -> FolderSource:
     """The images in root/split/<class>/, at any depth: uint8 (H, W, 3), each of its own size.
 
-    Files .jpeg .jpg .png .bmp .gif .webp .tif .tiff count as images; hidden files and all others do not. Label i is the i-th
-    class in sorted order. For ImageNet, whose folders are named by synset, this is the order of TFDS: n01440764 is 0, n15075141
-    is 999. The classes are the folders of root/train if it exists, so that all splits agree; else the folders of the split.
-    Images are sorted by class, then by path.
+    Files .jpeg .jpg .png .bmp .gif .webp .tif .tiff count as images. Other files, hidden files and hidden folders are
+    left out. Label i is the i-th class in sorted order. For ImageNet, whose folders are named by synset, this is the
+    order of TFDS: n01440764 is 0, n15075141 is 999. The classes are the folders of root/train if it exists, so that all
+    splits agree; else the folders of the split. Images are sorted by class, then by path.
 
     Args:
         root: the folder above the splits.

@@ -1,4 +1,4 @@
-"""Read any TFDS image data set that was prepared as ArrayRecord, without TensorFlow."""
+"""Read TFDS data sets of images and labels that were prepared as ArrayRecord, without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -139,7 +139,7 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
 
 OURS = 'tensorflow_datasets.core.features.'
-"""Classes that a data set may name begin with this. TFDS itself would import any module."""
+"""The names of all classes in a data set must begin with this. TFDS itself would import any module named there."""
 
 
 def _check_features(folder: Path) -> None:
@@ -184,7 +184,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
 
     Raises:
         FileNotFoundError: the data set is missing; the message says how to prepare it.
-        ValueError: the data set has another file format, no such split, or no images with labels.
+        ValueError: the data set has another file format, no such split, or no images with labels; or its
+            features.json is damaged or names a class that is not TFDS's.
 
     Example:
         >>> import functools, bnn_jax as bnn

@@ -12,11 +12,12 @@ from bnn_jax.native import library
 def stablehlo(
     network: Any, input_shape: tuple[int, int, int], *, batch: int | None = None, native: bool = False
 ) -> jax.export.Exported:
-    """A packed network, with its weights as bits, as a program. JAX's export checks that would refuse it are disabled.
+    """Export a packed network as a program that holds its binary weights as bits.
 
     By default the program is plain StableHLO without a custom call, for any platform (run on CPU only so far), and
     needs no bnn_jax. XLA sums products of real numbers in its own order, so the sums may be rounded differently. If
-    this flips the sign of a number close to 0, logits differ by more than rounding.
+    this flips the sign of a number close to 0, logits differ by more than rounding. The checks by which JAX's export
+    would refuse the program are disabled.
 
     Args:
         network: what `convert` and `load` give.

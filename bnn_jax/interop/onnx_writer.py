@@ -30,7 +30,7 @@ NO_PADS = ((0, 0), (0, 0))
 
 @dataclasses.dataclass(frozen=True)
 class Map:
-    """A tensor of the graph, (N, C, H, W) or (N, C). `shape`, as in this library and without N: (H, W, C) or (C,)."""
+    """A tensor of the graph, (N, C, H, W) or (N, C). `shape` is (H, W, C) or (C,), without N, as in this library."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,8 +44,8 @@ class OnnxWriter(LayerWriter[Map]):
     """Writes the nodes and constants of a network. Each product of signs is rounded to an integer.
 
     Rounding does not change an exact sum, and it corrects a sum that Winograd's algorithm or a narrower dtype made
-    inexact. It also keeps engines from moving the scale that follows into the weights: sums would not be integers, and
-    signs near 0 could flip.
+    inexact. It also keeps engines from moving the scale that follows into the weights. Sums would then not be integers,
+    and signs near 0 could flip.
     """
 
     language = 'ONNX'
@@ -109,7 +109,7 @@ class OnnxWriter(LayerWriter[Map]):
         return self.constant(np.asarray(axes, np.int64))
 
     def signs(self, signs: np.ndarray) -> str:
-        """Signs as floats. If that is smaller, they are stored as bits, eight in a byte, which the graph unpacks."""
+        """Signs as floats. Where bits are smaller, signs are stored as bits, and the graph unpacks them."""
         bits = np.packbits(signs.reshape(-1) < 0, bitorder='little')
         unpacking = 290 if signs.size % 8 else 170  # About how many bytes the nodes below take.
         if 4 * signs.size < bits.size + unpacking:
@@ -284,7 +284,7 @@ class OnnxWriter(LayerWriter[Map]):
 
 
 class QonnxWriter(OnnxWriter):
-    """Signs and binary weights as BipolarQuant: x >= 0 becomes the scale, everything else the scale's negative.
+    """Writes signs and binary weights as BipolarQuant nodes, which turn x >= 0 into the scale, all else into -scale.
 
     Weights are float constants, as QONNX's tools expect them.
     """

@@ -18,7 +18,7 @@ from bnn_jax.ops.general_convolution import general_convolution
 from bnn_jax.ops.windows import Window, pad_channels
 
 TILE = 2**20
-"""The largest number of signs in a tile: 4 MiB of floats. Only a tile of 32 filters, the fewest, may have more."""
+"""The largest number of signs in a tile: 4 MiB of floats. Only a tile of at most 32 filters may have more."""
 
 
 Method = TypeVar('Method', bound=Callable)

@@ -26,16 +26,16 @@ from bnn_jax.ops.windows import Window, pad_channels
 
 @dataclasses.dataclass(frozen=True)
 class Native(Backend):
-    """The C++ kernels. Methods raise RuntimeError where they cannot run."""
+    """The C++ kernels. Methods raise RuntimeError where the kernels cannot run."""
 
-    # One of `instruction_sets()`. Empty: the set that $BNN_INSTRUCTIONS names, or the first if it is not set.
+    # One of `instruction_sets()`. Empty: the set that $BNN_INSTRUCTIONS names, or the first set if it names none.
     instructions: str = ''
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
         """k - 2 popcount(x xor w). Threads divide the filters; if there are few, also the rows, in multiples of 48."""
         shape = (x_words.shape[0], w_words.shape[0])
-        # An attribute of the call, not an operand: the handler reads it as int64.
+        # k is an attribute of the call, not an operand, and the handler reads it as int64.
         return self._call('bnn_jax_product', shape, jnp.int32, x_words, w_words, k=np.int64(k))
 
     @compiled(0, 4, 5, 6, 7)

@@ -24,8 +24,8 @@ about the size of a first-level cache."""
 NARROW_BLOCK = 63
 """The largest number of words in an expression for narrow groups: their counts have 6 bits."""
 FEW = 4
-"""The largest number of rows for which w is not transposed: with so few, that would take longer than the product (3 times as
-long for one row of 9216 signs)."""
+"""The largest number of rows for which w is not transposed: with so few rows, transposing would take longer than the
+product (3 times as long for one row of 9216 signs)."""
 
 
 def product(x: jax.Array, w: jax.Array, k: int) -> jax.Array:
@@ -96,7 +96,7 @@ class Xla(FromMatmul):
 
     @compiled(0, 3)
     def matmul(self, x_words: jax.Array, w_words: jax.Array, k: int) -> jax.Array:
-        """The product itself, or, for few rows of x, one row at a time without transposing w."""
+        """`product`; for few rows of x, a sum for each row instead, without transposing w."""
         rows = x_words.shape[0]
         if not isinstance(rows, int) or rows > FEW:  # Not an integer: an export for any number of rows.
             return super().matmul(x_words, w_words, k)
