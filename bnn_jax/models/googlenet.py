@@ -49,7 +49,7 @@ def googlenet(
             training uses the heads (`Network.with_auxiliary`), and they need images of at least 79 x 79. (): no such heads.
         dropout: the rate at which training drops inputs of the last dense layer; the paper has 0.4. None: as the scheme
             says.
-        auxiliary_dropout: the same in the auxiliary heads, if there are any; the paper has 0.7.
+        auxiliary_dropout: the same in the auxiliary heads; only with `auxiliary`. The paper has 0.7.
 
     Returns:
         A network from images (N, H, W, C) to logits (N, num_classes).

@@ -19,7 +19,7 @@ def lenet5(
     width: float = 1.0,
     input_shape: Sequence[int] = (28, 28, 1),
 ) -> Network:
-    """Two 5x5 convolutions of 20 and 50 filters, a 2/2 pooling after each, a dense layer of 500, dense head.
+    """Two 5x5 convolutions of 20 and 50 filters, each followed by 2x2 pooling; a dense layer of 500; a dense head.
 
     Args:
         num_classes: the number of classes, and so of logits.

@@ -99,7 +99,10 @@ class Part:
         return [] if strides == (1, 1) else [MaxPool(Window.of(1, strides))]
 
     def pad_channels(self) -> list:
-        """The layer that pads the channels to `out_features`, with zeros on both sides. Raises ValueError for more."""
+        """The layer that pads the channels to `out_features`, with zeros on both sides.
+
+        Raises ValueError if the input has more channels.
+        """
         more = self.out_features - self.shape[-1]
         if more < 0:
             raise ValueError(

@@ -133,7 +133,7 @@ def is_container(layer: Any) -> bool:
 
 
 def slots(module: Any) -> list[Slot]:
-    """The slots of a container; for any other module, one for each layer in its attributes, also in lists and dictionaries."""
+    """The slots of a container; for a user's module, one for each layer in its attributes, lists and dictionaries."""
     if isinstance(module, Container):
         return module.slots()
     # `walk` does not go into a `Layer`, whose methods describe its parts too.
@@ -179,7 +179,7 @@ class Observed(nnx.Module):
             self.see(inputs[0], y)
         return y
 
-    # All other attributes are those of the layer, so the model may still read them.
+    # All other public attributes are those of the layer, so the model may still read them.
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_') or name in ('layer', 'see'):
             raise AttributeError(name)

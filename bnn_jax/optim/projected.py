@@ -36,7 +36,8 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
 
     Raises:
         TypeError: tx is not an optimizer.
-        ValueError: tx computes parameters from numbers of its own, as lookahead, Mechanic and COCOB do.
+        ValueError: a scheme projects after updates, but tx computes parameters from numbers of its own, as lookahead,
+            Mechanic and COCOB do.
 
     Example:
         >>> import bnn_jax as bnn, optax

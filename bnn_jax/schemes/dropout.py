@@ -1,7 +1,7 @@
 """Dropout: what is dropped together (elements or whole channels), and rules that say which inputs are dropped.
 
-A drop is a function (x, rate, key) -> x. In training a product applies it to its input, and a binary product does so
-after binarizing the input. A rule is a function `ProductInput` -> drop or None; `Scheme.drops` holds one.
+A drop is a function (x, rate, key) -> x. In training a product applies it to its input. A product that binarizes its
+input does that first. A rule is a function `ProductInput` -> drop or None; `Scheme.drops` holds one.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ def of_dense_channels(given: ProductInput) -> Drop | None:
 
 
 def of_pooled(given: ProductInput) -> Drop | None:
-    """The rule that drops elements of an input that comes from a pooling (network in network in PyTorch)."""
+    """The rule that drops elements of an input that comes from a pooling (NIN of XNOR-Net in PyTorch)."""
     return elements if given.pooled else None
 
 

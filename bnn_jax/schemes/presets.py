@@ -78,10 +78,11 @@ XNOR_PYTORCH = named_scheme(
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
 Before every forward pass the latent weights are overwritten: centered over input channels, then clamped. Weights are
-alpha sign(W) with sign(0) = 0; their gradient is the exact one times (1 - 1/C) n. Activations have sign(0) = 0 and pass the
-gradient where |x| < 1. No K. Order: norm, sign, product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4,
-momentum 0.9 (PyTorch's 0.1), gamma at least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the
-gradient: chain(add_decayed_weights(1e-5), adam(...)).
+alpha sign(W) with sign(0) = 0; their gradient is that of `scaled_sign_ste` times (1 - 1/C) n, for C input channels and
+n weights of a filter. Activations have sign(0) = 0 and pass the gradient where |x| < 1. No K. Order: norm, sign,
+product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1), gamma at
+least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the gradient:
+chain(add_decayed_weights(1e-5), adam(...)).
 Differs: a layer with one input channel is not centered, because all its weights would become 0; initial weights and biases.
 """,
     dataclasses.replace(
@@ -160,8 +161,8 @@ BWN_LUA = named_scheme(
     'BWN_LUA',
     """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
 
-gamma starts from U(0, 1). Dropout of 0.1 (its README; 0.5 in its code) of whole channels of the first dense layer's image
-and of the second's vector; no dropout before the last layer.
+gamma starts from U(0, 1). Dropout of 0.1 (in the README; 0.5 in the code) of whole channels of the first dense layer's
+image and of the second's vector; no dropout before the last layer.
 Differs: as XNOR_LUA. Dropout here divides by 1 - rate in training; the code's dropout multiplies by it in evaluation. The
 normalization that follows removes this difference, up to its eps.
 """,

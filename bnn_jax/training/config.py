@@ -58,14 +58,14 @@ class Config:
     standardize: Callable[[np.ndarray], np.ndarray]
     # schedule -> Optax chain, without the projection of latent weights: `init` adds the scheme's own.
     optimizer: Callable[..., optax.GradientTransformation] = optax.adam
-    # (learning_rate, steps of the run) -> Optax schedule.
+    # (learning_rate, steps of the run after the warm-up) -> Optax schedule.
     schedule: Callable[..., optax.Schedule] = optax.cosine_decay_schedule
-    # For training images: see `bnn_jax.data`. If none sets the size, images are scaled to the model's input_shape (`sized`).
+    # For training images: see `bnn_jax.data`. `sized` may put a scaling to the model's input_shape before them.
     augmentations: tuple = ()
     # For test images: augmentations that draw no random numbers.
     evaluation_augmentations: tuple = ()
-    # Makes the network that is converted instead of the model if `convert` refuses the model. That network gets the
-    # model's parameters.
+    # For a model that `convert` refuses: makes the network that is converted in its place, with the model's parameters.
+    # None: the model itself is converted.
     deployed: Callable[..., Any] | None = None
     # Makes the loss, such as partial(distillation, teacher); or is itself a function of (logits, labels)
     # or (images, logits, labels).
@@ -104,7 +104,7 @@ class Config:
     max_minutes: float = option(
         0.0, 'minutes after which the run saves and ends with status 75, to be started again; 0: no limit'
     )
-    evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last is always evaluated')
+    evaluate_every: int = option(1, 'epochs between evaluations on the test images; the last epoch always has one')
     label_smoothing: float = option(0.0, 'share of a label that is spread over all classes')
     mixup: float = option(0.0, 'alpha of mixup: images and labels are mixed in pairs by shares from Beta(alpha, alpha)')
     cutout: int = option(0, 'side in pixels of the square that is set to 0 in each training image')
@@ -118,9 +118,9 @@ class Config:
         0.0,
         'decay of a moving average of parameters and statistics, such as 0.999; the average is evaluated and packed',
     )
-    keep_best: bool = option(False, 'also keep the checkpoint of the best test accuracy, in WORKDIR/best')
-    patience: int = option(0, 'evaluations without a better test accuracy after which the run ends; 0: never')
-    workers: int = option(0, 'processes that decode and augment images; 0: two threads. The batches are the same')
+    keep_best: bool = option(False, 'also keep the checkpoint of the best test result, in WORKDIR/best')
+    patience: int = option(0, 'evaluations without a better test result after which the run ends; 0: never')
+    workers: int = option(0, 'processes that decode and augment images; 0: two threads. Batches do not depend on it')
     workdir: str = option('', 'folder for all that the run writes; by default runs/RECIPE_SCHEME-SEED, in lower case')
     data_dir: str = option(
         '~/tensorflow_datasets',
@@ -239,7 +239,7 @@ class Config:
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations. If all of them keep the size of an image, a scaling to the model's `input_shape` comes first.
+        """The augmentations, after a scaling to the model's `input_shape` if all are known to keep an image's size.
 
         The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """
@@ -269,7 +269,7 @@ class Config:
         return {'description': DESCRIPTION, **fields}
 
     def decisive(self) -> dict[str, Any]:
-        """The fields that decide a run's parameters or their evaluation. They must not change between two starts of it.
+        """The fields that decide a run's parameters or their evaluation. They must stay the same when it starts again.
 
         Only `epochs` may grow, if the shorter run is the beginning of the longer one (`start.check_extension`).
         """
@@ -294,7 +294,7 @@ ADDED_SINCE = ('on_device', 'label_smoothing', 'mixup', 'cutout', 'warmup_epochs
 
 
 def check_description(described: dict[str, Any], what: str, remedy: str) -> None:
-    """Raises ValueError for a config that an earlier version of the library described in another form.
+    """Raises ValueError for a config that another version of the library described in another form.
 
     Args:
         described: the config in config.json or in a checkpoint.

@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 class StepRecords:
-    """Writes the records of steps, one call behind, so that the devices never wait for the host.
+    """Writes the records of steps, one call behind, so that the devices need not wait for the host.
 
     Args:
         log, progress: where the records go.

@@ -145,7 +145,7 @@ def is_trained(path: tuple, variable: Any) -> bool:
     """Whether a variable is trained: a parameter of floating numbers. Integers, such as tables, have no gradient.
 
     Args:
-        path: the keys that lead to it.
+        path: the keys that lead to the variable.
         variable: any variable of a model.
     """
     numbers = all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(variable))

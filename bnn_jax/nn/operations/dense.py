@@ -160,7 +160,7 @@ class Dense:
     def signed(
         self, x: Float[Array, '*batch in_features'], words: UInt32[Array, 'out n_words']
     ) -> Float[Array, '*batch out']:
-        """The product of real numbers with packed signs, which are unpacked one tile at a time."""
+        """The product of real numbers with packed signs."""
         return _by_rows(lambda rows: signed_matmul(rows, words), x)
 
     def macs(self, in_features: int, out_features: int, output_shape: tuple[int, ...]) -> int:

@@ -76,7 +76,7 @@ class PackedNetwork(PackedLayer):
     Raises:
         TypeError: in a call, the images are not floating, or are a masked array.
         ValueError: in a call, the images have another rank or number of channels, an axis of length 0, or a size that
-            the layers refuse.
+            the layers or the bounds of `budget` refuse.
 
     Example:
         >>> import bnn_jax as bnn
