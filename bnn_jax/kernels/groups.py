@@ -33,7 +33,7 @@ def by_groups(convolve: Callable, channels: int, groups: int, x_words, w_words, 
         None if array is None else array.reshape(*array.shape[:-1], groups, -1) for array in (w_words, *of_filters)
     ]
     axes = [None if array is None else array.ndim - 2 for array in split]
-    # Under vmap all groups are one call, however many there are.
+    # With `vmap`, `convolve` is traced once, however many groups there are.
     y = jax.vmap(convolve, in_axes=(3, *axes), out_axes=3)(channels_of_groups(x_words, channels, groups), *split)
     return y.reshape(*y.shape[:3], -1)
 

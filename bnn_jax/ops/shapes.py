@@ -10,7 +10,7 @@ Shape = tuple[int | None, ...] | None
 
 
 def as_map(what: str, shape: Shape, channels: int | None = None) -> tuple[int | None, int | None, int | None]:
-    """The height, width and channels of a map. Raises ValueError for another rank, or for other channels than `channels`."""
+    """The height, width and channels of a map. Raises ValueError for another rank or number of channels."""
     if shape is None:
         return None, None, channels
     if len(shape) != 3:

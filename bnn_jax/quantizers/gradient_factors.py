@@ -70,7 +70,9 @@ def times_n(quantizer: Quantizer) -> Quantizer:
 
 
 def times_1e9(quantizer: Quantizer) -> Quantizer:
-    """The quantizer with its gradient times 10^9. Adam's direction is unchanged; epsilon and L2 become negligible.
+    """The quantizer with its gradient times 10^9.
+
+    Adam's direction is unchanged; its epsilon and an L2 penalty become negligible.
 
     Args:
         quantizer: a quantizer of weights, (..., out).

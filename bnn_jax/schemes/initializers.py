@@ -33,7 +33,7 @@ def he_normal_fan_out(
 ) -> Float[Array, '*shape']:
     """Normal with mean 0 and variance 2 / fan-out, where fan-out is the size of the window times the number of filters.
 
-    Source: arXiv:1502.01852; VGG-small in the codes of IR-Net and ReCU.
+    Source: arXiv:1502.01852; VGG-small in the published code of IR-Net and of ReCU.
     """
     # `he_normal` has variance 2 / fan-in. The two fans differ in their channels only.
     return he_normal(key, shape, dtype) * jnp.asarray(math.sqrt(shape[-2] / shape[-1]), dtype)
@@ -45,7 +45,7 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     Source: arXiv:1502.01852.
     """
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
-    # Outside of a trace NumPy gives the same bits at once. JAX would compile five functions for each new shape.
+    # Outside a trace, NumPy gives the same bits at once. JAX would compile five functions for each new shape.
     numpy = jnp if isinstance(key, Tracer) else np
     keys = numpy.asarray(jax.random.key_data(jax.random.split(key, -(-size // CHUNK))))
     typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))

@@ -45,7 +45,7 @@ def arrange(order: Order, parts: Parts) -> list:
     """The layers of one product and its neighbors, in this order.
 
     Args:
-        order: a tuple of the names in `schemes.orders`, or a function parts -> layers.
+        order: a tuple of names, which the module `schemes.orders` explains, or a function parts -> layers.
         parts: makes the layers. `nn.NetworkBuilder` makes one for each block.
 
     Returns:

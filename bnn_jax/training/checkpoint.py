@@ -26,7 +26,7 @@ class Checkpoints:
         directory: the folder.
         config: the fields of the run's config that decide its numbers (`Config.decisive`).
         kept: how many checkpoints are kept; by default two, in case the newest is damaged.
-        read_only: write nothing, because another process may be writing in the folder.
+        read_only: whether nothing is written, because another process may be writing in the folder.
 
     Raises:
         ValueError: the folder cannot be opened.
@@ -225,7 +225,7 @@ def first_difference(path: str, theirs, ours) -> tuple[str, Any, Any] | None:
 
 
 def _digest(arrays: dict[str, np.ndarray], meta: dict) -> str:
-    """SHA-256 of everything in a checkpoint, because Orbax does not notice all changed bytes."""
+    """SHA-256 of everything in a checkpoint, because Orbax does not notice every changed byte."""
     digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

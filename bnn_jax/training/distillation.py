@@ -1,4 +1,4 @@
-"""Knowledge distillation: the softened outputs of a trained network are targets, in addition to the labels."""
+"""Knowledge distillation: the softened outputs of a trained network are targets, with the labels or in their place."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from bnn_jax.training.loss import cross_entropy
 def soft_cross_entropy(
     logits: Float[Array, 'N classes'], teacher_logits: Float[Array, 'N classes'], temperature: float
 ) -> Float[Array, ' N']:
-    """Cross-entropy of a student to the softened answers of a teacher, for each image.
+    """The cross-entropy of each image between the softened answers of a teacher and of a student.
 
     Forward: -T^2 sum_c p_c log q_c for student s and teacher t, with p = softmax(t / T) and q = softmax(s / T).
     Gradient: g T (q - p) to s, none to t. For every T, the factor T^2 keeps it about as large as the gradient from labels.
@@ -73,7 +73,7 @@ class Distillation:
     state: nnx.State
     # The structure of the teacher, in evaluation mode.
     graphdef: nnx.GraphDef
-    # The teacher's input channels and number of classes; the student must have the same.
+    # The teacher's input channels and number of classes. A student that states its own must have the same.
     channels: int
     num_classes: int
     # T of `soft_cross_entropy`.
@@ -82,7 +82,7 @@ class Distillation:
     share: float
 
     def check(self, model: Any) -> None:
-        """Raises ValueError unless the model has the channels and the classes of the teacher."""
+        """Raises ValueError if the model states other channels than the teacher, or another number of classes."""
         got = (self.channels, self.num_classes)
         expected = tuple(getattr(model, name, own) for name, own in zip(('channels', 'num_classes'), got, strict=True))
         if got != expected:

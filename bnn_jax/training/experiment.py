@@ -29,9 +29,9 @@ from bnn_jax.training.workdir import held
 def main(recipe: Recipe, arguments: Sequence[str] | None = None) -> None:
     """Run a row of a recipe as the command line says, and print its results.
 
-    --scheme chooses the row. The other options are those of `Config`, `Command` and `devices.Hosts`. An error prints
-    its message and gives exit status 1. An option that cannot be parsed gives 2, a signal 128 + its number
-    (`bnn_jax.command`), and the end of --max_minutes 75.
+    --scheme chooses the row. The other options are those of `Config`, `Command` and `devices.Hosts`. The exit status is
+    1 after an error, whose message is printed; 2 if an option cannot be parsed; 128 + its number after a signal
+    (`bnn_jax.command`); and 75 if --max_minutes ended the run.
 
     Args:
         recipe: what to run.
@@ -217,7 +217,7 @@ def run_or_exit(name: str, config: Config, prepare: Callable[[Config], Config] =
 
     Args:
         name: the name of the run.
-        config: with the options of the command line.
+        config: the config, with the options of the command line.
         prepare: `Recipe.prepare`.
 
     Returns:
@@ -246,8 +246,10 @@ def run(name: str, config: Config) -> dict[str, Any]:
         config: what to run. Without a workdir it runs in runs/NAME-SEED.
 
     Returns:
-        What results.json holds (docs/results.schema.json). Errors are those of `fit`, and ValueError if metrics.jsonl
-        has no records.
+        What results.json holds (docs/results.schema.json).
+
+    Raises:
+        ValueError: metrics.jsonl has no records. Other errors are those of `fit`.
 
     Example:
         >>> import bnn_jax as bnn
@@ -281,8 +283,8 @@ def _records(workdir: Path) -> list[dict]:
 def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """The results of the newest checkpoint of a run, without training. results.json is not changed.
 
-    Afterward packed.safetensors and report.txt are those of this checkpoint. On several hosts the first one does this; the
-    others return {}.
+    If the network is converted, packed.safetensors and report.txt are those of this checkpoint afterward. On several
+    hosts the first one does this; the others return {}.
 
     Args:
         recipe: the recipe of the run.
@@ -293,7 +295,7 @@ def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
         As `run`, and the step of the checkpoint.
 
     Raises:
-        ValueError: another field has another value; or as `restore.trained`.
+        ValueError: another field has another value, or metrics.jsonl has no records; or as `restore.trained`.
     """
     from bnn_jax.training.restore import trained
 

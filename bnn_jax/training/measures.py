@@ -1,4 +1,4 @@
-"""Measures of logits and labels: the loss of each image, and accuracies. Checks that logits, labels and images fit."""
+"""The loss of each image, accuracies and the norm of a gradient. Checks of the shapes of logits and losses."""
 
 from functools import lru_cache
 from typing import Any
@@ -31,16 +31,18 @@ def each_loss(
     """
     values, count = loss(images, logits, labels), logits.shape[0]
     if jax.tree.structure(values) != jax.tree.structure(0):
-        raise TypeError(f'loss: got a {type(values).__name__}, expected an array of one number an image, ({count},)')
+        raise TypeError(
+            f'loss: got a {type(values).__name__}, expected an array of one number for each image, ({count},)'
+        )
     values = jnp.asarray(values)
     shapes = f'logits {jnp.shape(logits)} and labels {jax.tree.map(jnp.shape, labels)}'
     if values.ndim and values.shape[0] != count:
-        raise ValueError(f'loss: got shape {values.shape} for {shapes}, expected one number an image, ({count},)')
+        raise ValueError(f'loss: got shape {values.shape} for {shapes}, expected one number for each image, ({count},)')
     # Logits (N, 1) and labels (N,) broadcast to (N, N), which is never meant.
     if values.shape == (count, count) and jnp.shape(logits) != (count, count):
         raise ValueError(
-            f'loss: got shape {values.shape} for {shapes}, one for each pair of an image and a label, expected one number an '
-            f'image, ({count},); give logits and labels the same shape'
+            f'loss: got shape {values.shape} for {shapes}, one for each pair of an image and a label, expected one '
+            f'number for each image, ({count},); give logits and labels the same shape'
         )
     return values
 
@@ -84,7 +86,7 @@ def mean(each: Float[Array, '*shape'], weight: Float[Array, ' N'] | None) -> Flo
 
 
 def named_classes(loss: Loss, logits: Float[Array, ' N *out'], labels: Any) -> Int[Array, ' N'] | None:
-    """The class of each image, (N,): its label, or the class with the largest share. None for other labels.
+    """The class of each image, (N,): its label, or the class with the largest share. None if there are no classes.
 
     Args:
         loss: the loss of the run. Shares of classes count only if the loss takes classes.
@@ -125,7 +127,10 @@ def accuracies(
     Args:
         logits: (N, classes).
         labels: (N,) integers, or shares of classes (N, classes), whose largest is the label.
-        weight: (N,), of each image; None: all alike.
+        weight: the weight of each image, (N,); None: all alike.
+
+    Returns:
+        `accuracy` and, for more than five classes, `top5_accuracy`.
 
     Example:
         >>> import bnn_jax as bnn, jax.numpy as jnp

@@ -25,8 +25,8 @@ class MetricsLog:
     over its steps, test results, `images_per_second` from its median step, and in a watched run the results with
     running and with batch statistics. A warning has `warning`, a sentence, which TensorBoard does not get.
 
-    A resumed run drops records of later steps and damaged lines. If a line before the last is damaged, the whole old
-    file is kept as metrics.damaged.jsonl.
+    A resumed run drops damaged lines and the records of the steps that it makes again. If a line before the last is
+    damaged, the whole old file is kept as metrics.damaged.jsonl.
 
     Args:
         path: the path of metrics.jsonl; None: nothing is written, as on all hosts but the first.

@@ -1,4 +1,4 @@
-"""Names functions and classes in config.json and in checkpoints. Public names do not depend on the module with the code.
+"""Names functions and classes in config.json and in checkpoints. Public names do not depend on where the code is.
 
 What a package of this library or Optax exports is named after the package: 'quantizers.sign_ste', 'models.nin', 'optax.adam'.
 `named` names a function or class of your own. Otherwise its name is its module and qualified name, and after it has moved, runs
@@ -48,7 +48,7 @@ def named(name: str) -> Callable[[T], T]:
     """Name a function or class of your own for saved runs.
 
     Args:
-        name: it must stay the same when the function is renamed or moved.
+        name: the name, which must stay the same when the function is renamed or moved.
 
     Returns:
         A decorator that returns the function itself.
@@ -134,7 +134,7 @@ def _public() -> dict[Any, str]:
 
 
 def _exported(module: ModuleType) -> dict[str, Any]:
-    """The functions and classes in a module's __all__; without one, those that it defines."""
+    """The functions and classes in a module's __all__; without one, the public ones that it defines."""
     listed = getattr(module, '__all__', None)
     values = {name: value for name, value in vars(module).items() if callable(value) and hasattr(value, '__qualname__')}
     if listed is not None:

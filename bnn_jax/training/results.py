@@ -39,7 +39,7 @@ SCHEMA, VERSION = 'bnn_jax.results', 1
 
 
 def results_of(name: str, config: Config, model: Any, records: list[dict]) -> dict[str, Any]:
-    """Evaluate a trained network, convert it, and write packed.safetensors and report.txt into the workdir.
+    """Evaluate a trained network. If it has binary weights, convert it, and write packed.safetensors and report.txt.
 
     Args:
         name: the name of the run.
@@ -111,7 +111,7 @@ def _of_bits(
 
 
 def class_names(model: Any, source: 'Source') -> tuple[str, ...]:
-    """The names of a data set's classes; () unless there is one for each logit.
+    """The names of a data set's classes; () if the model states another number of classes.
 
     Args:
         model: the trained network.
@@ -129,7 +129,7 @@ def preprocessing(
     Args:
         config: the config of the run.
         input_shape: (H, W, C) of a prepared image.
-        classes: names of the classes.
+        classes: the names of the classes.
 
     Returns:
         The preprocessing; None if a file cannot describe all of it.
@@ -173,7 +173,7 @@ def compare(model, packed, batches: Callable) -> dict[str, float]:
 
 
 def milliseconds(logits: Callable, images: Float[np.ndarray, 'N H W C']) -> float:
-    """The median time of a compiled call.
+    """The median time of a compiled call, in milliseconds.
 
     Args:
         logits: images -> logits.

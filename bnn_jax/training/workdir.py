@@ -28,7 +28,7 @@ def held(config: Config) -> Iterator[Path]:
         config: the config of the run.
 
     Yields:
-        The folder, which is created where needed.
+        The folder, which is created if there is none.
 
     Raises:
         ValueError: another process or thread runs in it, or the config names no workdir.
@@ -60,7 +60,7 @@ def _lock(file, workdir: Path) -> None:
         file.seek(0)
         who = file.read(200).strip() or 'another process'
         raise ValueError(
-            f'{workdir}: another process ({who}) runs in this workdir; wait for its end, or choose another --workdir'
+            f'{workdir}: another process ({who}) runs in this workdir; wait until it ends, or choose another --workdir'
         ) from None
     except (ImportError, OSError) as error:  # Windows, and some file systems of clusters.
         print(f'{workdir} cannot be locked ({error}): start no second run in it', file=sys.stderr)
@@ -72,7 +72,7 @@ def _lock(file, workdir: Path) -> None:
 
 
 def _made(config: Config) -> Path:
-    """The workdir, created where needed and tested for writing."""
+    """The workdir, created if there is none and tested for writing."""
     if not config.workdir:
         raise ValueError("workdir: got '', expected a folder for everything the run writes")
     try:

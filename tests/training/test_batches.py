@@ -261,7 +261,7 @@ def test_optimizers_get_their_extra_arguments():
 
 
 def test_a_loss_that_returns_no_array():
-    with pytest.raises(TypeError, match=r'loss: got a tuple, expected an array of one number an image, \(4,\)'):
+    with pytest.raises(TypeError, match=r'loss: got a tuple, expected an array of one number for each image, \(4,\)'):
         train_step(init(net(), optax.sgd(0.1), lambda logits, labels: (logits.sum(), logits)), (X, Y))
 
 

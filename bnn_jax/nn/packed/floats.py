@@ -33,8 +33,8 @@ class UnpackedProduct(PackedOperation):
         scale: alpha of each filter; None: 1.
         bias: the bias of each filter; None: no bias.
         in_order: whether sums have the order of training, so that a later layer takes the same signs as in training. A
-            network needs this if any of its layers multiplies bits. If False, sums are faster, and weights are unpacked
-            tile by tile (all at once for a convolution in groups).
+            network needs this if any of its layers multiplies bits. If False, sums have an order of the backend's own,
+            which is faster.
     """
 
     words: jax.Array = tensor()

@@ -42,7 +42,7 @@ def expect(layer: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> N
 
 
 def expect_bits(layer: Any) -> None:
-    """Raises ValueError unless a layer's words, scale and bias fit its channels, tail bits are 0 and sums exact."""
+    """Raises ValueError if words, scale or bias do not fit the layer, tail bits are set, or sums are not exact."""
     terms = math.prod(layer.operation.kernel_shape(layer.in_features, layer.out_features)[:-1])
     if terms > MOST_TERMS:
         raise ValueError(f'{type(layer).__name__}: got a sum of {terms:,} signs, expected at most {MOST_TERMS:,}')
