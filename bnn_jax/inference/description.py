@@ -36,7 +36,7 @@ def describe(value: Any, store: Callable[[Any], str]) -> Any:
         registered function, its kind alone. For a tuple, a list; for any plain value, the value itself.
 
     Raises:
-        ValueError: a layer has no registered name, or a value breaks the rule of its field.
+        ValueError: a layer has no registered name, a value breaks the rule of its field, or the constructor refuses it.
     """
     if isinstance(value, tuple):
         return [describe(inner, store) for inner in value]

@@ -40,7 +40,8 @@ class Hosts:
 
     # Options of the command line; the text says what each is.
     coordinator: str = option(
-        '', "HOST:PORT of process 0, the same for all processes; 'auto' on TPU pods and under SLURM"
+        '',
+        "HOST:PORT of process 0, the same for all processes; 'auto' on TPU pods and under SLURM, Open MPI or Kubernetes",
     )
     hosts: int = option(1, 'number of processes of this run; start each of them yourself, on one machine or several')
     host: int = option(0, 'number of this process, from 0')

@@ -54,7 +54,10 @@ class Events:
             self._write(step=step, summary=histogram(f'latent/{layer}', some, 64))
 
     def images(self, step: int, images: Real[np.ndarray, 'N H W C']) -> None:
-        """Write the first images of a batch side by side, each scaled so that its numbers range from 0 to 1."""
+        """Write the first images of a batch side by side, each scaled so that its numbers range from 0 to 1.
+
+        Images that have neither 1 nor 3 channels are shown as the mean of their channels.
+        """
         from tensorboardX.summary import image
 
         some = np.asarray(images[:IMAGES], np.float32)
