@@ -3,8 +3,9 @@
     python -m bnn_jax.data.prepare_folder imagenet_256 --source=IMAGENET --data_dir=FOLDER
 
 This command reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEGs.
-Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads the training images. Images that were scaled and compressed
-once before training differ slightly from the originals. A recipe with short sides of 256 to 480 pixels needs --short_side=480.
+Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads the training images. The network's inputs differ slightly from
+those made from the originals, because the images were scaled and compressed once more. A recipe with short sides of 256 to
+480 pixels needs --short_side=480.
 """
 
 import io
@@ -41,8 +42,8 @@ def prepare_folder(
 ) -> Path:
     """Write the folder trees source/split as a TFDS data set of small JPEGs.
 
-    Images are RGB with chroma at half resolution. Each example also has a `file_name` of the form class/file. Labels
-    are those of `folder_source`.
+    Images are RGB with chroma at half resolution. Each example also has a `file_name`, its path in the split, such as
+    class/file. Labels are those of `folder_source`.
 
     Args:
         name: the name of the data set: lower-case letters, digits and _, with no digit first.

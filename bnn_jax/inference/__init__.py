@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str):
-        # `convert` needs Flax. A packed network does not, so Flax is not imported with this package.
+        # `convert` needs Flax. A packed network needs it only if it keeps Flax modules, so it is not imported here.
         if name != 'convert':
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         from bnn_jax.inference.converter import convert

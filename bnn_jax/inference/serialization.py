@@ -13,7 +13,7 @@ from bnn_jax.inference.description import Description, describe, stored
 from bnn_jax.inference.thresholds import in_bits
 from bnn_jax.nn.packed_layer import PackedLayer
 
-if TYPE_CHECKING:  # A packed network is loaded without Flax, which takes as long to import as JAX.
+if TYPE_CHECKING:  # A file without Flax modules is loaded without Flax, which is slow to import.
     from flax import nnx
 
 Source = str | os.PathLike | BinaryIO

@@ -50,9 +50,9 @@ def signed_matmul(
 ) -> Float[Array, 'm n']:
     """Product of real numbers with packed signs: out[i, j] = sum over k of x[i, k] * w[j, k].
 
-    If there are many signs, they are unpacked one tile at a time. Backends may sum in different orders, and then their
-    results differ in the last bits. 'native' has one order for up to 4 rows, which depends on the instruction set, and
-    another one for more rows, which does not.
+    If there are many signs, they are unpacked one tile at a time; for up to 4 rows of float32, 'native' does not unpack
+    them. Backends may sum in different orders, and then their results differ in the last bits. 'native' has one order for
+    up to 4 rows, which depends on the instruction set, and another one for more rows, which does not.
 
     'native' has no gradient for float32 x. 'auto' is 'native' on a CPU where the C++ library runs.
 

@@ -22,7 +22,7 @@ from bnn_jax.nn.report import Row
 from bnn_jax.ops.shapes import Shape, traced
 from bnn_jax.ops.signs import Signs
 
-if TYPE_CHECKING:  # A file without Flax modules is loaded without Flax, which takes as long to import as JAX.
+if TYPE_CHECKING:  # A file without Flax modules is loaded without Flax, which is slow to import.
     from flax import nnx
 
 
