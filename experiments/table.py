@@ -34,7 +34,7 @@ def rows(workdirs: Sequence[Path]) -> dict[str, list[dict]]:
 def markdown(found: dict[str, list[dict]]) -> str:
     """The table."""
     columns = ['experiment', 'seeds', 'epochs', 'test accuracy', 'from bits', 'predictions that differ']
-    columns += ['float32 bytes', 'packed bytes', 'min a run', 'device', 'jax', 'commit']
+    columns += ['float32 bytes', 'packed bytes', 'minutes a run', 'device', 'jax', 'commit']
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for name, runs in found.items():
         packed = [r for r in runs if r['packed_bytes'] is not None]
