@@ -20,9 +20,11 @@ from bnn_jax.nn.product import Product
 def load_state_dict(model: Network, state_dict: Mapping) -> Network:
     """A copy of the model with the tensors of a PyTorch state dict as its parameters and statistics.
 
-    Each tensor and each parameter is used exactly once, layer by layer. Convolutions (out, in, h, w) become HWIO, and dense
-    layers (out, in) become (in, out). Where a dense layer or a normalization of features reads a flattened image, its features
-    are reordered from C, H, W to H, W, C. Numbers are cast to the dtype of the model.
+    Each tensor fills one variable of a product or normalization, layer by layer, and each such variable is filled.
+    Parameters of other layers, such as PReLU, and of trained quantizers keep the model's values. Convolutions
+    (out, in, h, w) become HWIO, and dense layers (out, in) become (in, out). Where a dense layer or a normalization of
+    features reads a flattened image, its features are reordered from C, H, W to H, W, C. Numbers are cast to the dtype
+    of the model.
 
     Published checkpoints fit these networks, in the scheme that they were trained with:
 

@@ -34,7 +34,7 @@ def googlenet(
     dropout: float | None = None,
     auxiliary_dropout: float | None = None,
 ) -> Network:
-    """Three convolutions, nine Inception modules in stages of 2, 5 and 2, mean, dense head.
+    """Three convolutions, nine Inception modules in stages of 2, 5 and 2, the mean over the map, a dense head.
 
     It has 6,990,272 weights at width 1 and 1000 classes. As in Caffe, a pooling of stride 2 also covers the last row and
     column of an image of even size. Batch normalization takes the place of local response normalization.

@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the network in float32."""
+        """Bytes of the network before conversion (`Cost.bytes`)."""
         return sum(layer.bytes for layer in self.layers)
 
     @property

@@ -226,9 +226,9 @@ convolution is real; Caffe's running averages; its test phase overwrites the lat
 
 XNOR_THEANO = named_scheme(
     'XNOR_THEANO',
-    """XNOR-Net in Theano: gradient alpha g, clipped after the update, K with its gradient, product - pool - norm, biases.
+    """XNOR-Net in Theano: gradient alpha g, clipping after the update, K with its gradient, biases.
 
-Updates are scaled as in BNN_THEANO.
+Order: product, pool, norm. Updates are scaled as in BNN_THEANO.
 Differs: the code scales the biases of dense layers by K and alpha too; it averages 1/deviation, not the variance; K has a
 padding of its own; in evaluation alpha is that of the last batch.
 """,

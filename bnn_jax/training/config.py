@@ -78,7 +78,7 @@ class Config:
     row: str = ''
     # The options of the command line; the text says what each is. Options such as mixup, warmup_epochs and max_minutes are
     # off at 0.
-    epochs: int = option(10, 'times that the run sees each training image')
+    epochs: int = option(10, 'passes over the training images')
     batch_size: int = option(64, 'images of a step')
     learning_rate: float = option(1e-3, 'largest learning rate of the schedule')
     width: float = option(1.0, "factor on the architecture's filters")

@@ -90,7 +90,8 @@ def init(
             put into evaluation mode, such as a normalization, stays in it. A model that is in evaluation mode as a whole, as
             `model_of` returns it, is put into training mode.
         tx: any Optax chain, also `optax.MultiSteps`. After each update latent weights are projected as their scheme says
-            (`optim.projected`). If the same object is given to `init` again, nothing is compiled again.
+            (`optim.projected`). If `init` gets the same object again, with a model of the same structure, nothing is
+            compiled again.
         loss: `CrossEntropy()`, `SquaredHinge()`, a `distillation`, another `Loss`; or a function (logits, labels) or (images,
             logits, labels) that returns (N,) or a mean, whose labels may have any shape and dtype.
         operands: the dtype to which training rounds both operands of each product and the arrays between the layers of this
