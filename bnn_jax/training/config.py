@@ -280,6 +280,12 @@ class Config:
                 del decisive[name]
         return decisive
 
+    def same_on_hosts(self) -> dict[str, Any]:
+        """The fields that must be equal on all hosts of a run: those that decide its result, and when it saves or stops."""
+        fields = {name: value for name, value in self.described().items() if name not in OWN_OF_A_HOST}
+        # The clock of the first host decides. After a teacher or a first stage, other hosts have other minutes left.
+        return fields | {'max_minutes': self.max_minutes > 0}
+
 
 NOT_DECISIVE = (
     *('workdir', 'data_dir', 'checkpoint_every', 'watch_every', 'workers', 'anchors', 'deployed'),
@@ -287,6 +293,9 @@ NOT_DECISIVE = (
     *('recipe', 'row'),
 )
 """Fields that may change between two starts of a run."""
+
+OWN_OF_A_HOST = ('workdir', 'data_dir', 'workers')
+"""Fields that may differ between the hosts of a run."""
 
 
 ADDED_SINCE = ('on_device', 'label_smoothing', 'mixup', 'cutout', 'warmup_epochs', 'clip_gradient', 'ema')

@@ -226,7 +226,7 @@ def _begun(config: Config, images: Any, workdir: Path) -> _Begun:
     )
     if is_first_host() and int(state.step) == 0:  # A new run must not keep the best checkpoint of an earlier one.
         shutil.rmtree(workdir / 'best', ignore_errors=True)
-    check_same_on_hosts(int(state.step), decisive)  # Here the other hosts wait for the first one.
+    check_same_on_hosts(int(state.step), config.same_on_hosts())  # Here the other hosts wait for the first one.
     best = Checkpoints(workdir / 'best', decisive, kept=1) if config.keep_best else None
     if is_first_host():
         write(workdir / 'config.json', json.dumps(config.described(), indent=2) + '\n')

@@ -472,6 +472,17 @@ def test_hosts_that_would_train_different_networks(monkeypatch, other, message):
     check_same_on_hosts(4, {'seed': 0})
 
 
+def test_what_may_differ_between_hosts(tmp_path):
+    """Hosts that save or stop at different steps would wait for each other forever."""
+    ours = config(tmp_path)
+    other = dataclasses.replace(ours, workdir='other', data_dir='elsewhere', workers=2)
+    assert other.same_on_hosts() == ours.same_on_hosts()
+    limited = [dataclasses.replace(ours, max_minutes=minutes).same_on_hosts() for minutes in (1.5, 1.0)]
+    assert limited[0] == limited[1]  # After a teacher, hosts have different minutes left.
+    for name, value in {'watch_every': 7, 'max_minutes': 1.5, 'checkpoint_every': 7, 'keep_best': True}.items():
+        assert dataclasses.replace(ours, **{name: value}).same_on_hosts() != ours.same_on_hosts(), name
+
+
 def test_a_batch_whose_parts_devices_cannot_share(found):
     assert found['uneven parts'] == (
         'batch_size: got 24 for 8 devices in 2 parts (accumulate), expected a multiple of 16'
