@@ -25,7 +25,7 @@ row() {
         --workdir="$workdir" "${@:3}" >>"$workdir.log" 2>&1
 }
 
-row cifar10_resnet20 BIREAL --epochs=100
+row cifar10_resnet20 BIREAL_L2 --epochs=100
 row cifar10_nin XNOR_PYTORCH_CIFAR --epochs=30 --width=0.5
 row cifar10_resnet20 FLOAT --epochs=100
 row cifar10_nin BWN --epochs=30 --width=0.5

@@ -66,6 +66,7 @@ ROWS = {
     'cifar10_resnet18 RECU': (ONE_SHORTCUT, RECU),
     'cifar10_resnet20 FLOAT': (bnn.FLOAT, IRNET),
     'cifar10_resnet20 BIREAL': (bnn.BIREAL, IRNET),
+    'cifar10_resnet20 BIREAL_L2': (bnn.BIREAL, IRNET),
     'cifar10_resnet20 XNOR': (SHORTCUTS, IRNET),
     'cifar10_resnet18 FLOAT': (bnn.FLOAT, IRNET),
     'cifar10_resnet18 BIREAL': (bnn.BIREAL, IRNET),
@@ -203,7 +204,7 @@ def latents(config: Config) -> set[tuple]:
 @pytest.mark.parametrize(
     'row',
     [
-        *('cifar10_nin FLOAT', 'cifar10_resnet20 BIREAL', 'cifar10_resnet20 RECU'),
+        *('cifar10_nin FLOAT', 'cifar10_resnet20 BIREAL', 'cifar10_resnet20 BIREAL_L2', 'cifar10_resnet20 RECU'),
         *('cifar10_vgg_small BNN', 'cifar10_vgg_small BNN_BOP'),
     ],
     indirect=True,
@@ -213,8 +214,8 @@ def test_its_optimizer_is_the_sources(row):
     name, _, config = row
     latent = latents(config)
     for path, steps in first_updates(config).items():
-        if name in ('cifar10_resnet20 BIREAL', 'cifar10_resnet20 RECU'):
-            decay = 5e-4 if name.endswith('RECU') else 0 if path in latent else 1e-4
+        if name.startswith('cifar10_resnet20'):
+            decay = 5e-4 if name.endswith(('L2', 'RECU')) else 0 if path in latent else 1e-4
             first = -0.1 * (GRADIENT + decay * WEIGHT)
             expected = [first, 1.9 * first]
         elif name == 'cifar10_vgg_small BNN_BOP':
