@@ -65,7 +65,7 @@ def predict(
     paths = _paths(images)
     first = next(paths, None)
     if first is None:
-        raise ValueError('predict: got no images, expected at least one file, or a folder with some')
+        raise ValueError('predict: got no images, expected at least one file, or a folder that contains images')
 
     def prepared(path: Path) -> np.ndarray | Exception:
         try:
@@ -87,7 +87,10 @@ def predict(
 
 
 def _paths(given: Iterable[Path]) -> Iterator[Path]:
-    """The files, and the image files in the folders. Raises FileNotFoundError for a missing path, before anything is read."""
+    """The given files, and the image files in the given folders.
+
+    Raises FileNotFoundError for a missing path, before anything is read.
+    """
     from bnn_jax.data.folder import image_files
     from bnn_jax.data.images import printable
 

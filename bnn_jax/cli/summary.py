@@ -25,7 +25,7 @@ def summary(
         scheme: a scheme of bnn_jax.schemes or preset of bnn_jax.presets: XNOR, BNN, BWN, XNOR_PAPER, ...
         num_classes: number of classes of the network.
         input: height, width and channels of an image.
-        width: scales the number of filters in each layer.
+        width: factor on the number of filters in each layer but the last.
 
     Example:
         bnn-jax summary --model=resnet18 --scheme=BIREAL

@@ -6,7 +6,7 @@
 - svhn_cropped: train_32x32.mat, test_32x32.mat and optionally extra_32x32.mat (http://ufldl.stanford.edu/housenumbers).
 
 Each file may be compressed with gzip, with a name that ends in .gz. The files may lie in the folder that you give or up to two
-levels below it, where archives unpack them.
+levels below it, where unpacking an archive puts them.
 """
 
 import functools
@@ -97,7 +97,8 @@ def read_mnist(source: Path) -> dict[str, Split]:
         )
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise ValueError(
-                f'{source}: {split} has images {images.shape} and labels {labels.shape}, expected one label an image'
+                f'{source}: {split} has images {images.shape} and labels {labels.shape}, expected '
+                '(n, height, width) and (n,); download its files again'
             )
         splits[split] = (images[..., None], labels)
     return splits
@@ -220,7 +221,10 @@ def _joined(parts: list[Split]) -> Split:
 
 
 def _candidates(source: Path, *names: str) -> list[Path]:
-    """Find files in source or up to two levels below it: those at the highest level that bear the first name found there."""
+    """Find files with one of these names in source or up to two levels below it.
+
+    Only the highest level with such a file counts, and there only the first name that is found.
+    """
     for depth in ('', '*/', '*/*/'):
         for name in names:
             if found := sorted(
@@ -272,7 +276,7 @@ def read_splits(name: str, source: Path) -> dict[str, Split]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, a split has no images, or a label is not a class.
+        ValueError: a file is damaged or lies in several folders, a split has no images, or a label is not a class.
     """
     data_set = READERS[name]
     splits = data_set.read(source)

@@ -1,6 +1,6 @@
 """From a source to batches: shuffling, augmentation, normalization, reading ahead.
 
-A batch depends on seed and step alone. It is the same whether threads or workers make it, on one host or many.
+A training batch depends on seed and step alone. It is the same whether threads or workers make it, on one host or many.
 """
 
 import contextlib
@@ -122,7 +122,8 @@ def training_batches(
         (n, ...).
 
     Raises:
-        ValueError: the source is empty or smaller than a batch, batch_size is below 1, or hosts cannot share a batch evenly.
+        ValueError: the source is empty or smaller than a batch, batch_size is below 1, shard is out of bounds, or hosts
+            cannot share a batch evenly.
 
     Example:
         >>> from bnn_jax import data
@@ -156,8 +157,9 @@ def steps_from(batches: 'grain.MapDataset', first: int, last: int, *, workers: i
         first: the first step.
         last: one more than the last step.
         workers: how many processes make batches; 0: two threads do. The processes are spawned, so the main script must guard
-            its work with `if __name__ == '__main__'`, and source and augmentations must be picklable. Each process keeps a few
-            batches in shared memory (/dev/shm) and starts no JAX backend. Closing the iterator ends the processes.
+            its work with `if __name__ == '__main__'`, and source, augmentations and normalization must be picklable.
+            Each process keeps a few batches in shared memory (/dev/shm) and starts no JAX backend. Closing the iterator
+            ends the processes.
     """
     return _read(batches.slice(slice(first, last)), workers)
 
@@ -187,8 +189,9 @@ def evaluation_batches(
         {'image': float32 (n, H, W, C), 'label': int32 (n,)}. Labels that are not classes are float32 (n, ...).
 
     Raises:
-        ValueError: the source is empty, batch_size is below 1, hosts cannot share a batch evenly, an augmentation draws random
-            numbers, or workers is out of bounds.
+        ValueError: the source is empty, batch_size is below 1, hosts cannot share a batch evenly, shard or workers is
+            out of bounds, an augmentation draws random numbers, images of a batch have several sizes, or a label is not
+            numeric.
         OSError: a worker died.
 
     Example:
@@ -239,7 +242,7 @@ def _read(batches: 'grain.MapDataset', workers: int) -> Generator[dict, None, No
     grain = _grain()
     if workers and len(batches):
         _mark_flags_as_parsed()
-        # A worker needs no further threads, because there is about one worker for each core.
+        # A worker needs no further threads, because there is usually about one worker for each core.
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
         options = grain.MultiprocessingOptions(num_workers=min(workers, len(batches)))
         dataset = dataset.mp_prefetch(options, worker_init_fn=_begin_worker)

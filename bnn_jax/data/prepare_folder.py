@@ -4,8 +4,8 @@
 
 This command reads IMAGENET/train/<class>/*.JPEG and IMAGENET/val/..., scales the short side to 256 pixels and writes JPEGs.
 Afterward `tfds_source('imagenet_256', 'train', FOLDER)` reads the training images. The network's inputs differ slightly from
-those made from the originals, because the images were scaled and compressed once more. A recipe with short sides of 256 to
-480 pixels needs --short_side=480.
+those made from the originals, because the images were scaled and compressed once more. A recipe that scales
+short sides to random sizes from 256 to 480 pixels needs --short_side=480.
 """
 
 import io
@@ -48,7 +48,7 @@ def prepare_folder(
     Args:
         name: the name of the data set: lower-case letters, digits and _, with no digit first.
         source: the folder above the splits.
-        data_dir: where to write it.
+        data_dir: where to write the data set.
         splits: the folders in source that become splits.
         short_side: in pixels; larger images are shrunk and smaller ones enlarged, as by `resize_short`.
         quality: the quality of the JPEGs.
@@ -60,6 +60,7 @@ def prepare_folder(
     Raises:
         FileExistsError: the data set is there already.
         FileNotFoundError: `folder_source` raises it.
+        OSError: the data set cannot be written.
         ValueError: the name is not allowed, an image is damaged (with the default `on_corrupt`) or would get too many pixels,
             all images of a split are damaged, splits have different classes, or `folder_source` raises it.
     """

@@ -1,4 +1,4 @@
-"""Apply a function to many items in threads, for work that releases Python's lock, as decoding does."""
+"""Apply a function to many items in threads, for work that releases Python's global lock (GIL), as decoding does."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator

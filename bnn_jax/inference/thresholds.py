@@ -47,7 +47,7 @@ def runs(layers: Sequence) -> list[tuple[int, int]]:
     The output of layer `start` must follow from integers (`PackedLayer.integer_form`), and layer `stop` must read only
     signs. Each layer between them must keep or reverse the order of numbers in each channel (`Layer.direction`), or
     only move signs (`Layer.moves_signs`). Layers that do not keep the channels (`Layer.keeps_channels`), such as
-    flattening, must be the last of these.
+    flattening, must come after all others between `start` and `stop`.
 
     Args:
         layers: packed layers, one after the other.
@@ -106,7 +106,7 @@ class Run(PackedLayer):
         return signs
 
     def row_of(self, layer: Any, row: Row) -> Row:
-        """The row of a report for one of these layers, made from its row outside of a run."""
+        """The row of a report for a layer of this run, made from the row that the layer has outside a run."""
         if layer.holds_bits():
             return dataclasses.replace(row, reason=f'{row.reason}; its integers are compared with thresholds')
         return dataclasses.replace(row, became='integer thresholds, bits', reason=f'{layer.label()}: {layer.in_bits}')

@@ -14,7 +14,7 @@ LIBRARY = os.environ.get('BNN_LIBRARY', os.path.join(HERE, 'libbnn_native.so'))
 """Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
 
 RECORD = '.sha256'
-"""The suffix of a file next to the library with the SHA-256 of its bytes. A library without it is not loaded."""
+"""The suffix of the file that holds the library's SHA-256, next to the library. Without this file, no library is loaded."""
 
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall', '-pthread')
 """The compiler may not contract a product and a sum into a fused multiply-add: the sum reads the rounded product, as in
@@ -48,7 +48,10 @@ def record(library: str | os.PathLike) -> str:
 
 
 def compiler() -> list[str] | None:
-    """The command in $CXX; if CXX is not set, the first of c++, g++ and clang++ that is installed; None without one."""
+    """The command in $CXX; if CXX is not set, the first of c++, g++ and clang++ that is installed.
+
+    None if no such command is installed.
+    """
     import shlex
     import shutil
 
@@ -85,11 +88,11 @@ def build(include: str | os.PathLike | None) -> str:
 
 
 def uninstalled_with(library: str | os.PathLike, site: str | os.PathLike) -> None:
-    """Add a library and its record to RECORD, the list of an installed package's files: pip uninstalls what this list names.
+    """Add a library and the file with its SHA-256 to the package's file RECORD, which lists what pip uninstalls.
 
     Args:
         library: the path of the library. If it is not inside `site`, nothing is written.
-        site: the folder that `bnn_jax` is in. In a checkout there is no RECORD, and nothing is written.
+        site: the folder that `bnn_jax` is in. In a checkout there is no file RECORD, and nothing is written.
     """
     inside = os.path.relpath(library, site).replace(os.sep, '/')
     for folder in os.listdir(site):

@@ -101,7 +101,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def limit(times: int, instructions: str = '') -> int:
-    """Count bits of words that stay in the first-level cache, `times` rounds on this thread, and discard the counts.
+    """Count bits of words that stay in the first-level cache, in `times` rounds on this thread, and discard the counts.
 
     Returns the number of products of signs. This number divided by the time of the call is the highest rate that one
     core can reach with these kernels. Raises ValueError if the CPU lacks the instruction set.
@@ -126,7 +126,7 @@ def expect_there() -> None:
 def usable() -> bool:
     """Whether a whole program may use the kernels: they can run, and all hosts together have at most one CPU device.
 
-    If a batch is spread over several CPU devices, each device would gather and compute the whole batch.
+    If a batch were spread over several CPU devices, each device would gather and compute the whole batch.
     """
     return missing() is None and _cpu_devices() <= 1
 
@@ -143,7 +143,7 @@ def call(name: str, shape: tuple[int, ...], dtype, *operands: jax.Array, **attri
     """Call a handler. Returns its result, of this shape and dtype. Raises RuntimeError if the kernels cannot run."""
     expect_there()
     result = jax.ShapeDtypeStruct(shape, dtype)
-    # Sequential, because XLA cannot turn the call into a batched one.
+    # Sequential, because JAX cannot turn a custom call into a batched one.
     return varying_as(jax.ffi.ffi_call(name, result, vmap_method='sequential')(*operands, **attributes), *operands)
 
 

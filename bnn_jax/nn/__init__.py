@@ -1,6 +1,6 @@
 """Layers, containers, the network builder, and what a layer of your own needs.
 
-Names that need Flax are imported at their first use, so that a packed network is loaded without Flax.
+Names that need Flax are imported at their first use, so that a packed network can be loaded without Flax.
 """
 
 from importlib import import_module

@@ -26,7 +26,7 @@ class NetworkBuilder:
     Args:
         input_shape: the shape of one image, (H, W, C).
         scheme: the scheme of the network; it orders the layers of each block.
-        width: a factor on the number of filters of convolutions and of units of dense layers.
+        width: a factor on the number of filters of convolutions and of units of dense layers, except in the head.
         rngs: random keys for the initial weights.
         activation: the layer for `relu` in the scheme's orders.
 
@@ -192,8 +192,8 @@ class NetworkBuilder:
     def conv_network(self, num_classes: int) -> Network:
         """Completes the network with a 1x1 convolution to the logits and the mean over height and width.
 
-        The activation follows a real last convolution, as in network in network and Darknet's extraction, unless the
-        scheme's head has it already. No activation follows a binary last convolution.
+        The activation follows a real last convolution, as in network in network and Darknet's Extraction, unless the
+        scheme's head has it already. After a binary last convolution, no activation is added.
 
         Args:
             num_classes: the number of logits.
@@ -226,7 +226,7 @@ class NetworkBuilder:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
             raise ValueError(f'num_classes: got {num_classes!r}, expected a positive integer')
         last = self.scheme.last(self.scheme)
-        # A real last layer has a bias; a binary one is followed by a normalization.
+        # A real last layer has a bias even if the scheme gives its products none.
         return self._part(product, shape, int(num_classes), last, pooling, use_bias=_is_real(last))
 
     def _part(self, product, shape: tuple[int, ...], out: int, scheme: Scheme, pooling: tuple = (), use_bias=False):

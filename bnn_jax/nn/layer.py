@@ -33,9 +33,9 @@ class Cost:
     Args:
         input_bits: 1 if the scheme quantizes the input of a product, else 32; None for a layer without a product.
         weight_bits: 1 if a product multiplies by signs, else 32; None for a layer without a product.
-        weights: kernel weights.
-        params: all trainable parameters.
-        binary_params: the latent weights among `params`.
+        weights: the number of kernel weights.
+        params: the number of all trainable parameters.
+        binary_params: how many of `params` are latent weights of binary weights.
         bytes: the bytes of the layer in float32; if conversion keeps the layer, the bytes of its arrays in their own dtypes.
         packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.
@@ -64,7 +64,7 @@ class BinaryWeights:
 
     Args:
         latent: the latent weights, after the scheme's `before`.
-        signs: the signs of the latent weights, as evaluation uses them.
+        signs: the signs of the latent weights, as evaluation uses them; real if the scheme evaluates real weights.
         scale: the scale of each filter, without a gradient; None: 1.
 
     Example:
@@ -117,7 +117,7 @@ class Layer:
         return None
 
     def passes_gradient(self, x: Float[Array, '*input']) -> Bool[Array, '*input'] | None:
-        """Where the binary activation has a gradient with respect to x; None for a layer without a binary activation."""
+        """Where the quantizer of the input has a gradient with respect to x; None for a layer that has none."""
         return None
 
     def use_batch_statistics(self) -> None:

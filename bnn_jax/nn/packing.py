@@ -52,8 +52,9 @@ def packed_product(
     """
     if scheme.weight is None and scheme.activation is not None:
         raise ValueError(
-            'it has real weights on a binary input (for example the first stage of two), expected binary weights, because no '
-            'bit operation multiplies by a real weight; train the second stage and convert that'
+            'it has real weights on a binary input (for example after the first stage of two-stage training), expected '
+            'binary weights, because no bit operation multiplies by a real weight; train the second stage and convert '
+            'that'
         )
     if scheme.weight is None:
         return FloatProduct(operation, in_features, out_features, kernel, bias)

@@ -78,7 +78,7 @@ def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: 
 
 
 def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
-    """One part as text. Cells are printed as they are, without rich's markup and emoji codes."""
+    """One part as text. Cells are printed as they are: rich's markup and emoji codes have no effect."""
     # Imported here, because every program imports this module but few print a table.
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""Quantizers: pure functions to signs, scaled signs or a few levels, each with its own gradient. Also their scales."""
+"""Quantizers: pure functions to signs, scaled signs or a few values, each with its own gradient; and their scales."""
 
 from bnn_jax.quantizers import gradient_factors, published
 from bnn_jax.quantizers.balanced import balanced, balanced_sign_ede, power_of_two_scale, sign_ede

@@ -50,7 +50,7 @@ def _as_printed(w, g):
 
 @with_gradient(_as_printed)
 def scaled_sign_paper(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
-    """alpha sign(W) with the gradient as XNOR-Net prints it.
+    """alpha sign(W) with the gradient that XNOR-Net's paper prints in section 3.1.
 
     Forward: alpha(W)_f sign(W).
     Gradient, n weights in a filter: g (1/n + alpha_f 1(|W| <= 1)).

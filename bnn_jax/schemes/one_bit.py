@@ -34,7 +34,7 @@ def one_bit_weight(w: Float[Array, '*shape']) -> Float[Array, '*shape']:
     Gradient: g.
 
     Args:
-        w: any shape.
+        w: any shape; not a scalar.
 
     Returns:
         Plus and minus the scale, of the shape and dtype of w.

@@ -154,7 +154,7 @@ class TrainedSign(nnx.Module):
         levels, signs = self.levels(), self.sign(x)
         if levels is None:
             return signs
-        # Explicit shapes and dtypes: strict JAX promotes neither.
+        # Explicit shapes and dtypes, because JAX's strict promotion modes change neither.
         distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
         return distance * signs + center
 
@@ -165,7 +165,7 @@ class TrainedWeight(nnx.Module):
     Forward: scale * sign(w) + offset.
     Gradient: that of the formula, with the gradient of `sign`.
     Training calls the module; `convert` reads `scale()`, `offset()` and `sign`. With `Trained(..., schedule)` the call passes
-    the schedule's value to `sign`; only its gradient may depend on the value.
+    the schedule's value to `sign`; only the gradient of `sign` may depend on it.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn

@@ -29,7 +29,7 @@ class PackedProduct(PackedOperation):
         in_features: channels of the input.
         out_features: channels of the output.
         use_k: whether K of the input multiplies the product.
-        words: the signs, in `operation.words_shape`.
+        words: the signs of the weights, with the shape `operation.words_shape`.
         scale: alpha of each filter; None: 1.
         bias: the bias of each filter; None: no bias.
         shift: what is added to each input channel before its sign is taken; None: nothing.
