@@ -35,9 +35,10 @@ def convolution(
     Off CPU, XLA computes all three. On CPU the algorithm depends on the operands:
 
     - y: `native_convolution` where it runs (float32 operands, C++ library available, one CPU device), else XLA.
-    - Both gradients, 3x3 windows at stride 1 with many pixels and channels (at least 128; 192 where `native_convolution`
-      runs): `winograd`. If all operands, g included, are +-1 or 0, the numbers are the same (its docstring has the limit);
-      for real numbers the rounding differs.
+    - Both gradients, 3x3 windows at stride 1 with many outputs in the batch (`winograd.TILES`) and at least 128
+      channels and filters (192 where `native_convolution` runs): `winograd`. If all operands, g included, are +-1 or 0,
+      the numbers are the same up to the sizes that the docstring of `winograd` states. For real numbers the rounding
+      differs.
     - Other gradients: `native_convolution` where it runs. Elsewhere `cpu_gradients` computes dkernel. It computes dx too, at
       stride 1 where x has over 1.5 times the pixels of y (XLA would multiply the zeros around g); else XLA computes dx.
 

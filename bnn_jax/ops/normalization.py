@@ -24,7 +24,8 @@ def batch_norm(
         eps: what is added to the variance.
 
     Returns:
-        y, in the widest dtype of x and gamma; the mean and the biased variance of each channel, for running statistics.
+        y, in the widest dtype of x, gamma and beta; the mean and the biased variance of each channel, for running
+        statistics.
 
     Source: arXiv:1502.03167.
     """

@@ -84,7 +84,7 @@ def _gather(x, y, g, *, size, strides, pads):
     # From the last tap to the first, so that the first maximum overwrites the others.
     for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
         place = jnp.where(seen == y, jnp.int32(tap), place)
-    # A period is a block of `strides` pixels. They are different taps of the same windows, or outside (-2 in `_taps`).
+    # A period is a block of `strides` pixels, which are different taps of the same windows or outside (-2 in `_taps`).
     periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
     dx = jnp.zeros((), g.dtype)
     for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):

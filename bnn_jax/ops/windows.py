@@ -199,6 +199,6 @@ def pad_channels(
     n, height, width, channels = x.shape
     rows, columns = np.arange(-top, height + bottom), np.arange(-left, width + right)
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-    # jnp.pad takes one number for all channels, so the values are selected afterwards.
+    # jnp.pad takes one number for all channels, so the values are selected afterward.
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     return jnp.where(inside[None, :, :, None], padded, value)

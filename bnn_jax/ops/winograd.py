@@ -4,10 +4,10 @@ Let B, G, A be the matrices of arXiv:1509.09308, section 4.1. A 4x4 tile d of th
 pixels) and the window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, where * multiplies element by element. Summed over
 channels, this is a matrix product for each of the 16 elements.
 
-The entries of B and A are 0 and +-1, those of G include halves. So if both operands are +-1 and 0, every number is a
-multiple of 1/4 and at most 81 for each filter that dx sums over, or 64 for each tile that dkernel sums over. Float32
-holds all such numbers up to 2^22, so the result is exact up to 51781 filters or 65536 tiles. For real numbers the
-rounding differs from the plain sum's, and an infinity or NaN gives NaN in all outputs of its tiles. On CPU the
+The entries of B and A are 0 and +-1, those of G include halves. So if both operands consist of +-1 and 0, every number
+is a multiple of 1/4 and at most 81 for each filter that dx sums over, or 64 for each tile that dkernel sums over.
+Float32 holds all such numbers up to 2^22, so the result is exact up to 51781 filters or 65536 tiles. For real numbers
+the rounding differs from the plain sum's, and an infinity or NaN may give NaN in any output of its tiles. On CPU the
 algorithm is faster than the plain sum where there are many channels and tiles.
 """
 
@@ -26,7 +26,7 @@ Matrix = list[list[jax.Array]]
 MANY = 128
 # From this many tiles in a batch on, the 16 products cost more than the transform of the window.
 TILES = 256
-# Up to this many channels, sums over channels of products of signs are exact in float32.
+# Up to this many channels or filters, sums over them of products of signs are exact in float32.
 EXACT = 2**24 // (4 * 81)
 # Numbers that are transformed at a time: 8 MiB in float32, which a shared cache holds. One row of tiles may have more.
 BLOCK = 2**21
@@ -40,7 +40,7 @@ def pays(x: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, pads: Pads,
         kernel: the shape of the weights.
         strides: the strides of the convolution.
         pads: the padding of the convolution.
-        many: the smallest number of channels; None: `MANY`.
+        many: the smallest number of channels and of filters; None: `MANY`.
     """
     many = MANY if many is None else many
     if kernel[:2] != (3, 3) or strides != (1, 1) or not all(0 <= pad <= 2 for pair in pads for pad in pair):

@@ -29,9 +29,9 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
     Raises:
         TypeError: the batch has none of these forms, an image, label or weight is not a number, or labels have another
             dtype.
-        ValueError: a key is missing, a tuple has another number of parts, or shapes do not fit; or, in NumPy arrays,
-            labels are not classes, shares are negative or do not sum to 1, or weights are negative, not finite or
-            all 0.
+        ValueError: a key is missing, a tuple or list has another number of parts, or shapes do not fit; or, in NumPy
+            arrays, labels are not classes, shares are negative or do not sum to 1, or weights are negative, not finite
+            or all 0.
 
     Example:
         >>> batch = as_batch((np.zeros((2, 4, 4, 1)), [0, 1]), 10)

@@ -1,7 +1,7 @@
 """Keep compiled programs on disk, so that a run that is started again need not compile them again.
 
-The command line and `fit` do so while they run, and restore JAX's configuration afterwards. If you have configured a cache
-(JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir), yours is used.
+The command line and `fit` do so while they run, and restore JAX's configuration afterward. If you have configured a
+cache (JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir), yours is used.
 JAX_ENABLE_COMPILATION_CACHE=false switches off either cache.
 """
 

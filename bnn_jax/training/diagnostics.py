@@ -55,7 +55,7 @@ def latent_weights(model: Any) -> dict[str, Float[np.ndarray, '*kernel']]:
 
 
 def alphas(state: TrainState) -> dict[str, Float[Array, '']]:
-    """The alpha of each layer whose scheme has one. `watch` compares later alphas with it. Pure, for `jax.jit`.
+    """The alpha of each layer whose scheme has one. `watch` compares later alphas with these. Pure, for `jax.jit`.
 
     Args:
         state: usually before the first step.
@@ -91,7 +91,7 @@ def watch(
           scheme reads them.
         - `alpha/LAYER`: mean over filters of the scheme's scale, if it has one.
         - `alpha_over_start/LAYER`: alpha over its value at the start.
-        - `in_window/LAYER`: share of inputs at which a binary activation passes a gradient (|x| <= 1 for `sign_ste`).
+        - `in_window/LAYER`: share of inputs at which their quantizer passes a gradient (|x| <= 1 for `sign_ste`).
         - `equal_logits`: share of images whose logits are all equal, so that they name no class.
 
     Raises:
@@ -143,7 +143,7 @@ def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2
 
     Args:
         model: a trained network; it is not changed.
-        batches: as `evaluate` takes them. Images beyond a multiple of the number of devices are left out.
+        batches: as `evaluate` takes them. Images of a batch beyond a multiple of the number of devices are left out.
 
     Returns:
         A row for running and a row for batch statistics: the sum of losses, and how many predictions are correct, how many

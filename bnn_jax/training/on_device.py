@@ -110,7 +110,7 @@ def once_and_anew(augmentations: Sequence) -> tuple[tuple, tuple[Augment, ...]]:
         The leading `resize_short`, `resize_to` and `center_crop`, and all others as `batched` returns them.
 
     Raises:
-        ValueError: `batched` finds none for one of the others.
+        ValueError: `batched` finds no version of one of the others.
     """
     from bnn_jax import data
 
@@ -138,7 +138,7 @@ def prepared(
         Images of one size.
 
     Raises:
-        ValueError: an augmentation draws random numbers or refuses an image, or its images are not uint8.
+        ValueError: an augmentation draws random numbers or refuses an image, or the results are not uint8.
     """
     if not augmentations:
         return images
@@ -305,7 +305,7 @@ def reason_against(
         The reason, as the end of a sentence; None if they can.
 
     Raises:
-        ValueError: an augmentation of evaluation draws random numbers, or one refuses the first image.
+        ValueError: an augmentation of evaluation draws random numbers, or an augmentation refuses the first image.
     """
     from bnn_jax.data import ArraySource
 

@@ -10,7 +10,7 @@ def option(default, text: str) -> Any:
     """A field of a dataclass that the command line can set.
 
     Args:
-        default: its value without the option.
+        default: the value of the field if the option is not given.
         text: for --help.
 
     Example:

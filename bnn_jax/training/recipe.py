@@ -38,7 +38,7 @@ class Recipe:
         ('mine_bnn', 'BNN')
     """
 
-    # The name of the module that holds the recipe.
+    # The name of the module that holds the recipe, without its package.
     name: str
     # The text of --help. Its first line is in the list of experiments.
     description: str | None

@@ -12,7 +12,7 @@ HOSTS_ASK_EVERY = 16
 
 
 class Signals:
-    """Inside this context the first SIGTERM or SIGINT is only noted in `received`. A second one acts as outside it.
+    """Inside this context the first SIGTERM or SIGINT is only noted in `received`. A second one acts as outside.
 
     If there are several hosts, JAX notes SIGTERM on any of them and chooses the step at which all of them stop. Ctrl-C
     ends a process at once.

@@ -78,7 +78,7 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
 
 
 def _check_classes(state: TrainState, labels: Any) -> None:
-    """Raises ValueError for labels that cannot be mixed or smoothed: no classes, or a single logit."""
+    """Raises ValueError for labels that cannot be mixed or smoothed: other labels than classes, or a single logit."""
     if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
         return
     got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)

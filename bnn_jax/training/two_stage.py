@@ -45,9 +45,9 @@ def activations_only(scheme: Scheme) -> Scheme:
 def second_stage(model: Network, first: Network) -> Network:
     """A copy of the model that starts from the trained network of the first stage.
 
-    All parameters and statistics are those of the first stage; its real kernels become latent weights, which the
-    scheme's projection then clips or centers, because the first stage does not. Random keys and the progress of
-    training stay those of the model.
+    All parameters and statistics are those of the first stage. Where the second stage has binary weights, the real
+    kernels become latent weights. The scheme's projection then clips or centers them, because the first stage has no
+    projection. Random keys and the progress of training stay those of the model.
 
     Args:
         model: a network of the scheme.
