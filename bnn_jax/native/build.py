@@ -14,7 +14,7 @@ LIBRARY = os.environ.get('BNN_LIBRARY', os.path.join(HERE, 'libbnn_native.so'))
 """Where the compiled kernels are; $BNN_LIBRARY is for packages installed where nothing can be written."""
 
 RECORD = '.sha256'
-"""The suffix of the file that holds the library's SHA-256, next to the library. Without this file, no library is loaded."""
+"""The suffix of the file, next to the library, that holds the library's SHA-256. A library without it is not loaded."""
 
 FLAGS = ('-std=c++17', '-O3', '-fPIC', '-ffp-contract=off', '-Wall', '-pthread')
 """The compiler may not contract a product and a sum into a fused multiply-add: the sum reads the rounded product, as in

@@ -171,9 +171,9 @@ def pixel_table(
         images: the images of the data set. On some of them the table is compared with the normalization.
 
     Returns:
-        The table, which gives the numbers of the normalization to the bit. None if a number depends on other pixels or
-        channels, as in whitening; if the result is not float32 of the image's shape; or if the normalization fails on
-        an image of 256 x 1 pixels.
+        The table, which gives the numbers of the normalization to the bit. None if table and normalization differ on a
+        compared image, as for whitening, where a number depends on other pixels; if the result is not float32 of the
+        image's shape; or if the normalization fails on an image of 256 x 1 pixels.
 
     Example:
         >>> from bnn_jax import data
