@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bnn_jax.command import one_line
+from bnn_jax.command import of_extra, one_line
 from bnn_jax.data.augmentations import scale_short_side
 from bnn_jax.data.folder import FolderSource, folder_source
 from bnn_jax.data.images import CorruptImage, printable, skipped_message
@@ -61,11 +61,15 @@ def prepare_folder(
         FileExistsError: the data set is there already.
         FileNotFoundError: `folder_source` raises it.
         OSError: the data set cannot be written.
-        ValueError: the name is not allowed, an image is damaged (with the default `on_corrupt`) or would get too many pixels,
-            all images of a split are damaged, splits have different classes, or `folder_source` raises it.
+        ValueError: the name is not allowed, splits is empty, an image is damaged (with the default `on_corrupt`) or
+            would get too many pixels, all images of a split are damaged, splits have different classes, or
+            `folder_source` raises it.
     """
-    import tensorflow_datasets as tfds
+    with of_extra('train'):
+        import tensorflow_datasets as tfds
 
+    if not splits:
+        raise ValueError('splits: got none, expected the names of folders in source')
     if not (name.isidentifier() and name == name.lower()):
         raise ValueError(
             f'data set: got {name!r}, expected lower-case letters, digits and _, with no digit first, such as imagenet_256'

@@ -97,7 +97,7 @@ class Progress:
         self._last = record['step'], time.monotonic()
         published = self._published.get(record['epoch'])
         beside = ''
-        if published is not None:
+        if published is not None and 'test_accuracy' in record:  # A loss of the user's may give no accuracy.
             points = 100 * (record['test_accuracy'] - published)
             beside = f'  published {published:.2%} ({points:+.2f} points here)'
         parts = [

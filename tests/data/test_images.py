@@ -788,6 +788,8 @@ def test_splits_with_different_classes_are_not_prepared(tmp_path):
     numbered_tree(tmp_path, 'test', 6, 3)
     with pytest.raises(ValueError, match='got splits with different classes'):
         prepare_folder('small', tmp_path, tmp_path / 'tfds', splits=['val', 'test'])
+    with pytest.raises(ValueError, match='splits: got none'):
+        prepare_folder('small', tmp_path, tmp_path / 'tfds', splits=[])
 
 
 @pytest.mark.parametrize('name', ['ImageNet', 'image net', '../up', '256'])

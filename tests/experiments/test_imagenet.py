@@ -298,7 +298,10 @@ def test_progress_shows_a_published_figure_beside_ours(capsys):
     with Progress(0, 30, 10, 0.0, ((1, 0.2009), (3, 0.3132))) as progress:
         for epoch, accuracy in enumerate((0.18, 0.25, 0.5), start=1):
             progress.epoch(record(epoch=epoch, step=10 * epoch, test_accuracy=accuracy))
+        # With a loss of one's own there may be no accuracies.
+        progress.epoch(dict(epoch=1, step=10, train_loss=6.0, test_loss=5.0))
     lines = [' '.join(line.split()) for line in capsys.readouterr().err.replace('\n', ' ').split('epoch')[1:]]
     assert lines[0].endswith('accuracy 18.00% published 20.09% (-2.09 points here)')
     assert lines[1].endswith('accuracy 25.00%')
     assert lines[2].endswith('published 31.32% (+18.68 points here)')
+    assert lines[3].endswith('test loss 5.0000')
