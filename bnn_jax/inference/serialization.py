@@ -178,7 +178,7 @@ def _size(preprocessing: str | None) -> tuple[int | None, int | None]:
     """Height and width of the images that the network reads; None if the file does not state them."""
     try:
         height, width, _ = json.loads(preprocessing or '')['input_shape']
-        return Pairs(1, 1, 2**14)((height, width))
+        return Pairs(1, 1, 2**13)((height, width))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None, None  # `Preprocessing` raises the error when the preprocessing is used.
 

@@ -41,7 +41,7 @@ def alexnet(
         ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, or
             width is not positive.
 
-    Source: XNOR-Net (arXiv:1603.05279) section 4.1 and its published code.
+    Source: XNOR-Net (arXiv:1603.05279) section 4.2 and its published code.
 
     Example:
         >>> import functools, bnn_jax as bnn

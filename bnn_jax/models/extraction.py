@@ -39,7 +39,7 @@ def extraction(
         ValueError: input_shape is not (H, W, C), its images are too small, num_classes is not a positive integer, or
             width is not positive.
 
-    Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.1.
+    Source: Darknet's cfg/extraction.cfg; XNOR-Net (arXiv:1603.05279) section 4.2.
 
     Example:
         >>> import functools, bnn_jax as bnn

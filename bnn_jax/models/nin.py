@@ -36,8 +36,7 @@ def nin(
 
     Raises:
         TypeError: scheme is not a `Scheme`, or rngs is not an `nnx.Rngs`.
-        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), its images are too small, or
-            width is not positive.
+        ValueError: num_classes is not a positive integer, input_shape is not (H, W, C), or width is not positive.
 
     Source: arXiv:1312.4400, as in the PyTorch implementation of XNOR-Net; its dropout is part of
     `presets.XNOR_PYTORCH_CIFAR`.
