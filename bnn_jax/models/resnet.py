@@ -83,7 +83,7 @@ def resnet(
     """
     if len(blocks) != len(filters) or not blocks:
         raise ValueError(
-            f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both, and a stage'
+            f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both, at least one stage'
         )
     builder = NetworkBuilder(input_shape, scheme=scheme, width=width, rngs=rngs)
     stem(builder, filters[0])

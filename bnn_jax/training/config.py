@@ -121,7 +121,9 @@ class Config:
     keep_best: bool = option(False, 'also keep the checkpoint of the best test result, in WORKDIR/best')
     patience: int = option(0, 'evaluations without a better test result after which the run ends; 0: never')
     workers: int = option(0, 'processes that decode and augment images; 0: two threads. Batches do not depend on it')
-    workdir: str = option('', 'folder for all that the run writes; by default runs/RECIPE_SCHEME-SEED, in lower case')
+    workdir: str = option(
+        '', 'folder for all that the run writes; by default runs/RECIPE_SCHEME-SEED (lower-case scheme)'
+    )
     data_dir: str = option(
         '~/tensorflow_datasets',
         'folder of the data set: files made by TFDS, the unpacked files of its authors, or folders of images',

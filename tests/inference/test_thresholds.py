@@ -330,7 +330,9 @@ def test_the_report_says_what_is_done_in_bits():
 def test_an_image_of_another_size_is_refused_as_before():
     packed = network(conv(C, C), random_norm(C), *stateless(Flatten()), product(C * 12, 5))
     assert len(packed.body.runs) == 1 and packed(jnp.zeros((1, 3, 4, C))).shape == (1, 5)
-    with pytest.raises(ValueError, match=rf'input of shape \(N, {C * 20}\), expected \(N, {C * 12}\); give the model'):
+    with pytest.raises(
+        ValueError, match=rf'input of shape \(N, {C * 20}\), expected \(N, ..., {C * 12}\); give the model'
+    ):
         packed(jnp.zeros((1, 5, 4, C)))
 
 
