@@ -96,7 +96,9 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
 
 
 def load(path: Source, *, into: 'nnx.Module | None' = None) -> Any:
-    """Read a packed network. Nothing in the file is executed, and all of it is checked (docs/format.md has the bounds).
+    """Read a packed network. Nothing in the file is executed.
+
+    The network is checked (docs/format.md has the bounds). The preprocessing is checked when it is used.
 
     A packed network cannot be trained further. To change the number of classes, start from the trained network:
     `bnn_jax.nn.with_classes(model, num_classes, rngs=rngs)` returns a copy with a new last layer. The copy's attribute
