@@ -103,6 +103,8 @@ wheel: $(VENV)/.wheel
 KERNELS := hatch_build.py bnn_jax/native/build.py $(wildcard bnn_jax/native/cpp/*)
 
 # One installation each: to install the project compiles its kernels again. `test` and `docs` include `train`.
+# Installations of a parallel make wait for each other, where flock is installed.
+ONE_BY_ONE := $(shell command -v flock > /dev/null && echo flock $(VENV)/.pip)
 $(VENV)/.train: EXTRAS = train
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.docs: EXTRAS = train,docs
@@ -111,7 +113,7 @@ $(VENV)/.all: INCLUDED = .test .docs
 
 $(VENV)/.train $(VENV)/.test $(VENV)/.docs $(VENV)/.all: $(VENV)/.pip pyproject.toml $(KERNELS)
 	@echo "installing into $(VENV), once; this takes minutes"
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	$(ONE_BY_ONE) $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $(addprefix $(VENV)/,.train $(INCLUDED)) $@
 
 $(VENV)/.pip:

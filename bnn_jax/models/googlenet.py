@@ -68,7 +68,7 @@ def googlenet(
         ...     bnn.models.googlenet, 1000, scheme=bnn.XNOR, auxiliary=(0.3, 0.3), dropout=0.4, auxiliary_dropout=0.7
         ... )
     """
-    if auxiliary_dropout is not None and not auxiliary:
+    if auxiliary_dropout is not None and len(auxiliary) == 0:
         raise ValueError(
             f'auxiliary_dropout: got {auxiliary_dropout!r} without auxiliary heads, expected None; or give auxiliary, such as '
             '(0.3, 0.3)'

@@ -81,7 +81,7 @@ def resnet(
     Source: arXiv:1512.03385; arXiv:1808.00278 for Bi-Real Net. XNOR-Net's paper does not define its residual block.
     Under the scheme `XNOR` the block is norm - sign - product, twice.
     """
-    if len(blocks) != len(filters) or not blocks:
+    if len(blocks) != len(filters) or len(blocks) == 0:
         raise ValueError(
             f'blocks: got {blocks!r} for filters {filters!r}, expected one number for each stage in both, at least one stage'
         )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from bnn_jax import command
 from bnn_jax.files import write
 from bnn_jax.training.compilation_cache import compilation_cache
-from bnn_jax.training.config import Config
+from bnn_jax.training.config import NOT_DECISIVE, Config
 from bnn_jax.training.devices import Hosts, is_first_host, no_host_waits
 from bnn_jax.training.fit import fit
 from bnn_jax.training.memory import allocate_for_training
@@ -63,10 +63,12 @@ EVALUATED_WITH = 'data_dir', 'workers'
 
 
 def _given(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values of those fields of a config that the command line sets, except the ones that name the run's folder."""
-    there = {argument.partition('=')[0].removeprefix('--').replace('-', '_') for argument in arguments}
+    """The values of the options on the command line that decide a run's parameters, and of those in EVALUATED_WITH."""
+    there = {argument[2:].partition('=')[0].replace('-', '_') for argument in arguments if argument.startswith('--')}
     there |= {'row'} if there & {'scheme', 'preset'} else set()
-    names = {field.name for field in dataclasses.fields(config)} - {'seed', 'workdir'}
+    names = {field.name for field in dataclasses.fields(config) if 'help' in field.metadata}
+    # The seed names the run's folder. A run may choose `on_device` itself.
+    names = names.difference(NOT_DECISIVE, ('seed', 'on_device')).union(EVALUATED_WITH, ('row',))
     return {name: getattr(config, name) for name in sorted(names & there)}
 
 
@@ -289,7 +291,7 @@ def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     Args:
         recipe: the recipe of the run.
         workdir: the workdir of the run.
-        options: `data_dir` and `workers` as for `restore.trained`; any other field must have the value of the run.
+        options: `best`, `data_dir` and `workers` as for `restore.trained`; any other field must have the value of the run.
 
     Returns:
         As `run`, and the step of the checkpoint.
@@ -299,7 +301,9 @@ def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
     """
     from bnn_jax.training.restore import trained
 
-    found = trained(recipe, workdir, **{name: options.pop(name) for name in EVALUATED_WITH if name in options})
+    found = trained(
+        recipe, workdir, **{name: options.pop(name) for name in ('best', *EVALUATED_WITH) if name in options}
+    )
     for name, value in options.items():
         theirs = getattr(found.config, name)
         if value != theirs:

@@ -287,11 +287,12 @@ def test_a_checkpoint_is_evaluated_without_training(run, converted, capsys, monk
     monkeypatch.setattr(experiment, 'results_of', noted)
     # The row of the run, which the command line need not name.
     rows = dataclasses.replace(OURS, rows={'BNN': digits_vgg_small.config(bnn.BNN), **OURS.rows})
-    line = ['--evaluate', f'--workdir={workdir}', '--data-dir=elsewhere', '--epochs=1']
+    # Options that decide nothing may differ from the run's, and a path may be named like a field.
+    line = ['--evaluate', f'--workdir={workdir}', '--data-dir', 'model', '--epochs=1', '--max-minutes=9']
     experiment.main(rows, line)
     results = json.loads(capsys.readouterr().out)
     batches = evaluation_batches(digits('test'), batch_size=64, standardize=Standardize((0.305,), (0.376,)))
-    assert configs[0].data_dir == 'elsewhere' and results['experiment'] == 'ours_xnor'
+    assert configs[0].data_dir == 'model' and results['experiment'] == 'ours_xnor'
     assert results['step'] == 22 and results['packed_test_accuracy'] == results['test_accuracy']
     assert results['test_accuracy'] == evaluate(bnn.load(converted), batches)['accuracy']
     assert (workdir / 'metrics.jsonl').read_bytes() == before and not (workdir / 'results.json').exists()
