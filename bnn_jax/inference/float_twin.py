@@ -17,7 +17,7 @@ def float_twin(network: Any) -> Any:
         network: a `PackedNetwork`, as `convert` returns it.
 
     Returns:
-        The copy. It exports and runs on any platform; `save` refuses it.
+        The copy. It runs on any platform, and `interop.stablehlo` exports it; `save` and the exports to C and ONNX refuse it.
 
     Raises:
         TypeError: network is not a `PackedNetwork`.

@@ -43,7 +43,7 @@ def affine_sum(
     counts: Float[Array, '*counts 1'],
     numbers: Numbers,
 ) -> Float[Array, '*batch out']:
-    """The sum of (a s + b)(c t + d) from sums of the signs s and t, for training and packed arithmetic.
+    """The sum of (a s + b)(c t + d), where s are signs of weights and t signs of inputs, for training and packed arithmetic.
 
     Forward: a (c products + d weight_sums) + b (c input_sums + d counts).
     Gradient: that of the formula.
@@ -99,7 +99,7 @@ def affine_product(
     in the gradients of x and weight.
 
     Args:
-        operation: `Convolution` or `Dense`.
+        operation: `Dense`, or a `Convolution`; with b or (c, d), one with pad_value 0 and one group.
         x: the quantized input.
         weight: the quantized weights.
         x_signs: the signs of the input.
