@@ -96,6 +96,15 @@ def assert_same(actual, expected) -> None:
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected), strict=True)
 
 
+def proved(model, x: np.ndarray):
+    """The packed network and its logits, after the proof that they are the model's to the bit, in JAX and in the runtime."""
+    packed, expected = bnn.convert(model), evaluated(model, x)
+    assert np.isfinite(expected).all() and np.unique(expected).size > 2
+    assert_same(evaluated(packed, x), expected)
+    assert_runs_without_jax(packed, x, expected)
+    return packed, expected
+
+
 def contents(packed) -> bytes:
     """The file of a packed network."""
     return bnn.save(packed, io.BytesIO()).getvalue()

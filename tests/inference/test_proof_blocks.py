@@ -14,6 +14,7 @@ from networks import (
     compiled_quickly,
     evaluated,
     images,
+    proved,
     randomize_norms,
     two_modules,
 )
@@ -96,10 +97,7 @@ RECTIFIED = {
 def test_every_reading_of_a_residual_block_is_bit_identical(scheme, tmp_path):
     model = two_blocks(scheme)
     x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
-    packed, expected = bnn.convert(model), evaluated(model, x)
-    assert np.unique(expected).size > 2
-    assert_same(evaluated(packed, x), expected)
-    assert_runs_without_jax(packed, x, expected)
+    packed, expected = proved(model, x)
     assert_same(evaluated(bnn.load(bnn.save(packed, tmp_path / 'network.safetensors')), x), expected)
     no_relu_before_a_sign(model.body.layers, False)
 
@@ -111,10 +109,7 @@ def test_inception_modules_are_bit_identical(scheme, tmp_path):
     x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
     for seed in (0, 1):
         randomize_norms(model, seed)
-        packed, expected = bnn.convert(model), evaluated(model, x)
-        assert np.unique(expected).size > 2
-        assert_same(evaluated(packed, x), expected)
-        assert_runs_without_jax(packed, x, expected)
+        packed, expected = proved(model, x)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert_same(evaluated(loaded, x), expected)
     summary = bnn.summarize(model, (1, 9, 8, 3))
@@ -157,10 +152,7 @@ def grouped(scheme):
 def test_dilated_and_grouped_convolutions_are_bit_identical(network, scheme, pad_value, tmp_path):
     model = network(replace(getattr(bnn, scheme), pad_value=pad_value))
     x = np.random.default_rng(0).normal(size=(2, 13, 14, 3)).astype(np.float32)
-    packed, expected = bnn.convert(model), evaluated(model, x)
-    assert np.unique(expected).size > 2
-    assert_same(evaluated(packed, x), expected)
-    assert_runs_without_jax(packed, x, expected)
+    packed, expected = proved(model, x)
     loaded = bnn.load(bnn.save(packed, tmp_path / 'network.safetensors'))
     assert_same(evaluated(loaded, x), expected)
     assert loaded.report == packed.report and packed.report.bytes == bnn.summarize(model, (1, 13, 14, 3)).packed_bytes

@@ -537,6 +537,22 @@ CONV_ERRORS = {
     'height': (IMAGE[:, :2], KERNEL, 33, {}, ValueError, 'image height 2 .* smaller than the window'),
     'width': (IMAGE[:, :, :1], KERNEL, 33, {'padding': ((1, 1), (1, 0))}, ValueError, 'image width 1 .* smaller than'),
     'backend': (IMAGE, KERNEL, 33, {'backend': 'XLA'}, ValueError, "backend: got 'XLA', expected one of 'auto'"),
+    'dtype of tap sums': (
+        IMAGE,
+        KERNEL,
+        33,
+        {'tap_sums': np.ones((3, 3, 5), np.float32)},
+        TypeError,
+        'tap_sums: got dtype float32, expected int32',
+    ),
+    'shape of tap sums': (
+        IMAGE,
+        KERNEL,
+        33,
+        {'tap_sums': np.ones((3, 3, 7), np.int32)},
+        ValueError,
+        r'tap_sums: got shape \(3, 3, 7\), expected \(3, 3, 5\)',
+    ),
 }
 
 
