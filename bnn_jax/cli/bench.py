@@ -26,7 +26,7 @@ def bench(
         file: a packed network.
         batch: number of images in a batch.
         input: height, width and channels of an image; required if the file does not state them.
-        float: also measure the same network in float32, with unpacked weights and XLA's own products.
+        float: also measure the same network in float32, with unpacked weights and the float products of training.
         calls: number of timed calls, after an untimed first call that compiles.
 
     Example:

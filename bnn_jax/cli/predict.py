@@ -22,7 +22,7 @@ TOP = 5
 """The largest number of classes in an answer."""
 
 BATCH = 32
-"""How many decoded images are in memory at a time."""
+"""How many images are decoded at a time."""
 
 Answer = dict[str, Any]
 """`image` and `classes`, the likeliest first, each with `class`, `label` and `probability`; or `image` and `error`."""

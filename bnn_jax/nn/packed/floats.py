@@ -47,7 +47,7 @@ class UnpackedProduct(PackedOperation):
 
     def __call__(self, x: Float[Array, '*batch in_features']) -> Float[Array, '*output out_features']:
         self.operation.check(x, self.in_features)
-        # The float product of training and the product in tiles sum in different orders.
+        # `operation` adds in the order of training, `operation.signed` in an order of its own.
         if self.in_order:
             y = self.operation(x, self.operation.unpack_kernel(self.words, self.in_features))
         else:
