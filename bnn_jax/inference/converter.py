@@ -78,10 +78,11 @@ def convert(model: Any) -> Any:
         layer became and why a layer stayed float. Auxiliary heads, which only training uses, are left out.
 
     Raises:
-        TypeError: model is not an `nnx.Module`, or a container holds a layer that is not callable.
+        TypeError: model is not an `nnx.Module` (a `PackedNetwork` is not one), or a container holds a layer that is not
+            callable.
         ValueError: a parameter is not a finite float32 number, or a quantizer is not a number times a sign (the message names
-            the layer); a layer's class overrides `__call__` but not `packed`; or the model has no binary weights, is converted
-            already, or has an attribute `report`.
+            the layer); a layer's class overrides `__call__` but not `packed`; or the model has no binary weights, is a module
+            of your own that is converted already, or has an attribute `report`.
 
     Example:
         >>> import bnn_jax as bnn

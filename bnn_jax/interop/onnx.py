@@ -15,11 +15,11 @@ def onnx_model(
 ) -> 'onnx.ModelProto':
     """The float twin of a packed network in standard operators (opset 19), for any engine that reads ONNX.
 
-    Binary weights are stored as bits, eight in a byte (a few weights as floats, which take less than the nodes that
-    unpack them). The graph unpacks the bits; an engine that folds constants does this once, when it loads the model.
-    Each sum of products of signs is an exact integer, in whatever order an engine adds. Products of real numbers, means
-    and K agree with the packed network up to rounding. If this rounding flips the sign of a number close to 0, logits
-    differ by more.
+    Binary weights are stored as bits, eight in a byte. In very small layers they are floats, which take less space than
+    the nodes that would unpack the bits. The graph unpacks the bits; an engine that folds constants does this once,
+    when it loads the model. Each sum of products of signs is an exact integer, in whatever order an engine adds.
+    Products of real numbers, means and K agree with the packed network up to rounding. If this rounding flips the sign
+    of a number close to 0, logits differ by more.
 
     Args:
         network: a `PackedNetwork`, as `convert` and `load` return it.
@@ -32,7 +32,7 @@ def onnx_model(
     Raises:
         ModuleNotFoundError: the extra `onnx` is not installed.
         TypeError: network is not a `PackedNetwork`.
-        ValueError: the images do not fit, or the network has a layer of the user's own.
+        ValueError: the images do not fit, or the network has a layer of the user's own or of a float twin.
 
     Example:
         >>> import bnn_jax as bnn

@@ -111,9 +111,11 @@ class Norm(Layer, nnx.BatchNorm):
         grouped = x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
         y, mean, var = of_group(*alike(grouped, self.scale[...], self.bias[...]))
         var = var * self.variance_factor(x.size // self.num_features // groups)
-        with jax.numpy_dtype_promotion('standard'):  # The batch's statistics may be wider than the running ones.
-            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean.mean(0)
-            self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var.mean(0)
+        for running, batch in ((self.mean, mean), (self.var, var)):
+            with jax.numpy_dtype_promotion('standard'):  # The batch's statistics may be wider than the running ones.
+                moved = self.momentum * running[...] + (1 - self.momentum) * batch.mean(0)
+            # `running[...] = moved` would do the same, but in a long trace Flax takes milliseconds to look for shardings.
+            running.set_value(moved.astype(running[...].dtype))
         return y.reshape(x.shape)
 
     def use_batch_statistics(self) -> None:

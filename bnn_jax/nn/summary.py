@@ -141,7 +141,7 @@ def summarize(model: nnx.Module, input_shape: Sequence[int]) -> Summary:
 
     Raises:
         TypeError: the model is not an `nnx.Module`, or it is converted.
-        ValueError: the input shape does not fit the model.
+        ValueError: the input shape does not fit the model. A module of your own may raise another error.
 
     Example:
         >>> import bnn_jax as bnn

@@ -190,11 +190,8 @@ def model_of(state: TrainState) -> Any:
 
 def _copy(model: nnx.Module) -> Any:
     graphdef, state = nnx.split(model)
-    return nnx.merge(graphdef, _copied(state), copy=True)
-
-
-# All arrays are copied in one compiled call.
-_copied = jax.jit(partial(jax.tree.map, jnp.copy))
+    # Copies by XLA would be compiled.
+    return nnx.merge(graphdef, jax.device_put(state, may_alias=False), copy=True)
 
 
 def _evaluates(module: nnx.Module) -> bool:
