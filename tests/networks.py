@@ -50,6 +50,18 @@ def compiled_quickly():
         jax.config.update(name, before)
 
 
+def rngs_to_trace() -> nnx.Rngs:
+    """For a constructor inside a trace. Flax takes milliseconds to increase a traced count of keys, so NumPy counts."""
+    rngs = nnx.Rngs(0)
+    rngs.default.count.set_value(np.zeros((), np.uint32))
+    return rngs
+
+
+def abstract(make, **keywords):
+    """make(rngs=..., **keywords) with shapes in place of arrays."""
+    return nnx.eval_shape(lambda: make(rngs=rngs_to_trace(), **keywords))
+
+
 @compiled_quickly()
 def build(architecture: str, scheme, num_classes: int = 10, **keywords):
     return getattr(bnn.models, architecture)(

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from networks import SMALL, build, images
+from networks import SMALL, abstract, build, images, rngs_to_trace
 
 import bnn_jax as bnn
 from bnn_jax.training import Config, init, logits_of
@@ -187,7 +187,7 @@ def enough_rows() -> list[str]:
 
 def abstract_state(config: Config):
     tx = config.optimizer(config.schedule(config.learning_rate, 58_000))
-    return jax.eval_shape(lambda: init(config.model(rngs=nnx.Rngs(0), width=config.width), tx, steps=58_000))
+    return jax.eval_shape(lambda: init(config.model(rngs=rngs_to_trace(), width=config.width), tx, steps=58_000))
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name not in enough_rows()])
@@ -245,7 +245,7 @@ def gigabytes(shapes) -> float:
 def test_the_table_of_memory(title):
     """All numbers are float32. The state is weights, statistics and two moments."""
     name, scheme, batch = TABLE[title]
-    model = nnx.eval_shape(lambda: getattr(bnn.models, name)(1000, scheme=scheme, rngs=nnx.Rngs(0)))
+    model = abstract(getattr(bnn.models, name), num_classes=1000, scheme=scheme)
     params, rest = (
         [leaf.shape for leaf in jax.tree.leaves(nnx.state(model, kind))] for kind in (nnx.Param, nnx.BatchStat)
     )

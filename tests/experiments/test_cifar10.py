@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, schemes
@@ -171,7 +172,7 @@ def by_hand() -> dict[str, int]:
 )
 def test_the_networks_are_the_sources(row):
     name, _, config = row
-    summary = bnn.summarize(nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0))), (1, 32, 32, 3))
+    summary = bnn.summarize(abstract(config.model), (1, 32, 32, 3))
     assert summary.macs_1bit + summary.macs_32bit == by_hand()[name.removeprefix('cifar10_')]
 
 
@@ -180,7 +181,7 @@ GRADIENT, WEIGHT = 0.25, 0.5
 
 def first_updates(config: Config) -> dict[tuple, np.ndarray]:
     """The first two updates of every parameter, if all parameters are 1/2 and all gradients 1/4."""
-    model = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=1 / 16))
+    model = abstract(config.model, width=1 / 16)
     # Layers of few shapes are computed by few programs.
     params = jax.tree.map(
         lambda leaf: np.full([min(n, 2) for n in leaf.shape], WEIGHT, np.float32), nnx.state(model, nnx.Param)
@@ -197,7 +198,7 @@ def first_updates(config: Config) -> dict[tuple, np.ndarray]:
 
 def latents(config: Config) -> set[tuple]:
     """Where latent weights are."""
-    model = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=1 / 16))
+    model = abstract(config.model, width=1 / 16)
     return {path for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)) if isinstance(variable, Latent)}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks import abstract
 from PIL import Image
 
 import bnn_jax as bnn
@@ -209,7 +210,7 @@ def test_the_recipe_of_the_guide_is_one():
     config = recipe.row('BNN')
     described = config.described()
     assert (described['data'], described['model']['function']) == ('mine.images', 'models.vgg_small')
-    network = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=config.width))
+    network = abstract(config.model, width=config.width)
     assert bnn.summarize(network, (1, *config.standardize(digits('test')[0]['image']).shape)).binary_params
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from networks import abstract
 
 from bnn_jax import training
 from bnn_jax.nn import Progress
@@ -48,7 +49,7 @@ def flattened(state) -> np.ndarray:
 
 def started(make, name: str) -> nnx.Module:
     """The network with the golden initial parameters, statistics 0 and 1, all in float64."""
-    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+    model = abstract(make)
     state, numbers = nnx.state(model), GOLDEN[f'{name}/0'].astype(np.float64)
     trained = named(nnx.state(model, nnx.Param))
     assert sorted(trained) == GOLDEN[f'{name}/names'].tolist()

@@ -5,7 +5,7 @@ import functools
 import json
 
 import pytest
-from flax import nnx
+from networks import abstract
 
 from bnn_jax import XNOR
 from bnn_jax.data import Standardize, digits
@@ -32,14 +32,14 @@ def tiny() -> Config:
 @pytest.mark.parametrize('row', short_runs.ROWS)
 def test_rows_build_networks(row):
     config = short_runs.ROWS[row]()
-    network = nnx.eval_shape(lambda: config.model(rngs=nnx.Rngs(0), width=config.width))
+    network = abstract(config.model, width=config.width)
     assert isinstance(network, Network)
     config.optimizer(config.schedule(config.learning_rate, 300))
 
 
 def test_the_former_row_has_two_relus_at_the_end():
-    network = nnx.eval_shape(lambda: short_runs.ROWS['nin_xnor_before']().model(rngs=nnx.Rngs(0), width=0.05))
-    now = nnx.eval_shape(lambda: nin(10, scheme=XNOR, rngs=nnx.Rngs(0), width=0.05))
+    network = abstract(short_runs.ROWS['nin_xnor_before']().model, width=0.05)
+    now = abstract(nin, num_classes=10, scheme=XNOR, width=0.05)
     relus = [sum(isinstance(layer, Relu) for layer in n.body.layers) for n in (network, now)]
     assert relus[0] == relus[1] + 1
 

@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
@@ -52,9 +53,7 @@ def test_gradients_are_finite_and_reach_every_parameter_group(architecture, sche
 
 
 def abstract(architecture, scheme, **keywords):
-    return nnx.eval_shape(
-        lambda: getattr(bnn.models, architecture)(1000, scheme=SCHEMES[scheme], rngs=nnx.Rngs(0), **keywords)
-    )
+    return networks.abstract(getattr(bnn.models, architecture), num_classes=1000, scheme=SCHEMES[scheme], **keywords)
 
 
 ALEXNET = [
@@ -174,9 +173,7 @@ def test_both_readings_of_a_block_multiply_the_same(name, readings):
     both = itertools.product((schemes.real, schemes.itself), (schemes.product_norm, schemes.average_product_norm))
     for residual, (shortcut, downsample) in zip((*readings, *readings[::-1]), both, strict=True):
         scheme = dataclasses.replace(SCHEMES[name], residual=residual, shortcut=shortcut, downsample=downsample)
-        model = nnx.eval_shape(
-            lambda s=scheme: bnn.models.resnet18(1000, scheme=s, blocks=(1, 1, 1, 1), rngs=nnx.Rngs(0))
-        )
+        model = networks.abstract(bnn.models.resnet18, num_classes=1000, scheme=scheme, blocks=(1, 1, 1, 1))
         summary = bnn.summarize(model, (1, 224, 224, 3))
         binary_shortcuts = scheme.activation is not None and shortcut is schemes.itself
         one_bit = 0 if scheme.activation is None else block_macs + (512_000 if name == 'BNN' else 0)

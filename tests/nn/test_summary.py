@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 from flax import nnx
-from networks import build
+from networks import abstract, build
 
 import bnn_jax as bnn
 from bnn_jax.nn.tables import as_html, listing
@@ -49,7 +49,7 @@ def test_an_abstract_network_with_trained_scales_costs_what_the_real_one_does():
 
 
 def test_the_totals_of_a_large_network_stay_whole():
-    model = nnx.eval_shape(lambda: bnn.models.resnet34(1000, scheme=bnn.XNOR, rngs=nnx.Rngs(0)))
+    model = abstract(bnn.models.resnet34, num_classes=1000, scheme=bnn.XNOR)
     summary = bnn.summarize(model, (1, 224, 224, 3))
     lines = str(summary).splitlines()
     assert max(map(len, lines)) <= 80

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from flax import nnx
@@ -26,7 +27,7 @@ def rates(model) -> list:
 
 
 def abstract(architecture: str, scheme, **keywords):
-    return nnx.eval_shape(lambda: getattr(bnn.models, architecture)(10, scheme=scheme, rngs=nnx.Rngs(0), **keywords))
+    return networks.abstract(getattr(bnn.models, architecture), num_classes=10, scheme=scheme, **keywords)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

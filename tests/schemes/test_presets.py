@@ -9,7 +9,7 @@ import optax
 import pytest
 import pytorch_loop
 from flax import nnx
-from networks import randomize_norms
+from networks import abstract, randomize_norms
 
 import bnn_jax as bnn
 from bnn_jax import quantizers, training
@@ -272,7 +272,7 @@ def test_trained_parameters_of_alexnet_under_the_published_codes():
     normalized = {'BWN_LUA': channels, 'XNOR_LUA': inputs, 'XNOR_PYTORCH_IMAGENET': features}
     for name, (size, padding) in sizes.items():
         keywords = {'input_shape': (size, size, 3), 'padding': padding, 'scheme': PRESETS[name]}
-        model = nnx.eval_shape(lambda k=keywords: bnn.models.alexnet(1000, rngs=nnx.Rngs(0), **k))
+        model = abstract(bnn.models.alexnet, num_classes=1000, **keywords)
         expected = 62_367_776 + sum(channels) + 1000 + 2 * sum(normalized[name])
         assert bnn.summarize(model, (1, size, size, 3)).params == expected
     assert [2 * sum(n) for n in normalized.values()] == [19_136, 19_328, 37_248]
