@@ -113,9 +113,10 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
         binary_inputs = any(row.became == 'xnor + popcount' for row in packed.report.rows)
         tolerance = 0.0 if binary_inputs else 1e-5 * float(np.ptp(ours))
     difference = np.abs(ours - theirs)
-    if not (difference <= tolerance).all():
+    differ = ~(difference <= tolerance)  # A NaN differs, too.
+    if differ.any():
         raise ValueError(
-            f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
+            f'the packed network differs from the checkpoint on {int(differ.any(1).sum())} of '
             f'{len(images)} {which}, by up to {difference.max():.3g}, expected at most {tolerance:.3g}; nothing was written. '
             'On GPU and TPU rounding may differ: convert with JAX_PLATFORMS=cpu, or give --tolerance'
         )

@@ -184,7 +184,7 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
 
     Raises:
         FileNotFoundError: the data set is missing; the message says how to prepare it.
-        ValueError: the data set has another file format, no such split, or no images with labels; or its
+        ValueError: the data set has another file format, no such split, no images, or labels that are not integers; or its
             features.json is damaged or names a class that is not TFDS's.
 
     Example:
@@ -209,6 +209,11 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     features = cast(Any, records.dataset_info.features)
     if not {'image', 'label'} <= set(features):
         raise ValueError(f'data set {name!r} has features {sorted(features)}, expected image and label')
+    label = features['label']
+    if not isinstance(label, tfds.features.Tensor) or label.shape or np.dtype(label.np_dtype).kind not in 'biu':
+        raise ValueError(
+            f'data set {name!r} has labels {label}, expected one integer for each image; write a source of your own for others'
+        )
     image, classes = features['image'], tuple(getattr(features['label'], 'names', None) or ())
     shape, dtype = image.shape, image.np_dtype
     if not isinstance(image, tfds.features.Image) or dtype != np.uint8 or shape[-1] not in (1, 3):

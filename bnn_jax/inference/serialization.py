@@ -40,8 +40,8 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     Raises:
         TypeError: network is not packed, preprocessing is not a JSON value, or path is neither a path nor a file open
             in binary mode.
-        ValueError: a layer has no registered name (`nn.register`), or a number is not finite or outside the bounds of
-            docs/format.md.
+        ValueError: a layer has no registered name (`nn.register`), or a number, also in the preprocessing, is not finite
+            or outside the bounds of docs/format.md.
         OSError: the file cannot be written; the message says what to do.
 
     Example:
@@ -83,7 +83,10 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
             entry = 'module'
         metadata = {entry: compressed(json.dumps(described, separators=(',', ':')))}
         if preprocessing is not None:
-            metadata['preprocessing'] = json.dumps(preprocessing)
+            try:
+                metadata['preprocessing'] = json.dumps(preprocessing, allow_nan=False)
+            except ValueError as error:
+                raise ValueError(f'preprocessing: got {preprocessing!r} ({error}), expected finite numbers') from error
         content = written(tensors, metadata)
     if not isinstance(path, str | os.PathLike):
         if not hasattr(path, 'write') or isinstance(path, io.TextIOBase):

@@ -11,8 +11,8 @@ from bnn_jax.ops.cpu_gradients import products_of_patches, shifted_products
 from bnn_jax.ops.deterministic import wide
 from bnn_jax.ops.geometry import Pads, Pair
 
-# Where the C++ library runs, Winograd computes gradients from this many channels on instead of `winograd.MANY`, because
-# the library's plain products are faster than XLA's.
+# Where the C++ library runs, Winograd computes the gradients of layers with at least this many channels and filters.
+# Elsewhere the limit is `winograd.MANY`, which is lower, because XLA's plain products are slower than the library's.
 NATIVE_MANY = 192
 
 
@@ -35,10 +35,10 @@ def convolution(
     Off CPU, XLA computes all three. On CPU the algorithm depends on the operands:
 
     - y: `native_convolution` where it runs (float32 operands, C++ library available, one CPU device), else XLA.
-    - Both gradients, 3x3 windows at stride 1 with many outputs in the batch (`winograd.TILES`) and at least 128
-      channels and filters (192 where `native_convolution` runs): `winograd`. If all operands, g included, are +-1 or 0,
-      the numbers are the same up to the sizes that the docstring of `winograd` states. For real numbers the rounding
-      differs.
+    - Both gradients, 3x3 windows at stride 1 and pads of at most 2, with many outputs in the batch (`winograd.TILES`) and
+      128 to `winograd.EXACT` channels and filters (192 or more where `native_convolution` runs): `winograd`. If all
+      operands, g included, are +-1 or 0, the numbers are the same up to the sizes that the docstring of `winograd`
+      states. For real numbers the rounding differs.
     - Other gradients: `native_convolution` where it runs. Elsewhere `cpu_gradients` computes dkernel. It computes dx too, at
       stride 1 where x has over 1.5 times the pixels of y (XLA would multiply the zeros around g); else XLA computes dx.
 

@@ -538,6 +538,22 @@ def test_a_data_set_without_labels(tmp_path):
         tfds_source('made_here', 'test', folder)
 
 
+def test_labels_that_are_no_integers(tmp_path):
+    import tensorflow_datasets as tfds
+
+    image, pixels = features()['image'], png(np.zeros((2, 2, 1), np.uint8))
+    for number, (kind, label) in enumerate(
+        (
+            (tfds.features.Scalar(np.float32), 0.5),
+            (tfds.features.Sequence(np.int64), [1, 2]),
+            (tfds.features.Text(), 'cat'),
+        )
+    ):
+        folder = build(tmp_path / str(number), [{'image': pixels, 'label': label}], image=image, label=kind)
+        with pytest.raises(ValueError, match="'made_here' has labels .*, expected one integer for each image"):
+            tfds_source('made_here', 'test', folder)
+
+
 def test_a_missing_data_set_says_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         tfds_source('fashion_mnist', 'train', tmp_path)

@@ -69,6 +69,11 @@ def test_the_same_network_gives_the_same_bytes(packed):
     assert list(header['__metadata__']) == sorted(header['__metadata__'])
 
 
+def test_preprocessing_of_numbers_that_are_not_finite_is_refused(packed):
+    with pytest.raises(ValueError, match="preprocessing: got {'mean': nan} .*, expected finite numbers"):
+        bnn.save(packed, io.BytesIO(), preprocessing={'mean': float('nan')})
+
+
 def test_header_of_the_deepest_network_stays_small(tmp_path):
     packed = bnn.convert(build('resnet18', bnn.XNOR, blocks=(3, 4, 6, 3), width=0.05))
     path = bnn.save(packed, tmp_path / 'network.safetensors')
