@@ -209,8 +209,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
     features = cast(Any, records.dataset_info.features)
     if not {'image', 'label'} <= set(features):
         raise ValueError(f'data set {name!r} has features {sorted(features)}, expected image and label')
-    label = features['label']
-    if not isinstance(label, tfds.features.Tensor) or label.shape or np.dtype(label.np_dtype).kind not in 'biu':
+    label, one_array = features['label'], isinstance(features['label'], tfds.features.Tensor)
+    if not one_array or label.shape or np.dtype(label.np_dtype).kind not in 'biu':
         raise ValueError(
             f'data set {name!r} has labels {label}, expected one integer for each image; write a source of your own for others'
         )

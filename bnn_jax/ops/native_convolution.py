@@ -21,7 +21,7 @@ from bnn_jax.ops.geometry import Pads, Pair
 def runs(dtype: DTypeLike) -> bool:
     """Whether `convolution` uses this module when it is lowered for CPU.
 
-    The dtype is float32, the library loads, and all hosts together have at most one CPU device.
+    True if the dtype is float32, the library loads, and all hosts together have at most one CPU device.
     """
     return dtype == jnp.float32 and usable()
 

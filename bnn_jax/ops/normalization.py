@@ -29,7 +29,7 @@ def batch_norm(
 
     Source: arXiv:1502.03167.
     """
-    # x may be narrower than gamma and beta; y and every intermediate result have the widest of the dtypes.
+    # x may be narrower than gamma and beta. Intermediate results have the wider dtype of x and gamma.
     with jax.numpy_dtype_promotion('standard'):
         x, axes = _widest(x, gamma), tuple(range(x.ndim - 1))
         mean = x.mean(axes, keepdims=True)
