@@ -102,21 +102,26 @@ def _sample_images(
 
 
 def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float | None) -> None:
-    """Raises ValueError if a logit of the packed network differs from the model's by more than the tolerance.
+    """Raises ValueError if a logit is not finite, or differs from the model's by more than the tolerance.
 
     A tolerance of None is the default of `convert`.
     """
     from bnn_jax.training.evaluation import logits_of
 
     ours, theirs = (np.asarray(logits_of(network)(images)) for network in (model, packed))
+    finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
+    if not finite.all():
+        raise ValueError(
+            f'logits are not finite on {int((~finite).sum())} of {len(images)} {which}, so they cannot be compared; nothing '
+            'was written. Convert an earlier checkpoint, or remove images with a NaN or an infinity'
+        )
     if tolerance is None:
         binary_inputs = any(row.became == 'xnor + popcount' for row in packed.report.rows)
         tolerance = 0.0 if binary_inputs else 1e-5 * float(np.ptp(ours))
     difference = np.abs(ours - theirs)
-    differ = ~(difference <= tolerance)  # A NaN differs, too.
-    if differ.any():
+    if not (difference <= tolerance).all():
         raise ValueError(
-            f'the packed network differs from the checkpoint on {int(differ.any(1).sum())} of '
+            f'the packed network differs from the checkpoint on {int((difference > tolerance).any(1).sum())} of '
             f'{len(images)} {which}, by up to {difference.max():.3g}, expected at most {tolerance:.3g}; nothing was written. '
             'On GPU and TPU rounding may differ: convert with JAX_PLATFORMS=cpu, or give --tolerance'
         )

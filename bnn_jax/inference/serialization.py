@@ -86,7 +86,9 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
             try:
                 metadata['preprocessing'] = json.dumps(preprocessing, allow_nan=False)
             except ValueError as error:
-                raise ValueError(f'preprocessing: got {preprocessing!r} ({error}), expected finite numbers') from error
+                raise ValueError(
+                    f'preprocessing: got {preprocessing!r} ({error}), expected a JSON value of finite numbers'
+                ) from error
         content = written(tensors, metadata)
     if not isinstance(path, str | os.PathLike):
         if not hasattr(path, 'write') or isinstance(path, io.TextIOBase):

@@ -22,7 +22,6 @@ from bnn_jax.nn.product_cost import product_cost
 from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded, wide
 from bnn_jax.ops.meshes import alike, is_explicit
-from bnn_jax.ops.uncompiled import uncompiled
 from bnn_jax.schemes.dropout import Drop, elements
 from bnn_jax.schemes.projections import in_place
 from bnn_jax.schemes.scheme import Scheme, check_scale, multiplies_by_signs
@@ -81,9 +80,7 @@ class Product(Layer, nnx.Module):
         binary = scheme.weight is not None
         if binary:
             if scheme.projection is not None:
-                # Initial weights are projected too.
-                projection = jax.jit(scheme.projection)
-                kernel = jnp.asarray(uncompiled(projection, kernel)(kernel))
+                kernel = jax.jit(scheme.projection)(kernel)  # Initial weights are projected too.
             self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
         else:
             self.kernel = nnx.Param(kernel)

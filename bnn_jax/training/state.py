@@ -190,8 +190,11 @@ def model_of(state: TrainState) -> Any:
 
 def _copy(model: nnx.Module) -> Any:
     graphdef, state = nnx.split(model)
-    # Copies by XLA would be compiled.
-    return nnx.merge(graphdef, jax.device_put(state, may_alias=False), copy=True)
+    return nnx.merge(graphdef, _copied(state), copy=True)
+
+
+# All arrays are copied in one compiled call. Each stays on its devices, also where those belong to several hosts.
+_copied = jax.jit(partial(jax.tree.map, jnp.copy))
 
 
 def _evaluates(module: nnx.Module) -> bool:

@@ -165,12 +165,12 @@ def test_a_difference_is_refused_and_nothing_written(run, start, monkeypatch):
     assert not head.exists() and not list(run.glob('.bnn-jax-*'))
 
 
-def test_logits_that_are_not_numbers_differ(run, start, monkeypatch):
+def test_logits_that_are_not_finite_are_refused(run, start, monkeypatch):
     monkeypatch.setattr(
         'bnn_jax.training.evaluation.logits_of', lambda network: lambda x: np.full((len(x), 10), np.nan)
     )
     message = refused(start, 'convert', 'ours', '-o', run / 'nan.safetensors', '--samples=4')
-    assert 'differs from the checkpoint on 4 of 4 test images' in message
+    assert 'logits are not finite on 4 of 4 test images' in message and not (run / 'nan.safetensors').exists()
 
 
 def test_convert_on_random_images_where_there_are_no_others(run, start, capsys, monkeypatch):

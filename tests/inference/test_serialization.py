@@ -70,7 +70,9 @@ def test_the_same_network_gives_the_same_bytes(packed):
 
 
 def test_preprocessing_of_numbers_that_are_not_finite_is_refused(packed):
-    with pytest.raises(ValueError, match="preprocessing: got {'mean': nan} .*, expected finite numbers"):
+    with pytest.raises(
+        ValueError, match="preprocessing: got {'mean': nan} .*, expected a JSON value of finite numbers"
+    ):
         bnn.save(packed, io.BytesIO(), preprocessing={'mean': float('nan')})
 
 

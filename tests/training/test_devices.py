@@ -372,7 +372,7 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
         check(*arguments, **options)
 
     images_module.as_batch = counted
-    say(sum=host_sum())
+    say(sum=host_sum(), copied=copied())
     try:
         fit(config(workdir))
     except Interrupted as stopped:
@@ -383,6 +383,13 @@ def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end
 def host_sum() -> list[float]:
     """Numbers that float32 could not hold, added over the hosts."""
     return sum_over_hosts(np.array([jax.process_index() + 1 + 2.0**-40, 1.0])).tolist()
+
+
+def copied() -> list[bool]:
+    """Whether each array of a model stays on the devices of all hosts, where `model_of` copies it."""
+    model = bnn.models.mlp(3, scheme=bnn.BNN, rngs=nnx.Rngs(0), hidden=(), input_shape=(2, 2, 1))
+    copy = model_of(replicated(init(model, optax.sgd(1.0)), all_devices()))
+    return [leaf.is_fully_replicated and not leaf.is_fully_addressable for leaf in jax.tree.leaves(nnx.state(copy))]
 
 
 def start(workdir: Path, *, hosts: int, devices: int, ends: dict[int, tuple[int, str]]):
@@ -423,7 +430,7 @@ def test_a_run_on_two_processes_resumes_on_any_number_after_a_kill(tmp_path, mon
 
     codes, printed, outputs = start(workdir, hosts=2, devices=1, ends={1: (5, 'term')})
     assert codes == [143, 143], outputs
-    assert printed == [[{'sum': [3 + 2.0**-39, 2.0]}, {'stopped': 143}]] * 2
+    assert printed == [[{'sum': [3 + 2.0**-39, 2.0], 'copied': [True] * 5}, {'stopped': 143}]] * 2
     assert 5 < latest(workdir) < 44
 
     assert host_sum() == [1 + 2.0**-40, 1.0]
