@@ -41,7 +41,7 @@ def shifted_products(
     n, height, width, _ = g.shape
     (top, bottom), (left, right) = pads
     zero, none = jnp.zeros((), g.dtype), (0, 0, 0)
-    # Channels first, images last: a shift by one column is then a shift by N numbers in a contiguous run of W N.
+    # Channels first, images last: a shift by one column is then a shift by n numbers in a contiguous run of width * n.
     g, taps = jnp.transpose(g, (1, 3, 2, 0)), kernel.reshape(-1, filters)
 
     def add(a, dx):
