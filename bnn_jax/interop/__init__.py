@@ -1,4 +1,4 @@
-"""Read weights and bits of other programs, and write networks as programs."""
+"""Read PyTorch weights and other libraries' packed words, and export networks to C, ONNX and StableHLO."""
 
 from bnn_jax.interop import bit_layouts, torch
 from bnn_jax.interop.c_source import Library, c_library

@@ -46,8 +46,8 @@ def _forward(x, size, strides, pads):
         return lax.reduce_window(x, -jnp.inf, lax.max, window, steps, around)
 
     whole = partial(along, axes=(1, 2))
-    # The comparisons for each output in one pass (left) and in two passes (right). For 3x3 windows on CPU, two passes
-    # take a third of the time.
+    # One pass compares size[0] * size[1] numbers for each output, two passes compare size[0] + size[1]. For 3x3 windows
+    # on CPU, two passes take a third of the time.
     if size[0] * size[1] <= size[0] + size[1]:
         return whole(x)
     return lax.platform_dependent(x, cpu=lambda x: along(along(x, (1,)), (2,)), default=whole)
@@ -77,14 +77,16 @@ def _scatter(x, y, g, *, size, strides, pads):
 def _gather(x, y, g, *, size, strides, pads):
     """dx pixel by pixel: each pixel sums the g of the windows in which it is the first maximum.
 
-    With stride s, row u = m s + a is row a + q s of window m - q, for q >= 0.
+    Let s be the stride, and u = m s + a with 0 <= a < s a row of the padded image. Then u is row a + q s of window m - q,
+    for each q >= 0 for which the window has that many rows.
     """
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     place = jnp.full(y.shape, size[0] * size[1], jnp.int32)
     # From the last tap to the first, so that the first maximum overwrites the others.
     for tap, seen in reversed(list(enumerate(views(padded, 1, size, strides, (y.shape[1], y.shape[2]))))):
         place = jnp.where(seen == y, jnp.int32(tap), place)
-    # A period is a block of `strides` pixels, which are different taps of the same windows or outside (-2 in `_taps`).
+    # A period is a block of strides[0] x strides[1] pixels. In each window, each of them is a different tap or lies
+    # outside the window (-2 in `_taps`).
     periods = [-(-padded.shape[1 + d] // strides[d]) for d in (0, 1)]
     dx = jnp.zeros((), g.dtype)
     for shift in itertools.product(*(range(-(-size[d] // strides[d])) for d in (0, 1))):
