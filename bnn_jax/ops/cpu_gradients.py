@@ -67,7 +67,8 @@ def products_of_patches(
 ) -> Float[Array, 'kh kw channels filters']:
     """dkernel of `convolution`: patches of x times g, block by block, summed over the blocks.
 
-    At stride 1, all patches at once would be kh kw times as large as x. Fresh memory costs more than the arithmetic.
+    At stride 1, all patches at once would be kh kw times as large as x, and to allocate them would take longer than the
+    products.
 
     Args:
         x: the input.
