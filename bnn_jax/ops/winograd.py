@@ -5,10 +5,10 @@ pixels) and the window g give the 2x2 outputs A^T [(G g G^T) * (B^T d B)] A, whe
 channels, this is a matrix product for each of the 16 elements.
 
 The entries of B and A are 0 and +-1, those of G include halves. So if both operands consist of +-1 and 0, every number
-is a multiple of 1/4 and at most 81 for each filter that dx sums over, or 64 for each tile that dkernel sums over.
-Float32 holds all such numbers up to 2^22, so the result is exact up to 51781 filters or 65536 tiles. For real numbers
-the rounding differs from the plain sum's, and an infinity or NaN may give NaN in any output of its tiles. On CPU the
-algorithm is faster than the plain sum where there are many channels and tiles.
+is a multiple of 1/4. Its magnitude is at most 81 times the number of filters that dx sums over, or 64 times the number
+of tiles that dkernel sums over. Float32 holds all such numbers up to 2^22, so the result is exact up to 51781 filters
+or 65536 tiles. For real numbers the rounding differs from the plain sum's, and an infinity or NaN may give NaN in any
+output of its tiles. On CPU the algorithm is faster than the plain sum where there are many channels and tiles.
 """
 
 import jax
