@@ -109,7 +109,7 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
     from bnn_jax.training.evaluation import logits_of
 
     ours, theirs = (np.asarray(logits_of(network)(images)) for network in (model, packed))
-    finite = np.isfinite(ours).all(1) & np.isfinite(theirs).all(1)
+    finite = (np.isfinite(ours) & np.isfinite(theirs)).reshape(len(images), -1).all(1)
     if not finite.all():
         raise ValueError(
             f'logits are not finite on {int((~finite).sum())} of {len(images)} {which}, so they cannot be compared; nothing '

@@ -184,8 +184,8 @@ def tfds_source(name: str, split: str, data_dir: str | os.PathLike) -> TfdsSourc
 
     Raises:
         FileNotFoundError: the data set is missing; the message says how to prepare it.
-        ValueError: the data set has another file format, no such split, no images, or labels that are not integers; or its
-            features.json is damaged or names a class that is not TFDS's.
+        ValueError: the data set has another file format, no such split, no images, no labels, or labels that are not
+            integers; or its features.json is damaged or names a class that is not TFDS's.
 
     Example:
         >>> import functools, bnn_jax as bnn

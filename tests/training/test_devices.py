@@ -359,8 +359,8 @@ def say(**record) -> None:
 
 def host(coordinator: str, hosts: str, number: str, workdir: str, step: str, end: str) -> None:
     """One process of a run. After that step it sends itself the signal `end`: 'kill', 'term' or 'none'."""
-    # A process notices that the other one is gone after 6 seconds instead of 100.
-    jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=6)
+    # A process notices that the other one is gone after 10 seconds instead of 100.
+    jax.distributed.initialize = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=10)
     Hosts(coordinator, int(hosts), int(number)).join()
     images_module = sys.modules['bnn_jax.training.images']
     check, seen = images_module.as_batch, []
