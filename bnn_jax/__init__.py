@@ -30,6 +30,7 @@ __all__ = [
     'load',
     'models',
     'nn',
+    'ops',
     'optim',
     'presets',
     'quantizers',
@@ -48,6 +49,7 @@ _SUBPACKAGES = (
     'kernels',
     'models',
     'nn',
+    'ops',
     'optim',
     'quantizers',
     'runtime',
@@ -63,7 +65,7 @@ _PLACES = {
 }
 
 if TYPE_CHECKING:
-    from bnn_jax import inference, interop, kernels, models, nn, optim, quantizers, runtime, schemes, training
+    from bnn_jax import inference, interop, kernels, models, nn, ops, optim, quantizers, runtime, schemes, training
     from bnn_jax.inference import convert, load, save
     from bnn_jax.nn.summary import summarize
     from bnn_jax.ops import bits

@@ -80,6 +80,13 @@ def test_public_names():
         assert callable(getattr(bnn.training, name))
 
 
+def test_names_that_the_documents_use_need_no_further_import():
+    documents = [ROOT / 'README.md', *(ROOT / 'docs').rglob('*.md'), *(ROOT / 'docs').rglob('*.ipynb'), *SOURCES]
+    used = {name for path in documents for name in re.findall(r'\bbnn\.(\w+)', path.read_text())}
+    assert 'ops' in used
+    assert used <= {*bnn.__all__}, used - {*bnn.__all__}
+
+
 def test_the_readme_example_and_commands_are_real():
     readme = (ROOT / 'README.md').read_text()
     assert readme.count('```sh\nmake demo\nmake test\n```') == 1

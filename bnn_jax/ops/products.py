@@ -1,4 +1,4 @@
-"""Matrix products, and their division into equal parts."""
+"""A matrix product, and the block size that divides a number of rows into equal parts."""
 
 from jax import lax
 from jaxtyping import Array, Float
