@@ -5,7 +5,7 @@ experiments/cifar10.py lists the differences.
 
 Command: python -m experiments.cifar10_resnet18 --scheme=SCHEME --data_dir=FOLDER
 
-Expected: 400 epochs, RECU 600 epochs. Obtained here: experiments/README.md.
+The published recipe takes 400 epochs (RECU: 600 epochs). experiments/README.md has our results.
 
 Published test accuracies of the rows:
 - XNOR: 91.5%, by IR-Net (arXiv:1909.10788); not XNOR-Net. Its residual is `residuals_norm_before`.

@@ -10,7 +10,8 @@ the rate falls once, after the first. The photographs are real, but have only th
 
 Command: python -m experiments.cifar10_upscaled_alexnet --scheme=SCHEME --data_dir=FOLDER
 
-There is no published figure. Obtained: XNOR_PAPER 33.35 %, from bits and in training arithmetic; see experiments/README.md.
+There is no published figure. Here XNOR_PAPER reached 33.35 %, from bits and in training arithmetic alike:
+experiments/README.md.
 """
 
 from functools import partial

@@ -1,6 +1,6 @@
 """The whole workflow in small: train an XNOR-Net and its float baseline on real images, convert, predict from bits.
 
-The data are handwritten digits (8x8, embedded), the network is VGG-small at a quarter of its width. The demo writes
+The data are handwritten digits (8x8, from scikit-learn), the network is VGG-small at a quarter of its width. The demo writes
 runs/demo-<seed>/xnor and runs/demo-<seed>/float, each with results.json, metrics.jsonl and curves.png. The packed network
 is runs/demo-<seed>/xnor/packed.safetensors.
 """

@@ -1,11 +1,11 @@
-"""Handwritten digits (8x8, embedded), VGG-small at a quarter of its width.
+"""Handwritten digits (8x8, from scikit-learn), VGG-small at a quarter of its width.
 
 BinaryNet's VGG-small at a quarter of its width on 8x8 images; Adam with cosine decay to 0, batch 64, 30 epochs. Binary
 networks need a larger learning rate (1e-2) than the float network (1e-3), because their latent weights have to cross 0.
 
 Command: python -m experiments.digits_vgg_small --scheme=SCHEME
 
-There is no published figure. Obtained: experiments/README.md.
+There is no published figure. experiments/README.md has our results.
 """
 
 from functools import partial

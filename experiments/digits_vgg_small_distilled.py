@@ -1,4 +1,4 @@
-"""Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, taught by its float baseline.
+"""Handwritten digits (8x8, from scikit-learn), VGG-small at a quarter of its width, taught by its float baseline.
 
 The run first trains the teacher, in WORKDIR/teacher: the row `digits_vgg_small --scheme=FLOAT` with the same options,
 except for its own learning rate. The student's loss is half the cross-entropy with the labels, half the cross-entropy with
@@ -10,7 +10,7 @@ arXiv:2003.03488, whose loss uses only the teacher's softmax, at temperature 1.
 
 Command: python -m experiments.digits_vgg_small_distilled --scheme=SCHEME
 
-There is no published figure. Obtained: experiments/README.md.
+There is no published figure. experiments/README.md has our results.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
-"""Handwritten digits (8x8, embedded), VGG-small at a quarter of its width, trained in two stages.
+"""Handwritten digits (8x8, from scikit-learn), VGG-small at a quarter of its width, trained in two stages.
 
 The first stage trains binary activations with real weights, in WORKDIR/first. The second stage starts from its parameters
-and makes the weights binary as well. Both stages have the same options: number of epochs, and learning rate and schedule
-from the start. You can interrupt either stage; started again, the run resumes and gives the same result.
+and makes the weights binary as well. Both stages have the same number of epochs, and the second one repeats the whole
+schedule of the learning rate. You can interrupt either stage; started again, the run resumes and gives the same result.
 
 Papers: Bi-Real Net, arXiv:1808.00278; Real-to-Binary, arXiv:2003.11535; ReActNet, arXiv:2003.03488.
 
 Command: python -m experiments.digits_vgg_small_two_stage --scheme=SCHEME
 
-There is no published figure. Obtained: experiments/README.md.
+There is no published figure. experiments/README.md has our results.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from experiments import digits_vgg_small
 
 
 def after_the_first(second: Config) -> Config:
-    """The second stage from the first one's network, which is trained, or read if it is already."""
+    """The second stage, which starts from the network of the first. The first stage is trained now, if it was not before."""
     assert isinstance(second.model, partial)  # as `digits_vgg_small.config` makes it
     model = digits_vgg_small.config(activations_only(second.model.keywords['scheme'])).model
     first = fit(dataclasses.replace(second, model=model, deployed=None, workdir=f'{second.workdir}/first'))

@@ -5,7 +5,9 @@ falls by cosine over 20 epochs; there training takes 60 epochs, and the rate is 
 
 Command: python -m experiments.fashion_mnist_lenet5 --scheme=SCHEME --data_dir=FOLDER
 
-Obtained: experiments/README.md. No figure is published. Rows, with the test accuracy expected after 20 epochs:
+There is no published figure. experiments/README.md has our results.
+
+Rows, with the test accuracy expected after 20 epochs:
 - XNOR: about 90.5 %.
 - XNOR_UNCENTERED: XNOR with latent weights clipped but not centered. In experiments/ablation.py training without centering
   gained some 3 points; here the same choice is trained to the end.

@@ -6,8 +6,8 @@ README). XNOR_PYTORCH_IMAGENET follows jiecaoyu/XNOR-Net-PyTorch, ImageNet/netwo
 
 Command: python -m experiments.imagenet_alexnet --scheme=SCHEME --data_dir=FOLDER
 
-Expected: 1.2 hours for 16 epochs on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 4,580 images decoded a second. Obtained here: not run.
+16 epochs should take 1.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
+(`experiments.imagenet.hours`), with 4,580 images decoded a second. The rows were not run here.
 
 Published test accuracies of the rows:
 - XNOR_PAPER: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). XNOR-Net as printed: Adam from 1e-3, K

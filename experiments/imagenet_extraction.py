@@ -5,8 +5,8 @@ Source: XNOR-Net, arXiv:1603.05279v4, p. 13; experiments/imagenet.py lists the c
 
 Command: python -m experiments.imagenet_extraction --scheme=SCHEME --data_dir=FOLDER
 
-Expected: 80 epochs, 23.3 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 1,220 images decoded a second. Obtained here: not run.
+80 epochs should take 23.3 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
+(`experiments.imagenet.hours`), with 1,220 images decoded a second. The rows were not run here.
 
 Published test accuracies of the rows:
 - BWN_PAPER: top-1 65.5%, top-5 86.1%; no curve. Binary-Weight-Network as printed.

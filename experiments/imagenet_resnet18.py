@@ -6,8 +6,8 @@ paper does not say.
 
 Command: python -m experiments.imagenet_resnet18 --scheme=SCHEME --data_dir=FOLDER
 
-Expected: 58 epochs, 7.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 2,866 images decoded a second. Obtained here: not run.
+58 epochs should take 7.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
+(`experiments.imagenet.hours`), with 2,866 images decoded a second. The rows were not run here.
 
 Published test accuracies of the rows:
 - XNOR_PAPER: top-1 51.2%, top-5 73.2%. XNOR-Net as printed: Adam from 1e-3, K included. The paper does not give its block;
