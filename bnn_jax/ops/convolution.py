@@ -79,13 +79,18 @@ def _convolution_fwd(x, kernel, strides, pads):
 
 def _convolution_bwd(strides, pads, operands, g):
     x, kernel = operands
-    g = g.astype(x.dtype)
+    return _gradients(x, kernel, g.astype(x.dtype), strides, pads, native_convolution.runs(x.dtype))
+
+
+# Traced once for layers of the same shape. `inline` leaves no trace of this in the program.
+@partial(jax.jit, static_argnums=(3, 4, 5), inline=True)
+def _gradients(x, kernel, g, strides, pads, native):
+    """dx and dkernel. native: whether the C++ library runs on CPU."""
     dx = partial(_input_gradient, x=jax.typeof(x), strides=strides, pads=pads)
     dkernel = partial(_kernel_gradient, kernel=jax.typeof(kernel), strides=strides, pads=pads)
     # Gradients for CPU: Winograd's for 3x3 windows, many pixels and many channels; else the C++ library's; else matrix
     # products.
     dx_cpu = dx
-    native = native_convolution.runs(x.dtype)
     if winograd.pays(x.shape, kernel.shape, strides, pads, NATIVE_MANY if native else None):
         dx_cpu = partial(_widened, partial(winograd.input_gradient, pads=pads))
         dkernel_cpu = partial(_widened, partial(winograd.kernel_gradient, pads=pads))

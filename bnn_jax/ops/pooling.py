@@ -58,6 +58,7 @@ def _max_pool_fwd(x, size, strides, pads):
     return y, (x, y)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # Traced once for layers of the same shape.
 def _max_pool_bwd(size, strides, pads, residuals, g):
     x, y = residuals
     # Off CPU: XLA's scatter. On CPU that scatter handles one number at a time, so each pixel gathers from its windows.

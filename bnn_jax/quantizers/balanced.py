@@ -5,6 +5,7 @@ order, so that a sign is the same in every compilation, in training and in packe
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,7 @@ def sign_ede(x: Float[ArrayLike, '*shape'], t: Float[ArrayLike, '']) -> Float[Ar
     return sign(x)
 
 
+@partial(jax.jit, inline=True)  # Traced once for layers of the same shape.
 def _through_balanced_sign(w, t, g):
     centered = balanced(w)
     _, deviation = mean_magnitude_and_deviation(centered, 0.0)

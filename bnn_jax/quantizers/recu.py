@@ -3,6 +3,8 @@
 Weights are clamped at quantiles. Activations are divided by the standard deviation of their image.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,7 @@ def recu_scale(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) ->
     return ordered_mean(clamped.reshape(-1, w.shape[-1]), term=jnp.abs).astype(w.dtype)
 
 
+@partial(jax.jit, inline=True)  # Traced once for layers of the same shape.
 def _revived(w, tau, g):
     centered, deviation, u, largest = _standardized(w, tau)
     inside = jnp.where(jnp.abs(u) <= largest, g.astype(u.dtype) * np.asarray(SPREAD, u.dtype), 0)
