@@ -23,7 +23,7 @@ from bnn_jax.nn.variables import Latent, Noise, Progress
 from bnn_jax.ops.deterministic import rounded, wide
 from bnn_jax.ops.meshes import alike, is_explicit
 from bnn_jax.schemes.dropout import Drop, elements
-from bnn_jax.schemes.projections import in_place
+from bnn_jax.schemes.projections import in_place, initial
 from bnn_jax.schemes.scheme import Scheme, check_scale, multiplies_by_signs
 from bnn_jax.schemes.trained import Trained, TrainedSign, TrainedWeight, quantized
 
@@ -80,7 +80,7 @@ class Product(Layer, nnx.Module):
         binary = scheme.weight is not None
         if binary:
             if scheme.projection is not None:
-                kernel = jax.jit(scheme.projection)(kernel)  # Initial weights are projected too.
+                kernel = initial(scheme.projection, kernel)
             self.kernel = Latent(kernel, projection=scheme.projection, before=scheme.before)
         else:
             self.kernel = nnx.Param(kernel)

@@ -10,9 +10,9 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-# Numbers that are drawn at a time. Compiling jax.random.normal for a shape takes two seconds on CPU; chunks of one size share
-# one compilation.
-CHUNK = 2**17
+# How many numbers are drawn at a time: CHUNK, and FEW where no more are needed. Each new shape would compile
+# `jax.random.normal` again. The first numbers of a long draw are those of a short one.
+CHUNK, FEW = 2**17, 2**12
 
 
 def ones(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, '*shape']:
@@ -49,6 +49,7 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     numpy = jnp if isinstance(key, Tracer) else np
     keys = numpy.asarray(jax.random.key_data(jax.random.split(key, -(-size // CHUNK))))
     typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
-    chunks = [jax.random.normal(typed(data), (CHUNK,), dtype) for data in keys]
+    drawn = CHUNK if size > FEW else FEW
+    chunks = [jax.random.normal(typed(data), (drawn,), dtype) for data in keys]
     weights = numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
     return jnp.asarray(weights, dtype)

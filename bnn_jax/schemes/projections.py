@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bnn_jax.ops.deterministic import ordered_mean, wide
+from bnn_jax.ops.uncompiled import uncompiled
 
 Projection = Callable[[jax.Array], jax.Array]
 
@@ -76,6 +78,15 @@ def in_place(projection: Projection, w: Float[Array, '*shape']) -> Float[Array, 
 
 
 in_place.defvjp(lambda projection, w: (projection(w), None), lambda projection, _, g: (g,))
+
+
+def initial(projection: Projection, w: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """projection(W) of initial weights, with their sharding."""
+    projected = jax.jit(projection)
+    if isinstance(w, Tracer) or getattr(w, 'committed', False):
+        return projected(w)
+    # NumPy gives the same bits, without a compilation for each shape. The result may go to JAX's default device, as w did.
+    return jnp.asarray(uncompiled(projected, w)(w))
 
 
 def center_and_clip(w: Float[Array, '*window channels filters']) -> Float[Array, '*window channels filters']:

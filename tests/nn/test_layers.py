@@ -238,6 +238,13 @@ def test_every_filter_of_he_normal_has_the_right_spread():
     np.testing.assert_allclose(jax.jit(he_normal, static_argnums=1)(jax.random.key(0), (5, 5, 40, 300)), w, rtol=3e-7)
 
 
+def test_few_numbers_of_he_normal_are_the_first_of_many():
+    from bnn_jax.schemes.initializers import FEW, he_normal
+
+    few, many = (np.asarray(he_normal(jax.random.key(0), (10, n))) for n in (FEW // 10, FEW))
+    np.testing.assert_array_equal(many.ravel()[: few.size], few.ravel())
+
+
 @pytest.mark.parametrize(('size', 'strides', 'pad'), [(3, 2, 1), (2, 2, 0), (5, 3, 2)])
 def test_average_pooling_counts_the_zeros_of_its_border(size, strides, pad):
     x = np.random.default_rng(0).normal(size=(2, 7, 8, 5)).astype(np.float32)
