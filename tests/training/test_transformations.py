@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -36,22 +37,40 @@ def build():
     return Network(layers, channels=3, num_classes=3)
 
 
-MODEL = build()
-MODEL.eval()
-GRAPHDEF, PARAMS, REST = nnx.split(MODEL, nnx.Param, ...)
+@cache
+def model():
+    model = build()
+    model.eval()
+    return model
+
+
+@cache
+def parameters():
+    return nnx.state(model(), nnx.Param)
 
 
 def logits(params, images):
-    return nnx.merge(GRAPHDEF, params, REST, copy=True)(images)
+    graphdef, _, rest = nnx.split(model(), nnx.Param, ...)
+    return nnx.merge(graphdef, params, rest, copy=True)(images)
 
 
 def loss(params, images):
     return jnp.square(logits(params, images)).mean()
 
 
-EXPECTED = jax.jit(jax.value_and_grad(loss))(PARAMS, X)
-PACKED = bnn.convert(MODEL)
-ANSWERS = np.asarray(jax.jit(PACKED)(X))
+@cache
+def expected():
+    return jax.jit(jax.value_and_grad(loss))(parameters(), X)
+
+
+@cache
+def packed():
+    return bnn.convert(model())
+
+
+@cache
+def answers():
+    return np.asarray(jax.jit(packed())(X))
 
 
 class Own(nnx.Module):
@@ -65,9 +84,11 @@ class Own(nnx.Module):
         return self.dense(self.norm(x))
 
 
-OWN = Own()
-OWN.eval()
-OWN_ANSWERS = np.asarray(OWN(X))
+@cache
+def own():
+    own = Own()
+    own.eval()
+    return own
 
 
 def assert_close(ours, theirs):
@@ -80,15 +101,17 @@ def assert_close(ours, theirs):
 def test_meshes_that_the_user_set(kind):
     """One device is enough, because only the types of arrays depend on the mesh."""
     plain, metrics = training.train_step(training.init(build(), optax.sgd(0.1)), (X, Y))
+    own_answers = np.asarray(own()(X))
+    expected(), answers()  # Computed once for all tests, so before a mesh is set.
     mesh = jax.make_mesh((1,), ('data',), axis_types=(kind,))
     with jax.set_mesh(mesh):
         images, labels = (jax.device_put(a, NamedSharding(mesh, P('data'))) for a in (X, Y))
         state, ours = training.train_step(training.init(build(), optax.sgd(0.1)), (images, labels))
-        assert_close(jax.jit(jax.value_and_grad(loss))(PARAMS, images), EXPECTED)
-        np.testing.assert_array_equal(jax.jit(PACKED)(images), ANSWERS)
-        evaluated = training.evaluate(MODEL, [(images, labels)])
-        for module in (OWN, bnn.convert(OWN)):
-            np.testing.assert_array_equal(module(images), OWN_ANSWERS)
+        assert_close(jax.jit(jax.value_and_grad(loss))(parameters(), images), expected())
+        np.testing.assert_array_equal(jax.jit(packed())(images), answers())
+        evaluated = training.evaluate(model(), [(images, labels)])
+        for module in (own(), bnn.convert(own())):
+            np.testing.assert_array_equal(module(images), own_answers)
     assert_close((state.params, ours), (plain.params, metrics))
     assert evaluated['count'] == 4
 
@@ -96,18 +119,18 @@ def test_meshes_that_the_user_set(kind):
 def test_shard_map_with_its_checks():
     mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))
     specs = {'mesh': mesh, 'in_specs': P('data'), 'out_specs': P('data')}
-    np.testing.assert_array_equal(jax.jit(jax.shard_map(PACKED, **specs))(X), ANSWERS)
+    np.testing.assert_array_equal(jax.jit(jax.shard_map(packed(), **specs))(X), answers())
     means = jax.shard_map(ordered_mean, mesh=mesh, in_specs=P(None, 'data'), out_specs=P('data'))
     np.testing.assert_allclose(jax.jit(means)(X[0, 0]), X[0, 0].mean(0), rtol=1e-6)
 
 
 def test_vmap_scan_and_remat():
     parts = X.reshape(2, 2, *X.shape[1:])
-    np.testing.assert_array_equal(np.concatenate(jax.jit(jax.vmap(PACKED))(parts)), ANSWERS)
-    np.testing.assert_array_equal(np.concatenate(jax.lax.scan(lambda c, x: (c, PACKED(x)), 0, parts)[1]), ANSWERS)
-    assert_close(jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(PARAMS, X), EXPECTED)
-    each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(PARAMS, parts)
-    assert_close(jax.tree.map(lambda g: g.mean(0), each), EXPECTED[1])
+    np.testing.assert_array_equal(np.concatenate(jax.jit(jax.vmap(packed()))(parts)), answers())
+    np.testing.assert_array_equal(np.concatenate(jax.lax.scan(lambda c, x: (c, packed()(x)), 0, parts)[1]), answers())
+    assert_close(jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(parameters(), X), expected())
+    each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(parameters(), parts)
+    assert_close(jax.tree.map(lambda g: g.mean(0), each), expected()[1])
 
     def step(state, batch):
         return training.step.update(state, {'image': batch, 'label': jnp.asarray(Y[:2])})
@@ -120,21 +143,21 @@ def test_vmap_scan_and_remat():
 
 
 def test_threads():
-    packed, answers = jax.jit(PACKED), []
-    threads = [threading.Thread(target=lambda: answers.append(np.asarray(packed(X)))) for _ in range(4)]
+    call, results = jax.jit(packed()), []
+    threads = [threading.Thread(target=lambda: results.append(np.asarray(call(X)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(answers) == 4 and all(np.array_equal(answer, ANSWERS) for answer in answers)
+    assert len(results) == 4 and all(np.array_equal(result, answers()) for result in results)
 
 
 def test_an_export_may_leave_the_batch_open():
     (batch,) = jax.export.symbolic_shape('b')
     shape = jax.ShapeDtypeStruct((batch, *X.shape[1:]), np.float32)
-    exported = jax.export.export(jax.jit(PACKED), disabled_checks=bnn.kernels.native.DISABLED_CHECKS)(shape)
-    np.testing.assert_array_equal(exported.call(X), ANSWERS)
-    np.testing.assert_array_equal(exported.call(X[:3]), ANSWERS[:3])
+    exported = jax.export.export(jax.jit(packed()), disabled_checks=bnn.kernels.native.DISABLED_CHECKS)(shape)
+    np.testing.assert_array_equal(exported.call(X), answers())
+    np.testing.assert_array_equal(exported.call(X[:3]), answers()[:3])
 
 
 def test_gradients_in_shard_map_with_its_checks():
@@ -142,17 +165,17 @@ def test_gradients_in_shard_map_with_its_checks():
     mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,))
     gradient = jax.grad(lambda params, images: jax.lax.pmean(loss(params, images), 'data'))
     mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(P(), P('data')), out_specs=P())
-    assert_close(jax.jit(mapped)(PARAMS, X), EXPECTED[1])
+    assert_close(jax.jit(mapped)(parameters(), X), expected()[1])
 
 
 def test_a_mesh_that_nobody_set():
     """Evaluation leaves the model as it was: on no mesh."""
-    mesh, model = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Explicit,)), build()
-    model.eval()
+    mesh, fresh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Explicit,)), build()
+    fresh.eval()
     images = jax.device_put(X, NamedSharding(mesh, P('data')))
-    for call in (model, jax.jit(PACKED)):
-        np.testing.assert_array_equal(call(images), ANSWERS)
-    assert all(not jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in jax.tree.leaves(nnx.state(model)))
+    for call in (fresh, jax.jit(packed())):
+        np.testing.assert_array_equal(call(images), answers())
+    assert all(not jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in jax.tree.leaves(nnx.state(fresh)))
 
 
 def test_a_projected_gamma_is_kept_on_explicit_axes():
