@@ -393,7 +393,7 @@ def copied() -> list[bool]:
 
 
 def start(workdir: Path, *, hosts: int, devices: int, ends: dict[int, tuple[int, str]]):
-    """Run the processes of one run; ends: (step, end) of those that end early. Returns exit codes, JSON lines and outputs."""
+    """Start the processes of one run; ends: (step, end) of those that end early."""
     with socket.socket() as probe:
         probe.bind(('localhost', 0))
         port = probe.getsockname()[1]
@@ -405,6 +405,11 @@ def start(workdir: Path, *, hosts: int, devices: int, ends: dict[int, tuple[int,
         processes.append(
             subprocess.Popen(line, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
+    return processes
+
+
+def ended(processes):
+    """Wait for the processes of a run. Returns exit codes, JSON lines and outputs."""
     outputs = [process.communicate(timeout=300) for process in processes]
     printed = [[json.loads(line) for line in out.splitlines() if line.startswith('{')] for out, _ in outputs]
     return [process.returncode for process in processes], printed, outputs
@@ -422,13 +427,15 @@ def test_a_run_on_two_processes_resumes_on_any_number_after_a_kill(tmp_path, mon
     # a binary network can turn such a rounding into another prediction.
     monkeypatch.setattr('bnn_jax.ops.native_convolution.usable', lambda: False)
     jax.clear_caches()
-    uninterrupted, workdir = fit(config(tmp_path / 'one')), tmp_path / 'many'
+    workdir = tmp_path / 'many'
 
-    codes, _, outputs = start(workdir, hosts=2, devices=2, ends={1: (8, 'kill')})
+    processes = start(workdir, hosts=2, devices=2, ends={1: (8, 'kill')})
+    uninterrupted = fit(config(tmp_path / 'one'))  # The processes need some ten seconds.
+    codes, _, outputs = ended(processes)
     assert codes[1] == -signal.SIGKILL and codes[0] != 0, outputs
     assert latest(workdir) == 5
 
-    codes, printed, outputs = start(workdir, hosts=2, devices=1, ends={1: (5, 'term')})
+    codes, printed, outputs = ended(start(workdir, hosts=2, devices=1, ends={1: (5, 'term')}))
     assert codes == [143, 143], outputs
     assert printed == [[{'sum': [3 + 2.0**-39, 2.0], 'copied': [True] * 5}, {'stopped': 143}]] * 2
     assert 5 < latest(workdir) < 44
