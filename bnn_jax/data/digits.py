@@ -1,5 +1,7 @@
 """A data set that needs no download: the 1,797 handwritten digits of 8x8 pixels that scikit-learn contains."""
 
+from functools import cache
+
 import numpy as np
 
 from bnn_jax.command import of_extra
@@ -28,13 +30,19 @@ def digits(split: str) -> ArraySource:
         >>> def digits(split, data_dir):  # the `data` of a Config
         ...     return data.digits(split)
     """
-    with of_extra('train'):
-        from sklearn.datasets import load_digits
-
     if split not in ('train', 'test'):
         raise ValueError(f"split: got {split!r}, expected 'train' or 'test'")
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _whole()
     order = np.random.default_rng(0).permutation(len(pixels))
     chosen = order[:TEST_IMAGES] if split == 'test' else order[TEST_IMAGES:]
     images = np.round(pixels[chosen] * (255 / 16)).astype(np.uint8)
     return ArraySource(images.reshape(-1, 8, 8, 1), np.asarray(labels)[chosen])
+
+
+@cache  # scikit-learn would parse its text file at every call.
+def _whole() -> tuple[np.ndarray, np.ndarray]:
+    """All images, (n, 64) from 0 to 16, and their labels."""
+    with of_extra('train'):
+        from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
