@@ -75,7 +75,7 @@ class ArraySource:
             )
         if targets.shape[:1] != pixels.shape[:1]:
             raise ValueError(
-                f'labels: got shape {list(targets.shape)} for {len(pixels)} images, expected one label an image'
+                f'labels: got shape {list(targets.shape)} for {len(pixels)} images, expected one label for each image'
             )
         self.images, self.labels, self.classes = pixels, _labels(targets), tuple(classes)
 

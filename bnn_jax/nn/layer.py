@@ -64,7 +64,7 @@ class BinaryWeights:
 
     Args:
         latent: the latent weights, after the scheme's `before`.
-        signs: the signs of the latent weights, as evaluation uses them; real if the scheme evaluates real weights.
+        signs: the signs of the latent weights, as evaluation uses them; real if the scheme uses real weights in evaluation.
         scale: the scale of each filter, without a gradient; None: 1.
 
     Example:

@@ -142,8 +142,8 @@ def _check_sign(scheme: Scheme) -> None:
     small, zero = np.asarray(scheme.sign(jnp.asarray([[0.5], [0]], jnp.float32)))[:, 0]
     if small != 1:
         raise ValueError(
-            'its scheme evaluates real weights, expected signs, because bits cannot hold real weights; build the model again '
-            'with a scheme that evaluates sign(W), such as BC_STOCHASTIC, and give it these parameters'
+            'its scheme uses real weights in evaluation, expected signs, because bits cannot hold real weights; build the '
+            'model again with a scheme that uses sign(W) in evaluation, such as BC_STOCHASTIC, and give it these parameters'
         )
     if zero != 1:
         raise ValueError(
@@ -177,8 +177,8 @@ def _check_trained(activation, in_features: int) -> None:
     # Not compared exactly, because the quantizer may round in another order.
     if not np.allclose(activation(x), expected, rtol=1e-6, atol=0):
         raise ValueError(
-            'its trained activation is not distance * sign(x + shift) + center with the numbers of its methods shift and '
-            'levels, expected equality; override these methods with what __call__ computes'
+            'its trained activation does not compute distance * sign(x + shift) + center with the numbers that its methods '
+            'shift and levels return, expected equality; correct these methods or __call__'
         )
 
 

@@ -256,7 +256,9 @@ def test_stochastic_binaryconnect_is_evaluated_on_real_weights():
     columns = np.asarray(first(jnp.eye(9)))  # rows of the drawn weights
     assert set(np.unique(columns)) == {-1, 1}
     assert (columns != np.asarray(first(jnp.eye(9)))).any()
-    with pytest.raises(ValueError, match='layer 1: its scheme evaluates real weights, expected signs.*BC_STOCHASTIC'):
+    with pytest.raises(
+        ValueError, match='layer 1: its scheme uses real weights in evaluation, expected signs.*BC_STOCHASTIC'
+    ):
         bnn.convert(model)
     signs = small_mlp(dataclasses.replace(preset, weight=quantizers.sign_ste, sign=quantizers.sign))
     nnx.update(signs, nnx.state(model))
