@@ -7,6 +7,7 @@ a few more or fewer numbers for each filter.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -63,9 +64,10 @@ NETWORKS = {
 """Recipe -> the name of its network in the plot."""
 
 
-def packed_bytes(point: Point) -> int:
-    """The bytes of the point's network, packed."""
-    model = recipes()[point.recipe].row(point.row).model
+@cache
+def packed_bytes(recipe: str, row: str) -> int:
+    """The bytes of the network of a row, packed."""
+    model = recipes()[recipe].row(row).model
     return bnn.summarize(nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0))), (1, 32, 32, 3)).packed_bytes
 
 
@@ -81,7 +83,7 @@ def main(path: Annotated[Path, tyro.conf.Positional]) -> None:
     figure = Figure(figsize=(8, 4.8), layout='constrained')
     axes = figure.subplots()
     for label, points, marker, color in (('published', PUBLISHED, 'o', '#7f7f7f'), ('here', OURS, '*', '#d62728')):
-        sizes = [packed_bytes(point) for point in points]
+        sizes = [packed_bytes(point.recipe, point.row) for point in points]
         axes.scatter(sizes, [point.accuracy for point in points], marker=marker, s=70, color=color, label=label)
         for size, point in zip(sizes, points, strict=True):
             at = (size, point.accuracy)
