@@ -107,7 +107,8 @@ def xnor(**changes) -> Config:
 BASE = 'base'
 VARIANTS = {
     BASE: (
-        'XNOR: exact gradient, centered and clipped after the update, no K, no ReLU, pad 0, STE, momentum 0.9',
+        'XNOR: exact gradient, centered and clipped after the update, no K, no ReLU after binary products, pad 0, STE, '
+        'momentum 0.9',
         config(),
     ),
     'alpha_constant': ("gradient: alpha a constant (Bi-Real Net's paper)", xnor(weight=scaled_sign_ste_const_alpha)),
@@ -127,7 +128,7 @@ VARIANTS = {
     'pad_plus': ('binary convolutions padded with +1', xnor(pad_value=1)),
     'pad_minus': ('binary convolutions padded with -1', xnor(pad_value=-1)),
     'relu': (
-        'ReLU after binary products, none before the last (PyTorch code)',
+        'ReLU after binary products, none before the last layer (PyTorch code)',
         xnor(chain=norm_product_relu_pool, head=norm_pool_product),
     ),
     'sign_approx': ('sign with the gradient of ApproxSign (Bi-Real Net)', xnor(activation=sign_approx)),
