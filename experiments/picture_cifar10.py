@@ -21,7 +21,7 @@ from experiments import recipes, run_command
 class Point(NamedTuple):
     """One accuracy."""
 
-    # Recipe and row whose network has this many bytes.
+    # Recipe and row of the network, whose packed bytes are drawn.
     recipe: str
     row: str
     # What the plot calls it.
@@ -34,7 +34,8 @@ class Point(NamedTuple):
 
 # Published: IR-Net arXiv:1909.10788, RBNN arXiv:2009.13055, SiMaN arXiv:2102.07981, ReCU arXiv:2103.12369, AdaBin
 # arXiv:2208.08084, BinaryNet arXiv:1602.02830, XNOR-Net-PyTorch (its README). ReCU, AdaBin and XNOR-Net-PyTorch report
-# the best epoch on the test images, and IR-Net's code keeps it, too.
+# the best epoch on the test images, and IR-Net's code keeps the
+# network of that epoch.
 PUBLISHED = [
     Point('cifar10_resnet20', 'IRNET', 'IR-Net, RBNN', 86.5),
     Point('cifar10_resnet20', 'IRNET', 'SiMaN, ReCU', 87.4),

@@ -92,7 +92,7 @@ def unpack(words: UInt32[ArrayLike, '*packed'], k: int, axis: int = -1) -> Float
     if words.shape[axis] != words_for(k):
         raise ValueError(f'unpack: got {words.shape[axis]} words for k = {k}, expected {words_for(k)}')
     words = jnp.moveaxis(words, axis, -1)
-    # As many axes as the bits have, because strict rank promotion adds none.
+    # `shifts` gets as many axes as `bits` has, because JAX may be set to refuse rank promotion.
     shifts = np.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
     bits = (words[..., None] >> shifts) & np.uint32(1)
     signs = 1 - 2 * bits.reshape(*words.shape[:-1], -1)[..., :k].astype(jnp.float32)

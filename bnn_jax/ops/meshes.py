@@ -15,7 +15,7 @@ def is_explicit(tree: Any) -> bool:
 
 
 def along_batch(x: jax.Array) -> PartitionSpec:
-    """The partition of a result that shares its first axis with x: as x along that axis, whole along the others."""
+    """The partition of a result that shares only its first axis with x: like x along that axis, and along no other."""
     spec = jax.typeof(x).sharding.spec
     return PartitionSpec(*spec[:1])
 
@@ -46,7 +46,8 @@ def _mesh(tree: Any) -> Any:
 def alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
     """The operands, all marked as varying over the mesh axes of a `jax.shard_map` over which any of them varies.
 
-    A custom gradient has the types of its operands. Without the mark, the gradient of weights that all devices share would
-    differ from device to device; with it, JAX sums the gradient over the devices.
+    A custom gradient has the types of its operands, and in `shard_map` a type includes these axes. Without the mark, the
+    gradient of weights that all devices share would differ from device to device; with it, JAX sums the gradient over the
+    devices.
     """
     return tuple(varying_as(operand, *operands) for operand in operands)

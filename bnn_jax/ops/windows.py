@@ -93,7 +93,7 @@ class Window:
 
     @staticmethod
     def stored(size: Pair, strides: Pair = (1, 1), padding: str | Pads = 'VALID', dilation: Pair = (1, 1)) -> 'Window':
-        """`of` for a window in a file, with limits: raises ValueError for too large a window or too large a padding."""
+        """Like `of`, for a window that was read from a file. Raises ValueError also for too large a window or padding."""
         window = Window.of(size, strides, padding, dilation)
         if max(window.extent) > LARGEST:
             raise ValueError(
@@ -138,7 +138,10 @@ class Window:
         return rows, columns
 
     def maps(self, shape: Shape) -> Iterator[Shape]:
-        """The shape of a map (H, W, C) with padding, then the output's. Raises ValueError if the map does not fit."""
+        """Yields the shapes of a map (H, W, C) with padding and of its output; only (None, None, C) if H or W is unknown.
+
+        Raises ValueError if the window does not fit the map.
+        """
         height, width, channels = as_map('window', shape)
         if height is None or width is None:
             yield None, None, channels

@@ -20,7 +20,7 @@ from bnn_jax.quantizers.straight_through import floating, over_filters, with_gra
 def balanced(w: Float[ArrayLike, '*window out']) -> Float[Array, '*window out']:
     """W minus its mean over the filter, so that about half of a filter's signs are +1.
 
-    Gradient: g minus its mean over the filter, by JAX.
+    Gradient: g minus its mean over the filter, as JAX derives it from the formula.
 
     Args:
         w: kernel with the filters last.
@@ -76,7 +76,7 @@ def through_standardization(centered: jax.Array, deviation: jax.Array, eps: floa
 
 
 def _inverse(deviation: jax.Array) -> jax.Array:
-    """1 / deviation; 0 for a filter of equal weights, whose quantized weights are then 0 and get no gradient."""
+    """1 / deviation; 0 where the deviation is computed as 0. The quantized weights are then 0 and get no gradient."""
     nothing = deviation == 0
     return jnp.where(nothing, 0, rounded(1 / jnp.where(nothing, 1, deviation)))
 
@@ -90,7 +90,7 @@ def power_of_two_scale(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out
         w: kernel with the filters last.
 
     Returns:
-        Exact powers of two, by which a product of signs is scaled with a shift; 0 for a filter of equal weights. The
+        Exact powers of two, which hardware can apply as a shift; 0 for a filter whose deviation is computed as 0. The
         standard deviation divides the sum of squares by n - 1.
 
     Raises:

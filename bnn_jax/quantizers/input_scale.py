@@ -21,7 +21,7 @@ def input_scale(
 
     K is the convolution of A with k. A is the mean of |x| over channels; each number of the window k is 1 / (w h).
 
-    Gradient: that of the formula, by JAX. The scheme XNOR_K stops it.
+    Gradient: that of the formula, as JAX derives it. The scheme XNOR_K stops it.
 
     Args:
         x: activations.

@@ -14,7 +14,7 @@ from bnn_jax.quantizers.straight_through import floating, inside, over_filters
 def alpha(w: Float[ArrayLike, '*window out']) -> Float[Array, ' out']:
     """The scale of every filter: alpha_f = mean of |W_f|, the least-squares solution of W ~ alpha sign(W).
 
-    Gradient, n weights in a filter: sign(W) / n, by JAX.
+    Gradient, n weights in a filter: sign(W) / n, as JAX derives it from the formula.
 
     Args:
         w: HWIO, (in, out), or any other shape with the filters last.
