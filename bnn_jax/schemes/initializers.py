@@ -45,11 +45,13 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     Source: arXiv:1502.01852.
     """
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
-    # Outside a trace, NumPy gives the same bits at once. JAX would compile five functions for each new shape.
-    numpy = jnp if isinstance(key, Tracer) else np
-    keys = numpy.asarray(jax.random.key_data(jax.random.split(key, -(-size // CHUNK))))
-    typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
-    drawn = CHUNK if size > FEW else FEW
-    chunks = [jax.random.normal(typed(data), (drawn,), dtype) for data in keys]
-    weights = numpy.concatenate(chunks)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
+    keys = jax.random.split(key, -(-size // CHUNK))
+    draw = partial(jax.random.normal, shape=(CHUNK if size > FEW else FEW,), dtype=dtype)
+    if isinstance(key, Tracer):
+        numpy, numbers = jnp, jax.vmap(draw)(keys)
+    else:
+        # NumPy gives the same bits at once. JAX would compile five functions for each new shape.
+        typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
+        numpy, numbers = np, np.stack([draw(typed(data)) for data in np.asarray(jax.random.key_data(keys))])
+    weights = numbers.reshape(-1)[:size].reshape(shape) * numpy.asarray(math.sqrt(2 / fan_in), dtype)
     return jnp.asarray(weights, dtype)
