@@ -45,4 +45,5 @@ def _whole() -> tuple[np.ndarray, np.ndarray]:
     with of_extra('train'):
         from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    pixels, labels = load_digits(return_X_y=True)
+    return np.asarray(pixels), np.asarray(labels)
