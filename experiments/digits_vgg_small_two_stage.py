@@ -22,7 +22,7 @@ from experiments import digits_vgg_small
 
 
 def after_the_first(second: Config) -> Config:
-    """The second stage, which starts from the network of the first. The first stage is trained now, if it was not before."""
+    """The second stage, which starts from the network of the first. The first stage is trained now, or read if it is done."""
     assert isinstance(second.model, partial)  # as `digits_vgg_small.config` makes it
     model = digits_vgg_small.config(activations_only(second.model.keywords['scheme'])).model
     first = fit(dataclasses.replace(second, model=model, deployed=None, workdir=f'{second.workdir}/first'))

@@ -34,8 +34,7 @@ class Point(NamedTuple):
 
 # Published: IR-Net arXiv:1909.10788, RBNN arXiv:2009.13055, SiMaN arXiv:2102.07981, ReCU arXiv:2103.12369, AdaBin
 # arXiv:2208.08084, BinaryNet arXiv:1602.02830, XNOR-Net-PyTorch (its README). ReCU, AdaBin and XNOR-Net-PyTorch report
-# the best epoch on the test images, and IR-Net's code keeps the
-# network of that epoch.
+# the best epoch on the test images, and IR-Net's code keeps the network of that epoch.
 PUBLISHED = [
     Point('cifar10_resnet20', 'IRNET', 'IR-Net, RBNN', 86.5),
     Point('cifar10_resnet20', 'IRNET', 'SiMaN, ReCU', 87.4),

@@ -85,6 +85,8 @@ def test_names_that_the_documents_use_need_no_further_import():
     used = {name for path in documents for name in re.findall(r'\bbnn\.(\w+)', path.read_text())}
     assert 'ops' in used
     assert used <= {*bnn.__all__}, used - {*bnn.__all__}
+    for name in {*bnn.__all__} - {*vars(bnn)} | {'ops'}:
+        bnn.__getattr__(name)  # Python calls it for a name that nothing has imported yet.
 
 
 def test_the_readme_example_and_commands_are_real():

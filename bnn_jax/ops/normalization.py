@@ -38,14 +38,12 @@ def batch_norm(
     return y, mean.reshape(-1), var.reshape(-1)
 
 
-# Both are traced once for layers of the same shape.
-@partial(jax.jit, static_argnums=3, inline=True)
 def _batch_norm_fwd(x, gamma, beta, eps):
     y, mean, var = batch_norm(x, gamma, beta, eps)  # pyright: ignore[reportGeneralTypeIssues]
     return (y, mean, var), (x, gamma, beta, mean, var)
 
 
-@partial(jax.jit, static_argnums=0, inline=True)
+@partial(jax.jit, static_argnums=0, inline=True)  # Traced once for layers of the same shape.
 def _batch_norm_bwd(eps, residuals, gradients):
     x, gamma, beta, mean, var = residuals
     # Two sums over g. The gradient that JAX derives step by step reads x and g twice as often.

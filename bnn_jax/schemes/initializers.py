@@ -10,8 +10,8 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-# How many numbers are drawn at a time: CHUNK, and FEW where no more are needed. Each new shape would compile
-# `jax.random.normal` again. The first numbers of a long draw are those of a short one.
+# How many numbers are drawn at a time: CHUNK, or FEW if no more are needed. Each new shape would compile
+# `jax.random.normal` again.
 CHUNK, FEW = 2**17, 2**12
 
 
@@ -46,9 +46,12 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     """
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
     keys = jax.random.split(key, -(-size // CHUNK))
-    draw = partial(jax.random.normal, shape=(CHUNK if size > FEW else FEW,), dtype=dtype)
+    # With JAX's partitionable keys, a short draw gives the first numbers of a long one.
+    few = size <= FEW and jax.config.jax_threefry_partitionable
+    draw = partial(jax.random.normal, shape=(FEW if few else CHUNK,), dtype=dtype)
     if isinstance(key, Tracer):
-        numpy, numbers = jnp, jax.vmap(draw)(keys)
+        # Not `vmap`, which draws all chunks from the first key if the keys are of the kind `rbg`.
+        numpy, numbers = jnp, jax.lax.map(draw, keys)
     else:
         # NumPy gives the same bits at once. JAX would compile five functions for each new shape.
         typed = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))

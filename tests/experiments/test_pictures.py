@@ -349,4 +349,4 @@ def test_published_and_own_accuracies_against_bytes(tmp_path):
     words = 9 * (6 * 16 + 6 * 32 + 64 + 5 * 64 * 2)  # One for each tap and filter, two from 64 channels.
     real = 9 * 3 * 16 + 16 * 32 + 32 * 64 + 64 * 10 + 10  # Stem, two shortcuts, head.
     filters, others = 6 * (16 + 32 + 64), 16 + 32 + 64  # Binary ones have alpha and a norm, others a norm.
-    assert picture_cifar10.packed_bytes('cifar10_resnet20', 'BIREAL') == 4 * (words + real + 3 * filters + 2 * others)
+    assert picture_cifar10.packed_bytes(*picture_cifar10.OURS[0][:2]) == 4 * (words + real + 3 * filters + 2 * others)

@@ -72,11 +72,19 @@ def pulled_back(x, kernel, g, strides, pads):
     return y, *vjp(g.astype(y.dtype))
 
 
-@pytest.mark.parametrize('blocks', [(2**18, 512), (1, 1)], ids=['one block', 'many blocks'])
+@pytest.fixture(params=[(2**18, 512), (1, 1)], ids=['one block', 'many blocks'])
+def blocks(request, monkeypatch):
+    """The products of patches in one block, or in as many as possible."""
+    monkeypatch.setattr(cpu_gradients, 'BLOCK', request.param[0])
+    monkeypatch.setattr(cpu_gradients, 'ROWS', request.param[1])
+    jax.clear_caches()  # Gradients are traced once for each shape.
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures('blocks')
 @compiled_quickly()
-def test_value_and_gradients_are_those_of_the_loops(blocks, monkeypatch):
-    monkeypatch.setattr(cpu_gradients, 'BLOCK', blocks[0])
-    monkeypatch.setattr(cpu_gradients, 'ROWS', blocks[1])
+def test_value_and_gradients_are_those_of_the_loops():
     cases = {case: operands(case, np.float32) for case in CASES}
 
     @jax.jit

@@ -38,6 +38,9 @@ def always(request, monkeypatch):
     monkeypatch.setattr(winograd, 'MANY', 1)
     monkeypatch.setattr(winograd, 'TILES', 1)
     monkeypatch.setattr(winograd, 'BLOCK', request.param)
+    jax.clear_caches()  # Gradients are traced once for each shape.
+    yield
+    jax.clear_caches()
 
 
 def operands(case, dtype=np.float32, values=None):

@@ -1,5 +1,6 @@
 """Projections: clip and center against NumPy and golden weights; `project` as the last link of an optax chain."""
 
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -11,8 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from bnn_jax.schemes.projections import AtLeast, center, center_and_clip, clip, in_place, project, project_before
+from bnn_jax.schemes.projections import (
+    AtLeast,
+    center,
+    center_and_clip,
+    clip,
+    in_place,
+    initial,
+    project,
+    project_before,
+)
 
 DATA = Path(__file__).parents[1] / 'golden'
 EPS = np.finfo(np.float32).eps
@@ -26,6 +38,22 @@ def weights(shape, seed=0):
 def filters_last(w):
     """OIHW -> HWIO, (out, in) -> (in, out)."""
     return np.transpose(w, (2, 3, 1, 0) if w.ndim == 4 else None)
+
+
+@pytest.mark.parametrize('projection', [clip, center_and_clip])
+def test_initial_weights_keep_their_sharding(projection):
+    w = weights((3, 3, 4, 5))
+    expected = np.asarray(jax.jit(projection)(w))
+    # On a mesh of one device: whether the weights stay on it is a matter of types.
+    sharding = NamedSharding(
+        jax.make_mesh((1,), ('filters',), axis_types=(AxisType.Auto,)), P(None, None, None, 'filters')
+    )
+    for array in (w, jnp.asarray(w), jax.device_put(w, sharding)):
+        ours = initial(projection, array)
+        np.testing.assert_array_equal(ours, expected)
+        assert isinstance(ours, jax.Array)
+    assert ours.committed and ours.sharding.is_equivalent_to(sharding, 4)
+    np.testing.assert_array_equal(jax.jit(partial(initial, projection))(w), expected)
 
 
 @weight_shapes

@@ -430,8 +430,10 @@ def test_a_run_on_two_processes_resumes_on_any_number_after_a_kill(tmp_path, mon
     workdir = tmp_path / 'many'
 
     processes = start(workdir, hosts=2, devices=2, ends={1: (8, 'kill')})
-    uninterrupted = fit(config(tmp_path / 'one'))  # The processes need some ten seconds.
-    codes, _, outputs = ended(processes)
+    try:
+        uninterrupted = fit(config(tmp_path / 'one'))  # The processes need some ten seconds.
+    finally:
+        codes, _, outputs = ended(processes)
     assert codes[1] == -signal.SIGKILL and codes[0] != 0, outputs
     assert latest(workdir) == 5
 
