@@ -47,7 +47,7 @@ def he_normal(key: Key[Array, ''], shape: tuple[int, ...], dtype: DTypeLike = jn
     size, fan_in = math.prod(shape), math.prod(shape[:-1])
     keys = jax.random.split(key, -(-size // CHUNK))
     # With JAX's partitionable keys, a short draw gives the first numbers of a long one.
-    few = size <= FEW and jax.config.jax_threefry_partitionable
+    few = size <= FEW and jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
     draw = partial(jax.random.normal, shape=(FEW if few else CHUNK,), dtype=dtype)
     if isinstance(key, Tracer):
         # Not `vmap`, which draws all chunks from the first key if the keys are of the kind `rbg`.
