@@ -39,8 +39,8 @@ def mlp(scheme, hidden=(16, 16)):
     return bnn.models.mlp(10, scheme=scheme, rngs=nnx.Rngs(0), input_shape=(8, 8, 1), hidden=hidden)
 
 
-BATCHES = training_batches(digits('train'), batch_size=64, seed=0, standardize=Standardize((0.305,), (0.376,)))[0]
-BATCHES = [BATCHES[step] for step in range(23)]
+batches, _ = training_batches(digits('train'), batch_size=64, seed=0, standardize=Standardize((0.305,), (0.376,)))
+BATCHES = [batches[step] for step in range(23)]
 TX = optax.sgd(lambda count: jnp.where(count == 0, 0.0, jnp.where(count < 20, 1.0, 300.0)))
 """First a step of length 0, then 19 of length 1, then some that drive latent weights to their bounds."""
 LONG = 20
