@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The long CIFAR-10 rows on a CPU: one after another on one core, at the lowest priority, each saved every epoch.
+# Call it once per core: a row that another call is training is passed over.
 #
 #   experiments/long_runs.sh DATA_DIR [CORE]
 #
@@ -21,13 +22,15 @@ export XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 row() {
     local workdir="$long/$1-$2"
     [ -e "$workdir/results.json" ] && return
-    nice -n 19 taskset -c "$core" "$root/.venv/bin/python" -m "experiments.$1" --scheme="$2" --data_dir="$data" \
-        --workdir="$workdir" "${@:3}" >>"$workdir.log" 2>&1
+    # 73: another call trains this row.
+    flock --nonblock --conflict-exit-code 73 "$workdir.lock" nice -n 19 taskset -c "$core" \
+        "$root/.venv/bin/python" -m "experiments.$1" --scheme="$2" --data_dir="$data" --workdir="$workdir" "${@:3}" \
+        >>"$workdir.log" 2>&1 || [ $? = 73 ]
 }
 
 row cifar10_resnet20 BIREAL_L2 --epochs=100
-row cifar10_nin XNOR_PYTORCH_CIFAR --epochs=30 --width=0.5
 row cifar10_resnet20 FLOAT --epochs=100
+row cifar10_nin XNOR_PYTORCH_CIFAR --epochs=30 --width=0.5
 row cifar10_nin BWN --epochs=30 --width=0.5
 row cifar10_nin FLOAT --epochs=30 --width=0.5
 row cifar10_resnet20 XNOR --epochs=100
