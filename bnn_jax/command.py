@@ -45,6 +45,8 @@ def begin() -> None:
         return
     import socket
 
+    from bnn_jax.heap import one_heap
+
     _numbers = socket.socketpair()
     _numbers[1].setblocking(False)
     for stream in (sys.stdout, sys.stderr):
@@ -57,6 +59,8 @@ def begin() -> None:
         # The main thread reports those errors of other threads that matter; an error in a destructor helps nobody.
         threading.excepthook = lambda arguments: None
         sys.unraisablehook = lambda arguments: None
+    # Before the first thread, which would get a heap of its own, and XLA's threads would use that heap too.
+    one_heap()
     # Python runs a signal handler only between two of its instructions, so not while XLA compiles. The thread reacts at once.
     threading.Thread(target=_watch, daemon=True).start()
     signal.set_wakeup_fd(_numbers[1].fileno(), warn_on_full_buffer=False)

@@ -17,6 +17,8 @@ mkdir -p "$long"
 cd "$long/tree"
 [ -e bnn_jax/native/libbnn_native.so ] || "$root/.venv/bin/python" -m bnn_jax.kernels
 export XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
+# One heap for all threads, or glibc gives XLA's memory back in every step (bnn_jax/heap.py).
+export MALLOC_ARENA_MAX=1
 
 # row RECIPE SCHEME OPTIONS...
 row() {

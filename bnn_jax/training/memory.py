@@ -1,48 +1,22 @@
-"""Makes a process that trains on CPU keep the memory that it frees, because the next step needs this memory again.
+"""The memory of a process that trains: how it is allocated on CPU, and whether data fits into it.
 
-This changes the whole process, so the command line does it (`allocate_for_training`) and `fit` does not. Your own program that
-trains on CPU may call it first.
+The allocator is changed for the whole process, so the command line does it (`allocate_for_training`) and `fit` does not. Your
+own program that trains on CPU may call it first.
 """
 
-import ctypes
 import os
-import sys
 from pathlib import Path
 
 import jax
 
-M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
-"""Parameters of glibc's mallopt: the most heaps, the most mapped blocks, and the most free bytes kept."""
-
-
-def one_heap() -> bool:
-    """Make all threads that start from now on allocate from one heap.
-
-    Call it before JAX is asked for a device. XLA's threads start then, and each would get a heap of its own, whose blocks have
-    at most 64 MiB. Larger blocks would be mapped, and given back when freed, in spite of `keep_freed_memory`.
-
-    Returns:
-        Whether the C library of this process can do it; glibc can.
-    """
-    return _set((M_ARENA_MAX, 1))
-
-
-def keep_freed_memory() -> bool:
-    """Make this process keep the memory that it frees. For blocks above 64 MiB `one_heap` is needed as well.
-
-    XLA on CPU allocates its temporary memory in each step. Blocks above 32 MiB would be mapped and given back each time, and
-    the system would have to provide all their pages again. In exchange the process keeps its peak memory until it ends.
-
-    Returns:
-        Whether the C library of this process can do it; glibc can.
-    """
-    return _set((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+from bnn_jax.heap import keep_freed_memory, one_heap
 
 
 def allocate_for_training() -> None:
-    """Make this process allocate from one heap, and where JAX computes on CPU keep the memory that it frees.
+    """Make this process allocate from one heap. If JAX computes on CPU, the process also keeps the memory that it frees.
 
-    Call it before JAX is asked for a device; on several hosts, after JAX's distributed initialization.
+    Call it before the process starts a thread and before JAX is asked for a device, but on several hosts after JAX's
+    distributed initialization. (A command of this library allocates from one heap from its start: `command.begin`.)
     """
     one_heap()
     if jax.devices()[0].platform == 'cpu':
@@ -73,11 +47,3 @@ def _bytes_of_memory() -> int | None:
         return min(there, int(Path('/sys/fs/cgroup/memory.max').read_text()))
     except (OSError, ValueError):  # There is no container, or it has no limit.
         return there
-
-
-def _set(*parameters: tuple[int, int]) -> bool:
-    if sys.platform != 'linux':
-        return False
-    # From the C library of this process; musl and others have no mallopt.
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    return mallopt is not None and all(mallopt(parameter, value) for parameter, value in parameters)

@@ -4,10 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+
+def output(program, *arguments):
+    command = [sys.executable, '-c', program, *arguments]
+    return subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
 COUNT = """
 import resource
 import numpy as np
-from bnn_jax.training.memory import keep_freed_memory
+from bnn_jax.heap import keep_freed_memory
 
 def pages(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,10 +32,7 @@ print(kept, fresh, pages(4))
 
 
 def test_large_blocks_are_kept():
-    done = subprocess.run(
-        [sys.executable, '-c', COUNT], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
-    )
-    kept, fresh, again = done.stdout.split()
+    kept, fresh, again = output(COUNT)
     assert kept == str(sys.platform == 'linux')
     assert kept == 'False' or int(again) < int(fresh) / 4
 
@@ -35,7 +40,7 @@ def test_large_blocks_are_kept():
 COMPUTE = """
 import resource
 import jax
-from bnn_jax.training.memory import keep_freed_memory, one_heap
+from bnn_jax.heap import keep_freed_memory, one_heap
 
 jax.config.update('jax_platforms', 'cpu')
 one = 'one' in __import__('sys').argv and one_heap()
@@ -56,11 +61,31 @@ print(one, pages(16))
 
 
 def test_from_one_heap_the_results_of_xla_are_kept_too():
-    def pages(*arguments):
-        command = [sys.executable, '-c', COMPUTE, *arguments]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    one, few = pages('one')
+    one, few = output(COMPUTE, 'one')
     assert one == str(sys.platform == 'linux')
-    assert one == 'False' or int(few) < int(pages()[1]) / 2
+    assert one == 'False' or int(few) < int(output(COMPUTE)[1]) / 2
+
+
+HEAPS = """
+import ctypes
+import sys
+import tempfile
+from bnn_jax import command
+from bnn_jax.training.memory import allocate_for_training
+
+command.begin()  # starts a thread
+allocate_for_training()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b'w'))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(file.read().count(b'<heap nr='))
+"""
+"""The number of heaps of a command that trains, after XLA's threads have started."""
+
+
+def test_a_command_that_trains_has_one_heap():
+    if sys.platform == 'linux':
+        assert output(HEAPS) == ['1']
