@@ -134,8 +134,8 @@ def load(source: str | os.PathLike | BinaryIO, *, instructions: str = '') -> Net
         FileNotFoundError: there is no file.
         OSError: the file cannot be read; the message has the reason.
         TypeError: source is neither a path nor a file, or the file is open in text mode.
-        ValueError: the file is truncated, altered, or of another program, it has a layer that this library lacks, or
-            instructions is not one of `instruction_sets()`.
+        ValueError: the file is truncated or altered, was written by another program, or has a layer that this library lacks;
+            or instructions is not one of `instruction_sets()`.
         RuntimeError: the C++ library is missing or cannot run here.
 
     Example:

@@ -35,7 +35,7 @@ def print_help(text: str | None) -> None:
 
 
 def run_command(main: Callable, name: str, description: str | None, arguments: Sequence[str] | None) -> None:
-    """Call main with the options of the command line; an error ends with its message and exit status 1.
+    """Call main with the options of the command line. After an error, print its message and exit with status 1.
 
     Args:
         main: its parameters are the options.

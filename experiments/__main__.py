@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def run(name: str, options: list[str]) -> None:
-    """Run a recipe or command by its name. Exits with the nearest names for one that is none."""
+    """Run a recipe or command by its name. For an unknown name, exit with a message that lists similar names."""
     names = [*recipes(), *commands()]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3)

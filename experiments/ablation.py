@@ -13,8 +13,8 @@ Data: the first 20,000 training images of CIFAR-10 and all 10,000 test images, w
 as TFDS prepares it.
 
 The base is `schemes.XNOR`. `VARIANTS` names the other variants, what each changes, and where the choice comes from:
-- `relu` also changes the head, which would otherwise rectify twice.
-- `faster_unclipped` is to be compared with `faster`: at the base's learning rate no latent weight comes near the clip.
+- `relu` also changes the head: that of XNOR has a ReLU of its own, so the output of the last block would be rectified twice.
+- `faster_unclipped` is to be compared with `faster`: at the base's learning rate no latent weight reaches the clip.
 - `bnn` and `float`, at the end, change more than one thing. They are there for orientation.
 - `alpha_constant` is a control. The next normalization removes a filter's scale, up to its epsilon, so the gradient through
   alpha is nearly 0. This variant differs from the base only by chance.
@@ -62,13 +62,13 @@ def source(images: int, split: str, data_dir: str) -> ArraySource:
 
 
 def latents_by(latents: optax.GradientTransformation, schedule) -> optax.GradientTransformation:
-    """latents for latent weights, Adam for all the rest."""
+    """The optimizer `latents` for latent weights, Adam for all other parameters."""
     return by_kind({latent_weights: latents, others: optax.adam(schedule)})
 
 
 @named('ablation.l2')
 def l2(decay: float, schedule) -> optax.GradientTransformation:
-    """For latent weights Adam on the gradient plus decay times the weight."""
+    """L2 for latent weights: Adam gets the sum of the gradient and `decay` times the weight."""
     return latents_by(optax.chain(optax.add_decayed_weights(decay), optax.adam(schedule)), schedule)
 
 
@@ -100,7 +100,7 @@ def config(scheme: Scheme = XNOR, optimizer=optax.adam, learning_rate: float = 1
 
 
 def xnor(**changes) -> Config:
-    """The recipe with XNOR, changes being other fields of the scheme."""
+    """The recipe with a variant of XNOR: `changes` are new values for fields of the scheme."""
     return config(dataclasses.replace(XNOR, **changes))
 
 
@@ -174,7 +174,8 @@ def train(name: str, config: Config) -> None:
 def results(workdir: Path) -> dict[str, list[float]]:
     """Test accuracies of the finished runs, in points, by variant.
 
-    Raises ValueError for runs of different recipes, and of others than this file's.
+    Raises ValueError if no run of the base is finished, if the runs differ in data, epochs or width, or if a run has another
+    config than its variant in this file.
     """
     found = {name: sorted(workdir.glob(f'{name}-*/results.json')) for name in VARIANTS}
     runs = {name: [json.loads(path.read_text()) for path in paths] for name, paths in found.items() if paths}
@@ -192,12 +193,13 @@ def results(workdir: Path) -> dict[str, list[float]]:
 
 
 def markdown(found: dict[str, list[float]], diverged: Mapping[str, int] = MappingProxyType({})) -> str:
-    """The table; diverged: the number of runs of a variant that diverged and have no accuracy.
+    """The table of results as Markdown. `diverged`: how many runs of each variant diverged and so have no accuracy.
 
-    Beyond the spread: the means differ by more than the range of either, which needs two seeds. A simulation with three normal
-    seeds each shows how often this errs. If nothing differs, 5% of the comparisons are beyond the spread, and so is at least
-    one in more than a third of tables with 19 variants and one base. A true difference of two standard deviations of a seed is
-    missed more often than not, one of three in a quarter of the cases.
+    A variant is beyond the spread if its mean differs from the base's by more than the larger of their two ranges. With one
+    seed there is no range. A simulation, with three normally distributed accuracies for each variant, shows how often this rule
+    is wrong. If nothing differs, 5% of the comparisons are beyond the spread; in more than a third of the tables with 19
+    variants and a base, at least one is. A true difference of two standard deviations is missed more often than not, a
+    difference of three standard deviations in a quarter of the cases.
     """
     columns = ('variant', 'what', 'seeds', 'mean, %', 'smallest to largest', 'difference', 'beyond the spread')
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']

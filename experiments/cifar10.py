@@ -2,7 +2,7 @@
 
 --data_dir=FOLDER holds FOLDER/cifar10, prepared by TFDS as ArrayRecord, or the unpacked binary or python version of the
 authors. There are 50,000 training and 10,000 test images; none is held back. A run reports the network of the last epoch.
-The PyTorch implementation and ReCU report the best epoch on the test set, and IR-Net's code keeps it, too.
+XNOR-Net-PyTorch and ReCU report the best epoch on the test set, and IR-Net's code keeps the network of that epoch.
 
 Recipes, their sources, and where they differ:
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, divided by 10 after epochs 120, 200, 240 and 280 of 320; batch
@@ -13,7 +13,8 @@ Recipes, their sources, and where they differ:
   pixels in [-1, 1], no augmentation; the steps of latent weights are scaled by `scale_by_glorot`. Here the rate falls by
   cosine to 0, which suits runs of any length; in that code it falls exponentially to 3e-7. Here training uses all 50,000
   images, there 45,000. Here latent weights start near 0 (He), where the first steps choose the signs; there they start
-  uniform in [-1, 1]. That code has biases, and normalizes the logits under every scheme; here only BNN does.
+  uniform in [-1, 1]. That code has biases in all layers and normalizes the logits under every scheme. Here
+  only real last layers have a bias, and only BNN normalizes the logits.
 - vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, trained as IR-Net and ReCU do.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, crop and flip;
   L2 1e-4, not on latent weights, as in Bi-Real Net's code (BIREAL_L2: 5e-4, on latent weights too). Here a shortcut spans

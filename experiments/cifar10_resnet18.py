@@ -8,8 +8,7 @@ Command: python -m experiments.cifar10_resnet18 --scheme=SCHEME --data_dir=FOLDE
 The published recipe takes 400 epochs (RECU: 600 epochs). experiments/README.md has our results.
 
 Published test accuracies of the rows:
-- XNOR: 91.5%, by IR-Net (arXiv:1909.10788); not XNOR-Net. Its residual is `residuals_norm_before`.
-- BIREAL: 91.5%, by IR-Net (arXiv:1909.10788); not Bi-Real Net.
+- XNOR, BIREAL: none; IR-Net reaches 91.5% (arXiv:1909.10788). The residual of the row XNOR is `residuals_norm_before`.
 - RECU: 92.8%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 93.2%. One shortcut spans two
   convolutions, and no hard tanh follows the stem.
 - FLOAT: none quoted.

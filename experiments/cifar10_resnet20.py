@@ -8,10 +8,10 @@ Command: python -m experiments.cifar10_resnet20 --scheme=SCHEME --data_dir=FOLDE
 The published recipe takes 400 epochs (RECU: 600 epochs). experiments/README.md has our results.
 
 Published test accuracies of the rows:
-- XNOR: 86.5%, by IR-Net (arXiv:1909.10788) with such shortcuts; not XNOR-Net. Its residual is `residuals_norm_before`.
-- BIREAL: 86.5%, by IR-Net (arXiv:1909.10788) with such shortcuts; not Bi-Real Net.
-- BIREAL_L2: 86.5%, by IR-Net (arXiv:1909.10788). BIREAL with L2 5e-4 on everything, latent weights too: a trial, because
-  BIREAL underfits (docs/what_trains.md). IR-Net's code has 1e-4 on everything.
+- XNOR, BIREAL: none; IR-Net reaches 86.5% with such shortcuts (arXiv:1909.10788). The residual of the row XNOR is
+  `residuals_norm_before`.
+- BIREAL_L2: none. BIREAL with L2 5e-4 on everything, latent weights too: a trial, because BIREAL underfits
+  (docs/what_trains.md). IR-Net's code has 1e-4 on everything.
 - IRNET: 86.5%, by arXiv:1909.10788, whose code this row follows. t starts from 0.001; IR-Net's other networks start from
   0.1.
 - RECU: 87.5%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 88.0%.
@@ -30,7 +30,7 @@ from bnn_jax.training.experiment import main
 from experiments.cifar10 import ir_net_row, recu_row, resnet_row
 from experiments.shared import sgd
 
-# IR-Net's trainer of ResNet-20 has T_min = 1e-3, at which the gradient is the identity's for longer.
+# IR-Net's code for ResNet-20 has T_min = 1e-3, so the gradient stays near the identity's for longer than from 0.1.
 _T = Geometric(1e-3, 10.0)
 IRNET_FROM_A_THOUSANDTH = dataclasses.replace(
     IRNET, weight=Scheduled(quantizers.balanced_sign_ede, _T), activation=Scheduled(quantizers.sign_ede, _T)

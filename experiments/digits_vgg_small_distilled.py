@@ -1,8 +1,8 @@
 """Handwritten digits (8x8, from scikit-learn), VGG-small at a quarter of its width, taught by its float baseline.
 
 The run first trains the teacher, in WORKDIR/teacher: the row `digits_vgg_small --scheme=FLOAT` with the same options,
-except for its own learning rate. The student's loss is half the cross-entropy with the labels, half the cross-entropy with
-the teacher's softmax at temperature 4 (chosen, not tuned). You can interrupt teacher or student; started again, the run
+except for its own learning rate. The student's loss is half the cross-entropy with the labels, half `soft_cross_entropy` with
+the teacher's logits at temperature 4 (chosen, not tuned). You can interrupt teacher or student; started again, the run
 resumes and gives the same result.
 
 Papers: Hinton, Vinyals and Dean, arXiv:1503.02531. For binary students: Real-to-Binary, arXiv:2003.11535, and ReActNet,
@@ -23,7 +23,7 @@ from experiments import digits_vgg_small
 
 
 def taught(student: Config) -> Config:
-    """The student's run with its teacher, which is trained, or read if it is already."""
+    """The student's config, with its teacher in the loss. The teacher is trained first, or read if it has been trained."""
     twin = digits_vgg_small.RECIPE.row('FLOAT')
     own = {name: getattr(twin, name) for name in ('model', 'deployed', 'learning_rate', 'recipe', 'row')}
     teacher = fit(dataclasses.replace(student, workdir=f'{student.workdir}/teacher', **own))

@@ -34,10 +34,10 @@ from experiments import run_command
 from experiments.jobs import Day, Job
 
 LARGEST = 58_000_000
-"""Bytes of the output folder, at most; checkpoints are left out before that."""
+"""The largest size of the output folder, in bytes. A checkpoint that would exceed it is not copied."""
 
 FINISH = 60.0
-"""Seconds that a row has between the end of its training and that of the time: to be converted and tested."""
+"""Seconds that are reserved for a row after its training ends, to convert and test the network."""
 
 FOR_MEASURING = 0.2, 300.0
 """Share of the time, and seconds at most, that is kept for throughput and benchmarks while they are not done."""
@@ -143,7 +143,7 @@ def keep(row: Row, workdir: Path, output: Path) -> None:
             'curves.png',
             'report.txt',
             'results.json',
-        ):  # last what says that it is whole
+        ):  # results.json comes last: it marks the folder as complete.
             if (workdir / name).exists():
                 shutil.copy(workdir / name, kept)
         return
@@ -230,7 +230,7 @@ def main(
         day.run(trained, end - kept_free, 0.0 if tiny else FINISH)
     day.run(measuring, end)
     left = [job.name for job in (*checks, *trained, *measuring) if not job.done()]
-    state = f'not done: {", ".join(left)}; the same command goes on' if left else 'all is done'
+    state = f'not done: {", ".join(left)}; run the same command again to continue' if left else 'all is done'
     day.say(f'{state}; {output} has {size(output) / 1e6:.1f} MB')
 
 
@@ -257,7 +257,7 @@ def _trained(row: Row, number: int, output: Path, options: Sequence[str]) -> Job
 
 
 def _end_with_parent() -> None:
-    """Linux: where the parent of this process is killed, it gets SIGTERM, so that it saves."""
+    """On Linux: if the parent of this process is killed, this process gets SIGTERM, so that it saves."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -268,7 +268,7 @@ def _complete(path: Path) -> bool:
 
 
 def _benchmark(name: str, output: Path) -> Job:
-    """A benchmark; what it prints is kept where it ended well."""
+    """A benchmark; its output is kept if its exit status is 0."""
     log, kept = output / 'logs' / f'benchmark_{name}.txt', output / 'benchmarks' / f'{name}.txt'
 
     def after(status: int) -> None:

@@ -6,9 +6,10 @@ few cores, make the images smaller once (docs/augmentations.md):
 
     python -m bnn_jax.data.prepare_folder imagenet --source=FOLDER --data_dir=FOLDER
 
-The run then reads FOLDER/imagenet instead.
+The run then reads FOLDER/imagenet, unless there is a FOLDER/imagenet2012. imagenet_resnet18 needs --short_side=480 here, and
+imagenet_extraction --short_side=320.
 
-The paper (arXiv:1603.05279v4, p. 11-13) leaves these choices open. They are the same for all rows:
+The paper (arXiv:1603.05279v4, p. 11-13) leaves these choices open. The rows that follow the paper choose:
 - Fall of the learning rate, AlexNet: "0.01 every 4 epochs" is read as division by 10 after epochs 4, 8 and 12. Division by
   100 would leave 1e-7 after epoch 12, where the published curves still jump. ResNet-18: division by 10 after epochs 30 and
   40, as in the text, although the curve also jumps at epoch 53.
@@ -58,8 +59,8 @@ PEAK, SHARE = 156e12, 0.2
 def hours(epochs: float, macs: int) -> float:
     """Hours of training on one NVIDIA A100, computed, not measured: operations / (0.2 x 156e12 a second).
 
-    An image costs 3 passes (forward, gradients of inputs and of weights) of 2 operations a multiply-add. Decoding must
-    keep up, else it decides: `python -m benchmarks.input`.
+    An image costs 3 passes (forward, gradients of inputs and of weights) of 2 operations a multiply-add. This holds if
+    decoding keeps up, which `python -m benchmarks.input` measures.
     """
     return epochs * IMAGES * macs * 3 * 2 / (SHARE * PEAK) / 3600
 

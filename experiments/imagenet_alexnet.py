@@ -152,7 +152,7 @@ def lua_sgd(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 @named('imagenet.lua_adam')
 def lua_adam(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adam on 10^9 times the gradient, and L2, which that leaves without effect."""
+    """Adam on the sum of 10^9 times the gradient and L2. The factor makes L2 negligible."""
     return optax.chain(optax.scale(1e9), lua_decay(schedule), optax.adam(schedule))
 
 

@@ -17,13 +17,13 @@ class Job:
     """One process."""
 
     name: str
-    # (minutes that it may take) -> its command
+    # The minutes that it may take -> its command.
     command: Callable[[float], Sequence[str]]
-    # whether there is nothing left to do, asked before and after
+    # Whether there is nothing left to do. It is called before and after the job.
     done: Callable[[], bool]
-    # of the card
+    # The share of the GPU that it takes.
     share: float = 1.0
-    # what is done with its exit status when it ends
+    # Called with its exit status when it ends.
     after: Callable[[int], None] = lambda status: None
 
 
@@ -55,7 +55,7 @@ class Day:
         Args:
             jobs: the most important first.
             end: when what still runs is asked to save and end; twenty seconds later it is killed.
-            finish: seconds before the end at which jobs are told that their time is over.
+            finish: the minutes that a job is given at its start run out this many seconds before `end`.
         """
         waiting = [job for job in jobs if not job.done()]
         while (waiting or self._running) and not self._stopped:
@@ -110,7 +110,7 @@ class Day:
                     process.kill()
             time.sleep(0.05)
         if self._stopped:
-            self.say(f'stopped by signal {self._stopped}; the same command goes on')
+            self.say(f'stopped by signal {self._stopped}; run the same command again to continue')
             raise SystemExit(128 + self._stopped)
 
     def _stop(self, number, frame) -> None:

@@ -31,7 +31,7 @@ ON = {'gpu': ('xla', 'dense', 'pallas_gpu', 'pallas_gpu_popcount'), 'tpu': ('xla
 SIGNS = np.array([-1, 1], np.float32)
 
 PRODUCTS = [(5, 33, 3), (64, 2304, 128), (1000, 4608, 512), (256, 70_001, 33)]
-"""(rows, products, columns) of matrix products."""
+"""(rows, products in a sum, columns) of matrix products."""
 
 CONVOLUTIONS = [(8, 14, 96, 3, 1, 1), (4, 15, 64, 3, 2, 1), (2, 9, 33, 1, 1, 0), (2, 16, 256, 5, 1, 2)]
 """(images, height and width, channels, window, stride, padding)."""

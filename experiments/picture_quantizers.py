@@ -23,7 +23,7 @@ from experiments import run_command
 
 Quantizer = Callable[[jax.Array], jax.Array]
 OTHERS = np.array([-1, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1], np.float32)
-"""The constant numbers of a filter or an image; x is the last one."""
+"""The constant numbers of a filter or an image; x is appended to them."""
 
 
 def rsign(x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@
 - NAME_flips.png: the share of signs that flip in a step.
 - NAME_histograms.png: latent weights, and inputs of binary activations.
 
-docs/training.md explains them.
+docs/accuracy_and_bytes.md explains the first, docs/training.md the other two.
 """
 
 import dataclasses

@@ -68,7 +68,7 @@ def write_pieces(folder: Path, sources: dict[str, ArraySource], largest: int = L
 
 
 def missing(folder: Path) -> list[str]:
-    """The pieces that are not there, or `pieces.json` where it is not known which there are; empty where all are."""
+    """The names of missing pieces, or `pieces.json` alone if that file is missing; [] if nothing is."""
     path = folder / 'pieces.json'
     if not path.exists():
         return [path.name]
@@ -80,8 +80,8 @@ def read_pieces(folder: Path) -> dict[str, ArraySource]:
     """Split -> its images and labels.
 
     Raises:
-        FileNotFoundError: where pieces are missing.
-        ValueError: where a piece, or what is in them, is not what was written.
+        FileNotFoundError: pieces are missing.
+        ValueError: a piece, or the images and labels decoded from all pieces, have another checksum than pieces.json states.
     """
     if lacking := missing(folder):
         raise FileNotFoundError(f'{folder} lacks {", ".join(lacking)}; make them with `make gpu-pieces` and copy all')

@@ -39,9 +39,9 @@ class Falls:
     In a run of another length the falls are at the same shares of it.
     """
 
-    # those of the whole recipe
+    # The epochs of the whole recipe.
     epochs: int
-    # (epoch, factor on the largest rate from there on), in order
+    # (epoch, factor on the largest rate from there on), in order.
     factors: tuple[tuple[int, float], ...]
 
     def __call__(self, learning_rate: float, steps: int) -> optax.Schedule:
@@ -58,8 +58,9 @@ class WarmUp:
     In a run of another length it rises for the same share of it. Source: ReCU's code, which raises it epoch by epoch.
     """
 
-    # those of the whole recipe, and those in which the rate rises
+    # The epochs of the whole recipe.
     epochs: int
+    # The epochs in which the rate rises.
     rising: int
 
     def __call__(self, learning_rate: float, steps: int) -> optax.Schedule:
@@ -85,8 +86,9 @@ def adam(schedule: optax.Schedule, decay: float = 0.0) -> optax.GradientTransfor
 def l2_except_latent(decay: float) -> optax.GradientTransformation:
     """L2, added to the gradient, of every parameter but latent weights.
 
-    The loss of a binary layer depends on the signs and the scale of its latent weights. Their gradient is small (it carries
-    alpha), so that L2 would shrink alpha, the gradient with it, and Adam would enlarge what is left: signs flip at random.
+    Under XNOR and BWN the gradient of latent weights is small, because it has the factor alpha. L2 would shrink alpha, and
+    with it the gradient. Adam would scale the rest up to full steps, and signs would flip at random (docs/what_trains.md).
+    Bi-Real Net's code has no L2 on latent weights either.
     """
 
     def mask(params):

@@ -4,10 +4,10 @@
     python -m experiments.short_runs --data_dir=FOLDER --rows nin_xnor_1e-3 nin_float_1e-3 --seed=1
     python -m experiments.short_runs --table-only                           # the results as Markdown
 
-Each result is a line of JSON in docs/short_runs.jsonl. A row and seed that already have a line are skipped, so a stopped
-command resumes at its next row. A row is a recipe at the width, batch and learning rate of its line. Its name says what is
-changed, if anything. Adam's rate is constant, as in the first part of a long run, except in resnet20_bireal_adam, where
-it falls linearly to 0. SGD's rate falls by cosine to 0.
+Each result is a line of JSON in docs/short_runs.jsonl. A run whose row, seed, steps and width have a line is skipped, so a
+stopped command resumes at its next row. A row is a recipe at the width, batch and learning rate of its line. Its name says
+what is changed, if anything. Adam's rate is constant, as in the first part of a long run, except in resnet20_bireal_adam,
+where it falls linearly to 0. SGD's rate falls by cosine to 0.
 
 A few hundred steps with one seed show what makes a network fail at once. They do not show which of two good recipes is
 better in the end.
@@ -277,7 +277,7 @@ def main(
         table_only: run nothing; print the results as Markdown.
 
     Raises:
-        ValueError: for the name of a row that there is not.
+        ValueError: a name in `rows` is not that of a row.
     """
     if table_only:
         print(table(results(out)))

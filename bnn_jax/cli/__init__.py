@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _expect_known(name: str, subcommand: Callable, arguments: Sequence[str]) -> None:
     """Raises ValueError for an option that the subcommand lacks; the message names a similar one if there is any.
 
-    Tyro would take the arguments after an unknown option as its values, and then report that the file is missing.
+    Tyro would take the arguments after an unknown option as values of that option, and then report that a positional
+    argument, such as the file, is missing.
     """
     options = [parameter.replace('_', '-') for parameter in inspect.signature(subcommand).parameters]
     known = ['--help', *(f'--{option}' for option in options), *(f'--no-{option}' for option in options)]

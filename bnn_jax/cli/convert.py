@@ -113,7 +113,8 @@ def _check_equal(model, packed, images: np.ndarray, which: str, tolerance: float
     if not finite.all():
         raise ValueError(
             f'logits are not finite on {int((~finite).sum())} of {len(images)} {which}, so they cannot be compared; nothing '
-            'was written. Convert an earlier checkpoint, or remove images with a NaN or an infinity'
+            'was written. Convert the best checkpoint (--best, after a run with --keep_best), or remove images with a NaN or '
+            'an infinity'
         )
     if tolerance is None:
         binary_inputs = any(row.became == 'xnor + popcount' for row in packed.report.rows)

@@ -17,7 +17,8 @@ def opened(path: str | os.PathLike, sources: str) -> ctypes.CDLL:
         The loaded library.
 
     Raises:
-        RuntimeError: the library cannot run here; the message has the reason.
+        RuntimeError: the library cannot run here. The message is the end of a sentence about the C++ kernels: "they are not
+            built".
 
     Example:
         >>> opened('nowhere.so', '')

@@ -129,7 +129,7 @@ class NetworkBuilder:
             build(builder)
             if any(isinstance(layer, Auxiliary) for layer in builder.layers):
                 raise ValueError('branches: got an auxiliary head inside a branch, expected it on the main path')
-        # A block after branches with blocks of their own is not the first one.
+        # If a branch has a block, the next block is not the first one of the network.
         if any(builder.chain_scheme is self.scheme for builder in builders):
             self.chain_scheme = self.scheme
         # Outputs are concatenated along the channels, so height and width must agree.
@@ -206,7 +206,8 @@ class NetworkBuilder:
         """
         part = self._head_part(Convolution(Window.of(1)), self.shape, num_classes)
         head = arrange(self.scheme.head, part)
-        # A second ReLU would set all logits of many images to 0, and the network would learn nothing from these images.
+        # Some heads have a ReLU before the product. A second one after it would set all logits of many images to 0, and the
+        # network would learn nothing from these images.
         rectified = part.relu() if _is_real(part.scheme) and part.activation not in head else []
         layers = [*self.layers, *head, *rectified, GlobalAveragePool()]
         return Network(layers, channels=self.channels, num_classes=part.out_features)

@@ -62,8 +62,8 @@ class Conv(Product):
 class Linear(Product):
     """A binary dense layer with the argument names of `flax.nnx.Linear`, and a scheme.
 
-    It works in any `nnx.Module`, and `bnn_jax.convert` replaces it by its packed twin. A call maps (..., in_features) to
-    (..., out_features).
+    It works in any `nnx.Module`, and `bnn_jax.convert` replaces it by its packed twin. A call maps
+    (N, ..., in_features) to (N, ..., out_features); unlike `nnx.Linear`, it needs the batch axis.
 
     Args:
         in_features: how many numbers the input has.

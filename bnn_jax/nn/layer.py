@@ -117,7 +117,7 @@ class Layer:
         return None
 
     def passes_gradient(self, x: Float[Array, '*input']) -> Bool[Array, '*input'] | None:
-        """Where the quantizer of the input has a gradient with respect to x; None for a layer that has none."""
+        """Where the quantizer of the input has a gradient with respect to x; None if the layer does not quantize its input."""
         return None
 
     def use_batch_statistics(self) -> None:
@@ -168,7 +168,8 @@ class Layer:
 
         Args:
             signs: the map.
-            highest: words with a bit set for each channel in which the layer picks the larger number.
+            highest: words with a bit set for each channel in which the layer picks the highest sign. In the other channels
+                signs fall as the numbers rise, so it picks the lowest sign.
         """
         raise NotImplementedError(f'{type(self).__name__} says that it moves signs, but has no method on_signs')
 

@@ -36,7 +36,10 @@ def tensor(*, default: Any = dataclasses.MISSING) -> Any:
 
 
 def derived(*, init: bool = False, default: Any = dataclasses.MISSING) -> Any:
-    """A field that is computed from the others, when a layer is made or when the network is complete. No file stores it."""
+    """A field that no file stores as it is.
+
+    It is computed when the layer is made or when the network is complete, or `to_file` stores it in another form.
+    """
     return dataclasses.field(init=init, default=default, metadata={'role': 'derived'})
 
 

@@ -161,8 +161,8 @@ class Product(Layer, nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         if scheme.weight is None:
             return epilogue(rounded(self.operation(x, kernel)), k, bias)
-        # Four cases follow: weights of several bits; scale * sign; and trained weights, an offset or levels, first with
-        # dropout, then without.
+        # Four cases follow: (1) weights of several bits; (2) scale * sign; (3) trained weights, an offset or levels, with
+        # dropout; (4) the same without dropout.
         weight, levels = self._quantized_weight(kernel), self._levels()
         if not multiplies_by_signs(scheme):
             return epilogue(rounded(self.operation(x, weight)), k, bias)

@@ -47,9 +47,9 @@ def rounded(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
     Forward: max(x, the most negative finite number), which is x for every x except -inf.
     Gradient: g.
 
-    No compiler may remove the maximum, because it changes -inf, or move arithmetic across it. So `rounded(a * b) + c` is never
-    contracted into a fused multiply-add, and the constants of `rounded(a + b) + c` are never joined. Write a division as
-    `a * rounded(1 / b)`.
+    No compiler may remove the maximum, because it changes -inf, and none may move arithmetic across it. So
+    `rounded(a * b) + c` is never contracted into a fused multiply-add, and the constants of `rounded(a + b) + c` are never
+    joined. Write a division as `a * rounded(1 / b)`.
 
     Args:
         x: floating, any shape.

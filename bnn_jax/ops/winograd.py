@@ -22,11 +22,11 @@ from bnn_jax.ops.products import divisor, dot
 
 Matrix = list[list[jax.Array]]
 
-# From this many input and output channels on, the 16 products cost more than the transforms of tiles and outputs.
+# The algorithm pays from this many input and output channels on: fewer products save more than the transforms cost.
 MANY = 128
-# From this many tiles in a batch on, the 16 products cost more than the transform of the window.
+# The algorithm pays from this many tiles in a batch on: the window is transformed once for all of them.
 TILES = 256
-# Up to this many channels or filters, sums over them of products of signs are exact in float32.
+# Up to this many channels or filters, the sums over them are exact in float32 if both operands are signs.
 EXACT = 2**24 // (4 * 81)
 # Numbers that are transformed at a time: 8 MiB in float32, which a shared cache holds. One row of tiles may have more.
 BLOCK = 2**21
@@ -84,7 +84,7 @@ def _sums(x: jax.Array, kernel: jax.Array, axis: int, pads: Pads) -> jax.Array:
 def kernel_gradient(
     x: Float[Array, 'n height width channels'], g: Float[Array, 'n rows columns filters'], pads: Pads
 ) -> Float[Array, '3 3 channels filters']:
-    """dkernel of `convolution` at stride 1: G^T [(B^T d B) * (A g A^T)] G, summed over tiles."""
+    """dkernel of `convolution` at stride 1: G^T [(B^T d B) * (A g A^T)] G, summed over tiles, with g that of 2x2 outputs."""
     height, width = g.shape[1:3]
     tiles = -(-height // 2), -(-width // 2)
     into, out = x.shape[-1], g.shape[-1]

@@ -209,7 +209,7 @@ def _labels(params: nnx.State, kinds: list[Kind], names: list[str]) -> tuple[int
 
 
 def _tree(labels: tuple[int, ...], params: Any) -> Any:
-    """The labels in a tree of the parameters' structure. Training loops differ in its containers."""
+    """The labels, in a tree with the containers of `params`: training loops keep the same parameters in different ones."""
     structure = jax.tree.structure(params, is_leaf=lambda leaf: leaf is None)
     if structure.num_leaves != len(labels):
         raise ValueError(f'by_kind: got {structure.num_leaves} parameters, expected {len(labels)}, as given to init')

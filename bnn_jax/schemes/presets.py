@@ -78,8 +78,8 @@ XNOR_PYTORCH = named_scheme(
     """XNOR-Net in PyTorch (jiecaoyu/XNOR-Net-PyTorch) for MNIST: lenet5 with this scheme is its LeNet-5.
 
 Before every forward pass the latent weights are overwritten: centered over input channels, then clamped. Weights are
-alpha sign(W) with sign(0) = 0; their gradient is that of `scaled_sign_ste` times (1 - 1/C) n, for C input channels and
-n weights of a filter. Activations have sign(0) = 0 and pass the gradient where |x| < 1. No K. Order: norm, sign,
+alpha sign(W) with sign(0) = 0; their gradient is that of `published.scaled_sign_zero_ste` times (1 - 1/C) n, for C input
+channels and n weights of a filter. Activations have sign(0) = 0 and pass the gradient where |x| < 1. No K. Order: norm, sign,
 product, ReLU, pool. Products have biases. Unbiased running variance, eps 1e-4, momentum 0.9 (PyTorch's 0.1), gamma at
 least 0.01; the first normalization has no gamma and beta. The recipe adds L2 to the gradient:
 chain(add_decayed_weights(1e-5), adam(...)).
@@ -114,7 +114,7 @@ Dropout of 0.5, element by element, on the +-1 input of the convolution after ea
 
 XNOR_PYTORCH_IMAGENET = named_scheme(
     'XNOR_PYTORCH_IMAGENET',
-    """XNOR_PYTORCH for ImageNet (AlexNet): gradients of binarized weights also times 10^9, so L2 decay has no effect.
+    """XNOR_PYTORCH for ImageNet (AlexNet): gradients of binarized weights also times 10^9, so L2 does not affect them.
 
 All gammas are trained without a bound. The first dense layer's input is normalized feature by feature. Dropout of 0.5 on the
 second dense layer's +-1 input and before the last layer, whose normalization has eps 1e-3.
@@ -134,11 +134,11 @@ Differs: gamma of the normalizations of vectors starts from 1, as in PyTorch sin
 
 XNOR_LUA = named_scheme(
     'XNOR_LUA',
-    """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K, no ReLU.
+    """XNOR-Net in Lua (allenai/XNOR-Net), AlexNet: weight gradients g (alpha 1(|W| < 1) + 1/n) (1 - 1/C), no K.
 
-The code multiplies all gradients, not only those of binarized weights, by 10^9 before it adds L2; here this belongs to the
-recipe: chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization has eps 1e-5 in the first layer, 1e-3 in the last
-and 1e-4 elsewhere; gamma starts from U(0, 1).
+Binary blocks have no ReLU. The code multiplies all gradients, not only those of binarized weights, by 10^9 before it adds L2;
+here this belongs to the recipe: chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization has eps 1e-5 in the
+first layer, 1e-3 in the last and 1e-4 elsewhere; gamma starts from U(0, 1).
 Differs: the code's mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
 (C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights that are one update old.
 """,
@@ -159,12 +159,13 @@ Differs: the code's mask zeroes whole filters (`published.scaled_sign_zero_lua`)
 
 BWN_LUA = named_scheme(
     'BWN_LUA',
-    """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD: g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n.
+    """Binary-Weight-Network in Lua (allenai/XNOR-Net), AlexNet, trained with SGD.
 
-gamma starts from U(0, 1). Dropout of 0.1 (in the README; 0.5 in the code) of whole channels of the first dense layer's
-image and of the second's vector; no dropout before the last layer.
-Differs: as XNOR_LUA. Dropout here divides by 1 - rate in training; the code's dropout multiplies by it in evaluation. The
-normalization that follows removes this difference, up to its eps.
+The gradient of the weights is g (alpha 1(|W| < 1) + 1/n) (1 - 1/C) n. gamma starts from U(0, 1). Dropout of 0.1 (in the
+README; 0.5 in the code) of whole channels of the first dense layer's image and of the second's vector; no dropout before the
+last layer.
+Differs: as XNOR_LUA, except for Adam. Dropout here divides by 1 - rate in training; the code's dropout multiplies by it in
+evaluation. The normalization that follows removes this difference, up to its eps.
 """,
     dataclasses.replace(
         BWN,
@@ -185,9 +186,10 @@ normalization that follows removes this difference, up to its eps.
 
 XNOR_PAPER = named_scheme(
     'XNOR_PAPER',
-    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering, no clamping, no bias.
+    """XNOR-Net as printed (arXiv:1603.05279): gradient g (1/n + alpha 1(|W| <= 1)), K, no centering, no clamping.
 
-The paper does not say whether K has a gradient (here: none). It gives no constants of batch normalization and no ResNet block.
+Only the last layer has a bias. The paper does not say whether K has a gradient (here: none). It gives no constants of batch
+normalization and no ResNet block.
 """,
     dataclasses.replace(XNOR, weight=quantizers.scaled_sign_paper, projection=None, input_scale=constant_k),
 )
@@ -200,7 +202,7 @@ XNOR_PAPER_ALGORITHM_1 = named_scheme(
 
 BWN_PAPER = named_scheme(
     'BWN_PAPER',
-    """Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, no bias.""",
+    """Binary-Weight-Network as printed: gradient g (1/n + alpha 1(|W| <= 1)), no clamping, a bias in the last layer alone.""",
     dataclasses.replace(BWN, weight=quantizers.scaled_sign_paper, projection=None),
 )
 

@@ -41,7 +41,7 @@ def itself(scheme: 'Scheme') -> 'Scheme':
 
 
 def biased(n: int) -> float:
-    """The variance factor of Flax, TensorFlow and Lasagne: 1. A value for `Scheme.variance_factor`.
+    """The variance factor of Flax and Lasagne: 1. A value for `Scheme.variance_factor`.
 
     Args:
         n: the number of values in a channel.
@@ -86,9 +86,11 @@ class Scheme:
     Args:
         weight: latent weights -> quantized weights, with their gradient: a function, `Scheduled` or `Trained`. None: real
             weights.
-        scale: latent weights -> one scale for each filter, (out,), such that weight(w) == scale(w) * sign(w). None: 1. The
-            layers multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight`. See `check_scale`.
+        scale: latent weights -> one scale for each filter, (out,), such that weight(w) == scale(w) * sign(w). The layers
+            multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight`. See `check_scale`.
+            None: 1, or weights of more than two values, by which the layers multiply as they are.
         activation: a product's input -> signs, with their gradient: a function, `Scheduled` or `Trained`. None: real input.
+            Numbers other than signs train, but `convert` refuses them.
         chain: the order of layers in a block. See `orders`.
         head: the order of layers in the head.
         residual: the order of two convolutions and their shortcuts.
@@ -113,7 +115,7 @@ class Scheme:
         bias: whether all products have a bias. A real last layer always has one.
         dropout: the rate at which inputs of products are dropped in training, after they were binarized; the other inputs are
             divided by 1 - rate.
-        drops: which inputs are dropped, and what is dropped together. See `dropout`.
+        drops: which inputs are dropped, and what is dropped together. See the module `schemes.dropout`.
         eps: the epsilon of batch normalization: what is added to the variance.
         momentum: the momentum of batch normalization: running <- momentum running + (1 - momentum) batch.
         variance_factor: the number of values in a channel -> the factor of the batch's (biased) variance in the update of the

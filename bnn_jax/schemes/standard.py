@@ -1,4 +1,7 @@
-"""The library's own schemes except IRNET and RECU, and the schemes of their first, last and shortcut layers."""
+"""The library's own schemes, and functions that make the schemes of first, last and shortcut layers.
+
+IRNET and RECU are in `balanced`.
+"""
 
 import dataclasses
 

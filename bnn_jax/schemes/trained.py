@@ -154,7 +154,7 @@ class TrainedSign(nnx.Module):
         levels, signs = self.levels(), self.sign(x)
         if levels is None:
             return signs
-        # Explicit shapes and dtypes, because JAX's strict promotion modes change neither.
+        # JAX's strict promotion modes convert neither shapes nor dtypes, so they are made equal here.
         distance, center = (jnp.broadcast_to(level.astype(x.dtype), x.shape) for level in levels)
         return distance * signs + center
 
@@ -359,7 +359,7 @@ def quantized(
         quantizer: a function, `Scheduled`, or the module that a `Trained` made.
         x: the numbers that it quantizes.
         progress: the progress of training, from 0 to 1; None: 1.
-        given: the scheme's own field for this quantizer, such as its `Trained`.
+        given: for a module that a `Trained` made, that `Trained`, whose schedule is used.
     """
     if isinstance(quantizer, Scheduled):
         function, schedule = quantizer.function, quantizer.schedule

@@ -21,7 +21,8 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
         num_classes: the number of logits; None: not known.
         classes: whether labels are classes. Then they are integers (N,) or (N, 1), which become int32 (N,); or shares of the
             classes (one-hot, smoothed, mixed) that sum to 1 for each image, which become float32 (N, num_classes). Otherwise
-            they are labels of a user's own loss and stay unchanged, except that integers (N,) still count as classes.
+            they are labels of a user's own loss and stay unchanged, except that integers (N,) still
+            count as classes if there are several logits.
 
     Returns:
         The dictionary. Its arrays are JAX arrays where the batch has JAX arrays, else NumPy arrays.
@@ -122,7 +123,7 @@ def _classes(labels: Any, num_classes: int | None, expected: bool) -> Any:
         if labels.ndim == 1:
             raise TypeError(
                 f'batch: got labels of dtype {labels.dtype}, expected integers (N,){shares}; their shape is {labels.shape}; '
-                'for numbers, or for several labels per image, give `init` a loss of your own'
+                'for labels that are quantities, or for several labels per image, give `init` a loss of your own'
             )
         raise ValueError(
             f'batch: got labels of shape {labels.shape} and dtype {labels.dtype}, expected one label per image: '

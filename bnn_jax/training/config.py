@@ -241,7 +241,7 @@ class Config:
         return self.anchors if same else ()
 
     def sized(self, augmentations: tuple) -> tuple:
-        """The augmentations, after a scaling to the model's `input_shape` if all are known to keep an image's size.
+        """The augmentations, preceded by a scaling to the model's `input_shape` if all are known to keep an image's size.
 
         The model states the shape as a keyword: partial(bnn.models.resnet18, 2, input_shape=(64, 64, 3)).
         """

@@ -23,10 +23,10 @@ def described(value: Any) -> Any:
         value: the value of a field of a config.
 
     Returns:
-        Numbers, text and None themselves. Functions and classes by their names (`names.name_of`), a closure also by its
-        variables, and a lambda by its bytecode. Partials, dataclasses, tuples, lists and dictionaries by their parts.
-        An object with a method `described` by what this method returns. Any other object by the name of its
-        class alone.
+        Numbers, text and None stay as they are. Functions and classes become their names (`names.name_of`), with the
+        variables of a closure and the bytecode of a lambda. Partials, dataclasses, tuples, lists and dictionaries become
+        their parts. An object with a method `described` becomes what this method returns. Any other object becomes
+        the name of its class.
 
     Raises:
         ValueError: a class that was defined inside a lambda is part of the value (`names.name_of`).

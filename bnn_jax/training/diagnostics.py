@@ -138,12 +138,13 @@ def all_equal(logits: Float[Array, 'N classes']) -> Bool[Array, ' N']:
 def by_statistics(model: Any, batches: Iterable[dict]) -> Float64[np.ndarray, '2 4']:
     """Evaluate the same images with running statistics and with batch statistics.
 
-    The network is in evaluation mode both times. The second time, its normalizations take the mean and variance of the
-    batch. Each host normalizes its own images, so the second row depends on the number of hosts.
+    The network is in evaluation mode both times. The second time, this library's normalizations take the mean and
+    variance of the batch. Each host normalizes its own images, so the second row depends on the number of hosts.
 
     Args:
         model: a trained network; it is not changed.
-        batches: as `evaluate` takes them. Images of a batch beyond a multiple of the number of devices are left out.
+        batches: dictionaries with `image`, and classes as `label`. Images of a batch beyond a multiple of the number of
+            devices are left out.
 
     Returns:
         A row for running and a row for batch statistics: the sum of losses, and how many predictions are correct, how many

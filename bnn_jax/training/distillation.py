@@ -21,7 +21,8 @@ def soft_cross_entropy(
     """The cross-entropy of each image between the softened answers of a teacher and of a student.
 
     Forward: -T^2 sum_c p_c log q_c for student s and teacher t, with p = softmax(t / T) and q = softmax(s / T).
-    Gradient: g T (q - p) to s, none to t. For every T, the factor T^2 keeps it about as large as the gradient from labels.
+    Gradient: T (q - p) times the incoming gradient to s, none to t. For every T, the factor T^2 keeps it about as large as
+    the gradient from labels.
 
     Args:
         logits: the logits of the student, floating.
@@ -115,7 +116,7 @@ def distillation(teacher: Network, *, temperature: float = 1.0, share: float = 1
         share: the share of the teacher's part, from 0 (labels alone) to 1 (the teacher alone).
 
     Returns:
-        A loss for `init` or `Config.loss`. The defaults are the distributional loss of ReActNet from a real teacher.
+        A loss for `init` or `Config.loss`. With the defaults and a real teacher, it is the distributional loss of ReActNet.
 
     Raises:
         TypeError: teacher is not an `nn.Network`.

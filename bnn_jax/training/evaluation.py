@@ -131,7 +131,7 @@ def totals_of(
 
     Args:
         model: as for `evaluate`.
-        batches: as for `evaluate`; there may be none.
+        batches: batches as `train_step` takes them; there may be none.
         num_classes: the number of classes of the network; None: not known.
         loss: what is averaged.
 

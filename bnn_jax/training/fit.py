@@ -80,9 +80,9 @@ def fit(config: Config) -> TrainState:
     `config.workdir`, which one process at a time may use (`workdir.held`). The parameters depend on the config alone,
     not on where the run was stopped (on CPU to the bit).
 
-    Batches are spread over all devices. If the images lie on the devices (`Config.on_device`), one call makes many steps and
-    takes about a second. The metrics of a call are fetched while the next one runs. Host and devices make different batches, so
-    a resumed run makes its batches in the same place as before.
+    Batches are spread over all devices. If the images lie on the devices (`Config.on_device`), one call of the compiled
+    program makes many steps and takes about a second. Its metrics are fetched while the next call runs. Host and devices make
+    different batches, so a resumed run makes its batches in the same place as before.
 
     On several hosts (`devices.Hosts`) each host calls this with the same config and a workdir that all of them see.
     Each makes its part of each batch; the first host writes and reports. A run may resume with another number of

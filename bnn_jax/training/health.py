@@ -38,7 +38,7 @@ def unhealthy(record: dict) -> dict[str, str]:
         found['equal_logits'] = (
             f'{equal:.1%} of the images have logits that are all equal (healthy: at most {EQUAL_LOGITS:.0%}), so the '
             'network learns nothing from them; the likely cause is a ReLU in the last block that gives 0 everywhere: '
-            'use one ReLU there, before or after the last product, or use a smaller --learning_rate'
+            'use only one ReLU there, before or after the last product, or use a smaller --learning_rate'
         )
     flips = record.get('flips', 0.0)
     if flips > FLIPS and record['step'] > SETTLED:

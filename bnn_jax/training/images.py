@@ -40,8 +40,8 @@ STEPS_ON_HOSTS = 16
 """The number of steps of one call with several hosts: all must make the same number, and their clocks differ."""
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""The shortest time between checkpoints, except before the last, if images lie on the devices of one host. Saving a
-checkpoint may take as long as a short epoch."""
+"""If images lie on the devices of one host, checkpoints are at least this many seconds apart, because saving one may take as
+long as a short epoch. Only the last one may come sooner."""
 
 EVALUATED = 256
 """The smallest batch of test images on the devices, unless there are fewer test images."""

@@ -16,8 +16,8 @@ class Loss(Protocol):
     """The interface of a loss: a callable pytree (images, logits, labels) -> the loss of each image, (N,).
 
     The state of a run holds the arrays of its loss; they are not trained. An attribute `takes_classes` that is true
-    says that labels are classes or shares of classes (`batch.as_batch`). Without it labels may have any shape and
-    dtype. The method `check` is optional.
+    says that labels are classes or shares of classes (`batch.as_batch`). Without it labels may be any
+    numbers (N, ...), except that integers (N,) are classes if there are several logits. The method `check` is optional.
 
     Example:
         >>> import dataclasses, jax
@@ -58,8 +58,8 @@ def cross_entropy(
     return _cross_entropy(logits, labels)
 
 
-# The public function is not jitted itself: pickle looks up the function inside a jitted one by its name, and would find
-# the jitted one there.
+# The public function is not jitted itself, because pickle refuses a function whose name refers to another object: the name
+# would refer to the jitted function.
 @jax.jit
 def _cross_entropy(logits, labels):
     if labels.ndim == logits.ndim:
@@ -103,7 +103,7 @@ def as_loss(loss: Any) -> 'Loss':
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=['function', 'takes_images'])
 @dataclasses.dataclass(frozen=True)
 class FunctionLoss:
-    """A plain function as a loss. Its labels may have any shape and dtype."""
+    """A plain function as a loss, without `takes_classes`."""
 
     function: Callable[..., jax.Array]
     # Whether the function takes the images as its first argument.

@@ -155,7 +155,7 @@ def accuracies_of(
 
 @jax.jit
 def in_top5(logits: Float[Array, 'N classes'], labels: Int[Array, ' N']) -> Bool[Array, ' N']:
-    """Whether fewer than five logits exceed the label's. If a logit or the label's is NaN, the logit counts as larger."""
+    """Whether fewer than five logits exceed the label's. A logit counts as larger if it or the label's is NaN."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     return (~(logits <= own)).sum(-1) < 5  # Not `>`, which is False for each comparison with NaN.
 

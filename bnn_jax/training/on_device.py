@@ -226,7 +226,7 @@ class Draw:
 
     @property
     def epoch_steps(self) -> int:
-        """The number of steps of an epoch. Images beyond the last whole batch are left out, other images in each epoch."""
+        """The number of steps of an epoch. Images beyond the last whole batch are left out; they differ from epoch to epoch."""
         return self.images // self.batch_size
 
     def order(self, epoch: Int32[Array, '']) -> Int32[Array, ' images']:

@@ -94,7 +94,7 @@ def recipe_of(module: str) -> Recipe:
         reason = error if isinstance(error, ImportError | ValueError) else f'{type(error).__name__}: {error}'
         raise ValueError(
             f'{module} cannot be imported ({reason}); expected the module that started the run, such as '
-            'experiments.digits_vgg_small, from the folder where `python -m` finds it'
+            'experiments.digits_vgg_small; run this command in a folder where `python -m` finds that module'
         ) from error
     if not isinstance(recipe, Recipe):
         raise ValueError(f'{module} has no recipe, expected RECIPE = bnn_jax.training.Recipe(...) in the module')

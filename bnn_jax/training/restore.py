@@ -38,7 +38,7 @@ def trained(recipe: Recipe, workdir: str | Path | None = None, *, best: bool = F
         recipe: the recipe of the module that started the run (`recipe.recipe_of`).
         workdir: the folder of the run; by default that of the recipe's default row.
         best: take the checkpoint of the best test result, which a run with `keep_best` has; by default the newest one.
-        options: values of fields that decide nothing (`data_dir`, `workers`), in place of those of the run.
+        options: new values for fields that do not change the result, such as `data_dir` and `workers`.
 
     Returns:
         The network, and the config and step of its checkpoint.

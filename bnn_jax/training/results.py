@@ -52,7 +52,7 @@ def results_of(name: str, config: Config, model: Any, records: list[dict]) -> di
     """
     scored = [record for record in records if 'test_accuracy' in record]
     best = max(scored, key=lambda record: record['test_accuracy'], default=None)
-    # Where no two neighboring steps are recorded, the mean counts, with compilation and evaluation.
+    # If no two neighboring steps are recorded: the mean time of a step, which includes compilation and evaluation.
     seconds_a_step = seconds_per_step(records) or records[-1]['seconds'] / records[-1]['step']
     test_source = config.data('test', config.data_dir)
     batches = functools.partial(test_batches, config, test_source)

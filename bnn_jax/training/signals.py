@@ -12,7 +12,9 @@ HOSTS_ASK_EVERY = 16
 
 
 class Signals:
-    """Inside this context the first SIGTERM or SIGINT is only noted in `received`. A second one acts as outside.
+    """Inside this context the first SIGTERM or SIGINT is only noted in `received`.
+
+    A second one has the effect that it has outside the context.
 
     If there are several hosts, JAX notes SIGTERM on any of them and chooses the step at which all of them stop. Ctrl-C
     ends a process at once.

@@ -137,7 +137,7 @@ def test_the_last_line_says_what_is_not_done(tmp_path, capsys):
     (output / 'rows' / first / 'results.json').touch()
     (output / 'checks.json').write_text('{"complete": true}')
     gpu_day.main(minutes=0, output=output, pieces=tmp_path / 'none', tiny=True)
-    assert f' not done: {second}, throughput; the same command goes on; ' in capsys.readouterr().out
+    assert f' not done: {second}, throughput; run the same command again to continue; ' in capsys.readouterr().out
     (output / 'rows' / second).mkdir()
     (output / 'rows' / second / 'results.json').touch()
     (output / 'throughput.json').write_text('{"complete": true}')

@@ -35,7 +35,8 @@ def expect_within(network: Any, shape: tuple[Any, ...]) -> None:
         total += count
         if count > LARGEST_MAP * explained or total > ALL_MAPS * explained:
             raise ValueError(
-                f'map: got shape {text(last)}, {total:,} numbers in all maps so far, expected at most {LARGEST_MAP} in a map '
-                f'and {ALL_MAPS} in all for each of the {explained:,} numbers of the image and bytes of the tensors'
+                f'map: got shape {text(last)}, {total:,} numbers in all maps so far, expected at most '
+                f'{LARGEST_MAP * explained:,} in a map and {ALL_MAPS * explained:,} in all ({LARGEST_MAP} and {ALL_MAPS} times '
+                f'{explained:,}, the numbers of the image plus the bytes of the tensors)'
             )
     merged('logits', last, (network.num_classes,))
