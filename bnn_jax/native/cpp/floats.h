@@ -7,7 +7,7 @@
 //   Lanes::kSums                vectors of sums that fit into the registers beside the operands
 //
 // All sums of `slide` are made in one order, window row by window row, column by column, channel by channel, whatever else is
-// computed beside them: a pixel's result depends on nothing but its window. `multiply` adds up its terms in the same order. The
+// computed beside them: a pixel's result depends on nothing but its window. Rows of the window outside the image are left out. `multiply` adds up its terms in the same order. The
 // sums of `correlate` are made over kPixels pixels or so at a time, and these sums added up in the order of the images.
 #pragma once
 
@@ -130,12 +130,13 @@ void to_floats(int32_t* integers, int64_t n) {
   }
 }
 
-// P pixels, `step` floats apart in x and `y_step` in y, of Q vectors of filters.
+// P pixels of Q vectors of filters, from the rows [begin, end) of the window: the others lie outside the image.
 template <int P, int Q>
-void pixels(const Sliding& s, const float* x, int64_t row, const float* w, float* y, int64_t filters) {
+void pixels(const Sliding& s, int64_t begin, int64_t end, const float* x, int64_t row, const float* w, float* y, int64_t filters) {
   const int64_t step = s.stride_w * s.channels, run = s.size_w * s.channels;
   Vector sums[P][Q] = {};
-  for (int64_t i = 0; i < s.size_h; ++i, x += row)
+  x += begin * row, w += begin * run * Q * kVector;
+  for (int64_t i = begin; i < end; ++i, x += row)
     for (int64_t k = 0; k < run; ++k, w += Q * kVector) {
       Vector weights[Q];
       for (int q = 0; q < Q; ++q) weights[q] = Lanes::load(w + q * kVector);
@@ -164,15 +165,18 @@ void slide(const Sliding& s, const float* x, const float* packed, float* y, int6
       const int64_t start = block_start(s.out, block), wide = block_start(s.out, block + 1) - start;
       const float* w = packed + s.size_h * s.size_w * s.channels * start * kVector;
       const int64_t tiles = ceil_div(s.columns, tall(static_cast<int>(wide)));
-      for (int64_t a = 0; a < some; ++a)
+      for (int64_t a = 0; a < some; ++a) {
+        int64_t begin, end;
+        inside((from + a) * s.stride_h - s.top, s.size_h, 1, s.height, &begin, &end);
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t b = s.columns * tile / tiles, height = s.columns * (tile + 1) / tiles - b;
           const float* at = in.at + a * s.stride_h * in.row + b * s.stride_w * s.channels;
           float* to = y + image * s.y_image + (from + a) * s.y_row + b * s.y_column + start * kVector;
           with_shape<Lanes::kWide>(height, wide, [&](auto p, auto q) {
-            pixels<decltype(p)::value, decltype(q)::value>(s, at, in.row, w, to, s.out - start * kVector);
+            pixels<decltype(p)::value, decltype(q)::value>(s, begin, end, at, in.row, w, to, s.out - start * kVector);
           });
         }
+      }
     }
   }
 }
@@ -276,6 +280,14 @@ struct Strip {
   int64_t x_image, x_row, x_column, g_image, g_row, g_column;
 };
 
+// The rows of a strip for which row i of the window lies inside the image. The strip begins at result row `from`.
+inline Strip inside_at(const Sliding& s, int64_t i, int64_t from, Strip strip) {
+  int64_t begin, end;
+  inside(from * s.stride_h - s.top + i, strip.rows, s.stride_h, s.height, &begin, &end);
+  strip.x += begin * strip.x_row, strip.g += begin * strip.g_row, strip.rows = end - begin;
+  return strip;
+}
+
 // P inputs with Q vectors of filters, their products summed over a strip, added to `totals`, whose rows are g_column apart.
 template <int P, int Q>
 void products(const Strip& strip, int64_t input, int64_t filter, float* totals, int64_t wide) {
@@ -330,8 +342,9 @@ void correlate(const Sliding& s, const float* x, const float* g, float* totals, 
           const int64_t input = inputs(s) * tile / tiles, height = inputs(s) * (tile + 1) / tiles - input;
           float* to = totals + (i * inputs(s) + input) * wide + start * kVector;
           const int64_t at = i * in.row + input;
+          const Strip some_rows = inside_at(s, i, from, strip);
           with_shape<Lanes::kWide>(height, across, [&](auto p, auto q) {
-            products<decltype(p)::value, decltype(q)::value>(strip, at, start * kVector, to, wide);
+            products<decltype(p)::value, decltype(q)::value>(some_rows, at, start * kVector, to, wide);
           });
         }
       }
