@@ -6,7 +6,8 @@ XNOR-Net-PyTorch and ReCU report the best epoch on the test set, and IR-Net's co
 
 Recipes, their sources, and where they differ:
 - nin: jiecaoyu/XNOR-Net-PyTorch, CIFAR_10. Adam from 1e-2, divided by 10 after epochs 120, 200, 240 and 280 of 320; batch
-  128, L2 1e-5. Here images are standardized, cropped and flipped; that code whitens them and does neither. Only
+  128, L2 1e-5. Here images are standardized, cropped and flipped; that code whitens them and neither crops nor
+  flips. Only
   XNOR_PYTORCH_CIFAR, whose gradients are multiplied by n, has L2 on latent weights. XNOR itself starts from 1e-3:
   docs/what_trains.md has the short runs at other rates.
 - vgg_small: MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py. Adam from 1e-3, batch 50, 500 epochs, squared hinge loss,
@@ -19,7 +20,7 @@ Recipes, their sources, and where they differ:
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, crop and flip;
   L2 1e-4, not on latent weights, as in Bi-Real Net's code (BIREAL_L2: 5e-4, on latent weights too). Here a shortcut spans
   every binary convolution, real 1x1 convolutions change the shape, and mean and deviation are CIFAR-10's, not ImageNet's.
-- resnet18: the same recipe; that repository has only the network for ResNet-18.
+- resnet18: the same recipe. For ResNet-18, that repository has the network but no recipe.
 - IRNET, in every recipe that has this row: htqin/IR-Net as in its code, with L2 on latent weights, parameter-free
   shortcuts, hard tanh and ImageNet's mean and deviation. ResNet-20: 400 epochs from 0.1, t from 0.001. VGG-small: 300
   epochs from 0.007, t from 0.1. Both: SGD with momentum 0.9, cosine to 0, batch 128, L2 1e-4.

@@ -2,9 +2,10 @@
 
     make gpu MINUTES=30        # or: python -m experiments.gpu_day --minutes=30 --pieces=gpu_pieces --output=runs/gpu
 
-It needs a JAX that sees the GPU, and no network. It does, in this order:
-1. compare every kernel with the reference, and every packed network with training arithmetic, on the device;
-2. train the rows of CIFAR-10 (`ROWS`), several at a time where one does not fill the card;
+It needs a JAX that sees the GPU, but no internet connection. It does, in this order:
+1. compare the backends of the device with exact integer products, and seven packed networks with training arithmetic
+   (`on_gpu.ON`, `on_gpu.NETWORKS`);
+2. train the rows of CIFAR-10 (`ROWS`), several at a time if one does not fill the card;
 3. measure the throughput of training;
 4. run the benchmarks.
 
@@ -126,7 +127,10 @@ def train(row: Row, workdir: Path, pieces: Path, minutes: float, tiny: bool) -> 
 
 
 def keep(row: Row, workdir: Path, output: Path) -> None:
-    """Copy what a finished row leaves into the output folder; of an unfinished one its newest checkpoint, if there is room."""
+    """Copy the results of a finished row to the output folder.
+
+    Of an unfinished row, copy the config and the records, and the newest checkpoint if there is room.
+    """
     kept = output / 'rows' / row.name
     finished = (workdir / 'results.json').exists()
     if not finished and not (workdir / 'config.json').exists():
@@ -198,7 +202,7 @@ def main(
         pieces: folder of the images, made by experiments.pieces.
         tiny: small networks and few rows, for a trial without a GPU; the same as GPU_DAY_TINY=1 in the environment.
         part: the part of the work that this process does: train, checks or throughput. By default it starts all of them.
-        row: number of the row that part train trains.
+        row: with part=train, the index in `ROWS` (with tiny: `TINY`) of the row to train.
     """
     rows = TINY if tiny else ROWS
     if part:

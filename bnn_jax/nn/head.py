@@ -80,7 +80,7 @@ def _renewed(chain: Sequential, path: str, old: int, new: int, rngs: nnx.Rngs) -
                 dropout=product.dropout,
                 drop=product.drop,
             )
-            # The new layer is in the mode of the old one, and reads the same dtype.
+            # The new layer is in the mode of the old one, and rounds its operands to the same dtype.
             made.deterministic, made.operands = product.deterministic, product.operands
         elif isinstance(layer, Norm):
             made = Norm(new, scheme=product.scheme, rngs=rngs)

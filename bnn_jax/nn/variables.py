@@ -26,7 +26,10 @@ class Latent(nnx.Param):
     """
 
     def set_raw_value(self, value: Any, **options: Any) -> None:
-        """Sets the weights, projected if one of them leaves [-1, 1]. `nnx.update` calls this method with plain arrays."""
+        """Sets the weights, projected if one of them leaves [-1, 1].
+
+        `nnx.update` calls this method for plain arrays, not for a state that holds variables.
+        """
         projection = self.get_metadata('projection', None)
         if projection is not None and isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating):
             # Beyond 1 the straight-through estimator gives no gradient, so such a weight would never move again.
