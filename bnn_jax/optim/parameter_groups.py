@@ -106,7 +106,7 @@ def inside(*layers: str) -> Kind:
     def is_inside(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
         return any(f'{".".join(map(str, path))}.'.startswith(f'{layer}.') for layer in layers)
 
-    return is_inside
+    return _named(is_inside, 'inside', layers)
 
 
 def outside(*layers: str) -> Kind:
@@ -129,7 +129,13 @@ def outside(*layers: str) -> Kind:
     def is_outside(path: tuple, variable: nnx.Variable, params: nnx.State) -> bool:
         return not within(path, variable, params)
 
-    return is_outside
+    return _named(is_outside, 'outside', layers)
+
+
+def _named(kind: Kind, name: str, layers: tuple[str, ...]) -> Kind:
+    """The kind, under the name by which errors of `by_kind` call it."""
+    kind.__name__ = f'{name}({", ".join(map(repr, layers))})'
+    return kind
 
 
 def _siblings(path: tuple, params: nnx.State) -> set:

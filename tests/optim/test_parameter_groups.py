@@ -76,6 +76,9 @@ def test_rules_that_match_nothing_or_too_much_raise():
     everything = {**{kind: optax.sgd(0.1) for kind in RATES}, lambda path, variable, params: True: optax.sgd(0.1)}
     with pytest.raises(ValueError, match='is matched by .*, <lambda>, expected exactly one rule'):
         training.init(built(), by_kind(everything))
+    body = {kind('body'): optax.sgd(0.1) for kind in (bnn.optim.inside, bnn.optim.outside)}
+    with pytest.raises(ValueError, match=r"by_kind: outside\('body'\) matches no parameter"):
+        training.init(built(), by_kind(body))
 
 
 def test_groups_beside_a_projection():
