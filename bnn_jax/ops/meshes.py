@@ -15,7 +15,7 @@ def is_explicit(tree: Any) -> bool:
 
 
 def along_batch(x: jax.Array) -> PartitionSpec:
-    """The partition of a result that shares only its first axis with x: like x along that axis, and along no other."""
+    """The partition of a result that shares only its first axis with x: along that axis it is partitioned like x, along others not."""
     spec = jax.typeof(x).sharding.spec
     return PartitionSpec(*spec[:1])
 
@@ -31,7 +31,7 @@ def automatically(function: Callable, out: Any, *operands: Any) -> Any:
     Returns:
         The result, partitioned as `out`.
     """
-    # With explicit axes each operation must be told how its result is partitioned; with automatic axes XLA decides.
+    # With explicit axes, JAX asks how a result is partitioned wherever that is ambiguous; with automatic axes, XLA decides.
     # The arrays' own mesh, because they may lie on a mesh that was not set with `jax.set_mesh`.
     with jax.sharding.use_abstract_mesh(_mesh(operands) or jax.sharding.get_abstract_mesh()):
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=out))(*operands)
@@ -44,10 +44,9 @@ def _mesh(tree: Any) -> Any:
 
 
 def alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
-    """The operands, all marked as varying over the mesh axes of a `jax.shard_map` over which any of them varies.
+    """The operands, each marked as varying over every mesh axis over which one of them varies (in `jax.shard_map`).
 
-    A custom gradient has the types of its operands, and in `shard_map` a type includes these axes. Without the mark, the
-    gradient of weights that all devices share would differ from device to device; with it, JAX sums the gradient over the
-    devices.
+    A custom gradient must have the types of its operands, and in `shard_map` a type includes these axes. Without the mark, JAX
+    would refuse the gradient of weights that all devices share; with it, JAX sums this gradient over the devices.
     """
     return tuple(varying_as(operand, *operands) for operand in operands)

@@ -94,8 +94,8 @@ def _as_run(config: Config, stated: dict[str, Any], workdir: Path) -> Config:
 
 
 def _restored(config: Config, workdir: Path, best: bool) -> TrainedRun:
-    # The number of steps is known only from the data, but parameters and statistics do not depend on it. It is chosen so large
-    # that even a warm-up of almost the whole run leaves steps for the schedule.
+    # The true number of steps is known only from the data, but parameters and statistics do not depend on it. This number is
+    # large enough that even a warm-up of almost the whole run leaves steps for the schedule.
     state, _ = beginning(config, 1000 * config.epochs)
     folder = workdir / ('best' if best else 'checkpoints')
     if best and not folder.is_dir():
