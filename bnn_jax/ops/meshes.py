@@ -15,7 +15,7 @@ def is_explicit(tree: Any) -> bool:
 
 
 def along_batch(x: jax.Array) -> PartitionSpec:
-    """The partition of a result that shares only its first axis with x: along that axis it is partitioned like x, along others not."""
+    """The partition of a result that shares only its first axis with x: that of x along this axis, none along the others."""
     spec = jax.typeof(x).sharding.spec
     return PartitionSpec(*spec[:1])
 
@@ -31,7 +31,7 @@ def automatically(function: Callable, out: Any, *operands: Any) -> Any:
     Returns:
         The result, partitioned as `out`.
     """
-    # With explicit axes, JAX asks how a result is partitioned wherever that is ambiguous; with automatic axes, XLA decides.
+    # With explicit axes JAX raises an error if the partition of a result is ambiguous; with automatic axes XLA decides.
     # The arrays' own mesh, because they may lie on a mesh that was not set with `jax.set_mesh`.
     with jax.sharding.use_abstract_mesh(_mesh(operands) or jax.sharding.get_abstract_mesh()):
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=out))(*operands)
