@@ -124,6 +124,7 @@ ROWS: dict[str, Callable[[], Config]] = {
     'resnet20_bireal_l2_5e-4_on_all': lambda: short_resnet20(BIREAL, optimizer=partial(sgd, decay=5e-4)),
     'resnet20_bireal_ste': lambda: short_resnet20(dataclasses.replace(BIREAL, activation=quantizers.sign_ste)),
     'resnet20_bireal_adam': lambda: short_resnet20(BIREAL, optimizer=adam, learning_rate=1e-3, schedule=linear),
+    'resnet20_irnet': lambda: dataclasses.replace(cifar10_resnet20.RECIPE.row('IRNET'), width=0.5),
     'resnet20_xnor_sgd': lambda: short_resnet20(XNOR),
     'resnet20_xnor_adam': lambda: short_resnet20(XNOR, **ADAM),
     'vgg_small_bnn': lambda: short_vgg(BNN),
@@ -134,6 +135,7 @@ ROWS: dict[str, Callable[[], Config]] = {
     'vgg_small_xnor_3e-4': lambda: short_vgg(XNOR, 3e-4),
     'resnet18_bireal_scaled': lambda: short_resnet18(BIREAL_SCALED_GRADIENT),
     'resnet18_bireal': lambda: short_resnet18(BIREAL),
+    'resnet18_recu': lambda: dataclasses.replace(cifar10_resnet18.RECIPE.row('RECU'), width=0.125, batch_size=64),
     'lenet5_xnor_1e-2': lambda: short_lenet5(XNOR, 1e-2),
     'lenet5_xnor_1e-3': lambda: short_lenet5(XNOR, 1e-3),
     'alexnet_xnor': lambda: dataclasses.replace(cifar10_upscaled_alexnet.RECIPE.row(), schedule=constant),
@@ -206,7 +208,7 @@ def summary(losses: list[float], correct: list[float], looks: list[dict], totals
 def trained(config: Config, steps: int) -> dict:
     """Train for this number of steps and return the result."""
     tx = config.optimizer(config.schedule(config.learning_rate, steps))
-    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx, config.loss())
+    state = init(config.model(rngs=nnx.Rngs(config.seed), width=config.width), tx, config.loss(), steps=steps)
     step, see_signs, see = jax.jit(update, donate_argnums=0), jax.jit(signs), jax.jit(watch)
     start = {name: float(alpha) for name, alpha in jax.jit(alphas)(state).items()}
     losses, correct, looks = [], [], []
