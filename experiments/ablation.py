@@ -218,7 +218,7 @@ def markdown(found: dict[str, list[float]], diverged: Mapping[str, int] = Mappin
 
 
 def draw(found: dict[str, list[float]], path: Path) -> None:
-    """A dot a seed, a bar at the mean, the range of the base shaded."""
+    """Draw one dot for each seed and a bar at the mean; shade the range of the base."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.8 + 0.27 * len(found)), layout='constrained')

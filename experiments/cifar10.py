@@ -18,8 +18,9 @@ Recipes, their sources, and where they differ:
   only real last layers have a bias, and only BNN normalizes the logits.
 - vgg_small_one_dense: the network that most papers call VGG-small, with one dense layer, trained as IR-Net and ReCU do.
 - resnet20: htqin/IR-Net, CIFAR-10. SGD with momentum 0.9 from 0.1, cosine to 0 over 400 epochs, batch 128, crop and flip;
-  L2 1e-4, not on latent weights, as in Bi-Real Net's code (BIREAL_L2: 5e-4, on latent weights too). Here a shortcut spans
-  every binary convolution, real 1x1 convolutions change the shape, and mean and deviation are CIFAR-10's, not ImageNet's.
+  L2 1e-4, not on latent weights, as in Bi-Real Net's code (BIREAL_L2: 5e-4, on latent weights too). As there, a shortcut
+  spans every binary convolution. Here real 1x1 convolutions change the shape, no hard tanh follows the sums, and mean and
+  deviation are CIFAR-10's, not ImageNet's.
 - resnet18: the same recipe. For ResNet-18, that repository has the network but no recipe.
 - IRNET, in every recipe that has this row: htqin/IR-Net as in its code, with L2 on latent weights, parameter-free
   shortcuts, hard tanh and ImageNet's mean and deviation. ResNet-20: 400 epochs from 0.1, t from 0.001. VGG-small: 300

@@ -84,7 +84,7 @@ def source(split: str, data_dir: str) -> Source:
     else:
         raise FileNotFoundError(
             f'{folder} has neither imagenet2012 (prepared by TFDS as ArrayRecord) nor train and val (folders of class '
-            'folders); name the folder that has: --data_dir=FOLDER'
+            'folders); give the folder that has one of them as --data_dir=FOLDER'
         )
     print(f'{split}: {len(images):,} images from {place}', file=sys.stderr)
     return images
@@ -100,7 +100,7 @@ row = partial(
 
 
 def optimizer_of(scheme: Scheme, *, decay: float = 0.0) -> dict[str, Any]:
-    """`optimizer` and `learning_rate` of a Config: Adam from 1e-3 for binary activations, else SGD 0.9 from 0.1.
+    """`optimizer` and `learning_rate` of a Config: Adam from 1e-3 for binary activations, else SGD (momentum 0.9) from 0.1.
 
     Args:
         scheme: what is trained.

@@ -9,20 +9,20 @@ Command: python -m experiments.imagenet_alexnet --scheme=SCHEME --data_dir=FOLDE
 16 epochs should take 1.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
 (`experiments.imagenet.hours`), with 4,580 images decoded a second. The rows were not run here.
 
-Published test accuracies of the rows:
+Published test accuracies of the rows (SGD has momentum 0.9):
 - XNOR_PAPER: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). XNOR-Net as printed: Adam from 1e-3, K
   included.
 - BNN: top-1 27.9%, top-5 50.42%; the test curve ends at 25.4%, the training curve at 27.9%. Adam from 1e-3. The paper does
   not give its block; here BinaryNet's own order: product, pool, norm, sign, all layers binary. After epoch 1 the published
   curve is below 10%, the edge of its drawing.
 - BWN_PAPER: top-1 56.8%, top-5 79.4%; the curve ends at 53.8%, the result of an older version. Binary-Weight-Network as
-  printed: SGD 0.9 from 0.1. Others who followed the text got about 45%; the recipe of the published code is BWN_LUA.
-- BC: top-1 35.4%, top-5 61.0%. SGD 0.9 from 0.1. After epoch 1 the published curve is below 10%, the edge of its drawing.
-- FLOAT: top-1 56.6%, top-5 80.2%; no curve. SGD 0.9 from 0.1; L2 of 5e-4, as in the published Lua code.
+  printed: SGD from 0.1. Others who followed the text got about 45%; the recipe of the published code is BWN_LUA.
+- BC: top-1 35.4%, top-5 61.0%. SGD from 0.1. After epoch 1 the published curve is below 10%, the edge of its drawing.
+- FLOAT: top-1 56.6%, top-5 80.2%; no curve. SGD from 0.1; L2 of 5e-4, as in the published Lua code.
 - XNOR_LUA: top-1 43.3% (the pretrained network). 52 epochs, 4.0 hours. Adam from 1e-3, batch 800 (there on four GPUs), all
   gradients times 10^9, L2 5e-4 until 29/55 of the run. The code's 55 "epochs" are of 1,500 batches each, 51.5 times all
   images. Here the run has 52 epochs, and the rate falls at the same fractions of it.
-- BWN_LUA: top-1 56.8% (the pretrained network). 55 epochs, 4.3 hours. SGD 0.9 from 1e-2, batch 128, L2 5e-4 until epoch 29.
+- BWN_LUA: top-1 56.8% (the pretrained network). 55 epochs, 4.3 hours. SGD from 1e-2, batch 128, L2 5e-4 until epoch 29.
   The code's 55 "epochs" are of 2,500 batches by default, a quarter of the images. Its author advises 10,000 batches, all
   images, as chosen here.
 - XNOR_PYTORCH_IMAGENET: top-1 44.87%, top-5 69.70%. 100 epochs, 7.8 hours. Adam from 1e-3, divided by 10 every 30 epochs,

@@ -1,7 +1,8 @@
 """ImageNet, GoogLeNet variant (Darknet's Extraction): by the paper's recipe.
 
 Source: XNOR-Net, arXiv:1603.05279v4, p. 13; experiments/imagenet.py lists the choices that it leaves open. 80 epochs, batch
-128, short side of 256 to 320, polynomial rate. The paper names no optimizer; here it is Darknet's, SGD 0.9 from 0.1.
+128, short side of 256 to 320, polynomial rate. The paper names no optimizer; here it is Darknet's: SGD from
+0.1 with momentum 0.9.
 
 Command: python -m experiments.imagenet_extraction --scheme=SCHEME --data_dir=FOLDER
 

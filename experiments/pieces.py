@@ -2,8 +2,8 @@
 
     python -m experiments.pieces --data_dir=FOLDER --output=gpu_pieces     # about 108 MB in all
 
-The file `pieces.json` beside the pieces lists them. `experiments.gpu_day` trains on them on a machine that has neither TFDS
-nor a network.
+The file `pieces.json` beside the pieces lists them. With them, `experiments.gpu_day` trains on a machine that has neither
+TFDS nor an internet connection.
 """
 
 import functools
@@ -102,7 +102,9 @@ def read_pieces(folder: Path) -> dict[str, ArraySource]:
     for split, examples in found.items():
         images, labels = (np.stack(column) for column in zip(*examples, strict=True))
         if _digest(images, labels) != stated['pixels'][split]:
-            raise ValueError(f'{folder}: the {split} images are not those that were written; is Pillow the same?')
+            raise ValueError(
+                f'{folder}: the decoded {split} images differ from those that were written; use the same version of Pillow'
+            )
         sources[split] = ArraySource(images, labels)
     return sources
 

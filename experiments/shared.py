@@ -87,7 +87,7 @@ def l2_except_latent(decay: float) -> optax.GradientTransformation:
     """L2, added to the gradient, of every parameter but latent weights.
 
     Under XNOR and BWN the gradient of latent weights is small, because it has the factor alpha. L2 would shrink alpha, and
-    with it the gradient. Adam would scale the rest up to full steps, and signs would flip at random (docs/what_trains.md).
+    with it the gradient. Adam would scale both up to full steps, and signs would flip at random (docs/what_trains.md).
     Bi-Real Net's code has no L2 on latent weights either.
     """
 

@@ -183,7 +183,7 @@ def test_batches_of(config: Config) -> Iterator[dict]:
 
 
 def summary(losses: list[float], correct: list[float], looks: list[dict], totals: np.ndarray) -> dict:
-    """The result of a run; flips and equal logits: means over the looks of its second half."""
+    """The result of a run. Flips and equal logits are means over the watched steps of its second half."""
     late = looks[len(looks) // 2 :]
     at_end = [value for name, value in looks[-1].items() if name.startswith('alpha_over_start/')]
     return {

@@ -37,7 +37,8 @@ def predict(
 ) -> None:
     """Show the most likely classes of each image, five at most, with their probabilities.
 
-    If an image cannot be read, its error is reported, the other images are classified, and the exit status is 1.
+    If an image is damaged, its error is reported, the other images are classified, and the exit status is 1. If a path does not
+    exist, nothing is classified.
 
     Args:
         file: a packed network.

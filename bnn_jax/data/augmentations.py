@@ -227,8 +227,8 @@ class resize_to:
 def scaled_first(augmentations: tuple[Augmentation, ...], input_shape: tuple[int, ...]) -> tuple[Augmentation, ...]:
     """Put a `resize_to` before the augmentations if they all keep the size of an image.
 
-    Photographs of any size then fit a network whose input shape is known. A user's own augmentation may change the size, so no
-    `resize_to` is added if there is one.
+    Photographs of any size then fit a network whose input shape is known. No `resize_to` is added if one of the
+    augmentations is a user's own, because it may change the size.
 
     Args:
         augmentations: the augmentations of a run.

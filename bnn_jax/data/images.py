@@ -59,8 +59,8 @@ def decode(data: bytes, name: str, channels: int = 3) -> "UInt8[np.ndarray, 'H W
     Gray is repeated, palettes are looked up, opacity is dropped, and only the upper 8 of 16 bits are kept. As in TFDS and
     torchvision, rotation by EXIF is not applied. CMYK becomes R = (255 - C)(255 - K)/255, where 0 is no ink. Adobe's files,
     which have an APP14 marker, store 255 - C; other files store C. An image of more than `LARGEST` pixels, such as a scan, is
-    read at a half, a quarter or an eighth of its height and width: JPEG's decoder scales a JPEG, means over squares
-    scale the others.
+    read at a half, a quarter or an eighth of its height and width. JPEG's decoder does this for a JPEG; other images are
+    averaged over squares of pixels.
 
     Args:
         data: the bytes of the file.

@@ -139,7 +139,7 @@ def data_set(name: str, split: str, data_dir: str | os.PathLike) -> ArraySource:
 
 
 OURS = 'tensorflow_datasets.core.features.'
-"""The names of all classes in a data set must begin with this. TFDS itself would import any module named there."""
+"""All Python classes named in features.json must begin with this, because TFDS imports whatever module is named there."""
 
 
 def _check_features(folder: Path) -> None:

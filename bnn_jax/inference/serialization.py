@@ -40,8 +40,8 @@ def save(network: Any, path: Source, *, preprocessing: dict[str, Any] | None = N
     Raises:
         TypeError: network is not packed, preprocessing is not a JSON value, or path is neither a path nor a file open
             in binary mode.
-        ValueError: a layer has no registered name (`nn.register`), or a number, also in the preprocessing, is not finite
-            or outside the bounds of docs/format.md.
+        ValueError: a layer has no registered name (`nn.register`); a number, also in the preprocessing, is not finite; or a
+            value of the network is outside the bounds of docs/format.md.
         OSError: the file cannot be written; the message says what to do.
 
     Example:

@@ -46,7 +46,7 @@ def c_library(
 
     The logits equal those of `bnn_jax.runtime` to the bit. There are four exceptions: networks whose binary weights
     multiply only real inputs (BC, BWN), where sums have another order; subnormal numbers; images with a NaN or an
-    infinity, whose logits are NaN in the runtime only; and layers with real weights where the runtime uses its
+    infinity, for which the runtime always returns NaN and C may not; and layers with real weights where the runtime uses its
     `portable` kernels, which round a product and its addition separately.
 
     Args:

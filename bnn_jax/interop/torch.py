@@ -104,7 +104,7 @@ def start_from(model: Network, trained: Network) -> Network:
     Raises:
         TypeError: model or trained is not an `nn.Network`.
         ValueError: products differ in number or shape, and the message names both sides; or the model has no place for
-            a bias of `trained` (a bias before a normalization has no effect and is dropped); or the numbers of classes
+            a bias of `trained` (a bias before a normalization is subtracted from the running mean); or the numbers of classes
             differ, and one of the networks does not end with a product that computes the logits.
 
     Example:
@@ -302,7 +302,9 @@ def _start(target: _Normed, source: _Normed) -> None:
     if _has_affine(target.norm) and _has_affine(source.norm):
         for name in ('scale', 'bias', 'mean', 'var'):
             _set(getattr(target.norm, name), getattr(source.norm, name)[...])
+        if source.product.bias is not None and target.product.bias is None:
+            _set(target.norm.mean, source.norm.mean[...] - source.product.bias[...])
 
 
-def _has_affine(norm: Norm | None) -> bool:
+def _has_affine(norm: Norm | None) -> TypeGuard[Norm]:
     return norm is not None and isinstance(norm.scale, nnx.Param)

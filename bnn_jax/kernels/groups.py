@@ -72,7 +72,7 @@ def along_channels(w_words: jax.Array, filters: int) -> jax.Array:
 
 
 def channels_of_filters(x_words: jax.Array, channels: int, groups: int, filters: int) -> jax.Array:
-    """For each channel of a group: the sign that each filter reads there, in its own group, in words along the filters.
+    """For channel c of a group: the signs of channel c of every filter's own group, in words along the filters.
 
     (..., n_words) -> (..., channels / groups, words_for(filters)).
     """

@@ -16,6 +16,6 @@ def padded(words: jax.Array, tile: tuple[int, int]) -> jax.Array:
     int32, because Triton's compiler counts the bits of signed words only.
     """
     fill = [(0, rounded_up(extent, to) - extent) for extent, to in zip(words.shape, tile, strict=True)]
-    # A bit 0 is +1 in both operands, so each bit of padding adds 1. `matrix` subtracts these ones. `popcount` counts no
-    # difference.
+    # Padding is clear bits in both operands, which stand for +1, so each of them adds 1. `matrix` subtracts these ones.
+    # `popcount` counts no difference.
     return jnp.pad(lax.bitcast_convert_type(words, jnp.int32), fill)

@@ -49,7 +49,7 @@ def missing() -> str | None:
 def _register() -> str | None:
     reason = why_not(build.LIBRARY, build.digest(), _interface())
     if reason is None:
-        # XLA keeps the handlers as long as the process lives, and so does the cache of this function.
+        # XLA keeps the handlers as long as the process lives. This function is cached, so they are registered once.
         library = ctypes.CDLL(build.LIBRARY)
         for name in HANDLERS:
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
@@ -120,7 +120,9 @@ def expect_there() -> None:
     """Raises RuntimeError if the kernels cannot run."""
     reason = missing()
     if reason is not None:
-        raise RuntimeError(f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla'")
+        raise RuntimeError(
+            f"backend 'native': its C++ kernels cannot run here: {reason}; use backend 'xla' (an export: native=False)"
+        )
 
 
 def usable() -> bool:

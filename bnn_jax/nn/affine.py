@@ -1,4 +1,4 @@
-"""Products of numbers with two levels each, (a s + b)(c t + d), from exact sums of the signs s and t."""
+"""Products of numbers with two levels each, (a s + b)(d t + c), from exact sums of the signs s and t."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +12,8 @@ from bnn_jax.nn.epilogue import scaled
 from bnn_jax.nn.operations import Convolution, Dense
 from bnn_jax.ops.deterministic import rounded
 
-# The numbers of a product (a s + b)(c t + d), as (a, b, (c, d)). a: (out,) or None for 1. b: (out,) or None for 0.
-# (c, d): two scalars, an array (2,), or None for (1, 0).
+# The numbers of a product (a s + b)(d t + c), as (a, b, (d, c)). a: (out,) or None for 1. b: (out,) or None for 0.
+# (d, c): two scalars, an array (2,), or None for (1, 0).
 Numbers = tuple[jax.Array | None, jax.Array | None, tuple[jax.Array, jax.Array] | jax.Array | None]
 
 
@@ -43,9 +43,9 @@ def affine_sum(
     counts: Float[Array, '*counts 1'],
     numbers: Numbers,
 ) -> Float[Array, '*batch out']:
-    """The sum of (a s + b)(c t + d), where s are signs of weights and t signs of inputs, for training and packed arithmetic.
+    """The sum of (a s + b)(d t + c), where s are signs of weights and t signs of inputs, for training and packed arithmetic.
 
-    Forward: a (c products + d weight_sums) + b (c input_sums + d counts).
+    Forward: a (d products + c weight_sums) + b (d input_sums + c counts).
     Gradient: that of the formula.
 
     Args:
@@ -53,17 +53,17 @@ def affine_sum(
         weight_sums: the sum of s over the taps inside the image, broadcastable to products.
         input_sums: the sum of t over the window.
         counts: the number of taps inside the image, times the channels, broadcastable to input_sums.
-        numbers: (a, b, (c, d)), the numbers of weights and input. a is (out,), or None for 1. b is (out,), or None for 0.
-            (c, d) are two scalars or an array (2,), or None for (1, 0).
+        numbers: (a, b, (d, c)), the numbers of weights and input. a is (out,), or None for 1. b is (out,), or None for 0.
+            (d, c) are two scalars or an array (2,), or None for (1, 0).
 
     Returns:
         The sums, of the shape of products.
 
     Example:
         >>> import jax.numpy as jnp, bnn_jax as bnn
-        >>> a, b, c, d = (jnp.array([2.0]), jnp.array([1.0]), jnp.float32(3), jnp.float32(4))
+        >>> a, b, d, c = (jnp.array([2.0]), jnp.array([1.0]), jnp.float32(3), jnp.float32(4))
         >>> zero, two = jnp.array([[0.0]]), jnp.array([[2.0]])
-        >>> bnn.nn.affine_sum(zero, zero, two, two, (a, b, (c, d)))  # s = (1, -1), t = (1, 1).
+        >>> bnn.nn.affine_sum(zero, zero, two, two, (a, b, (d, c)))  # s = (1, -1), t = (1, 1).
         Array([[14.]], dtype=float32)
     """
     a, b, levels = numbers
@@ -74,8 +74,8 @@ def affine_sum(
         if levels is None:
             return signs
         # Each step is rounded, so that no compiler contracts two steps, and training and packed arithmetic give the same bits.
-        c, d = (jnp.broadcast_to(number.astype(products.dtype), shape) for number in levels)
-        return rounded(rounded(c * signs) + rounded(d * jnp.broadcast_to(constant, shape)))
+        d, c = (jnp.broadcast_to(number.astype(products.dtype), shape) for number in levels)
+        return rounded(rounded(d * signs) + rounded(c * jnp.broadcast_to(constant, shape)))
 
     y = scaled(level(products, weight_sums), a)
     if b is None:
@@ -92,19 +92,19 @@ def affine_product(
     weight_signs: Float[Array, '*kernel out'],
     numbers: Numbers,
 ) -> Float[Array, '*batch out']:
-    """operation(x, weight) for x = c x_signs + d and weight = a weight_signs + b, from exact sums of signs.
+    """operation(x, weight) for x = d x_signs + c and weight = a weight_signs + b, from exact sums of signs.
 
-    Forward: `affine_sum`. If b and (c, d) are None, the result is the product of signs, times a.
+    Forward: `affine_sum`. If b and (d, c) are None, the result is the product of signs, times a.
     Gradient: with respect to x and weight, that of operation(x, weight). The other arguments get 0, because their parts are
     in the gradients of x and weight.
 
     Args:
-        operation: `Dense`, or a `Convolution`; with b or (c, d), one with pad_value 0 and one group.
+        operation: `Dense` or `Convolution`. If b or (d, c) is given, a convolution must have pad_value 0 and one group.
         x: the quantized input.
         weight: the quantized weights.
         x_signs: the signs of the input.
         weight_signs: the signs of the weights.
-        numbers: (a, b, (c, d)), as in `affine_sum`.
+        numbers: (a, b, (d, c)), as in `affine_sum`.
 
     Returns:
         The product, float32 or wider.

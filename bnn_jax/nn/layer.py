@@ -36,7 +36,8 @@ class Cost:
         weights: the number of kernel weights.
         params: the number of all trainable parameters.
         binary_params: how many of `params` are latent weights of binary weights.
-        bytes: the bytes of the layer in float32; if conversion keeps the layer, the bytes of its arrays in their own dtypes.
+        bytes: the bytes of the layer in float32, where a normalization counts as two numbers for each channel; if conversion
+            keeps the layer, the bytes of its arrays in their own dtypes.
         packed_bytes: the bytes of the converted layer in a file.
         macs_1bit: multiply-adds of binary weights with binary inputs.
         macs_32bit: all other multiply-adds.

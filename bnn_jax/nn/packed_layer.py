@@ -143,7 +143,7 @@ class PackedLayer:
         yield traced(self, shape)
 
     def acts_on_rows(self) -> bool:
-        """Whether the layer acts on each vector along the last axis by itself; otherwise it acts on whole images."""
+        """Whether the layer acts on each vector along the last axis by itself. False, the default, is always safe."""
         return False
 
     def float_twin(self) -> Any:

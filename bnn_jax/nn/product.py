@@ -72,7 +72,7 @@ class Product(Layer, nnx.Module):
         # Checked before training, because a wrong scale would only show as bad accuracy.
         if multiplies_by_signs(scheme):
             check_scale(scheme)
-        # A real input is always padded with 0.
+        # A real input is padded as the operation says, by default with 0.
         if scheme.activation is not None and isinstance(operation, Convolution):
             operation = dataclasses.replace(operation, pad_value=scheme.pad_value)
         self.operation, self.in_features, self.out_features, self.scheme = operation, in_features, out_features, scheme

@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the network before conversion (`Cost.bytes`)."""
+        """Bytes of the network before conversion (`Cost.bytes`); a normalization counts as two numbers for each channel."""
         return sum(layer.bytes for layer in self.layers)
 
     @property

@@ -4,9 +4,9 @@ import html
 import shutil
 from collections.abc import Sequence
 
-# The limits of a table's width, in characters. Within them, a table fits the terminal; without a terminal it fits NARROWEST.
+# The limits of the width that a table may take, in characters. Between them it is the terminal's; without one, NARROWEST.
 NARROWEST, WIDEST = 80, 160
-# Columns of text may be folded, but not below this many characters.
+# Wider columns of text count as this wide when a table is divided into parts; they may be folded.
 FOLDED = 24
 
 Rows = Sequence[Sequence[str]]

@@ -1,4 +1,4 @@
-"""Arithmetic without policy: bits, windows, convolution, pooling, normalization, sums in a fixed order.
+"""Arithmetic without layers and schemes: bits, windows, convolution, pooling, normalization, sums in a fixed order.
 
 Your own layer or quantizer gives the same bits in training and in packed arithmetic if it is made of these functions.
 """

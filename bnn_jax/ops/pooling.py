@@ -79,7 +79,7 @@ def _gather(x, y, g, *, size, strides, pads):
     """dx pixel by pixel: each pixel sums the g of the windows in which it is the first maximum.
 
     Let s be the stride, and u = m s + a with 0 <= a < s a row of the padded image. Then u is row a + q s of window m - q,
-    for each q >= 0 for which the window has that many rows.
+    for each q >= 0 with a + q s below the height of the window.
     """
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     place = jnp.full(y.shape, size[0] * size[1], jnp.int32)

@@ -35,7 +35,8 @@ def recu_scale(w: Float[ArrayLike, '*window out'], tau: Float[ArrayLike, '']) ->
     """ReCU's scale of every filter: the mean of |clamp(u, -Q, Q)|, its least-squares scale.
 
     u = 2 sqrt(2) (W - mean) / sqrt(variance + 1e-5), with the mean and the variance (divided by n - 1) of the filter.
-    Q = -m log(2 - 2 tau), m the mean of |u| over the layer: the quantile tau of Laplace's distribution.
+    Q = -m log(2 - 2 tau), where m is the mean of |u| over the layer. Q is the quantile tau of the Laplace distribution
+    whose mean magnitude is m.
     Gradient: 0.
 
     Args:

@@ -1,8 +1,8 @@
 """How a quantizer is given its gradient, and what quantizers share.
 
-Conventions: sign(0) = sign(-0.0) = +1, except in `published`; a NaN stays NaN; values and gradients have the input's
-dtype. A gradient made by `with_gradient` is defined only in reverse mode. g is the incoming gradient dC/dq. Layouts:
-activations NHWC, kernels HWIO, dense (in, out).
+Conventions: sign(0) = sign(-0.0) = +1, except in `published`; a NaN stays NaN; values and gradients have the input's dtype. A
+gradient made by `with_gradient` is defined only in reverse mode. g is the incoming gradient, with respect to the output.
+Layouts: activations NHWC, kernels HWIO, dense (in, out).
 """
 
 import functools

@@ -140,7 +140,7 @@ Binary blocks have no ReLU. The code multiplies all gradients, not only those of
 here this belongs to the recipe: chain(scale(1e9), add_decayed_weights(5e-4), adam(...)). Normalization has eps 1e-5 in the
 first layer, 1e-3 in the last and 1e-4 elsewhere; gamma starts from U(0, 1).
 Differs: the code's mask zeroes whole filters (`published.scaled_sign_zero_lua`); its first dense layer is a 6x6 convolution
-(C = 256 in 1 - 1/C and in centering); its Adam; it evaluates weights that are one update old.
+(C = 256 in 1 - 1/C and in centering); its Adam does not correct its first steps; it evaluates weights that are one update old.
 """,
     dataclasses.replace(
         XNOR,
@@ -211,7 +211,7 @@ XNOR_CAFFE = named_scheme(
     """XNOR-Net in Caffe (HongxingGao/XNOR-Net), CIFAR-10: gradient g, K without a gradient, ReLU, no gamma and beta, SGD.
 
 Differs: the code's K averages signed activations (the absolute value is missing) and multiplies the bias too; its third
-convolution is real; Caffe's running averages; its test phase overwrites the latent weights.
+convolution is real; Caffe averages running statistics in another way; its test phase overwrites the latent weights.
 """,
     dataclasses.replace(
         XNOR,
@@ -293,7 +293,7 @@ XNOR_DARKNET = named_scheme(
     """XNOR layers in Darknet (pjreddie/darknet), for `models.extraction`: gradient g, sign(0) = -1, no K, no projection.
 
 Order: sign, product, norm, leaky ReLU, pool. The sign is that of the layer's raw input. With a plain ReLU the input has zeros,
-whose sign is -1 here, and `deployable` would make every bit +1. No biases (beta takes their place), unbiased running variance.
+whose sign is -1 here, and `deployable` would make every bit +1. Only the last layer has a bias; unbiased running variance.
 In Darknet the configuration file says which layers are XNOR; here all but the first and the last are, as in the paper.
 Differs: Darknet divides by sqrt(var) + 1e-6, this scheme by sqrt(var + 1e-6); Darknet normalizes by the unbiased variance too;
 its weights start uniform; on GPU its activations have sign(0) = +1.

@@ -88,9 +88,9 @@ class Scheme:
             weights.
         scale: latent weights -> one scale for each filter, (out,), such that weight(w) == scale(w) * sign(w). The layers
             multiply by signs, exactly, and scale afterwards; the gradient is always that of `weight`. See `check_scale`.
-            None: 1, or weights of more than two values, by which the layers multiply as they are.
+            None: the scale is 1; or weight(w) has more than two values, and the layers multiply by weight(w) itself.
         activation: a product's input -> signs, with their gradient: a function, `Scheduled` or `Trained`. None: real input.
-            Numbers other than signs train, but `convert` refuses them.
+            It may give other numbers, but `convert` refuses them, except the two levels of a trained sign.
         chain: the order of layers in a block. See `orders`.
         head: the order of layers in the head.
         residual: the order of two convolutions and their shortcuts.

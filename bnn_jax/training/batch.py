@@ -21,8 +21,8 @@ def as_batch(batch: Batch, num_classes: int | None, *, classes: bool = True) -> 
         num_classes: the number of logits; None: not known.
         classes: whether labels are classes. Then they are integers (N,) or (N, 1), which become int32 (N,); or shares of the
             classes (one-hot, smoothed, mixed) that sum to 1 for each image, which become float32 (N, num_classes). Otherwise
-            they are labels of a user's own loss and stay unchanged, except that integers (N,) still
-            count as classes if there are several logits.
+            they are labels of a user's own loss and stay unchanged, except that integers (N,) become
+            int32, and are classes if there are several logits.
 
     Returns:
         The dictionary. Its arrays are JAX arrays where the batch has JAX arrays, else NumPy arrays.

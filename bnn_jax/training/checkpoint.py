@@ -47,7 +47,7 @@ class Checkpoints:
             raise ValueError(
                 f'checkpoints {directory} cannot be opened ({reason}); repair or move that folder, or choose another --workdir'
             ) from error
-        # Otherwise Orbax would ask JAX about preemption too. `signals.Signals` numbers these calls, so it must make them all.
+        # Otherwise Orbax too would ask JAX about preemption. `signals.Signals` numbers these questions, so it must ask all.
         self._manager.reached_preemption = lambda step: False
 
     def save(self, state: TrainState) -> None:

@@ -285,7 +285,7 @@ class Config:
     def same_on_hosts(self) -> dict[str, Any]:
         """The fields that must be equal on all hosts of a run: those that decide its result, and when it saves or stops."""
         fields = {name: value for name, value in self.described().items() if name not in OWN_OF_A_HOST}
-        # The clock of the first host decides. After a teacher or a first stage, other hosts have other minutes left.
+        # The first host decides when the minutes are over. Training a teacher before may leave each host another number.
         return fields | {'max_minutes': self.max_minutes > 0}
 
 

@@ -23,7 +23,7 @@ def described(value: Any) -> Any:
         value: the value of a field of a config.
 
     Returns:
-        Numbers, text and None stay as they are. Functions and classes become their names (`names.name_of`), with the
+        Python's numbers, text and None stay as they are. Functions and classes become their names (`names.name_of`), with the
         variables of a closure and the bytecode of a lambda. Partials, dataclasses, tuples, lists and dictionaries become
         their parts. An object with a method `described` becomes what this method returns. Any other object becomes
         the name of its class.

@@ -162,7 +162,7 @@ def spread(batch, mesh: Mesh):
 
 
 def check_shares(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raises ValueError if the devices of the mesh cannot share each of `parts` equal parts of the batch evenly."""
+    """Raises ValueError if the batch cannot be split into `parts` equal parts that the devices of the mesh share evenly."""
     if batch_size % (mesh.size * parts):
         computed = f' in {parts} parts (accumulate)' if parts > 1 else ''
         raise ValueError(

@@ -25,7 +25,7 @@ from bnn_jax.training.state import TrainState
 
 
 def signs(state: TrainState) -> dict[str, Int8[Array, '*kernel']]:
-    """The signs of the latent weights of each layer, as its scheme reads them. Pure, for `jax.jit`.
+    """The signs of the weights of each layer, after its scheme's `before` and `balance`. Pure, for `jax.jit`.
 
     Args:
         state: its signs are copied, so that the next step may reuse its buffers.
@@ -87,8 +87,7 @@ def watch(
         Scalars on the device:
 
         - `flips`, `flips/LAYER`: share of signs that changed, in all layers together and in each.
-        - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping. Here and in `flips`, weights are as the
-          scheme reads them.
+        - `at_clip/LAYER`: share of latent weights with |w| >= 1, the bound of clipping, after the scheme's `before`.
         - `alpha/LAYER`: mean over filters of the scheme's scale, if it has one.
         - `alpha_over_start/LAYER`: alpha over its value at the start.
         - `in_window/LAYER`: share of inputs at which their quantizer passes a gradient (|x| <= 1 for `sign_ste`).

@@ -67,14 +67,14 @@ def _given(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
     there = {argument[2:].partition('=')[0].replace('-', '_') for argument in arguments if argument.startswith('--')}
     there |= {'row'} if there & {'scheme', 'preset'} else set()
     names = {field.name for field in dataclasses.fields(config) if 'help' in field.metadata}
-    # The seed names the run's folder. A run may choose `on_device` itself.
+    # Left out: the seed, which has chosen the run's folder, and `on_device`, which the run may have chosen itself.
     names = names.difference(NOT_DECISIVE, ('seed', 'on_device')).union(EVALUATED_WITH, ('row',))
     return {name: getattr(config, name) for name in sorted(names & there)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """The options of the command line that belong to no config."""
+    """The options of the command line that belong neither to `Config` nor to `devices.Hosts`."""
 
     seeds: int = option(
         1,
@@ -127,7 +127,7 @@ def chosen(recipe: Recipe, arguments: Sequence[str] | None = None) -> tuple[str,
         arguments: the options; by default those of this process.
 
     Returns:
-        The name of the run, its config, and the options that belong to no config.
+        The name of the run, its config, and the other options.
 
     Raises:
         SystemExit: an option or the scheme is unknown or has a wrong value.

@@ -1,4 +1,4 @@
-"""Losses as values: (images, logits, labels) -> one number for each image."""
+"""Losses as callable objects: (images, logits, labels) -> one number for each image."""
 
 import dataclasses
 import inspect
@@ -58,8 +58,8 @@ def cross_entropy(
     return _cross_entropy(logits, labels)
 
 
-# The public function is not jitted itself, because pickle refuses a function whose name refers to another object: the name
-# would refer to the jitted function.
+# The public function has no `jax.jit` decorator. Pickle looks up a function by its name. To pickle a jitted function, it must
+# pickle the plain function inside, but the name of that function would lead to the jitted one.
 @jax.jit
 def _cross_entropy(logits, labels):
     if labels.ndim == logits.ndim:

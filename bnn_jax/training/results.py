@@ -196,7 +196,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the repository in which the command was started, with a mark if files differ; else 'unknown'.
+    """The commit of the repository in which the command was started, with -dirty if files differ; 'unknown' without one.
 
     It may be the user's own repository; `versions` has the version of this library.
     """

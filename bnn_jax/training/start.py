@@ -21,7 +21,7 @@ from bnn_jax.training.state import TrainState, init
 from bnn_jax.training.step import update
 
 COMPARED_RATES = 64
-"""The learning rates of a run and of its extension are compared at this many steps, evenly spaced up to the last one made."""
+"""The learning rates of a run and its extension are compared at the first step and at this many more, up to the last one."""
 
 
 def rates(config: Config, steps: int) -> optax.Schedule:
@@ -78,7 +78,7 @@ def step_of(config: Config) -> Callable[[TrainState, dict[str, Any]], tuple[Trai
 
 
 def _check_classes(state: TrainState, labels: Any) -> None:
-    """Raises ValueError if a user's own loss has labels that cannot be mixed or smoothed: no classes, or those of one logit."""
+    """Raises ValueError if labels of a user's own loss cannot be mixed or smoothed: not classes, or for a single logit."""
     if takes_classes(state.loss) or (are_classes(labels) and (state.num_classes or 1) > 1):
         return
     got = jax.tree.map(lambda label: f'{label.dtype}{list(label.shape)}', labels)

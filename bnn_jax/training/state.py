@@ -93,7 +93,7 @@ def init(
             (`optim.projected`). If `init` gets the same object again, with a model of the same structure, nothing is
             compiled again.
         loss: `CrossEntropy()`, `SquaredHinge()`, a `distillation`, another `Loss`; or a function (logits, labels) or (images,
-            logits, labels) that returns (N,) or a mean, whose labels may have any shape and dtype.
+            logits, labels) that returns (N,) or a mean. Its labels may be any numbers that `as_batch` takes.
         operands: the dtype to which training rounds both operands of each product and the arrays between the layers of this
             library's containers; bfloat16 for matrix units. Latent weights, sums (those of signs are exact), statistics,
             optimizer and logits stay float32; the summed gradients of kernels are rounded to bfloat16 too. Evaluation

@@ -72,7 +72,7 @@ def second_stage(model: Network, first: Network) -> Network:
     """
     for network in (model, first):
         expect_network('second_stage', network)
-    # Only the second stage may have a `Progress`: its weights are binary, and their gradient may depend on it.
+    # Each stage counts its own progress, and the first one may have none.
     taken = nnx.Not(nnx.Any(Noise, Progress))
     graphdef, ours, own = nnx.split(model, taken, ...)
     theirs = nnx.state(first, taken)

@@ -204,6 +204,20 @@ def test_normalizations_follow_their_products():
         np.testing.assert_array_equal(getattr(block[0], name)[...], getattr(untouched[0], name)[...])
 
 
+def test_a_bias_before_a_normalization_moves_into_its_mean():
+    def build(bias, seed):
+        sizes = {'hidden': (4,), 'input_shape': (2, 2, 1), 'rngs': nnx.Rngs(seed)}
+        return models.mlp(3, scheme=dataclasses.replace(bnn.FLOAT, bias=bias), **sizes)
+
+    trained = build(bias=True, seed=0)
+    product, norm = trained.body.layers[1:3]
+    product.bias[...], norm.mean[...] = np.float32([1, -2, 3, 4]), np.float32([1, 1, 2, 2])
+    images = np.random.default_rng(0).normal(size=(5, 2, 2, 1)).astype(np.float32)
+    found = evaluated(start_from(build(bias=False, seed=1), trained), images)
+    # Only the sum of product, bias and mean is rounded differently.
+    np.testing.assert_allclose(found, evaluated(trained, images), rtol=1e-5, atol=1e-6)
+
+
 def test_networks_that_do_not_match():
     with pytest.raises(
         ValueError, match=r'got the products .*\(7, 7, 3, 8\).*expected those of the model: .*\(7, 7, 3, 4\)'

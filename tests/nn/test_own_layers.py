@@ -342,7 +342,7 @@ def test_a_trained_scale_by_hand():
 
 @pytest.mark.parametrize('padding', [0, 1])
 def test_an_affine_product_by_hand(padding):
-    """(a s + b)(c t + d) summed over windows in NumPy, zeros outside the image."""
+    """(a s + b)(d t + c) summed over windows in NumPy, zeros outside the image."""
     scheme = STATEFUL['affine in both']
     layer = nn.Conv(3, 2, 3, padding=padding, scheme=scheme, rngs=nnx.Rngs(0))
     layer.activation.distance[...], layer.activation.center[...] = jnp.float32(0.5), jnp.float32(0.25)

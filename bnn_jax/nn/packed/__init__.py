@@ -1,8 +1,7 @@
 """The layers in packed arithmetic, which `convert` and `load` make, and the pieces of a packed layer of your own.
 
 A packed layer subclasses `PackedLayer` under `@packed_layer(name)`. Fields marked `tensor()` are arrays, and fields marked
-`child()` are packed layers. Fields marked `derived()` are computed from the others, and no file stores them. All other
-fields are static.
+`child()` are packed layers. No file stores fields marked `derived()` as they are. All other fields are static.
 """
 
 from bnn_jax.nn.packed.branches import PackedBranches, PackedResidual

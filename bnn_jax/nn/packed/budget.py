@@ -7,7 +7,7 @@ from typing import Any
 
 from bnn_jax.ops.shapes import as_map, merged, numbers, text
 
-# The largest number of elements in a padded map, for each element of the image and each byte of the tensors.
+# The largest number of elements in a padded map, divided by the elements of the image plus the bytes of the tensors.
 LARGEST_MAP = 256
 # The same for all maps together.
 ALL_MAPS = 4096

@@ -23,7 +23,7 @@ from bnn_jax.quantizers.signs import sign
 
 @packed_layer('UnpackedProduct')
 class UnpackedProduct(PackedOperation):
-    """Binary weights on a real input (BinaryConnect, BWN): stored as bits, unpacked for a float product.
+    """Binary weights on a real input (BinaryConnect, BWN): stored as bits, multiplied in floats.
 
     Args:
         operation: `Convolution` or `Dense`.
@@ -58,7 +58,7 @@ class UnpackedProduct(PackedOperation):
         return dataclasses.replace(self, in_order=in_order)
 
     def row(self, path: str) -> Row:
-        reason = 'its input is real: the weights are unpacked for a float product'
+        reason = 'its input is real: the weights are stored as bits and multiplied in floats'
         return product_row(self, path, '1-bit storage, float product', reason)
 
     def holds_bits(self) -> bool:
