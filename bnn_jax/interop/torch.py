@@ -5,6 +5,7 @@ PyTorch itself is not needed: a state dict is a mapping from names to arrays, in
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
