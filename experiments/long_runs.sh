@@ -35,4 +35,8 @@ row cifar10_resnet20 FLOAT --epochs=100
 row cifar10_nin XNOR_PYTORCH_CIFAR --epochs=30 --width=0.5
 row cifar10_nin BWN --epochs=30 --width=0.5
 row cifar10_nin FLOAT --epochs=30 --width=0.5
+row cifar10_resnet20 IRNET --epochs=100
 row cifar10_resnet20 XNOR --epochs=100
+row cifar10_vgg_small BNN --epochs=20 --width=0.5
+row cifar10_vgg_small XNOR --epochs=20 --width=0.5
+row cifar10_vgg_small FLOAT --epochs=20 --width=0.5

@@ -47,7 +47,7 @@ class Layer:
 
     # The share of the latent weights in each bar, before and after training; None if the weights are real.
     weights: tuple[np.ndarray, ...] | None = None
-    # The share of the inputs of its sign in each bar; None if the input is real.
+    # The share of the inputs of the sign in each bar, before it is taken; None if the product has no sign of its input.
     inputs: np.ndarray | None = None
     # The share of these inputs in [-1, 1].
     inside: float | None = None
@@ -63,10 +63,10 @@ def by_experiment(workdirs: Iterable[Path]) -> Runs:
 
 
 def binary(runs: Runs) -> Runs:
-    """The runs of networks with binary weights. Raises ValueError if there are none."""
+    """The runs with a packed network. Raises ValueError if there are none."""
     found = {name: ours for name, ours in runs.items() if ours[0][1]['packed_bytes'] is not None}
     if not found:
-        raise ValueError(f'got runs of {", ".join(runs)}, expected at least one with binary weights')
+        raise ValueError(f'got runs of {", ".join(runs)}, expected at least one with a packed network')
     return found
 
 
@@ -77,7 +77,7 @@ def looks_of(names: Sequence[str]) -> Looks:
 
 
 def sizes(runs: Runs) -> dict[str, tuple[int, list[float]]]:
-    """Experiment -> bytes, and the test accuracy of each run: of the packed network, or in float32 if all weights are real."""
+    """Experiment -> bytes, and the test accuracy of each run: of the packed network, or in float32 if there is none."""
     found = {}
     for name, ours in runs.items():
         packed = ours[0][1]['packed_bytes'] is not None

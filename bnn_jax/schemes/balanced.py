@@ -62,12 +62,12 @@ RECU = named_scheme(
     'RECU',
     """ReCU: balanced weights, the largest of which are clamped (arXiv:2103.12369).
 
-The standardized W times 2 sqrt(2) is clamped at the quantiles tau and 1 - tau of a Laplace distribution. The mean magnitude
-of this distribution is that of these numbers over the whole layer. The scale of a filter is the mean magnitude of its clamped
-numbers, and its weights are this scale times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step; the code
-changes it once an epoch. Activations are signs with the gradient of ApproxSign, after each image is divided by its standard
-deviation. Blocks are IRNET's, except that a shortcut averages 2x2 pixels where the shape changes. `models.resnet20` is the
-code's network without its trained scales; `presets.RECU_PYTORCH` has them. `training.init` needs the number of steps.
+The standardized W times 2 sqrt(2) is clamped at the quantiles tau and 1 - tau of a Laplace distribution around 0 whose mean
+magnitude is that of the standardized W times 2 sqrt(2) over the whole layer. The scale of a filter is the mean magnitude of
+its clamped numbers, and its weights are this scale times sign(W - mean). tau goes from 0.85 to 0.99 and changes at each step;
+the code changes it once an epoch. Activations are signs with the gradient of ApproxSign, after each image is divided by its
+standard deviation. Blocks are IRNET's, except that a shortcut averages 2x2 pixels where the shape changes. `models.resnet20`
+is the code's network without its trained scales; `presets.RECU_PYTORCH` has them. `training.init` needs the number of steps.
 """,
     dataclasses.replace(
         IRNET,

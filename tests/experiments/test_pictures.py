@@ -329,7 +329,7 @@ def test_a_run_that_was_not_watched_is_named(folders, tmp_path):
 
 
 def test_runs_without_bits_have_nothing_to_show(folders, tmp_path):
-    with pytest.raises(SystemExit, match='^error: got runs of net_float, expected at least one with binary weights'):
+    with pytest.raises(SystemExit, match='^error: got runs of net_float, expected at least one with a packed network'):
         start(folders[1], f'--folder={tmp_path / "docs"}', '--name=x')
 
 
