@@ -41,7 +41,7 @@ FINISH = 60.0
 """Seconds that are reserved for a row after its training ends, to convert and test the network."""
 
 FOR_MEASURING = 0.2, 300.0
-"""Share of the time, and seconds at most, that is kept for throughput and benchmarks while they are not done."""
+"""Time that is kept for throughput and benchmarks until they are done: a share of all time, but at most so many seconds."""
 
 
 class Row(NamedTuple):

@@ -46,7 +46,7 @@ def arrange(order: Order, parts: Parts) -> list:
 
     Args:
         order: a tuple of names, which the module `schemes.orders` explains, or a function parts -> layers.
-        parts: makes the layers. `nn.NetworkBuilder` makes one for each block.
+        parts: makes the layers. `nn.NetworkBuilder` makes a `Parts` for each product.
 
     Returns:
         New layers, first to last.
