@@ -28,7 +28,7 @@ class Progress:
         first_step: the number of steps that are done already.
         last_step: the number of steps of the run.
         epoch_steps: the number of steps of an epoch.
-        before: how many seconds earlier starts of the run took.
+        before: the seconds that all earlier starts of the run took.
         anchors: (epoch, published test accuracy), shown beside the results of that epoch.
     """
 
