@@ -88,7 +88,7 @@ def as_loss(loss: Any) -> 'Loss':
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f'loss: got {loss!r}, {expected}')
     if jax.tree.structure(loss) != jax.tree.structure(0):
-        return loss  # A pytree, with arrays of its own.  # pyright: ignore[reportReturnType]
+        return loss  # A pytree, so a `Loss` already.  # pyright: ignore[reportReturnType]
     try:
         parameters = inspect.signature(loss).parameters.values()
     except (TypeError, ValueError) as error:
@@ -157,7 +157,7 @@ def squared_hinge(
 
     Forward: mean_c max(0, 1 - t_c y_c)^2 for logits y, with t = +1 for the label's class and -1 for all others; t = 2 p - 1
     for shares p of the classes.
-    Gradient: -2 t max(0, 1 - t y) / classes to the logits.
+    Gradient with respect to y: -2 t max(0, 1 - t y) / C, for C classes.
 
     Args:
         logits: floating.
