@@ -14,13 +14,15 @@ from bnn_jax.kernels.tiles import padded, rounded_up
 from bnn_jax.ops.bits import WORD_BITS
 
 TILE = 256
-"""The largest number of rows, and of columns, of a tile of the output. A smaller tile has a multiple of 128 (lanes)."""
+"""The largest number of rows, and of columns, of a tile of the output. Smaller numbers are multiples of 128, the lanes."""
 BLOCK = 32
 """The largest number of words of each row and column in one step. As int32, the signs of one operand's block take 1 MiB."""
 
 
 def matrix(x: jax.Array, w: jax.Array, k: int, *, operand) -> jax.Array:
-    """Words unpacked to +1 and -1 in `operand`, int8 or bfloat16 (TPU v4 has no int8), multiplied by the matrix unit.
+    """Unpack the words to +1 and -1 and multiply them in the matrix unit.
+
+    operand: the dtype of the unpacked signs, int8 or bfloat16 (TPU v4 has no int8).
 
     A step sums at most 32 * BLOCK terms, which is exact in int32 and float32; the steps are added in int32. Tail bits, and
     the bits of the words that fill the last block, are +1 in both operands. Each adds 1, which is

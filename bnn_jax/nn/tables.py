@@ -4,7 +4,8 @@ import html
 import shutil
 from collections.abc import Sequence
 
-# The limits of the width that a table may take, in characters. Between them it is the terminal's; without one, NARROWEST.
+# The smallest and the largest width that a table may take, in characters. Between them it may be as wide as the terminal.
+# Where there is no terminal, it may be NARROWEST wide.
 NARROWEST, WIDEST = 80, 160
 # Wider columns of text count as this wide when a table is divided into parts; they may be folded.
 FOLDED = 24
@@ -79,7 +80,7 @@ def _parts(columns: Sequence[str], cells: Rows, numeric: Sequence[bool], width: 
 
 def _one(title: str, columns: Sequence[tuple[str, bool]], rows: Rows, totals: Rows, width: int) -> str:
     """One part as text. Cells are printed as they are: rich's markup and emoji codes have no effect."""
-    # Imported here, because every program imports this module but few print a table.
+    # Imported here, because every program that loads or converts a network imports this module, but few print a table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
