@@ -1,23 +1,23 @@
 """ImageNet, AlexNet: by the paper's recipe, and as published codes train it.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 11-12; experiments/imagenet.py lists the choices that it leaves open. 16 epochs,
+Source: XNOR-Net, arXiv:1603.05279v4, p. 11-12; experiments/imagenet.py lists the choices that the paper leaves open. 16 epochs,
 batch 512, rate divided by 10 every 4 epochs. XNOR_LUA and BWN_LUA follow allenai/XNOR-Net, Lua (train.lua, opts.lua,
 README). XNOR_PYTORCH_IMAGENET follows jiecaoyu/XNOR-Net-PyTorch, ImageNet/networks (main.py, README).
 
 Command: python -m experiments.imagenet_alexnet --scheme=SCHEME --data_dir=FOLDER
 
-16 epochs should take 1.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 4,580 images decoded a second. The rows were not run here.
+16 epochs should take 1.2 hours on one NVIDIA A100. This is computed, not measured, and assumes 20% of the A100's published
+TF32 peak (`experiments.imagenet.hours`). The host must decode 4,580 images a second. The rows were not run here.
 
 Published test accuracies of the rows (SGD has momentum 0.9):
 - XNOR_PAPER: top-1 44.2%, top-5 69.2% (the curve is at 45.9% after epoch 10). XNOR-Net as printed: Adam from 1e-3, K
   included.
 - BNN: top-1 27.9%, top-5 50.42%; the test curve ends at 25.4%, the training curve at 27.9%. Adam from 1e-3. The paper does
-  not give its block; here BinaryNet's own order: product, pool, norm, sign, all layers binary. After epoch 1 the published
-  curve is below 10%, the edge of its drawing.
+  not give its block; here BinaryNet's own order: product, pool, norm, sign, all layers binary. At the end of epoch 1 the
+  published curve is below 10%, where the drawing begins.
 - BWN_PAPER: top-1 56.8%, top-5 79.4%; the curve ends at 53.8%, the result of an older version. Binary-Weight-Network as
   printed: SGD from 0.1. Others who followed the text got about 45%; the recipe of the published code is BWN_LUA.
-- BC: top-1 35.4%, top-5 61.0%. SGD from 0.1. After epoch 1 the published curve is below 10%, the edge of its drawing.
+- BC: top-1 35.4%, top-5 61.0%. SGD from 0.1. At the end of epoch 1 the published curve is below 10%, where the drawing begins.
 - FLOAT: top-1 56.6%, top-5 80.2%; no curve. SGD from 0.1; L2 of 5e-4, as in the published Lua code.
 - XNOR_LUA: top-1 43.3% (the pretrained network). 52 epochs, 4.0 hours. Adam from 1e-3, batch 800 (there on four GPUs), all
   gradients times 10^9, L2 5e-4 until 29/55 of the run. The code's 55 "epochs" are of 1,500 batches each, 51.5 times all

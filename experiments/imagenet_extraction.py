@@ -1,13 +1,13 @@
 """ImageNet, GoogLeNet variant (Darknet's Extraction): by the paper's recipe.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 13; experiments/imagenet.py lists the choices that it leaves open. 80 epochs, batch
-128, short side of 256 to 320, polynomial rate. The paper names no optimizer; here it is Darknet's: SGD from
-0.1 with momentum 0.9.
+Source: XNOR-Net, arXiv:1603.05279v4, p. 13; experiments/imagenet.py lists the choices that the paper leaves open. 80 epochs,
+batch 128, short side of 256 to 320, polynomial rate. The paper names no optimizer; here it is Darknet's: SGD from 0.1 with
+momentum 0.9.
 
 Command: python -m experiments.imagenet_extraction --scheme=SCHEME --data_dir=FOLDER
 
-80 epochs should take 23.3 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 1,220 images decoded a second. The rows were not run here.
+80 epochs should take 23.3 hours on one NVIDIA A100. This is computed, not measured, and assumes 20% of the A100's published
+TF32 peak (`experiments.imagenet.hours`). The host must decode 1,220 images a second. The rows were not run here.
 
 Published test accuracies of the rows:
 - BWN_PAPER: top-1 65.5%, top-5 86.1%; no curve. Binary-Weight-Network as printed.

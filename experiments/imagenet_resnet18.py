@@ -1,20 +1,20 @@
 """ImageNet, ResNet-18: by the paper's recipe.
 
-Source: XNOR-Net, arXiv:1603.05279v4, p. 12-13; experiments/imagenet.py lists the choices that it leaves open. 58 epochs,
+Source: XNOR-Net, arXiv:1603.05279v4, p. 12-13; experiments/imagenet.py lists the choices that the paper leaves open. 58 epochs,
 batch 256, short side of 256 to 480, rate divided by 10 after epochs 30 and 40. Shortcut convolutions are real here; the
 paper does not say.
 
 Command: python -m experiments.imagenet_resnet18 --scheme=SCHEME --data_dir=FOLDER
 
-58 epochs should take 7.2 hours on one NVIDIA A100. This is computed, not measured: 20% of its published TF32 peak
-(`experiments.imagenet.hours`), with 2,866 images decoded a second. The rows were not run here.
+58 epochs should take 7.2 hours on one NVIDIA A100. This is computed, not measured, and assumes 20% of the A100's published
+TF32 peak (`experiments.imagenet.hours`). The host must decode 2,866 images a second. The rows were not run here.
 
 Published test accuracies of the rows (SGD has momentum 0.9):
 - XNOR_PAPER: top-1 51.2%, top-5 73.2%. XNOR-Net as printed: Adam from 1e-3, K included. The paper does not give its block;
   here it is norm, sign, product twice within one shortcut.
-- BWN_PAPER: top-1 60.8%, top-5 83.0%. Binary-Weight-Network as printed: SGD from 0.1. After epoch 1 the published curve
-  is below 10%, the edge of its drawing.
-- FLOAT: top-1 69.3%, top-5 89.2%, those of fb.resnet.torch; no curve. SGD from 0.1; L2 of 1e-4, as in fb.resnet.torch.
+- BWN_PAPER: top-1 60.8%, top-5 83.0%. Binary-Weight-Network as printed: SGD from 0.1. At the end of epoch 1 the published
+  curve is below 10%, where the drawing begins.
+- FLOAT: top-1 69.3%, top-5 89.2%, from the paper's table; no curve. SGD from 0.1; L2 of 1e-4, as in fb.resnet.torch.
 """
 
 from functools import partial
