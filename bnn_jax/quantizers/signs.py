@@ -98,7 +98,8 @@ def sign_swish(x: Float[ArrayLike, '*shape'], beta: float = 5.0) -> Float[Array,
     """Sign with the derivative of the SignSwish function.
 
     Forward: sign(x).
-    Gradient: g beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x)). It is beta g at 0 and negative for large |x|.
+    Gradient: g beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x)). It is beta g at 0. Where |x| is large, it has
+    the opposite sign of g.
 
     Args:
         x: any shape.
