@@ -8,8 +8,8 @@ The published recipe takes 320 epochs. experiments/README.md has our results.
 
 Published test accuracies of the rows:
 - XNOR: 86.28%, by the PyTorch implementation, whose arithmetic is that of XNOR_PYTORCH_CIFAR.
-- XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. It trains with sign(0) = 0 and is converted with sign(0) = +1
-  (`presets.deployable`).
+- XNOR_PYTORCH_CIFAR: 86.28%, by the PyTorch implementation. The row trains with sign(0) = 0 and is converted with
+  sign(0) = +1 (`presets.deployable`).
 - BWN: none quoted.
 - FLOAT: 89.67%, by the PyTorch implementation.
 """

@@ -55,7 +55,7 @@ class Day:
         Args:
             jobs: the most important first.
             end: when what still runs is asked to save and end; twenty seconds later it is killed.
-            finish: how many seconds before `end` the time limit of a job ends. A job gets its limit when it starts.
+            finish: the seconds between the time limit of a job, which it gets when it starts, and `end`: time to finish.
         """
         waiting = [job for job in jobs if not job.done()]
         while (waiting or self._running) and not self._stopped:

@@ -50,8 +50,8 @@ def _guarded(layer: Any, x: jax.Array) -> jax.Array:
 def _nan_where(x: jax.Array, y: jax.Array, by_rows: bool) -> jax.Array:
     """y, with NaN for each image (or each row) in which x has a NaN.
 
-    Training arithmetic gives NaN in all or in a part of the output for such an image. If y has other rows than x, as after a
-    reshape, one NaN in x makes all of y NaN.
+    Training arithmetic gives NaN in all or in a part of the output for such an image. If the images (or rows) of y are
+    not those of x, as after a reshape, one NaN in x makes all of y NaN.
     """
     axes = (-1,) if by_rows else tuple(range(1, x.ndim))
     if y.shape[: x.ndim - len(axes)] != x.shape[: x.ndim - len(axes)]:
@@ -80,9 +80,9 @@ def convert(model: Any) -> Any:
     Raises:
         TypeError: model is not an `nnx.Module` (a `PackedNetwork` is not one), or a container holds a layer that is not
             callable.
-        ValueError: a parameter is not a finite float32 number, or a quantizer is not a number times a sign (the message names
-            the layer); a layer's class overrides `__call__` but not `packed`; or the model has no binary weights, is a module
-            of your own that is converted already, or has an attribute `report`.
+        ValueError: a parameter is not a finite float32 number, or bits cannot hold what a quantizer gives (the message names
+            the layer); a layer's class overrides `__call__` but not `packed`; the model has no binary weights; or it is a
+            module of your own that is converted already or has an attribute `report`.
 
     Example:
         >>> import bnn_jax as bnn
@@ -233,8 +233,8 @@ def _float_row(layer: Any, path: str) -> Row:
         count = _near_threshold(layer)
         if count:
             reason += (
-                f'; if a sign follows, another compilation may flip the sign of up to {count} float32 inputs per channel, '
-                'those nearest to the threshold; with bnn_jax.nn.Norm it flips none'
+                f'; if a sign follows, another compilation may give the other sign for up to {count} float32 inputs per channel, '
+                'those for which the output is nearest to 0; with bnn_jax.nn.Norm it gives the same signs'
             )
     return Row(path, 'float32', sum(leaf.size * leaf.dtype.itemsize for leaf in leaves), reason)
 
