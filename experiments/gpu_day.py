@@ -41,14 +41,15 @@ FINISH = 60.0
 """Seconds that are reserved for a row after its training ends, to convert and test the network."""
 
 FOR_MEASURING = 0.2, 300.0
-"""Time that is kept for throughput and benchmarks until they are done: a share of all time, but at most so many seconds."""
+"""Throughput and benchmarks get this share of the time, or this many seconds if that is less, until they are done."""
 
 
 class Row(NamedTuple):
-    """A row of a recipe that is trained to its last epoch."""
+    """A row of a recipe, and how it is trained."""
 
     recipe: str
     row: str
+    # May be fewer epochs than the recipe's.
     epochs: int
     seed: int = 0
     # The share of the GPU that the run takes, as far as known. Shares of concurrent runs sum to at most 1.
@@ -78,7 +79,7 @@ ROWS = [
     Row('cifar10_resnet18', 'XNOR', 400),
     Row('cifar10_resnet20', 'XNOR', 400, share=0.25),
 ]
-"""The most important first; then the first ones with other seeds."""
+"""The most important rows first. At the end, the first nine again with two other seeds."""
 ROWS += [row._replace(seed=seed) for seed in (1, 2) for row in ROWS[:9]]
 
 TINY = [Row('cifar10_resnet20', 'BIREAL', 1), Row('cifar10_nin', 'XNOR', 1)]
@@ -101,7 +102,7 @@ def this(part: str, output: Path, *options: str) -> list[str]:
 
 
 def train(row: Row, workdir: Path, pieces: Path, minutes: float, tiny: bool) -> dict[str, Any]:
-    """Train a row on the pieces' images, convert it, test it from bits; everything is in workdir. Raises as `fit` does."""
+    """Train a row on the images of the pieces, convert it and test it from bits, all in workdir. Raises as `fit` does."""
     from bnn_jax.training.experiment import run
     from bnn_jax.training.memory import allocate_for_training
     from experiments import pieces as travelling
@@ -170,7 +171,7 @@ def size(folder: Path) -> int:
 
 
 def known(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The rows that the recipes have, and those that they have not."""
+    """The rows that exist in the recipes, and those that do not."""
     from experiments import recipes
 
     found, others, there = [], [], recipes()
@@ -239,17 +240,17 @@ def main(
 
 
 def _work(output: Path) -> Path:
-    """Where the runs themselves lie."""
+    """The folder of the runs themselves."""
     return Path(f'{output}.work')
 
 
 def _measured(name: str, output: Path, options: Sequence[str]) -> Job:
-    """A part that writes its results as NAME.json."""
+    """The job of a part of this module that writes its results as NAME.json."""
     return Job(name, lambda minutes: this(name, output, *options), lambda: _complete(output / f'{name}.json'))
 
 
 def _trained(row: Row, number: int, output: Path, options: Sequence[str]) -> Job:
-    """The training of a row; number: its place among all rows."""
+    """The job that trains a row. number: the index of the row in `ROWS` or `TINY`."""
     workdir = _work(output) / row.name
 
     def command(minutes: float) -> list[str]:
@@ -267,12 +268,12 @@ def _end_with_parent() -> None:
 
 
 def _complete(path: Path) -> bool:
-    """Whether a file of results says that it has them all."""
+    """Whether a file of results says that it is complete."""
     return path.exists() and json.loads(path.read_text()).get('complete', False)
 
 
 def _benchmark(name: str, output: Path) -> Job:
-    """A benchmark; its output is kept if its exit status is 0."""
+    """The job of a benchmark. Its output is kept if its exit status is 0."""
     log, kept = output / 'logs' / f'benchmark_{name}.txt', output / 'benchmarks' / f'{name}.txt'
 
     def after(status: int) -> None:

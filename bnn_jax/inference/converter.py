@@ -233,8 +233,8 @@ def _float_row(layer: Any, path: str) -> Row:
         count = _near_threshold(layer)
         if count:
             reason += (
-                f'; if a sign follows, another compilation may give the other sign for up to {count} float32 inputs per channel, '
-                'those for which the output is nearest to 0; with bnn_jax.nn.Norm it gives the same signs'
+                f'; if a sign follows, another compilation may give the other sign for up to {count} float32 inputs per '
+                'channel, those for which the output is nearest to 0; with bnn_jax.nn.Norm it gives the same signs'
             )
     return Row(path, 'float32', sum(leaf.size * leaf.dtype.itemsize for leaf in leaves), reason)
 

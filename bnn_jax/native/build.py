@@ -88,11 +88,11 @@ def build(include: str | os.PathLike | None) -> str:
 
 
 def uninstalled_with(library: str | os.PathLike, site: str | os.PathLike) -> None:
-    """Add a library and the file with its SHA-256 to the package's file RECORD, which lists what pip uninstalls.
+    """Add a library and the file with its SHA-256 to the list of files that pip uninstalls, in the package's .dist-info.
 
     Args:
         library: the path of the library. If it is not inside `site`, nothing is written.
-        site: the folder that `bnn_jax` is in. In a checkout there is no file RECORD, and nothing is written.
+        site: the folder that `bnn_jax` is in. In a checkout there is no such list, and nothing is written.
     """
     inside = os.path.relpath(library, site).replace(os.sep, '/')
     for folder in os.listdir(site):
