@@ -8,17 +8,19 @@ so other work on the machine affects all of them. The tables show the median rat
 ratio of a step's time to the float step's time: the median over the rounds.
 
 On a GPU or TPU, a step is timed until its result is ready. If PyTorch is installed, it runs the float network on CPU in both
-of its memory layouts, with one thread for each core that this process may use. In JAX and PyTorch, the allocator keeps freed
-memory, as in the experiments. JAX's step donates its state, as in `fit`.
+of its memory layouts, each in a process of its own, with one thread for each core that this process may use. In JAX and
+PyTorch, the allocator keeps freed memory, as in the experiments. JAX's step donates its state, as in `fit`.
 """
 
 import dataclasses
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,19 +57,36 @@ SIZES = {
 }
 
 
+def timed(step: Callable[[], object], clock: Callable[[], float]) -> Callable[[], float]:
+    """A function that calls the step and returns how many seconds it took."""
+
+    def call() -> float:
+        before = clock()
+        step()
+        return clock() - before
+
+    return call
+
+
 def take_turns(
     steps: dict[str, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of every call. Each round calls every step once. There are at least three rounds, after an untimed one."""
+    """`rounds` of functions of this process."""
+    return rounds({name: timed(step, clock) for name, step in steps.items()}, seconds)
+
+
+def rounds(steps: dict[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
+    """The seconds that each function returns, call by call.
+
+    Each round calls every function once. There are at least three rounds, after one that does not count.
+    """
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     start = time.perf_counter()
     while len(times[next(iter(steps))]) < 3 or time.perf_counter() - start < seconds * len(steps):
         for name, step in steps.items():
-            before = clock()
-            step()
-            times[name].append(clock() - before)
+            times[name].append(step())
     return times
 
 
@@ -99,7 +118,7 @@ def jax_step(model: str, scheme: str, size: Size, width: float, batch: dict) -> 
 
 
 def torch_step(network: Network, batch: dict, channels_last: bool) -> Callable[[], object]:
-    """The same training step of a float network in PyTorch, on CPU. Raises ImportError if PyTorch is not installed."""
+    """The same training step of a float network in PyTorch, on CPU."""
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -117,19 +136,48 @@ def torch_step(network: Network, batch: dict, channels_last: bool) -> Callable[[
     return step
 
 
-def measured(model: str, schemes: Sequence[str], size: Size, width: float, seconds: float, clock) -> str:
+def in_own_process(*arguments: object) -> Callable[[], float]:
+    """The timed step of PyTorch in a process of its own, because in one heap PyTorch and JAX would divide free blocks.
+
+    Args:
+        arguments: those of `serve` after the connection.
+    """
+    spawned = multiprocessing.get_context('spawn')
+    ours, theirs = spawned.Pipe()
+    spawned.Process(target=serve, args=(theirs, *arguments), daemon=True).start()
+
+    def call() -> float:
+        ours.send(True)
+        return ours.recv()
+
+    return call
+
+
+def serve(asked: Any, model: str, size: Size, width: float, batch: dict, channels_last: bool, cpu_time: bool) -> None:
+    """Answer each message with the seconds of a PyTorch step."""
+    one_heap()
+    keep_freed_memory()
+    jax.config.update('jax_platforms', 'cpu')
+    step = torch_step(network_of(model, 'FLOAT', size, width), batch, channels_last)
+    call = timed(step, time.process_time if cpu_time else time.perf_counter)
+    while asked.recv():
+        asked.send(call())
+
+
+def measured(model: str, schemes: Sequence[str], size: Size, width: float, seconds: float, cpu_time: bool) -> str:
     """The table of one model."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(size.batch, *size.image)).astype(np.float32)
-    batch = jax.device_put({'image': images, 'label': rng.integers(0, size.classes, size.batch).astype(np.int32)})
-    steps = {scheme: jax_step(model, scheme, size, width, batch) for scheme in schemes}
+    batch = {'image': images, 'label': rng.integers(0, size.classes, size.batch).astype(np.int32)}
+    clock, here = time.process_time if cpu_time else time.perf_counter, jax.device_put(batch)
+    steps = {scheme: timed(jax_step(model, scheme, size, width, here), clock) for scheme in schemes}
     missing = []
     for name, channels_last in (('PyTorch, float', False), ('PyTorch, float, channels last', True)):
-        try:
-            steps[name] = torch_step(network_of(model, 'FLOAT', size, width), batch, channels_last)
-        except ImportError:
+        if version('torch') == 'not installed':
             missing.append([name, 'not installed', '', ''])
-    times = take_turns(steps, seconds, clock)
+        else:
+            steps[name] = in_own_process(model, size, width, batch, channels_last, cpu_time)
+    times = rounds(steps, seconds)
     twin = times[schemes[0]]
     rows = [row(name, times[name], twin, size.batch) for name in steps]
     title = f'{model}: {size.batch} x {size.image}, width {width}, {len(twin)} rounds'
@@ -172,12 +220,11 @@ def main(
         f'{len(devices)} x {devices[0].device_kind}, {len(os.sched_getaffinity(0))} cores; freed memory is {kept}',
         flush=True,
     )
-    clock = time.process_time if cpu_time else time.perf_counter
     for model in models:
         size = SIZES[model]
         image = (image_size, image_size, size.image[2]) if image_size else size.image
         size = dataclasses.replace(size, batch=batch_size or size.batch, image=image)
-        print(measured(model, schemes, size, width, seconds, clock), flush=True)
+        print(measured(model, schemes, size, width, seconds, cpu_time), flush=True)
 
 
 def version(name: str) -> str:

@@ -14,8 +14,8 @@ def test_steps_take_turns_and_the_first_round_is_not_counted():
     steps = {name: (lambda name=name: calls.append(name)) for name in 'ab'}
     times = take_turns(steps, 0, lambda: float(next(ticks) ** 2))
     assert calls == ['a', 'b'] * 4
-    # Calls to the clock: 0 1 | 2 3 | 4 5 ...; a difference of squares is the sum of its neighbors.
-    assert times == {'a': [1, 9, 17], 'b': [5, 13, 21]}
+    # Calls to the clock: 0 1 | 2 3 | 4 5 ...; a difference of squares is the sum of its neighbors. Two do not count.
+    assert times == {'a': [9, 17, 25], 'b': [13, 21, 29]}
 
 
 def test_a_row_is_medians_and_the_median_ratio_round_by_round():
