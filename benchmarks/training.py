@@ -137,7 +137,7 @@ def torch_step(network: Network, batch: dict, channels_last: bool) -> Callable[[
 
 
 def in_own_process(*arguments: object) -> Callable[[], float]:
-    """The timed step of PyTorch in a process of its own, because in one heap PyTorch and JAX would divide free blocks.
+    """The timed step of PyTorch in a process of its own, because in one heap each would split the free blocks of the other.
 
     Args:
         arguments: those of `serve` after the connection.

@@ -47,7 +47,7 @@ class Layer:
 
     # The share of the latent weights in each bar, before and after training; None if the weights are real.
     weights: tuple[np.ndarray, ...] | None = None
-    # The share of the inputs of the sign in each bar, before it is taken; None if the product has no sign of its input.
+    # The share of the inputs of the sign in each bar; None if the product does not binarize its input.
     inputs: np.ndarray | None = None
     # The share of these inputs in [-1, 1].
     inside: float | None = None

@@ -118,7 +118,7 @@ class Xla(FromMatmul):
     def narrow_conv2d(
         self, x_words, w_words, tap_sums, channels: int, window: Window, pad_value: int, groups: int, filters: int
     ) -> jax.Array:
-        """Counts for the 32 filters of a word at once. Counts are unpacked only after each block of taps."""
+        """Count differing bits for the 32 filters of a word at once. The counts are unpacked only after each block of taps."""
         (n, height, width, _), each, k = x_words.shape, channels // groups, w_words[..., 0].size
         taps = window.taps(x_words, padding_words(channels, pad_value))
         taps = channels_of_filters(taps, channels, groups, filters)

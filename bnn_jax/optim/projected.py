@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from bnn_jax.schemes.projections import moved, of, project, project_before
 
-# Optimizers with these states compute parameters from numbers of their own at each step, so they would forget a projection.
+# Optimizers with these states compute parameters from weights that they keep themselves, so they would forget a projection.
 REFUSED = ('COCOBState', 'LookaheadState', 'MechanicState')
 
 
@@ -36,8 +36,8 @@ def projected(tx: optax.GradientTransformation, model: nnx.Module | nnx.State) -
 
     Raises:
         TypeError: tx is not an optimizer.
-        ValueError: a scheme projects after updates, but tx computes parameters from numbers of its own, as lookahead,
-            Mechanic and COCOB do.
+        ValueError: a scheme projects after updates, but tx computes parameters from weights that it keeps itself, as
+            lookahead, Mechanic and COCOB do.
 
     Example:
         >>> import bnn_jax as bnn, optax
@@ -89,8 +89,8 @@ def _check(state: Any) -> None:
     def check(node):
         if type(node).__name__ in REFUSED:
             raise ValueError(
-                f'optimizer: got one with a {type(node).__name__}, which computes parameters from numbers of its own and so '
-                'would forget the projection of latent weights; expected one that updates the parameters it is given, such '
+                f'optimizer: got one with a {type(node).__name__}, which computes parameters from weights that it keeps '
+                'itself and so would forget the projection of latent weights; expected one that updates the parameters it is given, such '
                 'as adam, or optax.contrib.schedule_free for an average'
             )
         return False
