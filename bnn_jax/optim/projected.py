@@ -90,8 +90,8 @@ def _check(state: Any) -> None:
         if type(node).__name__ in REFUSED:
             raise ValueError(
                 f'optimizer: got one with a {type(node).__name__}, which computes parameters from weights that it keeps '
-                'itself and so would forget the projection of latent weights; expected one that updates the parameters it is given, such '
-                'as adam, or optax.contrib.schedule_free for an average'
+                'itself and so would forget the projection of latent weights; expected one that updates the parameters it is '
+                'given, such as adam, or optax.contrib.schedule_free for an average'
             )
         return False
 

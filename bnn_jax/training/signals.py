@@ -32,7 +32,7 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Only the main thread may handle signals. In another thread, the program handles them.
+            except ValueError:  # Only the main thread may set signal handlers. A run in another thread leaves signals to the program that called it.
                 break
         return self
 
