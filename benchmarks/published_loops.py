@@ -1,10 +1,11 @@
 """Five published recipes as loops in PyTorch, which share no code with the library.
 
 Each loop is written from its paper and its published code (arithmetic, order, gradients, optimizer, rates). Names of
-parameters are those of the library's layers; arrays are PyTorch's OIHW and NCHW. The loops find the residual blocks by these
-names, so they run networks of any depth and width. Left out because it is random: NIN's dropout.
+parameters are those of the library's layers; arrays are PyTorch's OIHW and NCHW. The residual loops find their blocks by these
+names, so they run networks of any depth; all loops run networks of any width. Left out because it is random: NIN's dropout.
 
-`tests/golden/make_recipes.py` runs them for 20 steps in float64, `benchmarks.recipes_in_pytorch` on real images in float32.
+`tests/golden/make_recipes.py` runs them for 20 steps in float64, `benchmarks.recipes_in_pytorch` runs four of
+them on real images in float32.
 """
 
 import math
@@ -308,7 +309,8 @@ class OnlyRounding(Exception):
 
 
 class Adam:
-    """Algorithm 1 of arXiv:1412.6980. factors: name and shape -> what multiplies its step. exact: raise OnlyRounding."""
+    """Algorithm 1 of arXiv:1412.6980. factors: name and shape -> what multiplies its step. exact: raise OnlyRounding for
+    a gradient that is only rounding."""
 
     def __init__(self, rate, decay=0.0, factors=lambda name, v: 1.0, exact=False):
         self.rate, self.decay, self.factors, self.exact, self.m, self.v = rate, decay, factors, exact, {}, {}

@@ -28,6 +28,7 @@ from experiments.short_runs import (
     WATCH_EVERY,
     append,
     batches_of,
+    check,
     is_finished,
     summary,
     test_batches_of,
@@ -191,7 +192,11 @@ def main(
         steps: steps of every run.
         width: width of every network; by default the row's.
         out: file of the results.
+
+    Raises:
+        ValueError: a name in `rows` has no loop, or steps is below the distance of two watched steps.
     """
+    check(rows, tuple(LOOPS), steps)
     torch.set_num_threads(1)
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)

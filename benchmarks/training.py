@@ -12,6 +12,7 @@ of its memory layouts, each in a process of its own, with one thread for each co
 PyTorch, the allocator keeps freed memory, as in the experiments. JAX's step donates its state, as in `fit`.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import multiprocessing
@@ -19,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -83,8 +84,7 @@ def rounds(steps: dict[str, Callable[[], float]], seconds: float) -> dict[str, l
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    start = time.perf_counter()
-    while len(times[next(iter(steps))]) < 3 or time.perf_counter() - start < seconds * len(steps):
+    while len(times[next(iter(steps))]) < 3 or sum(map(sum, times.values())) < seconds * len(steps):
         for name, step in steps.items():
             times[name].append(step())
     return times
@@ -136,7 +136,8 @@ def torch_step(network: Network, batch: dict, channels_last: bool) -> Callable[[
     return step
 
 
-def in_own_process(*arguments: object) -> Callable[[], float]:
+@contextlib.contextmanager
+def in_own_process(*arguments: object) -> Iterator[Callable[[], float]]:
     """The timed step of PyTorch in a process of its own, because in one heap each would split the free blocks of the other.
 
     Args:
@@ -144,24 +145,34 @@ def in_own_process(*arguments: object) -> Callable[[], float]:
     """
     spawned = multiprocessing.get_context('spawn')
     ours, theirs = spawned.Pipe()
-    spawned.Process(target=serve, args=(theirs, *arguments), daemon=True).start()
+    process = spawned.Process(target=serve, args=(theirs, *arguments), daemon=True)
+    process.start()
+    theirs.close()
 
     def call() -> float:
-        ours.send(True)
-        return ours.recv()
+        try:
+            ours.send(True)
+            return ours.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("PyTorch's process has ended; its error is above") from error
 
-    return call
+    try:
+        yield call
+    finally:
+        ours.close()
+        process.join()
 
 
 def serve(asked: Any, model: str, size: Size, width: float, batch: dict, channels_last: bool, cpu_time: bool) -> None:
-    """Answer each message with the seconds of a PyTorch step."""
+    """Answer each message with the seconds of a PyTorch step, until the connection is closed."""
     one_heap()
     keep_freed_memory()
     jax.config.update('jax_platforms', 'cpu')
     step = torch_step(network_of(model, 'FLOAT', size, width), batch, channels_last)
     call = timed(step, time.process_time if cpu_time else time.perf_counter)
-    while asked.recv():
-        asked.send(call())
+    with contextlib.suppress(EOFError):
+        while asked.recv():
+            asked.send(call())
 
 
 def measured(model: str, schemes: Sequence[str], size: Size, width: float, seconds: float, cpu_time: bool) -> str:
@@ -172,12 +183,14 @@ def measured(model: str, schemes: Sequence[str], size: Size, width: float, secon
     clock, here = time.process_time if cpu_time else time.perf_counter, jax.device_put(batch)
     steps = {scheme: timed(jax_step(model, scheme, size, width, here), clock) for scheme in schemes}
     missing = []
-    for name, channels_last in (('PyTorch, float', False), ('PyTorch, float, channels last', True)):
-        if version('torch') == 'not installed':
-            missing.append([name, 'not installed', '', ''])
-        else:
-            steps[name] = in_own_process(model, size, width, batch, channels_last, cpu_time)
-    times = rounds(steps, seconds)
+    with contextlib.ExitStack() as processes:
+        for name, channels_last in (('PyTorch, float', False), ('PyTorch, float, channels last', True)):
+            if version('torch') == 'not installed':
+                missing.append([name, 'not installed', '', ''])
+            else:
+                process = in_own_process(model, size, width, batch, channels_last, cpu_time)
+                steps[name] = processes.enter_context(process)
+        times = rounds(steps, seconds)
     twin = times[schemes[0]]
     rows = [row(name, times[name], twin, size.batch) for name in steps]
     title = f'{model}: {size.batch} x {size.image}, width {width}, {len(twin)} rounds'
@@ -203,7 +216,7 @@ def main(
         image_size: height and width of the images; 0: each model's own.
         width: scales the number of filters and units in each layer.
         seconds: time for each scheme.
-        cpu_time: measure the CPU time of this process instead of wall time, for a core that other processes use, too.
+        cpu_time: measure CPU time (of the process that makes the step) instead of wall time, for a core that others use, too.
     """
     unknown = [name for name in models if name not in SIZES] + [name for name in schemes if name not in SCHEMES]
     if unknown or not models or not schemes:

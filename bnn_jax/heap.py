@@ -15,8 +15,8 @@ def one_heap() -> bool:
     """Make all threads that start from now on allocate from one heap.
 
     Call it before the process starts a thread, so also before JAX is asked for a device. A thread that has allocated before
-    has a heap of its own, and glibc shares that heap with later threads, such as XLA's. Such a heap has at most 64 MiB, and
-    glibc gives its pages back as soon as they are free, in spite of `keep_freed_memory`.
+    has a heap of its own, and glibc shares that heap with later threads, such as XLA's. Such a heap consists of
+    pieces of at most 64 MiB, and glibc gives back a piece as soon as all of it is free, in spite of `keep_freed_memory`.
 
     Returns:
         Whether the C library of this process can do it; glibc can.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long CIFAR-10 rows on a CPU: one after another on one core, at the lowest priority, each saved every epoch.
-# Call it once per core: a row that another call is training is passed over.
+# Call it once per core: a row that another call is training is passed over. It needs Linux (util-linux).
 #
 #   experiments/long_runs.sh DATA_DIR [CORE]
 #
@@ -13,9 +13,13 @@ core="${2:-0}"
 root="$(git -C "$(dirname "$0")" rev-parse --show-toplevel)"
 long="$root/runs/long"
 mkdir -p "$long"
+# One call at a time makes the tree.
+exec 9>"$long/setup.lock"
+flock 9
 [ -d "$long/tree" ] || git -C "$root" worktree add --detach "$long/tree" HEAD
 cd "$long/tree"
 [ -e bnn_jax/native/libbnn_native.so ] || "$root/.venv/bin/python" -m bnn_jax.kernels
+exec 9>&-
 export XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
 # One heap for all threads, or glibc gives XLA's memory back in every step (bnn_jax/heap.py).
 export MALLOC_ARENA_MAX=1

@@ -7,7 +7,8 @@
 Each result is a line of JSON in docs/short_runs.jsonl. A run whose row, seed, steps and width have a line is skipped, so a
 stopped command resumes at its next row. A row is a recipe at the width, batch and learning rate of its line. Its name says
 what is changed, if anything. Adam's rate is constant, as in the first part of a long run, except in resnet20_bireal_adam,
-where it falls linearly to 0. SGD's rate falls by cosine to 0.
+where it falls linearly to 0. SGD's rate falls by cosine to 0; in resnet18_recu it rises first, from
+a fifth.
 
 A few hundred steps with one seed show what makes a network fail at once. They do not show which of two good recipes is
 better in the end.
@@ -258,6 +259,15 @@ def table(finished: list[dict]) -> str:
     return '\n'.join(lines)
 
 
+def check(rows: Sequence[str], known: Sequence[str], steps: int) -> None:
+    """Raises ValueError for an unknown row, or for too few steps."""
+    unknown = [row for row in rows if row not in known]
+    if unknown:
+        raise ValueError(f'rows: got {unknown[0]!r}, expected some of {", ".join(known)}')
+    if steps < WATCH_EVERY:
+        raise ValueError(f'steps: got {steps}, expected at least {WATCH_EVERY}, the first watched step')
+
+
 def main(
     data_dir: str = '~/tensorflow_datasets',
     rows: tuple[str, ...] = tuple(ROWS),
@@ -279,14 +289,12 @@ def main(
         table_only: run nothing; print the results as Markdown.
 
     Raises:
-        ValueError: a name in `rows` is not that of a row.
+        ValueError: a name in `rows` is not that of a row, or steps is below the distance of two watched steps.
     """
     if table_only:
         print(table(results(out)))
         return
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown:
-        raise ValueError(f'rows: got {unknown[0]!r}, expected some of {", ".join(ROWS)}')
+    check(rows, tuple(ROWS), steps)
     allocate_for_training()
     for row in rows:
         config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)

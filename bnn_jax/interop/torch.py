@@ -5,7 +5,6 @@ PyTorch itself is not needed: a state dict is a mapping from names to arrays, in
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
@@ -303,9 +302,9 @@ def _start(target: _Normed, source: _Normed) -> None:
     if _has_affine(target.norm) and _has_affine(source.norm):
         for name in ('scale', 'bias', 'mean', 'var'):
             _set(getattr(target.norm, name), getattr(source.norm, name)[...])
-        if source.product.bias is not None and target.product.bias is None:
-            _set(target.norm.mean, source.norm.mean[...] - source.product.bias[...])
+    if source.product.bias is not None and target.product.bias is None and target.norm is not None:
+        _set(target.norm.mean, target.norm.mean[...] - source.product.bias[...])
 
 
-def _has_affine(norm: Norm | None) -> TypeGuard[Norm]:
+def _has_affine(norm: Norm | None) -> bool:
     return norm is not None and isinstance(norm.scale, nnx.Param)

@@ -32,7 +32,8 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._receive)
-            except ValueError:  # Only the main thread may set signal handlers. A run in another thread leaves signals to the program that called it.
+            except ValueError:
+                # Only the main thread may set signal handlers. A run in another thread leaves signals to its program.
                 break
         return self
 

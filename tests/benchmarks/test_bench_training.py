@@ -1,6 +1,8 @@
 """The benchmark of the training step: its clockwork by hand-made clocks, and one tiny run."""
 
 import itertools
+import multiprocessing
+import threading
 
 import pytest
 
@@ -16,6 +18,23 @@ def test_steps_take_turns_and_the_first_round_is_not_counted():
     assert calls == ['a', 'b'] * 4
     # Calls to the clock: 0 1 | 2 3 | 4 5 ...; a difference of squares is the sum of its neighbors. Two do not count.
     assert times == {'a': [9, 17, 25], 'b': [13, 21, 29]}
+
+
+def test_a_process_answers_until_the_connection_is_closed(monkeypatch):
+    calls = []
+    for name in ('one_heap', 'keep_freed_memory', 'network_of'):
+        monkeypatch.setattr(bench_training, name, lambda *arguments: True)
+    monkeypatch.setattr(bench_training, 'torch_step', lambda *arguments: lambda: calls.append(1))
+    ours, theirs = multiprocessing.Pipe()
+    size = bench_training.SIZES['lenet5']
+    thread = threading.Thread(target=bench_training.serve, args=(theirs, 'lenet5', size, 1.0, {}, False, True))
+    thread.start()
+    for _ in range(2):
+        ours.send(True)
+        assert ours.recv() >= 0
+    ours.close()
+    thread.join()
+    assert calls == [1, 1]
 
 
 def test_a_row_is_medians_and_the_median_ratio_round_by_round():

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import json
 
+import numpy as np
 import pytest
 from networks import abstract
 
-from bnn_jax import XNOR
+from bnn_jax import IRNET, XNOR
 from bnn_jax.data import Standardize, digits
 from bnn_jax.models import mlp, nin
 from bnn_jax.nn.containers import Network
@@ -35,6 +36,18 @@ def test_rows_build_networks(row):
     network = abstract(config.model, width=config.width)
     assert isinstance(network, Network)
     config.optimizer(config.schedule(config.learning_rate, 300))
+
+
+def test_the_progress_of_a_scheduled_row_ends_with_the_run():
+    config = dataclasses.replace(tiny(), model=functools.partial(tiny().model, scheme=IRNET))
+    assert np.isfinite(short_runs.trained(config, 25)['train_loss'])
+
+
+def test_unknown_rows_and_too_few_steps_are_refused():
+    with pytest.raises(ValueError, match="rows: got 'nin_xnor_1', expected some of nin_xnor_before, "):
+        short_runs.main(rows=('nin_xnor_1e-3', 'nin_xnor_1'))
+    with pytest.raises(ValueError, match='steps: got 24, expected at least 25, the first watched step'):
+        short_runs.main(steps=24)
 
 
 def test_the_former_row_has_two_relus_at_the_end():

@@ -213,9 +213,13 @@ def test_a_bias_before_a_normalization_moves_into_its_mean():
     product, norm = trained.body.layers[1:3]
     product.bias[...], norm.mean[...] = np.float32([1, -2, 3, 4]), np.float32([1, 1, 2, 2])
     images = np.random.default_rng(0).normal(size=(5, 2, 2, 1)).astype(np.float32)
-    found = evaluated(start_from(build(bias=False, seed=1), trained), images)
-    # Only the sum of product, bias and mean is rounded differently.
-    np.testing.assert_allclose(found, evaluated(trained, images), rtol=1e-5, atol=1e-6)
+    for bias in (False, True):  # With a place for the bias, the mean stays as it is.
+        copy = start_from(build(bias, seed=1), trained)
+        np.testing.assert_array_equal(
+            copy.body.layers[2].mean[...], norm.mean[...] - (0 if bias else product.bias[...])
+        )
+        # Only the sum of product, bias and mean is rounded differently.
+        np.testing.assert_allclose(evaluated(copy, images), evaluated(trained, images), rtol=1e-5, atol=1e-6)
 
 
 def test_networks_that_do_not_match():

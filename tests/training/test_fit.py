@@ -29,9 +29,10 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
+from bnn_jax import heap
 from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, flip, random_crop
 from bnn_jax.schemes.projections import center
-from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, memory, model_of
+from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, model_of
 from bnn_jax.training.checkpoint import Checkpoints
 from bnn_jax.training.metrics import MetricsLog, read
 from bnn_jax.training.signals import HOSTS_ASK_EVERY, Deadline, Signals
@@ -274,8 +275,7 @@ def test_fit_outside_the_main_thread_leaves_the_allocator_of_the_process_alone(f
     def changed(*parameters):
         raise AssertionError('fit changed the allocator')
 
-    for name in ('one_heap', 'keep_freed_memory', 'allocate_for_training'):
-        monkeypatch.setattr(memory, name, changed)
+    monkeypatch.setattr(heap, '_set', changed)
     monkeypatch.setattr(experiment, 'allocate_for_training', changed)
     results = []
     thread = threading.Thread(target=lambda: results.append(fit(config(tmp_path))))

@@ -7,8 +7,9 @@
 //   Lanes::kSums                vectors of sums that fit into the registers beside the operands
 //
 // All sums of `slide` are made in one order, window row by window row, column by column, channel by channel, whatever else is
-// computed beside them: a pixel's result depends on nothing but its window. Rows of the window outside the image are left out. `multiply` adds up its terms in the same order. The
-// sums of `correlate` are made over kPixels pixels or so at a time, and these sums added up in the order of the images.
+// computed beside them: a pixel's result depends on nothing but its window. `multiply` adds up its terms in the same order. The
+// sums of `correlate` are made over kPixels pixels or so at a time, and these sums added up in the order of the images. Rows of
+// the window that lie outside the image are left out.
 #pragma once
 
 #include "tiles.h"
