@@ -130,8 +130,8 @@ def train_step(state: TrainState, batch: Batch, **extra_args: Any) -> tuple[Trai
         state: as `init` returns it. It stays usable.
         batch: {'image': ..., 'label': ...} or (images, labels), of NumPy or JAX arrays, PyTorch tensors or lists. Images are
             (N, H, W, C), floating. Labels are classes, integers (N,) or (N, 1); or shares of classes (one-hot, smoothed,
-            mixed), (N, classes); or, for a loss of your own, any labels that it takes, one for each image. A third part `weight`, (N,),
-            makes loss and accuracies weighted means, sum w x / sum w.
+            mixed), (N, classes); or, for a loss of your own, any labels that it takes, one for each image. A third part
+            `weight`, (N,), makes loss and accuracies weighted means, sum w x / sum w.
         extra_args: arrays for the optimizer beside those that it always gets: `value` (the loss), `grad`, `value_fn` and
             `grad_fn` (functions of the parameters, for line searches and the like).
 
