@@ -72,7 +72,9 @@ def along_channels(w_words: jax.Array, filters: int) -> jax.Array:
 
 
 def channels_of_filters(x_words: jax.Array, channels: int, groups: int, filters: int) -> jax.Array:
-    """For channel c of a group: the signs of channel c of every filter's own group, in words along the filters.
+    """For each c below the channels of a group: one sign for each filter, that of channel c of the filter's own group.
+
+    The signs are packed in words along the filters.
 
     (..., n_words) -> (..., channels / groups, words_for(filters)).
     """

@@ -297,7 +297,8 @@ def evaluated(recipe: Recipe, workdir: Path, **options: Any) -> dict[str, Any]:
         As `run`, and the step of the checkpoint.
 
     Raises:
-        ValueError: another field has another value, or metrics.jsonl has no records; or as `restore.trained`.
+        ValueError: an option other than `best`, `data_dir` and `workers` differs from the run's value; or metrics.jsonl has
+            no records; or as `restore.trained`.
     """
     from bnn_jax.training.restore import trained
 
