@@ -31,7 +31,7 @@ from flax import nnx
 
 import bnn_jax as bnn
 from benchmarks.float_in_pytorch import in_pytorch
-from bnn_jax.heap import keep_freed_memory, one_heap
+from bnn_jax.command.heap import keep_freed_memory, one_heap
 from bnn_jax.nn.containers import Network
 from bnn_jax.nn.tables import render
 from bnn_jax.training.step import update

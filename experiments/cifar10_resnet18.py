@@ -8,7 +8,8 @@ Command: python -m experiments.cifar10_resnet18 --scheme=SCHEME --data_dir=FOLDE
 The published recipe takes 400 epochs (RECU: 600 epochs). experiments/README.md has our results.
 
 Published test accuracies of the rows:
-- XNOR, BIREAL: none; IR-Net reaches 91.5% (arXiv:1909.10788). The residual of the row XNOR is `residuals_norm_before`.
+- XNOR: 91.5%, which IR-Net reaches (arXiv:1909.10788); none of XNOR-Net. The row has `residuals_norm_before`.
+- BIREAL: 91.5%, which IR-Net reaches (arXiv:1909.10788); none of Bi-Real Net.
 - RECU: 92.8%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 93.2%. One shortcut spans two
   convolutions, and no hard tanh follows the stem.
 - FLOAT: none quoted.

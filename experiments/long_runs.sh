@@ -21,7 +21,7 @@ cd "$long/tree"
 [ -e bnn_jax/native/libbnn_native.so ] || "$root/.venv/bin/python" -m bnn_jax.kernels
 exec 9>&-
 export XLA_FLAGS=--xla_cpu_multi_thread_eigen=false
-# One heap for all threads, or glibc gives XLA's memory back in every step (bnn_jax/heap.py).
+# One heap for all threads, or glibc gives XLA's memory back in every step (bnn_jax/command/heap.py).
 export MALLOC_ARENA_MAX=1
 
 # row RECIPE SCHEME OPTIONS...

@@ -1,7 +1,4 @@
-"""The library's own schemes, and functions that make the schemes of first, last and shortcut layers.
-
-IRNET and RECU are in `balanced`.
-"""
+"""The library's own schemes, and those of their first, last and shortcut layers; IRNET and RECU are in `balanced`."""
 
 import dataclasses
 

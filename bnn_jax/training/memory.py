@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from bnn_jax.heap import keep_freed_memory, one_heap
+from bnn_jax.command.heap import keep_freed_memory, one_heap
 
 
 def allocate_for_training() -> None:

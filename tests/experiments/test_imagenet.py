@@ -121,7 +121,7 @@ def test_the_docstring_tells_source_command_cost_and_figures(row):
         s for s in (ROOT / 'experiments' / 'README.md').read_text().splitlines() if s.startswith(line)
     ]
     assert all(figure in row_of_the_table for figure in re.findall(r'top-\d ([\d.]+)%', said))
-    (rate,) = re.findall(r'with ([\d,]+) images decoded a second', text)
+    (rate,) = re.findall(r'must\s+decode\s+([\d,]+)\s+images', text)
     assert int(rate.replace(',', '')) == int(0.2 * 156e12 / (6 * macs))
 
 

@@ -169,10 +169,10 @@ def test_a_map_larger_than_its_file_explains_is_refused(tmp_path):
     """A million channels of zeros, for an image of 64 numbers and no tensor."""
     layers = (Unchanged(PadChannels(0, 10**6)), Unchanged(GlobalAveragePool()))
     network = PackedNetwork(1, 10**6 + 1, PackedSequential(layers))
-    with pytest.raises(ValueError, match='expected at most 256 in a map and 4096 in all'):
+    with pytest.raises(ValueError, match=r'expected at most [\d,]+ in a map and [\d,]+ in all \(256 and 4096 times'):
         network(np.zeros((1, 8, 8, 1), np.float32))
     saved = bnn.save(network, tmp_path / 'network.safetensors', preprocessing={'input_shape': [8, 8, 1]})
-    with pytest.raises(ValueError, match='expected at most 256 in a map'):
+    with pytest.raises(ValueError, match=r'expected at most [\d,]+ in a map'):
         bnn.load(saved)
 
 

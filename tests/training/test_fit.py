@@ -29,7 +29,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 import bnn_jax as bnn
-from bnn_jax import heap
+from bnn_jax.command import heap
 from bnn_jax.data import ArraySource, Standardize, center_crop, crop, digits, evaluation_batches, flip, random_crop
 from bnn_jax.schemes.projections import center
 from bnn_jax.training import Config, Interrupted, NonFiniteLoss, evaluate, experiment, fit, init, model_of

@@ -19,7 +19,7 @@ def output(program, *arguments):
 COUNT = """
 import resource
 import numpy as np
-from bnn_jax.heap import keep_freed_memory
+from bnn_jax.command.heap import keep_freed_memory
 
 def pages(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -44,7 +44,7 @@ def test_large_blocks_are_kept():
 COMPUTE = """
 import resource
 import jax
-from bnn_jax.heap import keep_freed_memory, one_heap
+from bnn_jax.command.heap import keep_freed_memory, one_heap
 
 jax.config.update('jax_platforms', 'cpu')
 one = 'one' in __import__('sys').argv and one_heap()

@@ -45,7 +45,7 @@ def begin() -> None:
         return
     import socket
 
-    from bnn_jax.heap import one_heap
+    from bnn_jax.command.heap import one_heap
 
     _numbers = socket.socketpair()
     _numbers[1].setblocking(False)
