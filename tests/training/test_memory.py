@@ -65,9 +65,13 @@ print(one, pages(16))
 
 
 def test_from_one_heap_the_results_of_xla_are_kept_too():
-    one, few = output(COMPUTE, 'one')
-    assert one == str(GLIBC)
-    assert one == 'False' or int(few) < int(output(COMPUTE)[1]) / 2
+    def fewer():
+        one, few = output(COMPUTE, 'one')
+        assert one == str(GLIBC)
+        return one == 'False' or int(few) < int(output(COMPUTE)[1]) / 2
+
+    # On a busy machine, which thread allocates is chance, and so is the number of pages.
+    assert any(fewer() for _ in range(4))
 
 
 HEAPS = """
