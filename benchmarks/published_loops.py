@@ -9,6 +9,9 @@ them on real images in float32.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
@@ -309,11 +312,11 @@ class OnlyRounding(Exception):
 
 
 class Adam:
-    """Algorithm 1 of arXiv:1412.6980. factors: name and shape -> what multiplies its step. exact: raise OnlyRounding for
-    a gradient that is only rounding."""
+    """Algorithm 1 of arXiv:1412.6980. factors: name and shape -> what multiplies its step. With `exact` set, a gradient that is
+    only rounding raises OnlyRounding."""
 
-    def __init__(self, rate, decay=0.0, factors=lambda name, v: 1.0, exact=False):
-        self.rate, self.decay, self.factors, self.exact, self.m, self.v = rate, decay, factors, exact, {}, {}
+    def __init__(self, rate, decay=0.0, factors=lambda name, v: 1.0):
+        self.rate, self.decay, self.factors, self.exact, self.m, self.v = rate, decay, factors, False, {}, {}
 
     def step(self, i, p):
         for name, x in p.items():
@@ -332,3 +335,54 @@ def glorot(name, x):
         return 1.0
     fans = x[0].numel() + x[:, 0].numel() if x.ndim == 4 else sum(x.shape)
     return 1 / math.sqrt(1.5 / fans)
+
+
+# The recipes.
+
+
+def residual(name):
+    """Whether these are latent weights of a residual network."""
+    return '.body.' in name and name.endswith('.kernel')
+
+
+def kernel(name):
+    """Whether these are latent weights of BinaryNet, all of whose layers are binary."""
+    return name.endswith('.kernel')
+
+
+def of_nin(name):
+    """Whether these are latent weights of NIN."""
+    return name in {f'{product}.kernel' for _, product, _ in NIN}
+
+
+class Loop(NamedTuple):
+    """One recipe."""
+
+    # (network, images, progress) -> logits.
+    forward: Callable
+    # (logits, labels) -> loss.
+    loss: Callable
+    # (rate of each step) -> optimizer.
+    optimizer: Callable
+    eps: float = 1e-5
+    # Whether the running variance is unbiased.
+    unbiased: bool = False
+    # What surrounds the forward and backward pass of a step.
+    around: Callable = plain_step
+    # Whether a parameter of this name is latent weights.
+    latent: Callable = residual
+    # Whether latent weights are clipped to [-1, 1] after each update, in the library's recipe (BIREAL) or in the source (BNN).
+    clipped: bool = False
+
+
+LOOPS = {
+    'BIREAL': Loop(
+        bireal, cross_entropy, partial(Sgd, decays=lambda name: 0.0 if residual(name) else 1e-4), clipped=True
+    ),
+    'IRNET': Loop(ir_net, cross_entropy, partial(Sgd, decays=lambda name: 1e-4), unbiased=True),
+    'RECU': Loop(recu, cross_entropy, partial(Sgd, decays=lambda name: 5e-4), unbiased=True),
+    'BNN': Loop(binarynet, squared_hinge, partial(Adam, factors=glorot), eps=1e-4, latent=kernel, clipped=True),
+    'XNOR_PYTORCH_CIFAR': Loop(
+        nin, cross_entropy, partial(Adam, decay=1e-5), eps=1e-4, unbiased=True, around=nin_step, latent=of_nin
+    ),
+}

@@ -8,12 +8,10 @@ Both programs have the same initial weights, batches, augmentation and learning 
 `experiments.short_runs` as row ROW_pytorch.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,85 +20,29 @@ import tyro
 from flax import nnx
 
 from benchmarks import published_loops as loops
+from benchmarks.nin_in_pytorch import all_equal, tensors
 from experiments.short_runs import (
     RESULTS,
-    ROWS,
     WATCH_EVERY,
     append,
     batches_of,
     check,
+    config_of,
     is_finished,
     summary,
     test_batches_of,
 )
 
-
-def residual(name: str) -> bool:
-    """Whether these are latent weights of a residual network."""
-    return '.body.' in name and name.endswith('.kernel')
-
-
-def kernel(name: str) -> bool:
-    """Whether these are latent weights of BinaryNet, all of whose layers are binary."""
-    return name.endswith('.kernel')
-
-
-def as_they_are(w: Any) -> Any:
-    """W."""
-    return w
-
-
-def balanced(w: Any) -> Any:
-    """W minus the mean of its filter."""
-    return w - w.mean([1, 2, 3], keepdim=True)
-
-
-class Loop(NamedTuple):
-    """One of the loops."""
-
-    # (network, images, progress) -> logits.
-    forward: Callable
-    # (logits, labels) -> loss.
-    loss: Callable
-    # (rate of each step) -> optimizer.
-    optimizer: Callable
-    # Whether a parameter of this name is latent weights.
-    latent: Callable[[str], bool]
-    # Whether latent weights are clipped to [-1, 1] after each update.
-    clipped: bool = False
-    # Latent weights -> the numbers whose signs are taken.
-    signed: Callable = as_they_are
-    eps: float = 1e-5
-    # Whether the running variance is unbiased.
-    unbiased: bool = False
-
-
-def bireal_decay(name: str) -> float:
-    """BIREAL's L2 of a parameter."""
-    return 0.0 if residual(name) else 1e-4
-
-
 LOOPS = {
-    'resnet20_bireal': Loop(
-        loops.bireal, loops.cross_entropy, partial(loops.Sgd, decays=bireal_decay), residual, clipped=True
-    ),
-    'resnet20_irnet': Loop(
-        *(loops.ir_net, loops.cross_entropy, partial(loops.Sgd, decays=lambda name: 1e-4), residual),
-        signed=balanced,
-        unbiased=True,
-    ),
-    'resnet18_recu': Loop(
-        *(loops.recu, loops.cross_entropy, partial(loops.Sgd, decays=lambda name: 5e-4), residual),
-        signed=balanced,
-        unbiased=True,
-    ),
-    'vgg_small_bnn': Loop(
-        *(loops.binarynet, loops.squared_hinge, partial(loops.Adam, factors=loops.glorot), kernel),
-        clipped=True,
-        eps=1e-4,
-    ),
+    'resnet20_bireal': 'BIREAL',
+    'resnet20_irnet': 'IRNET',
+    'resnet18_recu': 'RECU',
+    'vgg_small_bnn': 'BNN',
 }
 """Row of `experiments.short_runs` -> its loop."""
+
+BALANCED = 'IRNET', 'RECU'
+"""The loops that take the signs of W minus the mean of its filter."""
 
 
 def initial(config: Any) -> dict[str, Any]:
@@ -113,17 +55,6 @@ def initial(config: Any) -> dict[str, Any]:
         # The names begin with the number of the layer: 'body', 'layers' are left out.
         found['.'.join(map(str, path[2:]))] = value.contiguous().requires_grad_()
     return found
-
-
-def tensors(batch: dict) -> tuple[Any, Any]:
-    """Images (N, C, H, W) and labels."""
-    images = np.ascontiguousarray(batch['image'].transpose(0, 3, 1, 2))
-    return torch.from_numpy(images), torch.from_numpy(batch['label'].astype(np.int64))
-
-
-def all_equal(logits: Any) -> float:
-    """The share of images whose logits are all equal."""
-    return (logits == logits[:, :1]).all(1).float().mean().item()
 
 
 @torch.no_grad()
@@ -140,16 +71,18 @@ def tested(net: loops.Network, forward: Callable, batches: Any) -> np.ndarray:
     return totals
 
 
-def trained(config: Any, loop: Loop, steps: int) -> dict:
+def trained(config: Any, name: str, steps: int) -> dict:
     """Train for this number of steps and return the result, as `experiments.short_runs.trained` does."""
+    loop = loops.LOOPS[name]
     rates = np.asarray(jax.vmap(config.schedule(config.learning_rate, steps))(np.arange(steps)), np.float64)
     rates = np.broadcast_to(rates, steps)
     optimizer = loop.optimizer(lambda i: float(rates[i]))
     net = loops.Network(initial(config), loop.eps, loop.unbiased)
-    latent = [name for name in net.p if loop.latent(name)]
+    latent = [value for key, value in net.p.items() if loop.latent(key)]
 
     def signs():
-        return [loop.signed(net.p[name].detach()) >= 0 for name in latent]
+        weights = [value.detach() for value in latent]
+        return [(w - w.mean([1, 2, 3], keepdim=True) if name in BALANCED else w) >= 0 for w in weights]
 
     losses, correct, looks, before = [], [], [], []
     for i, batch in enumerate(batches_of(config, steps)):
@@ -164,8 +97,8 @@ def trained(config: Any, loop: Loop, steps: int) -> dict:
         loss.backward()
         with torch.no_grad():
             optimizer.step(i, net.p)
-            for name in latent if loop.clipped else ():
-                net.p[name].clamp_(-1, 1)
+            for value in latent if loop.clipped else ():
+                value.clamp_(-1, 1)
         losses.append(loss.item())
         correct.append((logits.argmax(1) == labels).float().mean().item())
         if watched:
@@ -194,13 +127,12 @@ def main(
         out: file of the results.
 
     Raises:
-        ValueError: a name in `rows` has no loop, or steps is below the distance of two watched steps.
+        ValueError: a name in `rows` has no loop, or there are fewer steps than up to the first watched one.
     """
     check(rows, tuple(LOOPS), steps)
     torch.set_num_threads(1)
     for row in rows:
-        config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)
-        config = dataclasses.replace(config, width=width or config.width)
+        config = config_of(row, seed, data_dir, width)
         if is_finished(out, f'{row}_pytorch', config, steps):
             continue
         started = time.monotonic()

@@ -259,6 +259,12 @@ def table(finished: list[dict]) -> str:
     return '\n'.join(lines)
 
 
+def config_of(row: str, seed: int, data_dir: str, width: float | None) -> Config:
+    """The config of a row. width: None for the row's own."""
+    config = ROWS[row]()
+    return dataclasses.replace(config, seed=seed, data_dir=data_dir, width=width or config.width)
+
+
 def check(rows: Sequence[str], known: Sequence[str], steps: int) -> None:
     """Raises ValueError for an unknown row, or for too few steps."""
     unknown = [row for row in rows if row not in known]
@@ -289,7 +295,7 @@ def main(
         table_only: run nothing; print the results as Markdown.
 
     Raises:
-        ValueError: a name in `rows` is not that of a row, or steps is below the distance of two watched steps.
+        ValueError: a name in `rows` is not that of a row, or there are fewer steps than up to the first watched one.
     """
     if table_only:
         print(table(results(out)))
@@ -297,8 +303,7 @@ def main(
     check(rows, tuple(ROWS), steps)
     allocate_for_training()
     for row in rows:
-        config = dataclasses.replace(ROWS[row](), seed=seed, data_dir=data_dir)
-        config = dataclasses.replace(config, width=width or config.width)
+        config = config_of(row, seed, data_dir, width)
         if is_finished(out, row, config, steps):
             continue
         started = time.monotonic()

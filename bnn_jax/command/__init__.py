@@ -35,7 +35,7 @@ def begin() -> None:
     An uncaught error prints one line on stderr, and the exit status is 1. SIGINT and SIGTERM end the process at once, even
     while XLA compiles; they print a sentence, and the status is 128 + the signal's number. While other handlers are set
     (`training.signals`), only the second signal ends the process. A second call of `begin` has no effect,
-    nor has a call outside the main thread. All threads that start later allocate from one heap (`heap.one_heap`).
+    nor has a call outside the main thread. All threads that start later allocate from one heap (`command.heap.one_heap`).
 
     Raises:
         SystemExit: XLA refuses the flags in $XLA_FLAGS.

@@ -15,22 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.published_loops import (
-    Adam,
-    Network,
-    OnlyRounding,
-    Sgd,
-    binarynet,
-    bireal,
-    cross_entropy,
-    glorot,
-    ir_net,
-    nin,
-    nin_step,
-    plain_step,
-    recu,
-    squared_hinge,
-)
+from benchmarks.published_loops import LOOPS, Network, OnlyRounding
 
 STEPS, RUN, CLASSES = 20, 33, 10
 BATCH = 16
@@ -90,7 +75,6 @@ SHAPES_OF_RECU = shapes_of_resnet(
     {'1': 4, '2.body.layers.1': 4, '2.body.layers.4': 4, '4.body.layers.1': 8, '4.body.layers.4': 8, '7': 8},
     scales=True,
 )
-LATENT_OF_BIREAL = {f'{name}.kernel' for name in BLOCKS}
 
 
 def falling(i):
@@ -99,35 +83,13 @@ def falling(i):
 
 
 RECIPES = {
-    # forward, shapes, eps, unbiased running variance, loss, optimizer, what surrounds a step
-    'BIREAL': (
-        *(bireal, SHAPES_OF_BIREAL, 1e-5, False, cross_entropy),
-        *(lambda: Sgd(cosine(0.1), lambda name: 0.0 if name in LATENT_OF_BIREAL else 1e-4), plain_step),
-    ),
-    'IRNET': (
-        *(ir_net, SHAPES_OF_IR_NET, 1e-5, True, cross_entropy),
-        *(lambda: Sgd(cosine(0.1), lambda name: 1e-4), plain_step),
-    ),
-    'RECU': (
-        *(recu, SHAPES_OF_RECU, 1e-5, True, cross_entropy),
-        *(lambda: Sgd(cosine(0.1), lambda name: 5e-4), plain_step),
-    ),
-    'BNN': (
-        *(binarynet, SHAPES_OF_VGG, 1e-4, False, squared_hinge),
-        *(lambda: Adam(cosine(1e-3), factors=glorot, exact=True), plain_step),
-    ),
-    'XNOR_PYTORCH_CIFAR': (
-        nin,
-        SHAPES_OF_NIN,
-        1e-4,
-        True,
-        cross_entropy,
-        lambda: Adam(falling, decay=1e-5, exact=True),
-        nin_step,
-    ),
+    'BIREAL': (SHAPES_OF_BIREAL, cosine(0.1)),
+    'IRNET': (SHAPES_OF_IR_NET, cosine(0.1)),
+    'RECU': (SHAPES_OF_RECU, cosine(0.1)),
+    'BNN': (SHAPES_OF_VGG, cosine(1e-3)),
+    'XNOR_PYTORCH_CIFAR': (SHAPES_OF_NIN, falling),
 }
-# Latent weights that are clipped after the update, in the library's recipe (BIREAL) or in the source (BNN).
-CLIPPED = {'BIREAL': LATENT_OF_BIREAL, 'BNN': {name for name in SHAPES_OF_VGG if name.endswith('kernel')}}
+"""Loop -> the shapes of its network, and the rate of each step."""
 
 
 def start(rng, shapes):
@@ -161,9 +123,10 @@ def flattened(values):
 
 
 def trained(name, images, labels, seed):
-    forward, shapes, eps, unbiased, loss_of, optimizer, around = RECIPES[name]
-    optimizer, values = optimizer(), start(np.random.default_rng(seed), shapes)
-    net = Network({key: into(key, value) for key, value in values.items()}, eps, unbiased)
+    loop, (shapes, rate) = LOOPS[name], RECIPES[name]
+    optimizer, values = loop.optimizer(rate), start(np.random.default_rng(seed), shapes)
+    optimizer.exact = True
+    net = Network({key: into(key, value) for key, value in values.items()}, loop.eps, loop.unbiased)
     # One array a state: its parameters by name, flattened. Many small arrays would be a larger file.
     arrays = {f'{name}/names': np.array(sorted(values)), f'{name}/0': flattened(values)}
     losses = []
@@ -173,14 +136,14 @@ def trained(name, images, labels, seed):
         def forward_and_backward(i=i, x=x, y=y):
             for v in net.p.values():
                 v.grad = None
-            loss = loss_of(forward(net, x, i / (RUN - 1)), y)
+            loss = loop.loss(loop.forward(net, x, i / (RUN - 1)), y)
             loss.backward()
             return loss.item()
 
-        losses.append(around(net, forward_and_backward))
+        losses.append(loop.around(net, forward_and_backward))
         with torch.no_grad():
             optimizer.step(i, net.p)
-            for key in CLIPPED.get(name, ()):
+            for key in filter(loop.latent, net.p if loop.clipped else ()):
                 net.p[key].clamp_(-1, 1)
         if i + 1 in KEPT:
             arrays[f'{name}/{i + 1}'] = flattened({key: out_of(value) for key, value in net.p.items()})
