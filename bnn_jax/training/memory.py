@@ -15,9 +15,9 @@ from bnn_jax.command.heap import keep_freed_memory, one_heap
 def allocate_for_training() -> None:
     """Make this process allocate from one heap. If JAX computes on CPU, the process also keeps the memory that it frees.
 
-    Call it before the process starts a thread and before JAX is asked for a device. On several hosts call `command.heap.one_heap`
-    then, and this function after JAX's distributed initialization. (A command of this library allocates from one heap from
-    its start: `command.begin`.)
+    Call it before the process starts a thread and before JAX is asked for a device. On several hosts call
+    `command.heap.one_heap` then, and this function after JAX's distributed initialization. (A command of this library
+    allocates from one heap from its start: `command.begin`.)
     """
     one_heap()
     if jax.devices()[0].platform == 'cpu':
